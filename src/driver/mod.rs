@@ -1,0 +1,234 @@
+//! Where components run: the contract that every driver keeps, and the drivers.
+//!
+//! **Expected flow.** The reconciler records the intent to start an instance, calls
+//! [`Driver::start`], records the answer. Later it calls [`Driver::stop`], waits until
+//! [`Driver::observe`] or the answer says that the instance ended, records the end, and calls
+//! [`Driver::forget`].
+//!
+//! **Guarantees of a driver.** Every call is idempotent and keyed by instance id. Whatever it
+//! started carries its own description, so [`Driver::observe`] finds it after a crash of
+//! everything of ours. It decides nothing: no restarts, no order, no policy.
+//!
+//! **Caveats.** [`Driver::hints`] is a reason to look, never the truth; it may lose and repeat.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, mpsc};
+
+use crate::model::{
+    ComponentId, ComponentSpec, DriverKind, Generation, Handle, InstanceId, PipelineKey,
+    ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
+};
+
+/// One place where components run.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Which one.
+    fn kind(&self) -> DriverKind;
+
+    /// Everything in `scope` that carries our mark, alive or dead, with how it ended.
+    ///
+    /// # Errors
+    /// [`DriverError::Unreachable`] when nothing is known: the driver is then *blind*, and absence
+    /// from a failed look means nothing.
+    async fn observe(&self, scope: &Scope) -> Result<Vec<Sighting>, DriverError>;
+
+    /// Starts an instance. Calling it again for the same instance answers what the first call did.
+    ///
+    /// # Errors
+    /// [`DriverError::Refused`] when certainly nothing runs; any other error leaves that open, and
+    /// only [`Driver::observe`] can tell.
+    async fn start(&self, launch: &Launch) -> Result<Started, DriverError>;
+
+    /// Stops an instance and all it forked: signal, grace, kill, and a look that nothing is left.
+    /// One that is already gone is a success.
+    ///
+    /// # Errors
+    /// [`DriverError::StillAlive`] when something survived.
+    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError>;
+
+    /// Removes what is left of an instance whose end has been recorded. Its logs stay, within
+    /// their limits. One that is already gone is a success; a live one is left alone.
+    ///
+    /// # Errors
+    /// When the leftovers could not be removed; they are then seen again and forgotten later.
+    async fn forget(&self, instance: &InstanceId) -> Result<(), DriverError>;
+
+    /// The kept log lines that `query` asks for, oldest first, merged by time.
+    ///
+    /// # Errors
+    /// When the logs cannot be read at all; a later error arrives in the stream.
+    async fn logs(&self, query: &LogQuery) -> Result<LogStream, DriverError>;
+
+    /// Which instances are worth a look.
+    fn hints(&self) -> Hints;
+}
+
+/// Which instances are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All that carry our mark.
+    All,
+    /// These; one that does not exist is simply absent from the answer.
+    Instances(BTreeSet<InstanceId>),
+}
+
+/// All that a driver needs to start one instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The new instance.
+    pub instance: InstanceId,
+    /// Its component.
+    pub spec: Arc<ComponentSpec>,
+    /// The pipeline's generation by which it was decided.
+    pub generation: Generation,
+    /// The pipeline's file, for the instance to carry.
+    pub file: Option<PathBuf>,
+    /// Variables that flowctl injects; the user's own values win over them.
+    pub injected: BTreeMap<String, String>,
+}
+
+/// A started instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// How to address it.
+    pub handle: Handle,
+    /// When its program started.
+    pub since: Timestamp,
+}
+
+/// What went wrong in a driver.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    /// Certainly nothing was started.
+    #[error("{}", .0.message)]
+    Refused(StartFailure),
+    /// The driver did not answer, or its answer could not be understood: nothing is known.
+    #[error("the {driver} driver could not {operation}: {why}")]
+    Unreachable {
+        /// Which driver.
+        driver: DriverKind,
+        /// What was tried.
+        operation: String,
+        /// What happened.
+        why: String,
+    },
+    /// A stop left something alive.
+    #[error("{instance} is still alive: {why}")]
+    StillAlive {
+        /// Which instance.
+        instance: InstanceId,
+        /// What survived.
+        why: String,
+    },
+}
+
+/// The set of instances worth a look, shared between a driver, which raises, and its one reader.
+/// Raising the same instance often costs one look.
+#[derive(Clone, Default)]
+pub struct Hints {
+    inner: Arc<HintsInner>,
+}
+
+#[derive(Default)]
+struct HintsInner {
+    raised: Mutex<BTreeSet<InstanceId>>,
+    wake: Notify,
+}
+
+impl Hints {
+    /// Says that `instance` may have changed.
+    pub fn raise(&self, instance: InstanceId) {
+        self.inner
+            .raised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(instance);
+        self.inner.wake.notify_one();
+    }
+
+    /// Waits until something was raised and takes all of it. Cancel-safe: what was raised stays
+    /// until it is returned.
+    pub async fn taken(&self) -> BTreeSet<InstanceId> {
+        loop {
+            let raised = std::mem::take(
+                &mut *self
+                    .inner
+                    .raised
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+            if !raised.is_empty() {
+                return raised;
+            }
+            self.inner.wake.notified().await;
+        }
+    }
+}
+
+/// Which log lines are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Of which pipeline.
+    pub pipeline: PipelineKey,
+    /// Of which components; empty = all.
+    pub components: BTreeSet<ComponentId>,
+    /// Only lines at or after this.
+    pub since: Option<Timestamp>,
+    /// Only lines before this.
+    pub until: Option<Timestamp>,
+    /// Only the last so many per component.
+    pub tail: Option<u64>,
+    /// Which instances.
+    pub runs: Runs,
+    /// Whether the stream ends.
+    pub follow: Follow,
+}
+
+/// The lines of which instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// All that are kept.
+    All,
+    /// The one before the latest, of each replica.
+    Previous,
+}
+
+/// Whether a log stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// It ends with what is kept now.
+    No,
+    /// It goes on over restarts and rotations until the reader leaves.
+    Yes,
+}
+
+/// One line that a component wrote, put together again where it had been split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Nanoseconds since the Unix epoch.
+    pub at_nanos: i64,
+    /// Who wrote it.
+    pub replica: ReplicaKey,
+    /// Which run of it.
+    pub incarnation: u64,
+    /// Where to.
+    pub stream: OutputStream,
+    /// What, without the newline; not necessarily UTF-8.
+    pub text: Vec<u8>,
+}
+
+/// The two streams of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Log lines as they are read. The driver ends it by dropping its side; the reader likewise.
+pub type LogStream = mpsc::Receiver<Result<LogLine, DriverError>>;

@@ -1,0 +1,6 @@
+//! flowctl: a declarative reconciliation controller for data pipelines.
+
+pub mod clock;
+pub mod driver;
+pub mod model;
+pub mod reconciler;

@@ -1,0 +1,3 @@
+//! The `flowctl` program.
+
+fn main() {}

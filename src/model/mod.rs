@@ -1,0 +1,38 @@
+//! The vocabulary: every concept of flowctl as one type, from YAML to `status`.
+//!
+//! **Guarantees.** Data and total functions only. Nothing here reads a clock, a file or a
+//! socket, starts a task or writes a log line, so every other room can import it and every
+//! function can be tested with values alone.
+//!
+//! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
+//! [`crate::planner`], keeping is [`crate::store`].
+
+mod ids;
+mod plan;
+mod spec;
+mod state;
+mod status;
+mod time;
+
+pub use ids::{
+    ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
+    SpecHash,
+};
+pub use plan::{Action, Effort, Hold, InFlight, Plan, Reason, Step};
+pub use spec::{
+    Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
+    ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, PipelineSpec, Port, Probe,
+    ProbeCheck, Probes, ProcessSpec, Protocol, Registration, Resources, RestartMode, RestartPolicy,
+    RetryLimit, Rlimits, Role, SecretSource, SecretSpec, Signal, StopPolicy, Volume, VolumeSource,
+    Workload,
+};
+pub use state::{
+    Charge, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History, Instance, Life,
+    Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, ProcessIdentity, Record, RunIntent,
+    Sighting, StartFailure, StopCause, StopFailure,
+};
+pub use status::{
+    ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, Next, PhaseName, PipelineStatus,
+    Problem, RegistrationStatus, ReplicaStatus, STATUS_SCHEMA, Snapshot,
+};
+pub use time::{DurationError, HumanDuration, Timestamp};

@@ -1,0 +1,448 @@
+//! What is: instances, how they ended, and what is remembered of each replica.
+//!
+//! [`Record`] is exactly what the store keeps; there is no second, "persisted" form of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ComponentId, InstanceId, SpecHash};
+use super::spec::{DriverKind, Signal, StopPolicy};
+use super::time::Timestamp;
+
+/// All that is remembered of one replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+pub struct Record {
+    /// The number of the newest instance ever minted; 0 = none yet.
+    pub incarnation: u64,
+    /// What a person last asked for.
+    pub intent: RunIntent,
+    /// The instance that lives, is being started or is being stopped. At most one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
+    /// The revision whose dependencies were satisfied once: they gate it no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<SpecHash>,
+    /// Ends, failures and restarts.
+    pub history: History,
+}
+
+/// What a person last asked of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase", tag = "want")]
+pub enum RunIntent {
+    /// Nothing: it runs because its pipeline says so.
+    #[default]
+    Run,
+    /// `flowctl start`: ends before this moment no longer hold it back.
+    Start {
+        /// When it was asked.
+        at: Timestamp,
+    },
+    /// `flowctl restart`: an instance from before this moment is replaced.
+    Restart {
+        /// When it was asked.
+        at: Timestamp,
+    },
+    /// `flowctl stop`: it stays down until a person says otherwise.
+    Stop {
+        /// When it was asked.
+        at: Timestamp,
+    },
+}
+
+/// One run of a replica, from the intent to start it until its end was recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its identity, and the mark it carries.
+    pub id: InstanceId,
+    /// What it was started from.
+    pub spec: SpecHash,
+    /// Who runs it.
+    pub driver: DriverKind,
+    /// How it is stopped, whatever the file says by then.
+    pub stop: StopPolicy,
+    /// What it depended on when it started: decides the order of stops after it left the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<ComponentId>,
+    /// How its driver addresses it; `None` until the driver answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<Handle>,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// Where an instance is in its life. Its end is not a phase: an ended instance is history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The intent is recorded. Next: the driver says it runs, or could not start it.
+    Starting {
+        /// When the intent was recorded.
+        since: Timestamp,
+    },
+    /// It runs. Next: it ends, or a stop is decided.
+    Running {
+        /// When the program started.
+        since: Timestamp,
+        /// What its probes say.
+        health: Health,
+    },
+    /// A stop was decided. Next: the driver says it is gone.
+    Stopping {
+        /// When the stop was decided.
+        since: Timestamp,
+        /// When the program had started.
+        started_at: Timestamp,
+        /// Why.
+        cause: StopCause,
+        /// The last attempt that failed; it is tried again at `retry_at`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<StopFailure>,
+    },
+}
+
+/// A stop that did not end the whole tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopFailure {
+    /// What survived, or what the driver said.
+    pub why: String,
+    /// When it is tried again.
+    pub retry_at: Timestamp,
+}
+
+/// Why an instance is being stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopCause {
+    /// The component left the file, or its pipeline was deleted.
+    Removed,
+    /// `replicas` shrank below it.
+    ScaledDown,
+    /// The file wants another revision.
+    SpecChanged,
+    /// A person said `restart`.
+    RestartRequested,
+    /// A person said `stop`, or `down`.
+    StopRequested,
+    /// The liveness probe failed; the text is the last answer.
+    LivenessFailed(String),
+    /// The startup probe never passed; the text is the last answer.
+    StartupFailed(String),
+    /// A second live instance of one replica, or one that nobody owns.
+    Stray,
+}
+
+impl fmt::Display for StopCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Removed => f.write_str("removed from the pipeline"),
+            Self::ScaledDown => f.write_str("scaled down"),
+            Self::SpecChanged => f.write_str("its definition changed"),
+            Self::RestartRequested => f.write_str("restart requested"),
+            Self::StopRequested => f.write_str("stop requested"),
+            Self::LivenessFailed(why) => write!(f, "liveness probe failed: {why}"),
+            Self::StartupFailed(why) => write!(f, "startup probe failed: {why}"),
+            Self::Stray => f.write_str("nothing owns it"),
+        }
+    }
+}
+
+/// How a driver addresses what it started. Enough to find it again after a crash of everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Handle {
+    /// A process and its shim.
+    Process {
+        /// The guardian.
+        shim: ProcessIdentity,
+        /// The program itself; also the leader of its process group.
+        child: ProcessIdentity,
+    },
+    /// A container, by its full id.
+    Docker {
+        /// The engine's id.
+        container: String,
+    },
+    /// A Nomad job.
+    Nomad {
+        /// Its id.
+        job: String,
+    },
+    /// A Kubernetes object.
+    Kubernetes {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What tells a process from any other, before and after it: a pid alone is re-used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// `/proc/sys/kernel/random/boot_id` when it started.
+    pub boot_id: String,
+    /// Process id.
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`: start time in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// What the probes of a running instance say. The tallies live in memory only: a daemon restart
+/// keeps `started` and `ready` and counts anew.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// The startup probe passed, or there is none.
+    pub started: bool,
+    /// Dependents may count on it.
+    pub ready: bool,
+    /// When `ready` last changed; `None` = it was never ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_changed: Option<Timestamp>,
+    /// Why it is not ready, in words, from the last probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Results of the startup probe in a row.
+    #[serde(skip)]
+    pub startup: ProbeTally,
+    /// Results of the readiness probe in a row.
+    #[serde(skip)]
+    pub readiness: ProbeTally,
+    /// Results of the liveness probe in a row.
+    #[serde(skip)]
+    pub liveness: ProbeTally,
+}
+
+/// Results in a row of one probe; one of the two figures is always 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ProbeTally {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Passes in a row.
+    pub successes: u32,
+}
+
+/// Which of the three probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeKind {
+    /// Gates the other two.
+    Startup,
+    /// Feeds `ready`.
+    Readiness,
+    /// Restarts when failing.
+    Liveness,
+}
+
+/// What one ask of a probe gave. An error of the prober itself is not an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// It passed.
+    Pass,
+    /// It failed; the text says how, without the body that came back.
+    Fail(String),
+}
+
+/// How an instance ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Code, signal, or unknown.
+    pub status: ExitStatus,
+    /// The kernel's out-of-memory killer did it.
+    #[serde(default)]
+    pub oom: bool,
+    /// When the program had started; `None` when that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// Code, signal, or unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(Signal),
+    /// Nobody saw it: the guardian died with it, or the host went down.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            _ if self.oom => f.write_str("out of memory"),
+            ExitStatus::Code(code) => write!(f, "exit {code}"),
+            ExitStatus::Signal(signal) => write!(f, "{signal}"),
+            ExitStatus::Unknown => f.write_str("exit unknown"),
+        }
+    }
+}
+
+/// Why an instance never got to run its program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// One word for scripts, CamelCase: `ExecNotFound`, `NoSuchUser`, `NameConflict`.
+    pub reason: String,
+    /// What failed, on what, why, and what to do.
+    pub message: String,
+}
+
+/// The past of one replica.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct History {
+    /// Restarts that followed a counted failure, ever. Never falls.
+    pub restarts: u64,
+    /// Failures in a row that are the component's own; decides the next delay.
+    pub failures: u32,
+    /// The newest failures since the last reset, oldest first, at most [`History::KEPT`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recent: Vec<Failure>,
+    /// Since when it counts as crash-looping; cleared with the failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crashloop_since: Option<Timestamp>,
+    /// How the latest instance ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Ended>,
+}
+
+impl History {
+    /// How many failures are remembered one by one.
+    pub const KEPT: usize = 32;
+}
+
+/// One failure that may be counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When it happened.
+    pub at: Timestamp,
+    /// Whose it is.
+    pub charge: Charge,
+}
+
+/// Whose fault a failure is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Charge {
+    /// The component's own.
+    Own,
+    /// An upstream's, which was unready then or soon after.
+    Upstream(ComponentId),
+}
+
+/// The end of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which one.
+    pub instance: InstanceId,
+    /// What it had been started from.
+    pub spec: SpecHash,
+    /// Code, signal and times. For one that never started: when that was known.
+    pub exit: Exit,
+    /// What brought it about.
+    pub cause: EndCause,
+}
+
+/// What brought an end about; decides whether it counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndCause {
+    /// It exited by itself: counts, unless the policy calls it a success.
+    Itself(Charge),
+    /// Its program never ran: counts.
+    NotStarted(StartFailure),
+    /// We stopped it; counts only after a failed probe.
+    Stopped(StopCause),
+    /// Its guardian died and took it along, or it vanished: counts.
+    Lost,
+    /// The host rebooted: does not count.
+    HostReboot,
+    /// Its container engine stopped it when it went down: does not count.
+    RuntimeRestarted,
+}
+
+/// What a driver saw of one instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sighting {
+    /// The mark it carries.
+    pub instance: InstanceId,
+    /// The spec it says it was started from.
+    pub spec: SpecHash,
+    /// How to address it.
+    pub handle: Option<Handle>,
+    /// How it is stopped, as it was told at its start.
+    pub stop: StopPolicy,
+    /// What it depended on at its start.
+    pub after: Vec<ComponentId>,
+    /// Who runs it.
+    pub driver: DriverKind,
+    /// Alive or not.
+    pub life: Life,
+}
+
+/// Alive or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It has been created and its program does not run yet.
+    Created,
+    /// Its program runs.
+    Running {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It ended by itself or was stopped, with this result.
+    Exited(Exit),
+    /// Its program could not be started.
+    NotStarted {
+        /// Why.
+        failure: StartFailure,
+        /// When that was known.
+        at: Timestamp,
+    },
+    /// Its guardian died without recording an end.
+    Lost {
+        /// When that was seen.
+        at: Timestamp,
+    },
+    /// It belonged to an earlier boot of this host.
+    HostReboot {
+        /// When the present boot began.
+        at: Timestamp,
+    },
+    /// The engine that ran it went down and took it along.
+    RuntimeRestarted(Exit),
+}
+
+impl Life {
+    /// Whether anything of it may still run.
+    pub fn is_alive(&self) -> bool {
+        match self {
+            Self::Created | Self::Running { .. } => true,
+            Self::Exited(_)
+            | Self::NotStarted { .. }
+            | Self::Lost { .. }
+            | Self::HostReboot { .. }
+            | Self::RuntimeRestarted(_) => false,
+        }
+    }
+}
+
+/// What is kept of one pipeline: its last good definition and where it came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PipelineRecord {
+    /// The last good definition.
+    pub spec: std::sync::Arc<super::spec::PipelineSpec>,
+    /// Grows by one with each accepted change.
+    pub generation: super::ids::Generation,
+    /// The file it comes from; `None` = standard input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<std::path::PathBuf>,
+    /// Whether saving the file applies it.
+    pub watched: bool,
+    /// Whether it is being taken down for good.
+    #[serde(default)]
+    pub deleting: bool,
+}

@@ -1,0 +1,334 @@
+//! What readers see: the one `Snapshot` that the table, JSON, API and pages are drawn from.
+//!
+//! The serialised form is the contract `flowctl.status/v1`: fields are only ever added. Times are
+//! RFC 3339 UTC, lengths are milliseconds with the suffix `_ms`, absent is `null`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ComponentId, Generation, InstanceId, Namespace, PipelineName, SpecHash};
+use super::plan::Hold;
+use super::spec::{DriverKind, Role};
+use super::time::Timestamp;
+
+/// The name and version of the status format.
+pub const STATUS_SCHEMA: &str = "flowctl.status/v1";
+
+/// Everything that can be said at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`STATUS_SCHEMA`].
+    pub schema: String,
+    /// The daemon that says so; `None` when `status` looked for itself.
+    pub daemon: Option<DaemonStatus>,
+    /// Every pipeline, by namespace and name.
+    pub pipelines: Vec<std::sync::Arc<PipelineStatus>>,
+}
+
+/// The daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Where it keeps its state.
+    pub state_dir: PathBuf,
+    /// Whether what it decides can be recorded.
+    pub durable: bool,
+    /// Why not.
+    pub durable_why: Option<String>,
+    /// `host:port` of the control plane.
+    pub control_plane: Option<String>,
+}
+
+/// One pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PipelineStatus {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: PipelineName,
+    /// The file that it comes from; `None` = standard input.
+    pub file: Option<PathBuf>,
+    /// Whether saving the file applies it.
+    pub watched: bool,
+    /// The version that is wanted.
+    pub generation: Generation,
+    /// The version that the components below are judged by.
+    pub observed_generation: Generation,
+    /// Nothing is being done and nothing is waited for.
+    pub settled: bool,
+    /// Whether it was deleted and is being taken down.
+    pub deleting: bool,
+    /// Why the file could not be taken over; the last good generation runs on.
+    pub problem: Option<Problem>,
+    /// Its components by id.
+    pub components: Vec<ComponentStatus>,
+}
+
+/// Why a file could not be taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file.
+    pub file: Option<PathBuf>,
+    /// Line, from 1; `None` when the whole file is meant.
+    pub line: Option<u32>,
+    /// Column in characters, from 1.
+    pub column: Option<u32>,
+    /// What is wrong and what to write instead; the first of them when there are several.
+    pub message: String,
+}
+
+/// One component.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComponentStatus {
+    /// Its id.
+    pub id: ComponentId,
+    /// Source, processor or sink.
+    pub role: Role,
+    /// Who runs it.
+    pub driver: DriverKind,
+    /// How many replicas are wanted; 0 when it is being removed.
+    pub desired: u32,
+    /// Its replicas, those being removed included.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its number, from 0.
+    pub replica: u32,
+    /// The instance that lives, or the latest.
+    pub instance: Option<InstanceId>,
+    /// The state in one word.
+    pub phase: PhaseName,
+    /// Dependents may count on it.
+    pub ready: bool,
+    /// Since when the phase holds.
+    pub since: Timestamp,
+    /// Why it is so, in words.
+    pub why: String,
+    /// What happens next, where that is known.
+    pub next: Option<Next>,
+    /// Restarts that were counted, ever. Never falls.
+    pub restarts: u64,
+    /// Process id of the program.
+    pub pid: Option<u32>,
+    /// Id of the container.
+    pub container: Option<String>,
+    /// How the latest ended instance ended.
+    pub exit: Option<ExitSummary>,
+    /// Changes exactly when the running thing must change.
+    pub spec: Option<SpecHash>,
+    /// `host:port` of its ports by name.
+    pub addresses: BTreeMap<String, String>,
+    /// What it told the control plane.
+    pub registration: Option<RegistrationStatus>,
+    /// The machine-readable reason for what has not happened.
+    pub hold: Option<Hold>,
+}
+
+/// The states that users see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PhaseName {
+    /// Waits; `why` says for what.
+    Pending,
+    /// Started, not ready yet.
+    Starting,
+    /// Runs and is ready.
+    Running,
+    /// Alive, was ready, now failing its probe.
+    Unhealthy,
+    /// Waits for its next try.
+    Backoff,
+    /// As backoff, after 5 failures in 5 minutes.
+    Crashloop,
+    /// Being stopped.
+    Stopping,
+    /// Stopped by a person.
+    Stopped,
+    /// Ended with success, for good.
+    Completed,
+    /// Ended without, for good.
+    Failed,
+    /// Its driver does not answer.
+    Unknown,
+}
+
+impl fmt::Display for PhaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Unhealthy => "unhealthy",
+            Self::Backoff => "backoff",
+            Self::Crashloop => "crashloop",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What happens next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// In a few words.
+    pub what: String,
+    /// When, where that is known.
+    pub at: Option<Timestamp>,
+}
+
+/// How an instance ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitSummary {
+    /// Exit code; for a container as the engine gives it.
+    pub code: Option<i32>,
+    /// Number of the signal that ended it.
+    pub signal: Option<i32>,
+    /// The out-of-memory killer did it.
+    pub oom: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a component told the control plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegistrationStatus {
+    /// The id it was given.
+    pub service_id: String,
+    /// When it last sent a heartbeat.
+    pub last_heartbeat: Option<Timestamp>,
+    /// The figures it sent along.
+    pub metrics: BTreeMap<String, serde_json::Value>,
+}
+
+/// Something that happened, kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one, never re-used.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Where; `None` for what concerns the daemon itself.
+    pub namespace: Option<Namespace>,
+    /// Which pipeline.
+    pub pipeline: Option<PipelineName>,
+    /// Which component.
+    pub component: Option<ComponentId>,
+    /// Which replica of it.
+    pub replica: Option<u32>,
+    /// Which run of that.
+    pub instance: Option<InstanceId>,
+    /// What kind of thing.
+    pub kind: EventKind,
+    /// Why, in words.
+    pub reason: String,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// A pipeline, or a changed one, was accepted.
+    Applied,
+    /// A pipeline is to be taken down.
+    Deleted,
+    /// A pipeline's file could not be taken over.
+    Rejected,
+    /// A file that was broken is good again.
+    Recovered,
+    /// An instance is being started.
+    Starting,
+    /// An instance runs.
+    Started,
+    /// An instance could not be started.
+    StartFailed,
+    /// An instance became ready.
+    Ready,
+    /// An instance is no longer ready.
+    Unready,
+    /// An instance is being stopped.
+    Stopping,
+    /// An instance ended because we stopped it.
+    Stopped,
+    /// A stop left something alive.
+    StopFailed,
+    /// An instance ended by itself.
+    Exited,
+    /// Its restart is put off.
+    Backoff,
+    /// It ended often enough that people should look.
+    Crashloop,
+    /// It ended with success, for good.
+    Completed,
+    /// It ended without, for good.
+    Failed,
+    /// It waits for an upstream.
+    Waiting,
+    /// A running instance of an earlier daemon was found and kept.
+    Adopted,
+    /// A driver stopped answering.
+    Blind,
+    /// A driver answers again.
+    Sighted,
+    /// The state cannot be recorded.
+    NotDurable,
+    /// The state can be recorded again.
+    Durable,
+    /// The state was damaged and rebuilt from what runs.
+    Rebuilt,
+    /// The daemon started.
+    DaemonStarted,
+    /// The daemon ends.
+    DaemonStopping,
+    /// A person asked for something.
+    Requested,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Applied => "applied",
+            Self::Deleted => "deleted",
+            Self::Rejected => "rejected",
+            Self::Recovered => "recovered",
+            Self::Starting => "starting",
+            Self::Started => "started",
+            Self::StartFailed => "start-failed",
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::StopFailed => "stop-failed",
+            Self::Exited => "exited",
+            Self::Backoff => "backoff",
+            Self::Crashloop => "crashloop",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Waiting => "waiting",
+            Self::Adopted => "adopted",
+            Self::Blind => "blind",
+            Self::Sighted => "sighted",
+            Self::NotDurable => "not-durable",
+            Self::Durable => "durable",
+            Self::Rebuilt => "rebuilt",
+            Self::DaemonStarted => "daemon-started",
+            Self::DaemonStopping => "daemon-stopping",
+            Self::Requested => "requested",
+        })
+    }
+}

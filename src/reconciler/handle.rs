@@ -1,0 +1,277 @@
+//! How others speak to the owner: commands in, snapshots and answers out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::model::{
+    ComponentId, Event, Generation, InstanceId, PipelineKey, PipelineSpec, ProbeKind, ProbeOutcome,
+    Problem, Snapshot,
+};
+
+/// What the owner can be asked to do. Each carries where to send the answer.
+#[derive(Debug)]
+pub enum Command {
+    /// Make these pipelines the desired ones of `source`.
+    Apply {
+        /// All pipelines that the source defines now.
+        pipelines: Vec<PipelineSpec>,
+        /// Where they come from.
+        source: Source,
+        /// Answered once the change is recorded power-safe.
+        reply: oneshot::Sender<Result<Vec<Applied>, Refusal>>,
+    },
+    /// A source cannot be read as pipelines (`Some`), or can again (`None`).
+    Problem {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: Option<Problem>,
+    },
+    /// Take a pipeline down and forget it.
+    Delete {
+        /// Which one.
+        pipeline: PipelineKey,
+        /// Answered once recorded; the snapshot tells when it is gone.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Take everything down and forget it.
+    Down {
+        /// Answered once recorded; the snapshot tells when all is gone.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// `start`, `stop` or `restart` of a component.
+    Ask {
+        /// In which pipeline.
+        pipeline: PipelineKey,
+        /// Which component.
+        component: ComponentId,
+        /// What.
+        request: Request,
+        /// Answered with the moment of the request once it is recorded power-safe.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// The definition that a pipeline runs by, for `diff`.
+    Desired {
+        /// Which one.
+        pipeline: PipelineKey,
+        /// `None` = there is no such pipeline.
+        reply: oneshot::Sender<Option<(Generation, Arc<PipelineSpec>)>>,
+    },
+    /// A probe was asked.
+    Probed {
+        /// Of which instance; an answer about an ended one is dropped.
+        instance: InstanceId,
+        /// Which probe.
+        kind: ProbeKind,
+        /// What came back.
+        outcome: ProbeOutcome,
+    },
+}
+
+/// Where pipelines come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The absolute path of the file; `None` = standard input.
+    pub file: Option<PathBuf>,
+    /// Whether saving the file applies it.
+    pub watched: bool,
+    /// Who applies it.
+    pub origin: Origin,
+}
+
+/// Who applies a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A person, by `apply`: takes a pipeline over from another file.
+    Person,
+    /// The watch: a pipeline that left the file is deleted; one of another file is left alone.
+    Watch,
+}
+
+/// What a person asks of a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Run, whatever held it back.
+    Start,
+    /// Stay down.
+    Stop,
+    /// Be replaced.
+    Restart,
+}
+
+/// What an accepted `Apply` did to one pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Which pipeline.
+    pub pipeline: PipelineKey,
+    /// The version wanted now; unchanged when nothing changed.
+    pub generation: Generation,
+    /// Whether anything changed.
+    pub change: Change,
+    /// The file it was watched at before, when that was another one.
+    pub moved_from: Option<PathBuf>,
+}
+
+/// Whether an apply changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The pipeline is new.
+    Created,
+    /// Its definition changed.
+    Changed,
+    /// Its definition is the same.
+    Unchanged,
+    /// It is gone from its file and is being taken down.
+    Deleted,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No pipeline of that name.
+    #[error("there is no pipeline `{0}`")]
+    NoSuchPipeline(PipelineKey),
+    /// No component of that name in it.
+    #[error("pipeline `{pipeline}` has no component `{component}`")]
+    NoSuchComponent {
+        /// Which pipeline.
+        pipeline: PipelineKey,
+        /// Which component.
+        component: ComponentId,
+    },
+    /// The command cannot be recorded, so it is not carried out.
+    #[error(
+        "the state directory cannot record it: {why}; free space or mend the disk, then repeat"
+    )]
+    NotDurable {
+        /// What went wrong.
+        why: String,
+    },
+    /// The pipeline is being deleted.
+    #[error("pipeline `{0}` is being deleted; wait until it is gone")]
+    Deleting(PipelineKey),
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+}
+
+/// The way to the owner. Cheap to clone; readers take the latest snapshot from it.
+#[derive(Clone, Debug)]
+pub struct ReconcilerHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) events: broadcast::Sender<Arc<Event>>,
+}
+
+impl ReconcilerHandle {
+    /// The latest snapshot, and each later one.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Events from now on. A reader that falls behind by 1,024 is told how many it missed and reads
+    /// them from the store.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+
+    /// Makes `pipelines` the desired ones of `source`.
+    ///
+    /// # Errors
+    /// When it cannot be recorded, or the daemon is going.
+    pub async fn apply(
+        &self,
+        pipelines: Vec<PipelineSpec>,
+        source: Source,
+    ) -> Result<Vec<Applied>, Refusal> {
+        self.ask(|reply| Command::Apply {
+            pipelines,
+            source,
+            reply,
+        })
+        .await?
+    }
+
+    /// Says that a file is broken (`Some`) or good again (`None`).
+    pub async fn report(&self, file: PathBuf, problem: Option<Problem>) {
+        self.tell(Command::Problem { file, problem }).await;
+    }
+
+    /// Takes a pipeline down and forgets it.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it cannot be recorded.
+    pub async fn delete(&self, pipeline: PipelineKey) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Delete { pipeline, reply })
+            .await?
+    }
+
+    /// Takes everything down.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn down(&self) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Down { reply }).await?
+    }
+
+    /// Asks for a start, stop or restart.
+    ///
+    /// # Errors
+    /// When there is no such component, or it cannot be recorded.
+    pub async fn request(
+        &self,
+        pipeline: PipelineKey,
+        component: ComponentId,
+        request: Request,
+    ) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Ask {
+            pipeline,
+            component,
+            request,
+            reply,
+        })
+        .await?
+    }
+
+    /// The definition that a pipeline runs by.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    pub async fn desired(
+        &self,
+        pipeline: PipelineKey,
+    ) -> Result<Option<(Generation, Arc<PipelineSpec>)>, Refusal> {
+        self.ask(|reply| Command::Desired { pipeline, reply }).await
+    }
+
+    /// Hands in what a probe gave.
+    pub async fn probed(&self, instance: InstanceId, kind: ProbeKind, outcome: ProbeOutcome) {
+        self.tell(Command::Probed {
+            instance,
+            kind,
+            outcome,
+        })
+        .await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| Refusal::ShuttingDown)?;
+        answer.await.map_err(|_| Refusal::ShuttingDown)
+    }
+
+    /// A message without an answer: when the owner is gone, nobody is left to care.
+    async fn tell(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            tracing::debug!("the reconciler is gone; a report was dropped");
+        }
+    }
+}
