@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod driver;
 pub mod model;
+pub mod planner;
 pub mod reconciler;

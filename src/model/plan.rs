@@ -24,11 +24,7 @@ pub struct Plan {
 impl Plan {
     /// Whether nothing is to be done and nothing is waited for, but for what is final.
     pub fn is_settled(&self) -> bool {
-        self.steps.is_empty()
-            && self
-                .holds
-                .values()
-                .all(|hold| hold.effort() == Effort::Final)
+        self.steps.is_empty() && self.holds.values().all(|hold| hold.effort() == Effort::Final)
     }
 }
 
@@ -95,7 +91,7 @@ pub enum Reason {
     },
     /// A person asked.
     Requested,
-    /// It ended with the host or the container engine.
+    /// Its last instance did not end by itself: the host, its engine or we ended it.
     Interrupted,
     /// It is stopped for this.
     Stop(StopCause),
@@ -119,7 +115,7 @@ impl fmt::Display for Reason {
             }
             Self::UpstreamRecovered { upstream } => write!(f, "{upstream} is ready again"),
             Self::Requested => f.write_str("requested"),
-            Self::Interrupted => f.write_str("it ended with its host or engine"),
+            Self::Interrupted => f.write_str("its last instance was ended from outside"),
             Self::Stop(cause) => cause.fmt(f),
             Self::StopAgain { why } => write!(f, "an earlier stop failed: {why}"),
             Self::Gone => f.write_str("nothing is left of it"),
@@ -259,36 +255,19 @@ impl Hold {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Backoff {
-                failures,
-                last,
-                crashloop,
-                ..
-            } => {
+            Self::Backoff { failures, last, crashloop, .. } => {
                 let word = if *crashloop { "crash loop" } else { "backoff" };
                 write!(f, "{word} (failure {failures}, {last})")
             }
-            Self::WaitingFor {
-                component,
-                condition: Condition::Ready,
-                because,
-            } => {
+            Self::WaitingFor { component, condition: Condition::Ready, because } => {
                 write!(f, "waiting for {component} ({because})")
             }
-            Self::WaitingFor {
-                component,
-                condition,
-                because,
-            } => {
+            Self::WaitingFor { component, condition, because } => {
                 write!(f, "waiting for {component} to be {condition} ({because})")
             }
             Self::StopsAfter { component } => write!(f, "waiting for {component} to stop first"),
-            Self::InFlight {
-                call: InFlight::Start,
-            } => f.write_str("being started"),
-            Self::InFlight {
-                call: InFlight::Stop,
-            } => f.write_str("being stopped"),
+            Self::InFlight { call: InFlight::Start } => f.write_str("being started"),
+            Self::InFlight { call: InFlight::Stop } => f.write_str("being stopped"),
             Self::BecomingReady { because, .. } => write!(f, "not ready yet: {because}"),
             Self::Unhealthy { because } => write!(f, "readiness probe fails: {because}"),
             Self::StopFailed { why, .. } => write!(f, "stop failed: {why}"),
@@ -296,16 +275,10 @@ impl fmt::Display for Hold {
                 write!(f, "the {driver} driver does not answer: {because}")
             }
             Self::NoDriver { driver } => {
-                write!(
-                    f,
-                    "this build of flowctl cannot run {driver} components yet"
-                )
+                write!(f, "this build of flowctl cannot run {driver} components yet")
             }
             Self::NotDurable { because } => {
-                write!(
-                    f,
-                    "nothing new is started while state cannot be recorded: {because}"
-                )
+                write!(f, "nothing new is started while state cannot be recorded: {because}")
             }
             Self::StoppedByRequest => f.write_str("stopped by request; `flowctl start` revives it"),
             Self::Completed => f.write_str("completed"),
@@ -313,10 +286,7 @@ impl fmt::Display for Hold {
                 write!(f, "{last}; its restart policy asks for no restart")
             }
             Self::GaveUp { retries, last } => {
-                write!(
-                    f,
-                    "gave up after {retries} restarts ({last}); `flowctl start` revives it"
-                )
+                write!(f, "gave up after {retries} restarts ({last}); `flowctl start` revives it")
             }
         }
     }

@@ -1,0 +1,1 @@
+//! The decision table, and properties over generated worlds.
