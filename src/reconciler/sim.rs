@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::driver::{DriverError, Launch, Scope, Started};
+use crate::model::fixtures::{component, pipeline};
 use crate::model::{
-    ComponentId, ComponentSpec, Condition, DaemonStatus, Dependency, DriverKind, Exit, ExitStatus,
-    Handle, HumanDuration, InstanceId, Life, PhaseName, PipelineSpec, ProcessSpec, ReplicaKey,
-    RestartPolicy, Role, Sighting, SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
+    ComponentId, ComponentSpec, DaemonStatus, DriverKind, Exit, ExitStatus, Handle, InstanceId,
+    Life, PhaseName, PipelineSpec, ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy,
+    Timestamp,
 };
 
 use super::core::{Core, Input, Kept, Turn};
@@ -33,58 +34,6 @@ impl Random {
 
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
-    }
-}
-
-pub(super) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
-    ComponentSpec {
-        id: id.parse().unwrap(),
-        role: Role::Processor,
-        hash: SpecHash::new(format!("v1:{hash:016x}")),
-        workload: Workload::Process(ProcessSpec {
-            program: "true".into(),
-            args: vec![],
-            working_dir: "/".into(),
-        }),
-        kind: None,
-        env: BTreeMap::new(),
-        env_file: vec![],
-        inherit_env: vec![],
-        inputs: vec![],
-        dependencies: after
-            .iter()
-            .map(|id| Dependency { id: id.parse().unwrap(), condition: Condition::Ready })
-            .collect(),
-        ports: vec![],
-        probes: crate::model::Probes::default(),
-        restart: RestartPolicy::default(),
-        stop: StopPolicy::default(),
-        ready_after: HumanDuration::from_secs(1),
-        replicas: 1,
-        resources: crate::model::Resources::default(),
-        rlimits: crate::model::Rlimits::default(),
-        volumes: vec![],
-        secrets: vec![],
-        user: None,
-        logs: crate::model::LogLimits::default(),
-        input_event_types: vec![],
-        output_event_types: vec![],
-        registration: crate::model::Registration::Optional,
-        config: None,
-    }
-}
-
-pub(super) fn pipeline(components: Vec<ComponentSpec>) -> PipelineSpec {
-    PipelineSpec {
-        key: crate::model::PipelineKey {
-            namespace: crate::model::Namespace::default(),
-            name: "p".parse().unwrap(),
-        },
-        description: None,
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        network: None,
-        components: components.into_iter().map(|c| (c.id.clone(), c)).collect(),
     }
 }
 
