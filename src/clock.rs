@@ -23,7 +23,10 @@ pub struct Clock {
 impl Clock {
     /// A clock set by the host's.
     pub fn new() -> Self {
-        Self { started: Instant::now(), anchor: Arc::new(AtomicI64::new(wall_millis())) }
+        Self {
+            started: Instant::now(),
+            anchor: Arc::new(AtomicI64::new(wall_millis())),
+        }
     }
 
     /// What time it is.
@@ -54,8 +57,13 @@ impl Default for Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the wall clock"
+)]
 fn wall_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -142,7 +142,11 @@ struct HintsInner {
 impl Hints {
     /// Says that `instance` may have changed.
     pub fn raise(&self, instance: InstanceId) {
-        self.inner.raised.lock().unwrap_or_else(PoisonError::into_inner).insert(instance);
+        self.inner
+            .raised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(instance);
         self.inner.wake.notify_one();
     }
 
@@ -151,7 +155,11 @@ impl Hints {
     pub async fn taken(&self) -> BTreeSet<InstanceId> {
         loop {
             let raised = std::mem::take(
-                &mut *self.inner.raised.lock().unwrap_or_else(PoisonError::into_inner),
+                &mut *self
+                    .inner
+                    .raised
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
             );
             if !raised.is_empty() {
                 return raised;

@@ -22,7 +22,10 @@ pub(crate) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
         inputs: vec![],
         dependencies: after
             .iter()
-            .map(|id| Dependency { id: id.parse().unwrap(), condition: Condition::Ready })
+            .map(|id| Dependency {
+                id: id.parse().unwrap(),
+                condition: Condition::Ready,
+            })
             .collect(),
         ports: vec![],
         probes: Probes::default(),
@@ -46,7 +49,10 @@ pub(crate) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
 /// The pipeline `p` of these components.
 pub(crate) fn pipeline(components: Vec<ComponentSpec>) -> PipelineSpec {
     PipelineSpec {
-        key: PipelineKey { namespace: Namespace::default(), name: "p".parse().unwrap() },
+        key: PipelineKey {
+            namespace: Namespace::default(),
+            name: "p".parse().unwrap(),
+        },
         description: None,
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),

@@ -35,7 +35,9 @@ fn is_label(text: &str) -> bool {
     text.len() <= 63
         && edge(text.as_bytes().first())
         && edge(text.as_bytes().last())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 macro_rules! label {
@@ -166,7 +168,11 @@ impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PipelineKey { namespace, name } = &self.pipeline;
         let ReplicaKey { component, replica } = &self.replica;
-        write!(f, "{namespace}.{name}.{component}.{replica}.{}", self.incarnation)
+        write!(
+            f,
+            "{namespace}.{name}.{component}.{replica}.{}",
+            self.incarnation
+        )
     }
 }
 
@@ -174,11 +180,16 @@ impl FromStr for InstanceId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let malformed = || IdError::NotAnInstance { text: text.chars().take(300).collect() };
+        let malformed = || IdError::NotAnInstance {
+            text: text.chars().take(300).collect(),
+        };
         let mut parts = text.split('.');
         let mut next = || parts.next().ok_or_else(malformed);
         let id = Self {
-            pipeline: PipelineKey { namespace: next()?.parse()?, name: next()?.parse()? },
+            pipeline: PipelineKey {
+                namespace: next()?.parse()?,
+                name: next()?.parse()?,
+            },
             replica: ReplicaKey {
                 component: next()?.parse()?,
                 replica: next()?.parse().map_err(|_| malformed())?,
@@ -186,7 +197,11 @@ impl FromStr for InstanceId {
             incarnation: next()?.parse().map_err(|_| malformed())?,
         };
         // Only the canonical spelling is an identity: `00` and `+0` name the same number.
-        if id.to_string() == text { Ok(id) } else { Err(malformed()) }
+        if id.to_string() == text {
+            Ok(id)
+        } else {
+            Err(malformed())
+        }
     }
 }
 
@@ -198,7 +213,9 @@ impl Serialize for InstanceId {
 
 impl<'de> Deserialize<'de> for InstanceId {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<str>::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        std::borrow::Cow::<str>::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -256,7 +273,18 @@ mod tests {
         for good in ["a", "ttp-processor", "0", "a1-b2", &"x".repeat(63)] {
             assert!(good.parse::<ComponentId>().is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", "A", "a.b", "a/b", "a_b", "ä", "a\0", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a.b",
+            "a/b",
+            "a_b",
+            "ä",
+            "a\0",
+            &"x".repeat(64),
+        ] {
             assert!(bad.parse::<ComponentId>().is_err(), "{bad}");
         }
     }
@@ -265,7 +293,12 @@ mod tests {
     fn an_instance_id_survives_its_text_form_and_has_one_spelling() {
         let id: InstanceId = "default.ttp.ledger-source.0.17".parse().unwrap();
         assert_eq!(id.to_string(), "default.ttp.ledger-source.0.17");
-        for bad in ["default.ttp.x.0", "default.ttp.x.00.1", "default.ttp.x.0.1.2", "..a.0.1"] {
+        for bad in [
+            "default.ttp.x.0",
+            "default.ttp.x.00.1",
+            "default.ttp.x.0.1.2",
+            "..a.0.1",
+        ] {
             assert!(bad.parse::<InstanceId>().is_err(), "{bad}");
         }
     }

@@ -24,7 +24,11 @@ pub struct Plan {
 impl Plan {
     /// Whether nothing is to be done and nothing is waited for, but for what is final.
     pub fn is_settled(&self) -> bool {
-        self.steps.is_empty() && self.holds.values().all(|hold| hold.effort() == Effort::Final)
+        self.steps.is_empty()
+            && self
+                .holds
+                .values()
+                .all(|hold| hold.effort() == Effort::Final)
     }
 }
 
@@ -255,19 +259,36 @@ impl Hold {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Backoff { failures, last, crashloop, .. } => {
+            Self::Backoff {
+                failures,
+                last,
+                crashloop,
+                ..
+            } => {
                 let word = if *crashloop { "crash loop" } else { "backoff" };
                 write!(f, "{word} (failure {failures}, {last})")
             }
-            Self::WaitingFor { component, condition: Condition::Ready, because } => {
+            Self::WaitingFor {
+                component,
+                condition: Condition::Ready,
+                because,
+            } => {
                 write!(f, "waiting for {component} ({because})")
             }
-            Self::WaitingFor { component, condition, because } => {
+            Self::WaitingFor {
+                component,
+                condition,
+                because,
+            } => {
                 write!(f, "waiting for {component} to be {condition} ({because})")
             }
             Self::StopsAfter { component } => write!(f, "waiting for {component} to stop first"),
-            Self::InFlight { call: InFlight::Start } => f.write_str("being started"),
-            Self::InFlight { call: InFlight::Stop } => f.write_str("being stopped"),
+            Self::InFlight {
+                call: InFlight::Start,
+            } => f.write_str("being started"),
+            Self::InFlight {
+                call: InFlight::Stop,
+            } => f.write_str("being stopped"),
             Self::BecomingReady { because, .. } => write!(f, "not ready yet: {because}"),
             Self::Unhealthy { because } => write!(f, "readiness probe fails: {because}"),
             Self::StopFailed { why, .. } => write!(f, "stop failed: {why}"),
@@ -275,10 +296,16 @@ impl fmt::Display for Hold {
                 write!(f, "the {driver} driver does not answer: {because}")
             }
             Self::NoDriver { driver } => {
-                write!(f, "this build of flowctl cannot run {driver} components yet")
+                write!(
+                    f,
+                    "this build of flowctl cannot run {driver} components yet"
+                )
             }
             Self::NotDurable { because } => {
-                write!(f, "nothing new is started while state cannot be recorded: {because}")
+                write!(
+                    f,
+                    "nothing new is started while state cannot be recorded: {because}"
+                )
             }
             Self::StoppedByRequest => f.write_str("stopped by request; `flowctl start` revives it"),
             Self::Completed => f.write_str("completed"),
@@ -286,7 +313,10 @@ impl fmt::Display for Hold {
                 write!(f, "{last}; its restart policy asks for no restart")
             }
             Self::GaveUp { retries, last } => {
-                write!(f, "gave up after {retries} restarts ({last}); `flowctl start` revives it")
+                write!(
+                    f,
+                    "gave up after {retries} restarts ({last}); `flowctl start` revives it"
+                )
             }
         }
     }

@@ -492,7 +492,10 @@ pub struct StopPolicy {
 
 impl Default for StopPolicy {
     fn default() -> Self {
-        Self { signal: Signal::TERM, grace_period: HumanDuration::from_secs(10) }
+        Self {
+            signal: Signal::TERM,
+            grace_period: HumanDuration::from_secs(10),
+        }
     }
 }
 
@@ -566,7 +569,10 @@ impl FromStr for Signal {
     fn from_str(text: &str) -> Result<Self, NoSuchSignal> {
         let upper = text.trim().to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let named = Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, n)| *n);
+        let named = Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, n)| *n);
         named
             .or_else(|| name.parse().ok())
             .and_then(Self::from_number)
@@ -687,7 +693,10 @@ pub struct LogLimits {
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { max_size_bytes: 10 << 20, max_files: 5 }
+        Self {
+            max_size_bytes: 10 << 20,
+            max_files: 5,
+        }
     }
 }
 
@@ -719,6 +728,9 @@ mod tests {
 
     #[test]
     fn the_replica_reference_is_filled_in_per_replica() {
-        assert_eq!(ComponentSpec::for_replica("w-${{ component.replica }}", 3), "w-3");
+        assert_eq!(
+            ComponentSpec::for_replica("w-${{ component.replica }}", 3),
+            "w-3"
+        );
     }
 }

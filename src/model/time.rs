@@ -59,7 +59,9 @@ impl std::str::FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let at = humantime::parse_rfc3339_weak(text)?;
         let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Ok(Self::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+        Ok(Self::from_millis(
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        ))
     }
 }
 
@@ -148,10 +150,14 @@ impl std::str::FromStr for HumanDuration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let length = humantime::parse_duration(text.trim())
-            .map_err(|_| DurationError::Malformed { text: text.to_owned() })?;
+        let length =
+            humantime::parse_duration(text.trim()).map_err(|_| DurationError::Malformed {
+                text: text.to_owned(),
+            })?;
         if length > Self::MAX {
-            return Err(DurationError::TooLong { text: text.to_owned() });
+            return Err(DurationError::TooLong {
+                text: text.to_owned(),
+            });
         }
         Ok(Self(length))
     }
@@ -179,7 +185,10 @@ mod tests {
         assert!("90".parse::<HumanDuration>().is_err());
         assert!("999999999999999h".parse::<HumanDuration>().is_err());
         assert_eq!("0s".parse::<HumanDuration>().unwrap().get(), Duration::ZERO);
-        assert_eq!("1m 30s".parse::<HumanDuration>().unwrap(), HumanDuration::from_secs(90));
+        assert_eq!(
+            "1m 30s".parse::<HumanDuration>().unwrap(),
+            HumanDuration::from_secs(90)
+        );
     }
 
     #[test]

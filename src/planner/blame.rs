@@ -29,7 +29,9 @@ pub fn charge(
                 .get(&dependency.id)
                 .is_some_and(|upstream| gate::unmet(upstream, records, Condition::Ready).is_some())
         })
-        .map_or(Charge::Own, |dependency| Charge::Upstream(dependency.id.clone()))
+        .map_or(Charge::Own, |dependency| {
+            Charge::Upstream(dependency.id.clone())
+        })
 }
 
 /// The replicas whose last failure is taken back now that `upstream` is seen unready: dependents
@@ -43,7 +45,11 @@ pub fn wronged(
     let Some(blamed) = spec.components.get(upstream) else {
         return Vec::new();
     };
-    let period = blamed.probes.readiness.as_ref().map_or(DEFAULT_PERIOD, |p| p.period.get());
+    let period = blamed
+        .probes
+        .readiness
+        .as_ref()
+        .map_or(DEFAULT_PERIOD, |p| p.period.get());
     let depends = |id: &ComponentId| {
         spec.components.get(id).is_some_and(|component| {
             component.dependencies.iter().any(|dependency| {

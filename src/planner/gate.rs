@@ -17,7 +17,10 @@ pub fn unmet(
     condition: Condition,
 ) -> Option<String> {
     (0..upstream.replicas).find_map(|replica| {
-        let key = ReplicaKey { component: upstream.id.clone(), replica };
+        let key = ReplicaKey {
+            component: upstream.id.clone(),
+            replica,
+        };
         match records.get(&key) {
             None => Some("not started yet".to_owned()),
             Some(record) => unmet_by(upstream, record, condition),

@@ -46,7 +46,11 @@ pub struct Desired {
 impl Desired {
     /// A pipeline that should be as `spec` says.
     pub fn new(spec: Arc<PipelineSpec>) -> Self {
-        Self { key: spec.key.clone(), order: order::start_order(&spec), spec }
+        Self {
+            key: spec.key.clone(),
+            order: order::start_order(&spec),
+            spec,
+        }
     }
 
     /// A pipeline of which nothing should be left.
@@ -59,20 +63,37 @@ impl Desired {
             network: None,
             components: BTreeMap::new(),
         };
-        Self { key, spec: Arc::new(spec), order: Vec::new() }
+        Self {
+            key,
+            spec: Arc::new(spec),
+            order: Vec::new(),
+        }
     }
 
     /// The component that replica `key` should be a copy of; `None` when it should not exist.
     pub fn wants(&self, key: &ReplicaKey) -> Option<&ComponentSpec> {
-        self.spec.components.get(&key.component).filter(|spec| key.replica < spec.replicas)
+        self.spec
+            .components
+            .get(&key.component)
+            .filter(|spec| key.replica < spec.replicas)
     }
 
     /// Every replica that should exist, each after those it depends on.
     pub fn replicas(&self) -> impl Iterator<Item = (ReplicaKey, &ComponentSpec)> {
-        self.order.iter().filter_map(|id| self.spec.components.get(id)).flat_map(|spec| {
-            (0..spec.replicas)
-                .map(move |replica| (ReplicaKey { component: spec.id.clone(), replica }, spec))
-        })
+        self.order
+            .iter()
+            .filter_map(|id| self.spec.components.get(id))
+            .flat_map(|spec| {
+                (0..spec.replicas).map(move |replica| {
+                    (
+                        ReplicaKey {
+                            component: spec.id.clone(),
+                            replica,
+                        },
+                        spec,
+                    )
+                })
+            })
     }
 }
 
@@ -125,7 +146,11 @@ pub fn plan(desired: &Desired, observed: &Observed<'_>, now: Timestamp) -> Plan 
                     Action::Stop { .. } => &mut stops,
                     Action::Forget => &mut forgets,
                 };
-                lane.push(Step { replica: key, action, reason });
+                lane.push(Step {
+                    replica: key,
+                    action,
+                    reason,
+                });
             }
             Decision::Wait(hold) => {
                 wake(&mut plan.wake_at, hold.until());
@@ -135,8 +160,16 @@ pub fn plan(desired: &Desired, observed: &Observed<'_>, now: Timestamp) -> Plan 
         }
     }
     for (key, spec) in desired.replicas() {
-        if let Some(Record { history, instance: Some(instance), .. }) = observed.records.get(&key) {
-            wake(&mut plan.wake_at, restart::reset_at(history, &instance.phase, &spec.restart));
+        if let Some(Record {
+            history,
+            instance: Some(instance),
+            ..
+        }) = observed.records.get(&key)
+        {
+            wake(
+                &mut plan.wake_at,
+                restart::reset_at(history, &instance.phase, &spec.restart),
+            );
         }
     }
     stops.reverse();
@@ -177,16 +210,32 @@ impl<'a> View<'a> {
                 doomed.insert(&key.component);
             }
         }
-        let strays = observed.strays.iter().map(|(id, stray)| (&id.replica, stray)).collect();
-        Self { desired, observed, now, doomed, graph, strays }
+        let strays = observed
+            .strays
+            .iter()
+            .map(|(id, stray)| (&id.replica, stray))
+            .collect();
+        Self {
+            desired,
+            observed,
+            now,
+            doomed,
+            graph,
+            strays,
+        }
     }
 
     /// Wanted replicas in start order, then the others.
     fn replicas(&self) -> Vec<ReplicaKey> {
         let mut keys: Vec<ReplicaKey> = self.desired.replicas().map(|(key, _)| key).collect();
-        let others = self.observed.records.keys().chain(self.strays.keys().copied());
-        let unwanted: BTreeSet<&ReplicaKey> =
-            others.filter(|key| self.desired.wants(key).is_none()).collect();
+        let others = self
+            .observed
+            .records
+            .keys()
+            .chain(self.strays.keys().copied());
+        let unwanted: BTreeSet<&ReplicaKey> = others
+            .filter(|key| self.desired.wants(key).is_none())
+            .collect();
         keys.extend(unwanted.into_iter().cloned());
         keys
     }
@@ -196,13 +245,15 @@ impl<'a> View<'a> {
             return Decision::Wait(Hold::InFlight { call: *call });
         }
         if let Some(stray) = self.strays.get(key) {
-            return self.blind(stray.driver).unwrap_or_else(|| match &stray.phase {
-                Phase::Stopping { .. } => self.stop_again(stray),
-                Phase::Starting { .. } | Phase::Running { .. } => {
-                    let cause = StopCause::Stray;
-                    Decision::Do(stop(stray, &cause), Reason::Stop(cause))
-                }
-            });
+            return self
+                .blind(stray.driver)
+                .unwrap_or_else(|| match &stray.phase {
+                    Phase::Stopping { .. } => self.stop_again(stray),
+                    Phase::Starting { .. } | Phase::Running { .. } => {
+                        let cause = StopCause::Stray;
+                        Decision::Do(stop(stray, &cause), Reason::Stop(cause))
+                    }
+                });
         }
         let fresh = Record::default();
         let record = self.observed.records.get(key).unwrap_or(&fresh);
@@ -229,7 +280,9 @@ impl<'a> View<'a> {
     ) -> Decision {
         match &instance.phase {
             // Not busy, so the answer to the start was lost: the next look tells what came of it.
-            Phase::Starting { .. } => Decision::Wait(Hold::InFlight { call: InFlight::Start }),
+            Phase::Starting { .. } => Decision::Wait(Hold::InFlight {
+                call: InFlight::Start,
+            }),
             Phase::Stopping { .. } => self.stop_again(instance),
             Phase::Running { health, .. } => {
                 if let Some(cause) = leaves_for_good(self.desired, key, record) {
@@ -273,7 +326,9 @@ impl<'a> View<'a> {
                 && !self.graph.depends_on(&key.component, other)
         });
         match blocker {
-            Some(component) => Decision::Wait(Hold::StopsAfter { component: component.clone() }),
+            Some(component) => Decision::Wait(Hold::StopsAfter {
+                component: component.clone(),
+            }),
             None => Decision::Do(stop(instance, &cause), Reason::Stop(cause)),
         }
     }
@@ -298,7 +353,10 @@ impl<'a> View<'a> {
         if health.ready {
             return Decision::Settled;
         }
-        let because = health.why.clone().unwrap_or_else(|| "no probe has answered yet".to_owned());
+        let because = health
+            .why
+            .clone()
+            .unwrap_or_else(|| "no probe has answered yet".to_owned());
         Decision::Wait(match (&spec.probes.readiness, health.ready_changed) {
             (_, Some(_)) => Hold::Unhealthy { because },
             (Some(_), None) => Hold::BecomingReady { because, at: None },
@@ -309,7 +367,10 @@ impl<'a> View<'a> {
                 | Phase::Stopping { since, .. }) = instance.phase;
                 let at = since.after(spec.ready_after.get());
                 let because = format!("it has to live for {}", spec.ready_after);
-                Hold::BecomingReady { because, at: Some(at) }
+                Hold::BecomingReady {
+                    because,
+                    at: Some(at),
+                }
             }
         })
     }
@@ -325,8 +386,18 @@ impl<'a> View<'a> {
         }
         let reason = match restart::verdict(&spec.restart, record, &spec.hash, self.now) {
             Verdict::Start(reason) => reason,
-            Verdict::Backoff { until, failures, last, crashloop } => {
-                return Decision::Wait(Hold::Backoff { until, failures, last, crashloop });
+            Verdict::Backoff {
+                until,
+                failures,
+                last,
+                crashloop,
+            } => {
+                return Decision::Wait(Hold::Backoff {
+                    until,
+                    failures,
+                    last,
+                    crashloop,
+                });
             }
             Verdict::AwaitUpstream(upstream) => match self.missing(&upstream) {
                 Some(hold) => return Decision::Wait(hold),
@@ -361,7 +432,10 @@ impl<'a> View<'a> {
             return Err(Hold::NoDriver { driver });
         }
         if let Some(because) = self.observed.blind.get(&driver) {
-            return Err(Hold::Blind { driver, because: because.clone() });
+            return Err(Hold::Blind {
+                driver,
+                because: because.clone(),
+            });
         }
         if record.released.as_ref() != Some(&spec.hash) {
             let records = self.observed.records.as_ref();
@@ -379,7 +453,9 @@ impl<'a> View<'a> {
             }
         }
         match self.observed.not_durable {
-            Some(because) => Err(Hold::NotDurable { because: because.to_owned() }),
+            Some(because) => Err(Hold::NotDurable {
+                because: because.to_owned(),
+            }),
             None => Ok(()),
         }
     }
@@ -390,12 +466,19 @@ impl<'a> View<'a> {
         let condition = crate::model::Condition::Ready;
         let spec = self.desired.spec.components.get(upstream)?;
         let because = gate::unmet(spec, self.observed.records.as_ref(), condition)?;
-        Some(Hold::WaitingFor { component: upstream.clone(), condition, because })
+        Some(Hold::WaitingFor {
+            component: upstream.clone(),
+            condition,
+            because,
+        })
     }
 }
 
 fn stop(instance: &Instance, cause: &StopCause) -> Action {
-    Action::Stop { instance: instance.id.clone(), cause: cause.clone() }
+    Action::Stop {
+        instance: instance.id.clone(),
+        cause: cause.clone(),
+    }
 }
 
 /// Why the instance of `key` has to go with none to follow, if so.

@@ -24,8 +24,11 @@ pub fn start_order(spec: &PipelineSpec) -> Vec<ComponentId> {
             dependents.entry(dependency).or_default().push(id);
         }
     }
-    let mut free: BTreeSet<&ComponentId> =
-        waits_for.iter().filter(|(_, count)| **count == 0).map(|(id, _)| *id).collect();
+    let mut free: BTreeSet<&ComponentId> = waits_for
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(id, _)| *id)
+        .collect();
     let mut order = Vec::with_capacity(spec.components.len());
     while let Some(id) = free.pop_first() {
         waits_for.remove(id);
@@ -58,13 +61,20 @@ impl<'a> StopGraph<'a> {
     pub fn add(&mut self, component: &'a ComponentId, after: &'a [ComponentId]) {
         self.after.entry(component).or_default().extend(after);
         for upstream in after {
-            self.dependents.entry(upstream).or_default().insert(component);
+            self.dependents
+                .entry(upstream)
+                .or_default()
+                .insert(component);
         }
     }
 
     /// The components that depended on `component` directly.
     pub fn dependents(&self, component: &ComponentId) -> impl Iterator<Item = &'a ComponentId> {
-        self.dependents.get(component).into_iter().flatten().copied()
+        self.dependents
+            .get(component)
+            .into_iter()
+            .flatten()
+            .copied()
     }
 
     /// Whether `one` depends on `other`, directly or through others.

@@ -90,7 +90,9 @@ pub fn verdict(
         EndCause::Itself(_) | EndCause::NotStarted(_) | EndCause::Stopped(_) | EndCause::Lost
             if policy.mode == RestartMode::Never =>
         {
-            Verdict::Failed { last: in_words(last) }
+            Verdict::Failed {
+                last: in_words(last),
+            }
         }
         EndCause::Itself(Charge::Upstream(upstream)) => Verdict::AwaitUpstream(upstream.clone()),
         EndCause::Itself(Charge::Own)
@@ -113,21 +115,35 @@ fn after_failure(
             Some(window) => own_failures_since(history, last.exit.at, window.get()),
         };
         if counted > limit.max_retries {
-            return Verdict::GaveUp { retries: limit.max_retries, last: in_words(last) };
+            return Verdict::GaveUp {
+                retries: limit.max_retries,
+                last: in_words(last),
+            };
         }
     }
     let until = last.exit.at.after(delay(policy, failures, &last.instance));
     if until > now {
         let crashloop = history.crashloop_since.is_some();
-        return Verdict::Backoff { until, failures, last: in_words(last), crashloop };
+        return Verdict::Backoff {
+            until,
+            failures,
+            last: in_words(last),
+            crashloop,
+        };
     }
     Verdict::Start(match &last.cause {
-        EndCause::NotStarted(failure) => Reason::Retry { failure: failure.clone(), failures },
+        EndCause::NotStarted(failure) => Reason::Retry {
+            failure: failure.clone(),
+            failures,
+        },
         EndCause::Itself(_)
         | EndCause::Stopped(_)
         | EndCause::Lost
         | EndCause::HostReboot
-        | EndCause::RuntimeRestarted => Reason::Restart { exit: last.exit.clone(), failures },
+        | EndCause::RuntimeRestarted => Reason::Restart {
+            exit: last.exit.clone(),
+            failures,
+        },
     })
 }
 
@@ -177,9 +193,12 @@ fn base_delay(policy: &RestartPolicy, failures: u32) -> Duration {
 
 /// A number from 0 to 1 that is the same for the same instance in every release (FNV-1a).
 fn fraction_of(instance: &InstanceId) -> f64 {
-    let hash = instance.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = instance
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     // FNV's high bits differ little between texts that differ in the last character only.
     let mixed = hash ^ (hash >> 33);
     let mixed = mixed.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -203,7 +222,10 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
         if charge == Charge::Own {
             history.failures = history.failures.saturating_add(1);
         }
-        history.recent.push(Failure { at: ended.exit.at, charge });
+        history.recent.push(Failure {
+            at: ended.exit.at,
+            charge,
+        });
         if history.recent.len() > History::KEPT {
             history.recent.remove(0);
         }
@@ -256,9 +278,19 @@ pub fn reset_at(history: &History, phase: &Phase, policy: &RestartPolicy) -> Opt
         return None;
     }
     match phase {
-        Phase::Running { health: Health { ready: true, ready_changed, .. }, since } => {
-            Some(ready_changed.unwrap_or(*since).after(policy.reset_after.get()))
-        }
+        Phase::Running {
+            health:
+                Health {
+                    ready: true,
+                    ready_changed,
+                    ..
+                },
+            since,
+        } => Some(
+            ready_changed
+                .unwrap_or(*since)
+                .after(policy.reset_after.get()),
+        ),
         Phase::Running { .. } | Phase::Starting { .. } | Phase::Stopping { .. } => None,
     }
 }

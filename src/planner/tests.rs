@@ -25,12 +25,19 @@ fn now() -> Timestamp {
 }
 
 fn key(component: &str) -> ReplicaKey {
-    ReplicaKey { component: component.parse().unwrap(), replica: 0 }
+    ReplicaKey {
+        component: component.parse().unwrap(),
+        replica: 0,
+    }
 }
 
 fn id(component: &str, incarnation: u64) -> InstanceId {
     let pipeline = pipeline(vec![]).key;
-    InstanceId { pipeline, replica: key(component), incarnation }
+    InstanceId {
+        pipeline,
+        replica: key(component),
+        incarnation,
+    }
 }
 
 fn hash(n: u64) -> SpecHash {
@@ -38,8 +45,12 @@ fn hash(n: u64) -> SpecHash {
 }
 
 fn running(component: &str, revision: u64, ready: bool) -> Record {
-    let health =
-        Health { started: true, ready, ready_changed: ready.then(now), ..Health::default() };
+    let health = Health {
+        started: true,
+        ready,
+        ready_changed: ready.then(now),
+        ..Health::default()
+    };
     Record {
         incarnation: 1,
         instance: Some(Instance {
@@ -49,7 +60,10 @@ fn running(component: &str, revision: u64, ready: bool) -> Record {
             stop: StopPolicy::default(),
             after: vec![],
             handle: None,
-            phase: Phase::Running { since: now(), health },
+            phase: Phase::Running {
+                since: now(),
+                health,
+            },
         }),
         released: Some(hash(revision)),
         ..Record::default()
@@ -58,14 +72,34 @@ fn running(component: &str, revision: u64, ready: bool) -> Record {
 
 fn ended(component: &str, cause: EndCause, status: ExitStatus, ago: u64) -> Record {
     let at = now().shifted(-i64::try_from(ago).unwrap());
-    let exit = Exit { status, oom: false, started_at: Some(at), at };
-    let ended = Ended { instance: id(component, 1), spec: hash(1), exit, cause };
+    let exit = Exit {
+        status,
+        oom: false,
+        started_at: Some(at),
+        at,
+    };
+    let ended = Ended {
+        instance: id(component, 1),
+        spec: hash(1),
+        exit,
+        cause,
+    };
     let history = restart::ended(&History::default(), ended, &RestartPolicy::default());
-    Record { incarnation: 1, released: Some(hash(1)), history, ..Record::default() }
+    Record {
+        incarnation: 1,
+        released: Some(hash(1)),
+        history,
+        ..Record::default()
+    }
 }
 
 fn crashed(component: &str, ago: u64) -> Record {
-    ended(component, EndCause::Itself(Charge::Own), ExitStatus::Code(1), ago)
+    ended(
+        component,
+        EndCause::Itself(Charge::Own),
+        ExitStatus::Code(1),
+        ago,
+    )
 }
 
 fn observed(records: &BTreeMap<ReplicaKey, Record>) -> Observed<'_> {
@@ -89,7 +123,10 @@ fn planned(spec: PipelineSpec, records: &[(&str, Record)]) -> Vec<String> {
         };
         format!("{verb} {}: {}", step.replica, step.reason)
     });
-    let holds = plan.holds.iter().map(|(key, hold)| format!("hold {key}: {hold}"));
+    let holds = plan
+        .holds
+        .iter()
+        .map(|(key, hold)| format!("hold {key}: {hold}"));
     steps.chain(holds).collect()
 }
 
@@ -105,7 +142,10 @@ fn dependents_wait_for_what_they_depend_on_in_any_list_order() {
     let spec = pipeline(vec![component("a", 1, &["b"]), component("b", 1, &[])]);
     assert_eq!(
         planned(spec.clone(), &[]),
-        ["start b: not running yet", "hold a: waiting for b (not started yet)"]
+        [
+            "start b: not running yet",
+            "hold a: waiting for b (not started yet)"
+        ]
     );
     assert_eq!(
         planned(spec, &[("b", running("b", 1, false))]),
@@ -123,8 +163,11 @@ fn an_edit_replaces_the_changed_component_and_dependents_that_changed_follow_it(
         component("b", 2, &["a"]),
         component("c", 1, &["b"]),
     ]);
-    let records =
-        [("a", running("a", 1, true)), ("b", running("b", 1, true)), ("c", running("c", 1, true))];
+    let records = [
+        ("a", running("a", 1, true)),
+        ("b", running("b", 1, true)),
+        ("c", running("c", 1, true)),
+    ];
     assert_eq!(
         planned(spec, &records),
         [
@@ -138,7 +181,11 @@ fn an_edit_replaces_the_changed_component_and_dependents_that_changed_follow_it(
 fn an_unready_upstream_never_stops_what_depends_on_it() {
     let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &["a"])]);
     let mut away = running("a", 1, false);
-    if let Some(Instance { phase: Phase::Running { health, .. }, .. }) = &mut away.instance {
+    if let Some(Instance {
+        phase: Phase::Running { health, .. },
+        ..
+    }) = &mut away.instance
+    {
         health.ready_changed = Some(now());
         health.why = Some("connection refused".to_owned());
     }
@@ -155,7 +202,10 @@ fn stops_go_against_the_graph() {
     let records = [("a", running("a", 1, true)), ("b", b)];
     assert_eq!(
         planned(pipeline(vec![]), &records),
-        ["stop b: removed from the pipeline", "hold a: waiting for b to stop first"]
+        [
+            "stop b: removed from the pipeline",
+            "hold a: waiting for b to stop first"
+        ]
     );
 }
 
@@ -165,7 +215,13 @@ fn edges_of_two_revisions_that_form_a_cycle_do_not_block_a_stop() {
     a.instance.as_mut().unwrap().after = vec!["b".parse().unwrap()];
     b.instance.as_mut().unwrap().after = vec!["a".parse().unwrap()];
     let lines = planned(pipeline(vec![]), &[("a", a), ("b", b)]);
-    assert_eq!(lines, ["stop b: removed from the pipeline", "stop a: removed from the pipeline"]);
+    assert_eq!(
+        lines,
+        [
+            "stop b: removed from the pipeline",
+            "stop a: removed from the pipeline"
+        ]
+    );
 }
 
 #[test]
@@ -176,7 +232,10 @@ fn an_end_charged_to_an_upstream_waits_for_it_and_then_starts_at_once() {
     assert_eq!(b.history.failures, 0);
     assert_eq!(
         planned(spec.clone(), &[("a", crashed("a", 100)), ("b", b.clone())]),
-        ["hold a: backoff (failure 1, exit 1)", "hold b: waiting for a (exit 1)"]
+        [
+            "hold a: backoff (failure 1, exit 1)",
+            "hold b: waiting for a (exit 1)"
+        ]
     );
     assert_eq!(
         planned(spec, &[("a", running("a", 1, true)), ("b", b)]),
@@ -200,47 +259,91 @@ fn a_stopped_component_stays_down_until_a_person_says_start() {
 #[test]
 fn a_spec_change_clears_the_backoff() {
     let spec = pipeline(vec![component("a", 2, &[])]);
-    assert_eq!(planned(spec, &[("a", crashed("a", 10))]), ["start a: its definition changed"]);
+    assert_eq!(
+        planned(spec, &[("a", crashed("a", 10))]),
+        ["start a: its definition changed"]
+    );
 }
 
 #[test]
 fn never_and_on_failure_end_as_completed_or_failed() {
     let verdict = |mode, code| {
-        let policy = RestartPolicy { mode, ..RestartPolicy::default() };
-        let record = ended("a", EndCause::Itself(Charge::Own), ExitStatus::Code(code), 10_000);
+        let policy = RestartPolicy {
+            mode,
+            ..RestartPolicy::default()
+        };
+        let record = ended(
+            "a",
+            EndCause::Itself(Charge::Own),
+            ExitStatus::Code(code),
+            10_000,
+        );
         restart::verdict(&policy, &record, &hash(1), now())
     };
     assert_eq!(verdict(RestartMode::Never, 0), Verdict::Completed);
-    assert_eq!(verdict(RestartMode::Never, 3), Verdict::Failed { last: "exit 3".to_owned() });
+    assert_eq!(
+        verdict(RestartMode::Never, 3),
+        Verdict::Failed {
+            last: "exit 3".to_owned()
+        }
+    );
     assert_eq!(verdict(RestartMode::OnFailure, 0), Verdict::Completed);
-    assert!(matches!(verdict(RestartMode::OnFailure, 3), Verdict::Start(Reason::Restart { .. })));
-    assert!(matches!(verdict(RestartMode::Always, 0), Verdict::Start(Reason::Restart { .. })));
+    assert!(matches!(
+        verdict(RestartMode::OnFailure, 3),
+        Verdict::Start(Reason::Restart { .. })
+    ));
+    assert!(matches!(
+        verdict(RestartMode::Always, 0),
+        Verdict::Start(Reason::Restart { .. })
+    ));
 }
 
 #[test]
 fn max_retries_gives_up_and_a_window_forgives_old_failures() {
     let mut policy = RestartPolicy {
         initial_delay: HumanDuration::from_secs(0),
-        limit: Some(RetryLimit { max_retries: 2, window: None }),
+        limit: Some(RetryLimit {
+            max_retries: 2,
+            window: None,
+        }),
         ..RestartPolicy::default()
     };
     let mut history = History::default();
     for minute in 0..3_u64 {
         let at = now().after(Duration::from_secs(60 * minute));
         let status = ExitStatus::Code(1);
-        let exit = Exit { status, oom: false, started_at: None, at };
+        let exit = Exit {
+            status,
+            oom: false,
+            started_at: None,
+            at,
+        };
         let cause = EndCause::Itself(Charge::Own);
-        let ended = Ended { instance: id("a", minute), spec: hash(1), exit, cause };
+        let ended = Ended {
+            instance: id("a", minute),
+            spec: hash(1),
+            exit,
+            cause,
+        };
         history = restart::ended(&history, ended, &policy);
     }
-    let record = Record { history, ..Record::default() };
+    let record = Record {
+        history,
+        ..Record::default()
+    };
     let later = now().after(Duration::from_secs(3600));
     assert!(matches!(
         restart::verdict(&policy, &record, &hash(1), later),
         Verdict::GaveUp { retries: 2, .. }
     ));
-    policy.limit = Some(RetryLimit { max_retries: 2, window: Some(HumanDuration::from_secs(90)) });
-    assert!(matches!(restart::verdict(&policy, &record, &hash(1), later), Verdict::Start(_)));
+    policy.limit = Some(RetryLimit {
+        max_retries: 2,
+        window: Some(HumanDuration::from_secs(90)),
+    });
+    assert!(matches!(
+        restart::verdict(&policy, &record, &hash(1), later),
+        Verdict::Start(_)
+    ));
 }
 
 #[test]
@@ -250,9 +353,19 @@ fn five_failures_in_five_minutes_are_a_crash_loop_and_taking_one_back_ends_it() 
     for n in 0..5_u64 {
         assert_eq!(history.crashloop_since, None);
         let at = now().after(Duration::from_secs(n));
-        let exit = Exit { status: ExitStatus::Code(1), oom: false, started_at: None, at };
+        let exit = Exit {
+            status: ExitStatus::Code(1),
+            oom: false,
+            started_at: None,
+            at,
+        };
         let cause = EndCause::Itself(Charge::Own);
-        let ended = Ended { instance: id("a", n), spec: hash(1), exit, cause };
+        let ended = Ended {
+            instance: id("a", n),
+            spec: hash(1),
+            exit,
+            cause,
+        };
         history = restart::ended(&history, ended, &policy);
     }
     assert!(history.crashloop_since.is_some());
@@ -263,24 +376,36 @@ fn five_failures_in_five_minutes_are_a_crash_loop_and_taking_one_back_ends_it() 
 
 #[test]
 fn the_total_of_restarts_survives_a_reset() {
-    let history = History { restarts: 9, failures: 3, ..History::default() };
+    let history = History {
+        restarts: 9,
+        failures: 3,
+        ..History::default()
+    };
     let cleared = restart::cleared(&history);
     assert_eq!((cleared.restarts, cleared.failures), (9, 0));
 }
 
 fn policies() -> impl Strategy<Value = RestartPolicy> {
-    let backoff =
-        prop_oneof![Just(Backoff::Exponential), Just(Backoff::Linear), Just(Backoff::Fixed)];
-    (backoff, 0_u64..120_000, 0_u64..600_000, 1.0..8.0_f64, 0.0..1.0_f64).prop_map(
-        |(backoff, initial, max, factor, jitter)| RestartPolicy {
+    let backoff = prop_oneof![
+        Just(Backoff::Exponential),
+        Just(Backoff::Linear),
+        Just(Backoff::Fixed)
+    ];
+    (
+        backoff,
+        0_u64..120_000,
+        0_u64..600_000,
+        1.0..8.0_f64,
+        0.0..1.0_f64,
+    )
+        .prop_map(|(backoff, initial, max, factor, jitter)| RestartPolicy {
             backoff,
             initial_delay: HumanDuration::from_millis(initial),
             max_delay: HumanDuration::from_millis(max),
             factor,
             jitter,
             ..RestartPolicy::default()
-        },
-    )
+        })
 }
 
 /// Anything that one replica may look like.
@@ -288,8 +413,15 @@ fn records() -> impl Strategy<Value = Option<(Record, Option<InFlight>)>> {
     let phase = prop_oneof![
         Just(Phase::Starting { since: now() }),
         any::<bool>().prop_map(|ready| {
-            let health = Health { started: true, ready, ..Health::default() };
-            Phase::Running { since: now(), health }
+            let health = Health {
+                started: true,
+                ready,
+                ..Health::default()
+            };
+            Phase::Running {
+                since: now(),
+                health,
+            }
         }),
         Just(Phase::Stopping {
             since: now(),
@@ -311,8 +443,11 @@ fn records() -> impl Strategy<Value = Option<(Record, Option<InFlight>)>> {
         all.map(|(instance, intent, end, busy)| {
             let mut record = match end {
                 Some((code, charged, ago)) => {
-                    let charge =
-                        if charged { Charge::Upstream("a".parse().unwrap()) } else { Charge::Own };
+                    let charge = if charged {
+                        Charge::Upstream("a".parse().unwrap())
+                    } else {
+                        Charge::Own
+                    };
                     ended("x", EndCause::Itself(charge), ExitStatus::Code(code), ago)
                 }
                 None => Record::default(),

@@ -17,7 +17,11 @@ use super::pipeline::Pipeline;
 impl Core {
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Apply { pipelines, source, reply } => {
+            Command::Apply {
+                pipelines,
+                source,
+                reply,
+            } => {
                 let outcome = self.check_apply(&source);
                 match outcome {
                     Err(refusal) => answer(reply, Err(refusal)),
@@ -28,7 +32,11 @@ impl Core {
                             before.clear();
                         }
                         self.ledger.require_power_safe();
-                        let reply = Answer::Applied { reply, applied, before };
+                        let reply = Answer::Applied {
+                            reply,
+                            applied,
+                            before,
+                        };
                         self.ledger.effects.push(Effect::Answer(reply));
                     }
                 }
@@ -48,38 +56,55 @@ impl Core {
                 }
                 self.done(reply);
             }
-            Command::Ask { pipeline, component, request, reply } => {
-                match self.ask(&pipeline, &component, request) {
-                    Err(refusal) => answer(reply, Err(refusal)),
-                    Ok(before) => match request {
-                        Request::Stop => self.done(reply),
-                        Request::Start | Request::Restart => {
-                            self.ledger.require_power_safe();
-                            let reply = Answer::Asked { reply, before };
-                            self.ledger.effects.push(Effect::Answer(reply));
-                        }
-                    },
-                }
-            }
+            Command::Ask {
+                pipeline,
+                component,
+                request,
+                reply,
+            } => match self.ask(&pipeline, &component, request) {
+                Err(refusal) => answer(reply, Err(refusal)),
+                Ok(before) => match request {
+                    Request::Stop => self.done(reply),
+                    Request::Start | Request::Restart => {
+                        self.ledger.require_power_safe();
+                        let reply = Answer::Asked { reply, before };
+                        self.ledger.effects.push(Effect::Answer(reply));
+                    }
+                },
+            },
             Command::Desired { pipeline, reply } => {
-                let known = self.pipelines.get(&pipeline).filter(|known| !known.kept.deleting);
-                answer(reply, known.map(|k| (k.kept.generation, Arc::clone(&k.kept.spec))));
+                let known = self
+                    .pipelines
+                    .get(&pipeline)
+                    .filter(|known| !known.kept.deleting);
+                answer(
+                    reply,
+                    known.map(|k| (k.kept.generation, Arc::clone(&k.kept.spec))),
+                );
             }
-            Command::Probed { instance, kind, outcome } => self.probed(&instance, kind, &outcome),
+            Command::Probed {
+                instance,
+                kind,
+                outcome,
+            } => self.probed(&instance, kind, &outcome),
         }
     }
 
     /// Answers once the command is recorded; power-safe, since a person waits for it.
     fn done(&mut self, reply: tokio::sync::oneshot::Sender<Result<(), Refusal>>) {
         self.ledger.require_power_safe();
-        self.ledger.effects.push(Effect::Answer(Answer::Done { reply }));
+        self.ledger
+            .effects
+            .push(Effect::Answer(Answer::Done { reply }));
     }
 
     /// A person's apply that cannot be recorded is refused before it changes anything; the watch's
     /// is taken over in memory and recorded later.
     fn check_apply(&self, source: &Source) -> Result<(), Refusal> {
         match (source.origin, self.not_durable()) {
-            (Origin::Person, Some(why)) => Err(Refusal::NotDurable { why: why.to_owned() }),
+            (Origin::Person, Some(why)) => Err(Refusal::NotDurable {
+                why: why.to_owned(),
+            }),
             (Origin::Person | Origin::Watch, _) => Ok(()),
         }
     }
@@ -100,13 +125,23 @@ impl Core {
                     let generation = self.pipelines[&key].kept.generation;
                     let change = Change::Deleted;
                     let moved_from = None;
-                    applied.push(Applied { pipeline: key, generation, change, moved_from });
+                    applied.push(Applied {
+                        pipeline: key,
+                        generation,
+                        change,
+                        moved_from,
+                    });
                 }
             }
         }
         for spec in specs {
-            let known = self.pipelines.get(&spec.key).map(|pipeline| pipeline.kept.clone());
-            let elsewhere = known.as_ref().is_some_and(|k| !k.deleting && k.file != source.file);
+            let known = self
+                .pipelines
+                .get(&spec.key)
+                .map(|pipeline| pipeline.kept.clone());
+            let elsewhere = known
+                .as_ref()
+                .is_some_and(|k| !k.deleting && k.file != source.file);
             if source.origin == Origin::Watch && elsewhere {
                 continue;
             }
@@ -132,8 +167,14 @@ impl Core {
         let moved_from = live
             .and_then(|known| known.file.clone())
             .filter(|old| Some(old) != source.file.as_ref());
-        let last = known.as_ref().map_or(Generation::default(), |known| known.generation);
-        let generation = if change == Change::Unchanged { last } else { last.next() };
+        let last = known
+            .as_ref()
+            .map_or(Generation::default(), |known| known.generation);
+        let generation = if change == Change::Unchanged {
+            last
+        } else {
+            last.next()
+        };
         let kept = PipelineRecord {
             spec: match (&change, live) {
                 (Change::Unchanged, Some(known)) => Arc::clone(&known.spec),
@@ -165,7 +206,12 @@ impl Core {
             let message = format!("pipeline {key} is at generation {generation}");
             self.pipelines[&key].emit_whole(&mut self.ledger, EventKind::Applied, from, message);
         }
-        Applied { pipeline: key, generation, change, moved_from }
+        Applied {
+            pipeline: key,
+            generation,
+            change,
+            moved_from,
+        }
     }
 
     fn of_file(&self, file: &Path) -> Vec<PipelineKey> {
@@ -213,10 +259,18 @@ impl Core {
         if pipeline.kept.deleting {
             return;
         }
-        let kept = PipelineRecord { deleting: true, ..pipeline.kept.clone() };
+        let kept = PipelineRecord {
+            deleting: true,
+            ..pipeline.kept.clone()
+        };
         pipeline.keep(kept, &mut self.ledger);
         let message = format!("pipeline {key} is being taken down");
-        pipeline.emit_whole(&mut self.ledger, EventKind::Deleted, why.to_owned(), message);
+        pipeline.emit_whole(
+            &mut self.ledger,
+            EventKind::Deleted,
+            why.to_owned(),
+            message,
+        );
     }
 
     fn ask(
@@ -227,20 +281,31 @@ impl Core {
     ) -> Result<Vec<(PipelineKey, ReplicaKey, RunIntent)>, Refusal> {
         let at = self.ledger.now;
         let not_durable = self.not_durable().map(str::to_owned);
-        let pipeline =
-            self.pipelines.get_mut(key).ok_or_else(|| Refusal::NoSuchPipeline(key.clone()))?;
+        let pipeline = self
+            .pipelines
+            .get_mut(key)
+            .ok_or_else(|| Refusal::NoSuchPipeline(key.clone()))?;
         if pipeline.kept.deleting {
             return Err(Refusal::Deleting(key.clone()));
         }
-        let spec = pipeline.desired.spec.components.get(component).ok_or_else(|| {
-            Refusal::NoSuchComponent { pipeline: key.clone(), component: component.clone() }
-        })?;
+        let spec = pipeline
+            .desired
+            .spec
+            .components
+            .get(component)
+            .ok_or_else(|| Refusal::NoSuchComponent {
+                pipeline: key.clone(),
+                component: component.clone(),
+            })?;
         if let (Some(why), Request::Start | Request::Restart) = (not_durable, request) {
             return Err(Refusal::NotDurable { why });
         }
         let mut before = Vec::new();
         for replica in 0..spec.replicas {
-            let replica = ReplicaKey { component: component.clone(), replica };
+            let replica = ReplicaKey {
+                component: component.clone(),
+                replica,
+            };
             let old = pipeline.change(&replica, &mut self.ledger, |record| {
                 let upto = record.incarnation;
                 std::mem::replace(
@@ -255,12 +320,20 @@ impl Core {
             let (reason, message) = match request {
                 Request::Start => ("start requested", format!("start of {replica} requested")),
                 Request::Stop => ("stop requested", format!("stop of {replica} requested")),
-                Request::Restart => {
-                    ("restart requested", format!("restart of {replica} requested"))
-                }
+                Request::Restart => (
+                    "restart requested",
+                    format!("restart of {replica} requested"),
+                ),
             };
             let kind = EventKind::Requested;
-            pipeline.emit(&mut self.ledger, &replica, None, kind, reason.to_owned(), message);
+            pipeline.emit(
+                &mut self.ledger,
+                &replica,
+                None,
+                kind,
+                reason.to_owned(),
+                message,
+            );
             before.push((key.clone(), replica, old));
         }
         Ok(before)
@@ -284,7 +357,10 @@ pub(super) fn refuse(core: &mut Core, refused: Answer, why: String) {
                 match (kept, core.pipelines.get_mut(&key)) {
                     (Some(kept), Some(pipeline)) => pipeline.keep(kept, &mut core.ledger),
                     (None, Some(pipeline)) => {
-                        let kept = PipelineRecord { deleting: true, ..pipeline.kept.clone() };
+                        let kept = PipelineRecord {
+                            deleting: true,
+                            ..pipeline.kept.clone()
+                        };
                         pipeline.keep(kept, &mut core.ledger);
                     }
                     (_, None) => {}

@@ -141,7 +141,10 @@ impl Core {
         }
         let mut core = Self {
             pipelines,
-            drivers: drivers.into_iter().map(|kind| (kind, Looking::default())).collect(),
+            drivers: drivers
+                .into_iter()
+                .map(|kind| (kind, Looking::default()))
+                .collect(),
             ledger: Ledger::new(kept.next_seq),
             daemon,
             not_durable: None,
@@ -203,7 +206,10 @@ impl Core {
         for key in &keys {
             self.advance(key);
         }
-        let mut turn = Turn { effects: std::mem::take(&mut self.ready), ..Turn::default() };
+        let mut turn = Turn {
+            effects: std::mem::take(&mut self.ready),
+            ..Turn::default()
+        };
         turn.commit = self.open_commit(&mut turn.effects);
         for (kind, looking) in &mut self.drivers {
             if let Some(scope) = looking.begin(*kind, &self.pipelines) {
@@ -220,7 +226,10 @@ impl Core {
         let Some(mut pipeline) = self.pipelines.remove(key) else {
             return;
         };
-        let due = pipeline.plan.wake_at.is_some_and(|at| at <= self.ledger.now);
+        let due = pipeline
+            .plan
+            .wake_at
+            .is_some_and(|at| at <= self.ledger.now);
         if pipeline.dirty || due {
             pipeline.dirty = false;
             self.settle(&mut pipeline);
@@ -230,7 +239,10 @@ impl Core {
                 self.ledger.touch_pipeline(key);
                 return;
             }
-            pipeline.status = Some(Arc::new(super::snapshot::status(&pipeline, self.ledger.now)));
+            pipeline.status = Some(Arc::new(super::snapshot::status(
+                &pipeline,
+                self.ledger.now,
+            )));
         }
         self.pipelines.insert(key.clone(), pipeline);
     }
@@ -241,8 +253,11 @@ impl Core {
         if let Some((_, again_at)) = &mut self.not_durable {
             if self.ledger.now < *again_at || !self.pending.is_empty() {
                 let effects = std::mem::take(&mut self.ledger.effects);
-                now_ready
-                    .extend(effects.into_iter().filter_map(|effect| self.without_record(effect)));
+                now_ready.extend(
+                    effects
+                        .into_iter()
+                        .filter_map(|effect| self.without_record(effect)),
+                );
                 return None;
             }
             *again_at = self.ledger.now.after(RECORD_AGAIN);
@@ -253,14 +268,20 @@ impl Core {
             records: std::mem::take(&mut self.ledger.records)
                 .into_iter()
                 .map(|(key, replica)| {
-                    let record = self.pipelines.get(&key).and_then(|p| p.records.get(&replica));
+                    let record = self
+                        .pipelines
+                        .get(&key)
+                        .and_then(|p| p.records.get(&replica));
                     ((key, replica), record.cloned())
                 })
                 .collect(),
             pipelines: std::mem::take(&mut self.ledger.pipelines)
                 .into_iter()
                 .map(|key| {
-                    let kept = self.pipelines.get(&key).map(|pipeline| pipeline.kept.clone());
+                    let kept = self
+                        .pipelines
+                        .get(&key)
+                        .map(|pipeline| pipeline.kept.clone());
                     (key, kept)
                 })
                 .collect(),
@@ -268,7 +289,10 @@ impl Core {
         };
         let durability = std::mem::replace(&mut self.ledger.durability, Durability::CrashSafe);
         let effects = std::mem::take(&mut self.ledger.effects);
-        self.pending.push_back(Pending { changes: changes.clone(), effects });
+        self.pending.push_back(Pending {
+            changes: changes.clone(),
+            effects,
+        });
         Some((changes, durability))
     }
 
@@ -298,8 +322,12 @@ impl Core {
                 self.daemon.durable = false;
                 self.daemon.durable_why = Some(why);
                 // What the failed commit held is owed still.
-                self.ledger.records.extend(pending.changes.records.into_keys());
-                self.ledger.pipelines.extend(pending.changes.pipelines.into_keys());
+                self.ledger
+                    .records
+                    .extend(pending.changes.records.into_keys());
+                self.ledger
+                    .pipelines
+                    .extend(pending.changes.pipelines.into_keys());
                 let mut events = pending.changes.events;
                 events.append(&mut self.ledger.events);
                 self.ledger.events = events;
@@ -317,7 +345,10 @@ impl Core {
         for (key, pipeline) in &mut self.pipelines {
             pipeline.dirty = true;
             self.ledger.pipelines.insert(key.clone());
-            let replicas = pipeline.records.keys().map(|replica| (key.clone(), replica.clone()));
+            let replicas = pipeline
+                .records
+                .keys()
+                .map(|replica| (key.clone(), replica.clone()));
             self.ledger.records.extend(replicas);
         }
     }
@@ -339,7 +370,12 @@ impl Core {
                 }
                 None
             }
-            Effect::Stop { instance, driver, how, before } => {
+            Effect::Stop {
+                instance,
+                driver,
+                how,
+                before,
+            } => {
                 let pipeline = self.pipelines.get_mut(&instance.pipeline)?;
                 let current = pipeline
                     .records
@@ -355,7 +391,12 @@ impl Core {
                     pipeline.dirty = true;
                     return None;
                 }
-                Some(Effect::Stop { instance, driver, how, before })
+                Some(Effect::Stop {
+                    instance,
+                    driver,
+                    how,
+                    before,
+                })
             }
             Effect::Forget { .. } => None,
             Effect::Answer(answer) => {
@@ -366,7 +407,10 @@ impl Core {
     }
 
     fn refuse(&mut self, answer: Answer) {
-        let why = self.not_durable.as_ref().map_or_else(String::new, |(why, _)| why.clone());
+        let why = self
+            .not_durable
+            .as_ref()
+            .map_or_else(String::new, |(why, _)| why.clone());
         super::commands::refuse(self, answer, why);
     }
 
@@ -412,20 +456,32 @@ impl Core {
     }
 
     fn wake_at(&self) -> Timestamp {
-        let plans = self.pipelines.values().filter_map(|pipeline| pipeline.plan.wake_at);
+        let plans = self
+            .pipelines
+            .values()
+            .filter_map(|pipeline| pipeline.plan.wake_at);
         let record_again = self.not_durable.as_ref().map(|(_, at)| *at);
         // A commit under way answers by itself.
         let record_again = record_again.filter(|_| self.pending.is_empty());
-        let due = plans.chain(record_again).fold(self.relist_at, Timestamp::min);
+        let due = plans
+            .chain(record_again)
+            .fold(self.relist_at, Timestamp::min);
         // A deadline that a plan could not act on must not turn into a busy loop.
         due.max(self.ledger.now.after(MIN_PAUSE))
     }
 
     /// What readers see now.
     pub fn snapshot(&self) -> Snapshot {
-        let pipelines: Vec<Arc<PipelineStatus>> =
-            self.pipelines.values().filter_map(|pipeline| pipeline.status.clone()).collect();
-        Snapshot { schema: STATUS_SCHEMA.to_owned(), daemon: Some(self.daemon.clone()), pipelines }
+        let pipelines: Vec<Arc<PipelineStatus>> = self
+            .pipelines
+            .values()
+            .filter_map(|pipeline| pipeline.status.clone())
+            .collect();
+        Snapshot {
+            schema: STATUS_SCHEMA.to_owned(),
+            daemon: Some(self.daemon.clone()),
+            pipelines,
+        }
     }
 
     /// When the next tick is due, for the simulation.

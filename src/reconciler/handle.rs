@@ -186,7 +186,12 @@ impl ReconcilerHandle {
         pipelines: Vec<PipelineSpec>,
         source: Source,
     ) -> Result<Vec<Applied>, Refusal> {
-        self.ask(|reply| Command::Apply { pipelines, source, reply }).await?
+        self.ask(|reply| Command::Apply {
+            pipelines,
+            source,
+            reply,
+        })
+        .await?
     }
 
     /// Says that a file is broken (`Some`) or good again (`None`).
@@ -199,7 +204,8 @@ impl ReconcilerHandle {
     /// # Errors
     /// When there is none of that name, or it cannot be recorded.
     pub async fn delete(&self, pipeline: PipelineKey) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Delete { pipeline, reply }).await?
+        self.ask(|reply| Command::Delete { pipeline, reply })
+            .await?
     }
 
     /// Takes everything down.
@@ -220,7 +226,13 @@ impl ReconcilerHandle {
         component: ComponentId,
         request: Request,
     ) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Ask { pipeline, component, request, reply }).await?
+        self.ask(|reply| Command::Ask {
+            pipeline,
+            component,
+            request,
+            reply,
+        })
+        .await?
     }
 
     /// The definition that a pipeline runs by.
@@ -236,7 +248,12 @@ impl ReconcilerHandle {
 
     /// Hands in what a probe gave.
     pub async fn probed(&self, instance: InstanceId, kind: ProbeKind, outcome: ProbeOutcome) {
-        self.tell(Command::Probed { instance, kind, outcome }).await;
+        self.tell(Command::Probed {
+            instance,
+            kind,
+            outcome,
+        })
+        .await;
     }
 
     async fn ask<T>(
@@ -244,7 +261,10 @@ impl ReconcilerHandle {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Refusal::ShuttingDown)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| Refusal::ShuttingDown)?;
         answer.await.map_err(|_| Refusal::ShuttingDown)
     }
 

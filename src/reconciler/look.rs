@@ -77,7 +77,11 @@ impl Looking {
             return None;
         }
         // Until the first full list, nothing less will do.
-        let scope = if self.listed { self.next.take()? } else { Scope::All };
+        let scope = if self.listed {
+            self.next.take()?
+        } else {
+            Scope::All
+        };
         self.next = None;
         let believed = pipelines
             .values()
@@ -94,7 +98,11 @@ impl Looking {
                 })
             })
             .collect();
-        let flight = Flight { scope: scope.clone(), believed, touched: BTreeSet::new() };
+        let flight = Flight {
+            scope: scope.clone(),
+            believed,
+            touched: BTreeSet::new(),
+        };
         self.flight = Some(flight);
         Some(scope)
     }
@@ -170,10 +178,16 @@ impl Core {
             let key = sighting.instance.pipeline.clone();
             if !self.pipelines.contains_key(&key) && !sighting.life.is_alive() {
                 let instance = sighting.instance;
-                self.ledger.effects.push(Effect::Forget { instance, driver: kind });
+                self.ledger.effects.push(Effect::Forget {
+                    instance,
+                    driver: kind,
+                });
                 continue;
             }
-            let pipeline = self.pipelines.entry(key).or_insert_with_key(Pipeline::ghost);
+            let pipeline = self
+                .pipelines
+                .entry(key)
+                .or_insert_with_key(Pipeline::ghost);
             let confirmed = self
                 .drivers
                 .get(&kind)
@@ -187,7 +201,10 @@ impl Core {
             }
             pipeline.sighted(sighting, &mut self.ledger);
         }
-        let absent = flight.believed.difference(&seen).filter(|id| !flight.touched.contains(id));
+        let absent = flight
+            .believed
+            .difference(&seen)
+            .filter(|id| !flight.touched.contains(id));
         for id in absent.cloned().collect::<Vec<_>>() {
             if let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) {
                 pipeline.vanished(&id, &mut self.ledger);
@@ -196,27 +213,31 @@ impl Core {
         if flight.scope == Scope::All {
             for pipeline in self.pipelines.values_mut() {
                 let before = pipeline.strays.len();
-                pipeline.strays.retain(|id, stray| stray.driver != kind || seen.contains(id));
+                pipeline
+                    .strays
+                    .retain(|id, stray| stray.driver != kind || seen.contains(id));
                 pipeline.dirty |= pipeline.strays.len() != before;
             }
         }
         if let Some(looking) = self.drivers.get_mut(&kind) {
             let pipelines = &mut self.pipelines;
-            looking.confirmed.retain(|id| match pipelines.get_mut(&id.pipeline) {
-                None => false,
-                Some(pipeline) => {
-                    let lives = pipeline
-                        .records
-                        .get(&id.replica)
-                        .and_then(|record| record.instance.as_ref())
-                        .is_some_and(|instance| instance.id == *id);
-                    if !lives {
-                        pipeline.busy.remove(&id.replica);
-                        pipeline.dirty = true;
+            looking
+                .confirmed
+                .retain(|id| match pipelines.get_mut(&id.pipeline) {
+                    None => false,
+                    Some(pipeline) => {
+                        let lives = pipeline
+                            .records
+                            .get(&id.replica)
+                            .and_then(|record| record.instance.as_ref())
+                            .is_some_and(|instance| instance.id == *id);
+                        if !lives {
+                            pipeline.busy.remove(&id.replica);
+                            pipeline.dirty = true;
+                        }
+                        lives
                     }
-                    lives
-                }
-            });
+                });
         }
     }
 }
@@ -274,7 +295,10 @@ impl Pipeline {
 
     fn sighted_ours(&mut self, sighting: Sighting, ledger: &mut Ledger) {
         let key = sighting.instance.replica.clone();
-        let Some(instance) = self.records.get(&key).and_then(|record| record.instance.clone())
+        let Some(instance) = self
+            .records
+            .get(&key)
+            .and_then(|record| record.instance.clone())
         else {
             return;
         };
@@ -285,7 +309,9 @@ impl Pipeline {
                 self.sighted_running(&instance, since, sighting.handle, ledger)
             }
             Life::Exited(mut exit) => {
-                exit.started_at = exit.started_at.or(super::pipeline::started_at(&instance.phase));
+                exit.started_at = exit
+                    .started_at
+                    .or(super::pipeline::started_at(&instance.phase));
                 let cause = match &instance.phase {
                     Phase::Stopping { cause, .. } => EndCause::Stopped(cause.clone()),
                     Phase::Starting { .. } | Phase::Running { .. } => {
@@ -338,7 +364,14 @@ impl Pipeline {
         if starting && !self.busy.contains_key(key) {
             let message = format!("{key} runs");
             let why = "found running".to_owned();
-            self.emit(ledger, key, Some(&instance.id), EventKind::Started, why, message);
+            self.emit(
+                ledger,
+                key,
+                Some(&instance.id),
+                EventKind::Started,
+                why,
+                message,
+            );
         }
     }
 
@@ -350,9 +383,17 @@ impl Pipeline {
         ledger: &mut Ledger,
     ) {
         let (id, driver) = (instance.id.clone(), instance.driver);
-        let ended = Ended { instance: id.clone(), spec: instance.spec.clone(), exit, cause };
+        let ended = Ended {
+            instance: id.clone(),
+            spec: instance.spec.clone(),
+            exit,
+            cause,
+        };
         self.end(&id.replica, ended, ledger);
-        ledger.effects.push(Effect::Forget { instance: id, driver });
+        ledger.effects.push(Effect::Forget {
+            instance: id,
+            driver,
+        });
     }
 
     /// An instance that its driver, asked and answering, does not have.
@@ -400,7 +441,10 @@ fn instance_of(sighting: &Sighting, now: Timestamp) -> Instance {
     let phase = match &sighting.life {
         Life::Running { since } => Phase::Running {
             since: *since,
-            health: crate::model::Health { started: true, ..crate::model::Health::default() },
+            health: crate::model::Health {
+                started: true,
+                ..crate::model::Health::default()
+            },
         },
         Life::Created
         | Life::Exited(_)

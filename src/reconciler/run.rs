@@ -57,10 +57,22 @@ impl Reconciler {
         let (answers, inputs) = mpsc::unbounded_channel();
         let (snapshots, snapshot) = watch::channel(Arc::new(core.snapshot()));
         let (events, _) = broadcast::channel(EVENTS);
-        let handle =
-            ReconcilerHandle { commands: command, snapshots: snapshot, events: events.clone() };
-        let reconciler =
-            Self { core, clock, drivers, recorder, commands, inputs, answers, snapshots, events };
+        let handle = ReconcilerHandle {
+            commands: command,
+            snapshots: snapshot,
+            events: events.clone(),
+        };
+        let reconciler = Self {
+            core,
+            clock,
+            drivers,
+            recorder,
+            commands,
+            inputs,
+            answers,
+            snapshots,
+            events,
+        };
         (reconciler, handle)
     }
 
@@ -166,7 +178,13 @@ impl Reconciler {
             let answers = self.answers.clone();
             tokio::spawn(async move {
                 let result = driver.observe(&scope).await;
-                send(&answers, Input::Looked { driver: kind, result });
+                send(
+                    &answers,
+                    Input::Looked {
+                        driver: kind,
+                        result,
+                    },
+                );
             });
         }
         if let Some(snapshot) = turn.snapshot {
@@ -188,7 +206,12 @@ impl Reconciler {
                     send(&answers, Input::StartAnswered { instance, result });
                 });
             }
-            Effect::Stop { instance, driver, how, .. } => {
+            Effect::Stop {
+                instance,
+                driver,
+                how,
+                ..
+            } => {
                 let Some(driver) = self.drivers.get(&driver).cloned() else {
                     return;
                 };

@@ -123,7 +123,12 @@ impl World {
             Call::Start(launch) => {
                 let thing = Thing {
                     spec: launch.spec.hash.clone(),
-                    after: launch.spec.dependencies.iter().map(|d| d.id.clone()).collect(),
+                    after: launch
+                        .spec
+                        .dependencies
+                        .iter()
+                        .map(|d| d.id.clone())
+                        .collect(),
                     life: Life::Running { since: self.now },
                 };
                 if !self.things.contains_key(&launch.instance) {
@@ -133,7 +138,11 @@ impl World {
             }
             Call::Stop(id) => self.exit(id, ExitStatus::Code(143)),
             Call::Forget(id) => {
-                if self.things.get(id).is_some_and(|thing| !thing.life.is_alive()) {
+                if self
+                    .things
+                    .get(id)
+                    .is_some_and(|thing| !thing.life.is_alive())
+                {
                     self.things.remove(id);
                 }
             }
@@ -153,7 +162,10 @@ impl World {
                     };
                 }
                 if let Some(last) = changes.events.last() {
-                    assert!(last.seq >= self.disk.next_seq, "an event number was used twice");
+                    assert!(
+                        last.seq >= self.disk.next_seq,
+                        "an event number was used twice"
+                    );
                     self.disk.next_seq = last.seq + 1;
                 }
             }
@@ -164,13 +176,21 @@ impl World {
         if let Some(thing) = self.things.get_mut(id)
             && let Life::Running { since } = thing.life
         {
-            let exit = Exit { status, oom: false, started_at: Some(since), at: self.now };
+            let exit = Exit {
+                status,
+                oom: false,
+                started_at: Some(since),
+                at: self.now,
+            };
             thing.life = Life::Exited(exit);
         }
     }
 
     fn alive(&self) -> Vec<InstanceId> {
-        let alive = self.things.iter().filter(|(_, thing)| thing.life.is_alive());
+        let alive = self
+            .things
+            .iter()
+            .filter(|(_, thing)| thing.life.is_alive());
         alive.map(|(id, _)| id.clone()).collect()
     }
 
@@ -184,20 +204,31 @@ impl World {
             Call::Start(launch) if !self.calm && self.random.one_in(12) => {
                 let result = Err(if self.random.one_in(2) {
                     let reason = "ExecNotFound".to_owned();
-                    DriverError::Refused(StartFailure { reason, message: "no such file".into() })
+                    DriverError::Refused(StartFailure {
+                        reason,
+                        message: "no such file".into(),
+                    })
                 } else {
                     if self.random.one_in(2) {
                         self.take_effect(&Call::Start(launch.clone()));
                     }
                     unreachable("start")
                 });
-                Input::StartAnswered { instance: launch.instance, result }
+                Input::StartAnswered {
+                    instance: launch.instance,
+                    result,
+                }
             }
             Call::Start(launch) => {
                 let instance = launch.instance.clone();
                 self.take_effect(&Call::Start(launch));
-                let handle = Handle::Docker { container: instance.to_string() };
-                let result = Ok(Started { handle, since: self.now });
+                let handle = Handle::Docker {
+                    container: instance.to_string(),
+                };
+                let result = Ok(Started {
+                    handle,
+                    since: self.now,
+                });
                 Input::StartAnswered { instance, result }
             }
             Call::Stop(instance) if !self.calm && self.random.one_in(8) => {
@@ -209,7 +240,10 @@ impl World {
             }
             Call::Stop(instance) => {
                 self.take_effect(&Call::Stop(instance.clone()));
-                Input::StopAnswered { instance, result: Ok(()) }
+                Input::StopAnswered {
+                    instance,
+                    result: Ok(()),
+                }
             }
             Call::Forget(_) => {
                 self.take_effect(&call);
@@ -217,11 +251,15 @@ impl World {
             }
             Call::Look(_) if self.blind => {
                 let result = Err(unreachable("list"));
-                Input::Looked { driver: DriverKind::Process, result }
+                Input::Looked {
+                    driver: DriverKind::Process,
+                    result,
+                }
             }
-            Call::Look(scope) => {
-                Input::Looked { driver: DriverKind::Process, result: Ok(self.see(&scope)) }
-            }
+            Call::Look(scope) => Input::Looked {
+                driver: DriverKind::Process,
+                result: Ok(self.see(&scope)),
+            },
             Call::Commit(changes) => {
                 if self.disk_full {
                     Input::Recorded(Err("no space left on device".to_owned()))
@@ -248,7 +286,9 @@ impl World {
             .map(|(id, thing)| Sighting {
                 instance: id.clone(),
                 spec: thing.spec.clone(),
-                handle: Some(Handle::Docker { container: id.to_string() }),
+                handle: Some(Handle::Docker {
+                    container: id.to_string(),
+                }),
                 stop: StopPolicy::default(),
                 after: thing.after.clone(),
                 driver: DriverKind::Process,
@@ -259,15 +299,24 @@ impl World {
 
     /// Lets the core plan and queues what it asks for.
     fn turn(&mut self) {
-        let Turn { commit, effects, looks, wake_at, .. } = self.core.turn(self.now);
+        let Turn {
+            commit,
+            effects,
+            looks,
+            wake_at,
+            ..
+        } = self.core.turn(self.now);
         let due = |world: &mut Self| {
             let slow = if world.calm { 3 } else { 2_000 };
-            world.now.shifted(1 + i64::try_from(world.random.below(slow)).unwrap())
+            world
+                .now
+                .shifted(1 + i64::try_from(world.random.below(slow)).unwrap())
         };
         if let Some((changes, _)) = commit {
             let at = due(self);
             let at = self.commits.back().map_or(at, |(last, _)| at.max(*last));
-            self.commits.push_back((at, Call::Commit(Box::new(changes))));
+            self.commits
+                .push_back((at, Call::Commit(Box::new(changes))));
         }
         for effect in effects {
             let call = match effect {
@@ -286,7 +335,10 @@ impl World {
             let at = due(self);
             self.calls.push((at, Call::Look(scope)));
         }
-        assert!(wake_at.is_some_and(|at| at > self.now), "the core would spin");
+        assert!(
+            wake_at.is_some_and(|at| at > self.now),
+            "the core would spin"
+        );
     }
 
     /// Moves to the next thing that happens and lets it happen.
@@ -295,7 +347,11 @@ impl World {
         let next_call = self.calls.iter().map(|(at, _)| *at).min();
         let next_commit = self.commits.front().map(|(at, _)| *at);
         let wake = self.core.turn_wake();
-        let next = [next_call, next_commit, Some(wake)].into_iter().flatten().min().unwrap();
+        let next = [next_call, next_commit, Some(wake)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap();
         self.now = self.now.max(next);
         if next_commit.is_some_and(|at| at <= self.now) {
             let (_, call) = self.commits.pop_front().unwrap();
@@ -314,14 +370,26 @@ impl World {
         let mut replicas = BTreeSet::new();
         for id in self.alive() {
             let replica = id.replica.clone();
-            assert!(replicas.insert(replica), "two live instances of {}", id.replica);
+            assert!(
+                replicas.insert(replica),
+                "two live instances of {}",
+                id.replica
+            );
         }
     }
 
     fn apply(&mut self, spec: PipelineSpec) {
         let (reply, _) = tokio::sync::oneshot::channel();
-        let source = Source { file: Some("/p.yaml".into()), watched: true, origin: Origin::Watch };
-        let command = Command::Apply { pipelines: vec![spec], source, reply };
+        let source = Source {
+            file: Some("/p.yaml".into()),
+            watched: true,
+            origin: Origin::Watch,
+        };
+        let command = Command::Apply {
+            pipelines: vec![spec],
+            source,
+            reply,
+        };
         self.core.handle(Input::Command(command), self.now);
     }
 
@@ -329,7 +397,12 @@ impl World {
         let (reply, _) = tokio::sync::oneshot::channel();
         let pipeline = pipeline(vec![]).key;
         let component = component.parse().unwrap();
-        let command = Command::Ask { pipeline, component, request, reply };
+        let command = Command::Ask {
+            pipeline,
+            component,
+            request,
+            reply,
+        };
         self.core.handle(Input::Command(command), self.now);
     }
 
@@ -351,7 +424,10 @@ impl World {
             .components
             .values()
             .map(|spec| {
-                format!("{} x{} {} {:?}", spec.id, spec.replicas, spec.hash, spec.dependencies)
+                format!(
+                    "{} x{} {} {:?}",
+                    spec.id, spec.replicas, spec.hash, spec.dependencies
+                )
             })
             .collect();
         let snapshot = self.core.snapshot();
@@ -366,8 +442,15 @@ impl World {
             "not settled at {} ({:?}, settled {:?})\nwanted {wanted:#?}\nstopped {stopped:?}\nshown {shown:#?}\nalive {:#?}",
             self.now,
             snapshot.daemon,
-            self.core.pipelines.values().map(|p| (&p.busy, &p.strays, &p.plan)).collect::<Vec<_>>(),
-            self.alive().iter().map(ToString::to_string).collect::<Vec<_>>()
+            self.core
+                .pipelines
+                .values()
+                .map(|p| (&p.busy, &p.strays, &p.plan))
+                .collect::<Vec<_>>(),
+            self.alive()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
         );
     }
 
@@ -378,7 +461,13 @@ impl World {
             .filter(|spec| !stopped.contains(&spec.id))
             .flat_map(|spec| {
                 (0..spec.replicas).map(|replica| {
-                    (ReplicaKey { component: spec.id.clone(), replica }, spec.hash.clone())
+                    (
+                        ReplicaKey {
+                            component: spec.id.clone(),
+                            replica,
+                        },
+                        spec.hash.clone(),
+                    )
                 })
             })
             .collect();
@@ -406,10 +495,15 @@ fn random_spec(random: &mut Random, hashes: &mut BTreeMap<u64, u64>) -> Pipeline
         if random.one_in(3) {
             *hash += 1;
         }
-        let known: Vec<String> =
-            components.iter().map(|c: &ComponentSpec| c.id.to_string()).collect();
-        let after: Vec<&str> =
-            known.iter().map(String::as_str).filter(|_| random.one_in(3)).collect();
+        let known: Vec<String> = components
+            .iter()
+            .map(|c: &ComponentSpec| c.id.to_string())
+            .collect();
+        let after: Vec<&str> = known
+            .iter()
+            .map(String::as_str)
+            .filter(|_| random.one_in(3))
+            .collect();
         let mut spec = component(id, *hash, &after);
         spec.replicas = 1 + u32::try_from(random.below(3)).unwrap() / 2;
         components.push(spec);
@@ -444,7 +538,9 @@ fn simulate(seed: u64) {
                     if world.random.one_in(2) {
                         let instances = [alive[index].clone()].into();
                         let driver = DriverKind::Process;
-                        world.core.handle(Input::Hinted { driver, instances }, world.now);
+                        world
+                            .core
+                            .handle(Input::Hinted { driver, instances }, world.now);
                     }
                 }
             }
@@ -468,12 +564,17 @@ fn simulate(seed: u64) {
             _ => {}
         }
         for pipeline in &world.core.snapshot().pipelines {
-            for (component, replica) in
-                pipeline.components.iter().flat_map(|c| c.replicas.iter().map(move |r| (c, r)))
+            for (component, replica) in pipeline
+                .components
+                .iter()
+                .flat_map(|c| c.replicas.iter().map(move |r| (c, r)))
             {
                 let ready_and_gone = replica.ready && replica.phase == PhaseName::Stopped;
                 assert!(!ready_and_gone, "a stopped replica is shown as ready");
-                let key = ReplicaKey { component: component.id.clone(), replica: replica.replica };
+                let key = ReplicaKey {
+                    component: component.id.clone(),
+                    replica: replica.replica,
+                };
                 if world.deaths == 0 {
                     let seen = restarts_seen.entry(key).or_default();
                     *seen = (*seen).min(replica.restarts).max(replica.restarts);
@@ -491,7 +592,10 @@ fn simulate(seed: u64) {
             let durable = world.core.snapshot().daemon.is_some_and(|d| d.durable);
             asked = durable;
         }
-        world.ask(id.as_str(), if stop { Request::Stop } else { Request::Start });
+        world.ask(
+            id.as_str(),
+            if stop { Request::Stop } else { Request::Start },
+        );
         if stop {
             stopped.insert(id);
         }
@@ -516,7 +620,11 @@ fn simulate(seed: u64) {
     while world.now < until {
         world.step();
     }
-    assert_eq!((world.alive(), world.started.len()), before, "it acts although nothing changed");
+    assert_eq!(
+        (world.alive(), world.started.len()),
+        before,
+        "it acts although nothing changed"
+    );
 }
 
 #[test]
@@ -536,17 +644,29 @@ fn edit_restarts_only_the_changed_component_in_dependency_order() {
     let mut world = World::new(7);
     world.calm = true;
     let spec = |b: u64, c: u64| {
-        pipeline(vec![component("a", 1, &[]), component("b", b, &["a"]), component("c", c, &["b"])])
+        pipeline(vec![
+            component("a", 1, &[]),
+            component("b", b, &["a"]),
+            component("c", c, &["b"]),
+        ])
     };
     let none = BTreeSet::new();
     world.apply(spec(1, 1));
     world.converge(&spec(1, 1), &none);
-    let order: Vec<String> = world.started.iter().map(|id| id.replica.to_string()).collect();
+    let order: Vec<String> = world
+        .started
+        .iter()
+        .map(|id| id.replica.to_string())
+        .collect();
     assert_eq!(order, ["a", "b", "c"]);
     world.started.clear();
     world.apply(spec(2, 2));
     world.converge(&spec(2, 2), &none);
-    let order: Vec<String> = world.started.iter().map(|id| id.replica.to_string()).collect();
+    let order: Vec<String> = world
+        .started
+        .iter()
+        .map(|id| id.replica.to_string())
+        .collect();
     assert_eq!(order, ["b", "c"]);
 }
 
@@ -560,10 +680,18 @@ fn a_lost_store_is_rebuilt_from_what_runs_without_a_restart() {
     world.converge(&spec, &none);
     let before = world.alive();
     let pipelines = world.disk.pipelines.clone();
-    world.disk = Kept { pipelines, ..Kept::default() };
+    world.disk = Kept {
+        pipelines,
+        ..Kept::default()
+    };
     world.calls.clear();
     world.commits.clear();
-    world.core = Core::new(world.disk.clone(), [DriverKind::Process], daemon(), world.now);
+    world.core = Core::new(
+        world.disk.clone(),
+        [DriverKind::Process],
+        daemon(),
+        world.now,
+    );
     world.converge(&spec, &none);
     assert_eq!(world.alive(), before);
 }
@@ -587,7 +715,13 @@ fn a_crashing_component_waits_longer_each_time_and_never_gives_up() {
             last = Some(world.now);
             world.exit(&id, ExitStatus::Code(1));
             let driver = DriverKind::Process;
-            world.core.handle(Input::Hinted { driver, instances: [id].into() }, world.now);
+            world.core.handle(
+                Input::Hinted {
+                    driver,
+                    instances: [id].into(),
+                },
+                world.now,
+            );
         }
     }
     assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 60, 60]);

@@ -68,7 +68,9 @@ fn driver(
             .filter(|(key, _)| key.component == *id)
             .find_map(|(_, record)| record.instance.as_ref().map(|instance| instance.driver))
     };
-    spec.map(ComponentSpec::driver).or_else(of_record).unwrap_or(DriverKind::Process)
+    spec.map(ComponentSpec::driver)
+        .or_else(of_record)
+        .unwrap_or(DriverKind::Process)
 }
 
 /// State, moment and words of one replica.
@@ -99,7 +101,9 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
     let last = record.history.last.as_ref();
     ReplicaStatus {
         replica: key.replica,
-        instance: instance.map(|i| i.id.clone()).or_else(|| last.map(|last| last.instance.clone())),
+        instance: instance
+            .map(|i| i.id.clone())
+            .or_else(|| last.map(|last| last.instance.clone())),
         phase: told.phase,
         ready,
         since: told.since,
@@ -109,7 +113,9 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         pid,
         container,
         exit: last.and_then(exit),
-        spec: instance.map(|i| i.spec.clone()).or_else(|| spec.map(|spec| spec.hash.clone())),
+        spec: instance
+            .map(|i| i.spec.clone())
+            .or_else(|| spec.map(|spec| spec.hash.clone())),
         addresses: spec.map(addresses).unwrap_or_default(),
         registration: None,
         hold: hold.cloned(),
@@ -117,7 +123,12 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
 }
 
 fn alive(instance: &Instance, hold: Option<&Hold>) -> Told {
-    let next = |what: &str, at| Some(Next { what: what.to_owned(), at });
+    let next = |what: &str, at| {
+        Some(Next {
+            what: what.to_owned(),
+            at,
+        })
+    };
     if let Some(hold @ Hold::Blind { .. }) = hold {
         let (Phase::Starting { since }
         | Phase::Running { since, .. }
@@ -136,14 +147,21 @@ fn alive(instance: &Instance, hold: Option<&Hold>) -> Told {
             why: "being started".to_owned(),
             next: None,
         },
-        Phase::Stopping { since, cause, failed, .. } => Told {
+        Phase::Stopping {
+            since,
+            cause,
+            failed,
+            ..
+        } => Told {
             phase: PhaseName::Stopping,
             since: *since,
             why: match failed {
                 Some(failed) => format!("{cause}; the stop failed: {}", failed.why),
                 None => cause.to_string(),
             },
-            next: failed.as_ref().and_then(|failed| next("stop again", Some(failed.retry_at))),
+            next: failed
+                .as_ref()
+                .and_then(|failed| next("stop again", Some(failed.retry_at))),
         },
         Phase::Running { since, health } => {
             let phase = match (health.ready, health.ready_changed) {
@@ -156,7 +174,9 @@ fn alive(instance: &Instance, hold: Option<&Hold>) -> Told {
                 phase,
                 since: health.ready_changed.unwrap_or(*since),
                 why: waiting.map(Hold::to_string).unwrap_or_default(),
-                next: waiting.and_then(|hold| hold.until()).and_then(|at| next("ready", Some(at))),
+                next: waiting
+                    .and_then(|hold| hold.until())
+                    .and_then(|at| next("ready", Some(at))),
             }
         }
     }
@@ -171,14 +191,38 @@ fn idle(
 ) -> Told {
     let ended_at = record.history.last.as_ref().map(|last| last.exit.at);
     let since = ended_at.unwrap_or(now);
-    let told = |phase, why: String| Told { phase, since, why, next: None };
-    let last = || record.history.last.as_ref().map(restart::in_words).unwrap_or_default();
+    let told = |phase, why: String| Told {
+        phase,
+        since,
+        why,
+        next: None,
+    };
+    let last = || {
+        record
+            .history
+            .last
+            .as_ref()
+            .map(restart::in_words)
+            .unwrap_or_default()
+    };
     match hold {
-        Some(Hold::Backoff { until, failures, last, crashloop }) => Told {
-            phase: if *crashloop { PhaseName::Crashloop } else { PhaseName::Backoff },
+        Some(Hold::Backoff {
+            until,
+            failures,
+            last,
+            crashloop,
+        }) => Told {
+            phase: if *crashloop {
+                PhaseName::Crashloop
+            } else {
+                PhaseName::Backoff
+            },
             since,
             why: format!("{last} (failure {failures})"),
-            next: Some(Next { what: "start".to_owned(), at: Some(*until) }),
+            next: Some(Next {
+                what: "start".to_owned(),
+                at: Some(*until),
+            }),
         },
         Some(Hold::StoppedByRequest) => Told {
             phase: PhaseName::Stopped,
@@ -194,12 +238,16 @@ fn idle(
             told(PhaseName::Failed, hold.to_string())
         }
         Some(hold @ Hold::Blind { .. }) => told(PhaseName::Unknown, hold.to_string()),
-        Some(Hold::InFlight { call: InFlight::Stop }) => told(PhaseName::Stopping, last()),
+        Some(Hold::InFlight {
+            call: InFlight::Stop,
+        }) => told(PhaseName::Stopping, last()),
         Some(
             hold @ (Hold::WaitingFor { .. }
             | Hold::NoDriver { .. }
             | Hold::NotDurable { .. }
-            | Hold::InFlight { call: InFlight::Start }
+            | Hold::InFlight {
+                call: InFlight::Start,
+            }
             | Hold::StopsAfter { .. }
             | Hold::BecomingReady { .. }
             | Hold::Unhealthy { .. }
@@ -220,7 +268,12 @@ fn exit(last: &Ended) -> Option<ExitSummary> {
         ExitStatus::Signal(signal) => (None, Some(Signal::number(signal))),
         ExitStatus::Unknown => (None, None),
     };
-    Some(ExitSummary { code, signal, oom: last.exit.oom, at: last.exit.at })
+    Some(ExitSummary {
+        code,
+        signal,
+        oom: last.exit.oom,
+        at: last.exit.at,
+    })
 }
 
 /// Where the component's ports are reached from the host.

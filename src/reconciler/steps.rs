@@ -22,9 +22,10 @@ impl Core {
         let now = self.ledger.now;
         let keys: Vec<_> = pipeline.records.keys().cloned().collect();
         for key in keys {
-            let (Some(spec), Some(record)) =
-                (pipeline.desired.wants(&key).cloned(), pipeline.records.get(&key))
-            else {
+            let (Some(spec), Some(record)) = (
+                pipeline.desired.wants(&key).cloned(),
+                pipeline.records.get(&key),
+            ) else {
                 continue;
             };
             let Some(instance) = &record.instance else {
@@ -38,8 +39,10 @@ impl Core {
             {
                 let id = instance.id.clone();
                 pipeline.change(&key, &mut self.ledger, |record| {
-                    if let Some(Instance { phase: Phase::Running { health, .. }, .. }) =
-                        &mut record.instance
+                    if let Some(Instance {
+                        phase: Phase::Running { health, .. },
+                        ..
+                    }) = &mut record.instance
                     {
                         health.ready = true;
                         health.ready_changed = Some(now);
@@ -48,7 +51,14 @@ impl Core {
                 });
                 let reason = format!("lived for {}", spec.ready_after);
                 let message = format!("{key} is ready");
-                pipeline.emit(&mut self.ledger, &key, Some(&id), EventKind::Ready, reason, message);
+                pipeline.emit(
+                    &mut self.ledger,
+                    &key,
+                    Some(&id),
+                    EventKind::Ready,
+                    reason,
+                    message,
+                );
             }
             let Some(record) = pipeline.records.get(&key) else {
                 continue;
@@ -90,7 +100,11 @@ impl Core {
     }
 
     fn take(&mut self, pipeline: &mut Pipeline, step: Step) {
-        let Step { replica: key, action, reason } = step;
+        let Step {
+            replica: key,
+            action,
+            reason,
+        } = step;
         match action {
             Action::Forget => {
                 pipeline.records.remove(&key);
@@ -114,7 +128,11 @@ impl Core {
             spec: spec.hash.clone(),
             driver: spec.driver(),
             stop: spec.stop,
-            after: spec.dependencies.iter().map(|dependency| dependency.id.clone()).collect(),
+            after: spec
+                .dependencies
+                .iter()
+                .map(|dependency| dependency.id.clone())
+                .collect(),
             handle: None,
             phase: Phase::Starting { since: now },
         };
@@ -140,7 +158,14 @@ impl Core {
         pipeline.busy.insert(key.clone(), InFlight::Start);
         let message = format!("starting {key}");
         let why = reason.to_string();
-        pipeline.emit(&mut self.ledger, &key, Some(&id), EventKind::Starting, why, message);
+        pipeline.emit(
+            &mut self.ledger,
+            &key,
+            Some(&id),
+            EventKind::Starting,
+            why,
+            message,
+        );
         self.ledger.effects.push(Effect::Start(Box::new(launch)));
     }
 
@@ -168,7 +193,11 @@ impl Core {
         let begun = match pipeline.strays.get_mut(id) {
             Some(stray) => Some(stopping(stray)),
             None => pipeline.change(&key, &mut self.ledger, |record| {
-                record.instance.as_mut().filter(|instance| instance.id == *id).map(stopping)
+                record
+                    .instance
+                    .as_mut()
+                    .filter(|instance| instance.id == *id)
+                    .map(stopping)
             }),
         };
         let Some((driver, how, before)) = begun else {
@@ -177,8 +206,20 @@ impl Core {
         pipeline.busy.insert(key.clone(), InFlight::Stop);
         let message = format!("stopping {key}");
         let why = reason.to_string();
-        pipeline.emit(&mut self.ledger, &key, Some(id), EventKind::Stopping, why, message);
-        self.ledger.effects.push(Effect::Stop { instance: id.clone(), driver, how, before });
+        pipeline.emit(
+            &mut self.ledger,
+            &key,
+            Some(id),
+            EventKind::Stopping,
+            why,
+            message,
+        );
+        self.ledger.effects.push(Effect::Stop {
+            instance: id.clone(),
+            driver,
+            how,
+            before,
+        });
     }
 
     pub(super) fn start_answered(&mut self, id: &InstanceId, result: Result<Started, DriverError>) {
@@ -209,24 +250,47 @@ impl Core {
                     if let Some(instance) = &mut record.instance {
                         instance.handle = Some(handle);
                         if let Phase::Starting { .. } = instance.phase {
-                            instance.phase = Phase::Running { since: started.since, health };
+                            instance.phase = Phase::Running {
+                                since: started.since,
+                                health,
+                            };
                         }
                     }
                 });
                 let message = format!("{key} runs");
                 let why = String::new();
-                pipeline.emit(&mut self.ledger, &key, Some(id), EventKind::Started, why, message);
+                pipeline.emit(
+                    &mut self.ledger,
+                    &key,
+                    Some(id),
+                    EventKind::Started,
+                    why,
+                    message,
+                );
             }
             Err(DriverError::Refused(failure)) => {
                 let at = self.ledger.now;
                 let spec = pipeline.records.get(&key).and_then(|r| r.instance.as_ref());
                 let spec = spec.map(|instance| instance.spec.clone());
                 let Some(spec) = spec else { return };
-                let exit = Exit { status: ExitStatus::Unknown, oom: false, started_at: None, at };
+                let exit = Exit {
+                    status: ExitStatus::Unknown,
+                    oom: false,
+                    started_at: None,
+                    at,
+                };
                 let cause = EndCause::NotStarted(failure);
-                let ended = Ended { instance: id.clone(), spec, exit, cause };
+                let ended = Ended {
+                    instance: id.clone(),
+                    spec,
+                    exit,
+                    cause,
+                };
                 pipeline.end(&key, ended, &mut self.ledger);
-                self.ledger.effects.push(Effect::Forget { instance: id.clone(), driver });
+                self.ledger.effects.push(Effect::Forget {
+                    instance: id.clone(),
+                    driver,
+                });
             }
             Err(DriverError::Unreachable { .. } | DriverError::StillAlive { .. }) => {
                 // Whether it runs is open; only a look can tell.
@@ -247,9 +311,15 @@ impl Core {
         let is_stray = pipeline.strays.contains_key(id);
         let instance = match pipeline.strays.get(id) {
             Some(stray) => Some(stray),
-            None => pipeline.records.get(&key).and_then(|record| record.instance.as_ref()),
+            None => pipeline
+                .records
+                .get(&key)
+                .and_then(|record| record.instance.as_ref()),
         };
-        let Some(driver) = instance.filter(|i| i.id == *id).map(|instance| instance.driver) else {
+        let Some(driver) = instance
+            .filter(|i| i.id == *id)
+            .map(|instance| instance.driver)
+        else {
             // Its end was seen before the answer came.
             return;
         };
@@ -259,7 +329,10 @@ impl Core {
         match result {
             Ok(()) if is_stray => {
                 pipeline.strays.remove(id);
-                self.ledger.effects.push(Effect::Forget { instance: id.clone(), driver });
+                self.ledger.effects.push(Effect::Forget {
+                    instance: id.clone(),
+                    driver,
+                });
             }
             Ok(()) => {
                 // The stop is sure; how it ended is read from what it left.
@@ -269,8 +342,10 @@ impl Core {
                 }
             }
             Err(error) => {
-                let failure =
-                    StopFailure { why: error.to_string(), retry_at: now.after(STOP_AGAIN) };
+                let failure = StopFailure {
+                    why: error.to_string(),
+                    retry_at: now.after(STOP_AGAIN),
+                };
                 let why = failure.why.clone();
                 let note = |instance: &mut Instance| {
                     if let Phase::Stopping { failed, .. } = &mut instance.phase {
@@ -299,12 +374,21 @@ impl Core {
     /// Events about what is waited for, once per change of the wait.
     fn tell_of_holds(&mut self, pipeline: &Pipeline, plan: &crate::model::Plan) {
         for (key, hold) in &plan.holds {
-            if pipeline.plan.holds.get(key).is_some_and(|before| same_wait(before, hold)) {
+            if pipeline
+                .plan
+                .holds
+                .get(key)
+                .is_some_and(|before| same_wait(before, hold))
+            {
                 continue;
             }
             let kind = match hold {
-                Hold::Backoff { crashloop: true, .. } => EventKind::Crashloop,
-                Hold::Backoff { crashloop: false, .. } => EventKind::Backoff,
+                Hold::Backoff {
+                    crashloop: true, ..
+                } => EventKind::Crashloop,
+                Hold::Backoff {
+                    crashloop: false, ..
+                } => EventKind::Backoff,
                 Hold::WaitingFor { .. } => EventKind::Waiting,
                 Hold::Completed => EventKind::Completed,
                 Hold::Failed { .. } | Hold::GaveUp { .. } | Hold::NoDriver { .. } => {
@@ -331,8 +415,14 @@ impl Core {
 impl Pipeline {
     /// The health of an instance that has just started.
     pub(super) fn initial_health(&self, key: &crate::model::ReplicaKey) -> Health {
-        let startup = self.desired.wants(key).and_then(|spec| spec.probes.startup.as_ref());
-        Health { started: startup.is_none(), ..Health::default() }
+        let startup = self
+            .desired
+            .wants(key)
+            .and_then(|spec| spec.probes.startup.as_ref());
+        Health {
+            started: startup.is_none(),
+            ..Health::default()
+        }
     }
 }
 
@@ -356,10 +446,17 @@ pub(super) fn shift(phase: &mut Phase, millis: i64) {
             shift(since);
             health.ready_changed.iter_mut().for_each(shift);
         }
-        Phase::Stopping { since, started_at, failed, .. } => {
+        Phase::Stopping {
+            since,
+            started_at,
+            failed,
+            ..
+        } => {
             shift(since);
             shift(started_at);
-            failed.iter_mut().for_each(|failure| shift(&mut failure.retry_at));
+            failed
+                .iter_mut()
+                .for_each(|failure| shift(&mut failure.retry_at));
         }
     }
 }
