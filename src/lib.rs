@@ -4,4 +4,5 @@ pub mod clock;
 pub mod driver;
 pub mod model;
 pub mod planner;
+pub mod probe;
 pub mod reconciler;

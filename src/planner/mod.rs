@@ -15,6 +15,7 @@
 
 pub mod blame;
 mod gate;
+pub mod health;
 mod order;
 pub mod restart;
 #[cfg(test)]

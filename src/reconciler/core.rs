@@ -14,10 +14,13 @@ use crate::model::{
     PipelineStatus, Record, ReplicaKey, STATUS_SCHEMA, Sighting, Snapshot, StopCause, Timestamp,
 };
 
+use crate::probe::Report;
+
 use super::handle::Command;
 use super::ledger::{Answer, Changes, Durability, Effect, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
+use super::probing::ProbingChange;
 
 /// How often every driver is listed in full, which heals whatever an event lost.
 const RELIST: Duration = Duration::from_secs(10);
@@ -66,6 +69,8 @@ pub enum Input {
         /// By how many milliseconds.
         millis: i64,
     },
+    /// A probe was asked.
+    Probed(Report),
     /// Time has passed.
     Tick,
 }
@@ -79,6 +84,8 @@ pub struct Turn {
     pub effects: Vec<Effect>,
     /// Look at these drivers; answer each with [`Input::Looked`].
     pub looks: Vec<(DriverKind, Scope)>,
+    /// Instances whose probing changed.
+    pub probing: Vec<ProbingChange>,
     /// What readers see now, when that changed.
     pub snapshot: Option<Arc<Snapshot>>,
     /// When to hand in a [`Input::Tick`] at the latest.
@@ -112,6 +119,7 @@ pub struct Core {
     not_durable: Option<(String, Timestamp)>,
     pending: VecDeque<Pending>,
     ready: Vec<Effect>,
+    probing: Vec<ProbingChange>,
     relist_at: Timestamp,
     changed: bool,
 }
@@ -150,6 +158,7 @@ impl Core {
             not_durable: None,
             pending: VecDeque::new(),
             ready: Vec::new(),
+            probing: Vec::new(),
             relist_at: now,
             changed: true,
         };
@@ -189,6 +198,7 @@ impl Core {
             Input::Recorded(result) => self.recorded(result),
             Input::Command(command) => self.command(command),
             Input::ClockStepped { millis } => self.clock_stepped(millis),
+            Input::Probed(report) => self.probed(&report),
             Input::Tick => {}
         }
     }
@@ -217,6 +227,7 @@ impl Core {
             }
         }
         turn.snapshot = std::mem::take(&mut self.changed).then(|| Arc::new(self.snapshot()));
+        turn.probing = std::mem::take(&mut self.probing);
         turn.wake_at = Some(self.wake_at());
         turn
     }
@@ -235,6 +246,7 @@ impl Core {
             self.settle(&mut pipeline);
             self.decide(&mut pipeline);
             self.changed = true;
+            self.probing.extend(pipeline.probing_changes());
             if pipeline.is_gone() {
                 self.ledger.touch_pipeline(key);
                 return;
