@@ -1,5 +1,6 @@
 //! flowctl: a declarative reconciliation controller for data pipelines.
 
+pub mod api;
 pub mod clock;
 pub mod driver;
 pub mod model;

@@ -14,6 +14,7 @@
 //! every replica with an unanswered driver call.
 
 pub mod blame;
+pub mod diff;
 mod gate;
 pub mod health;
 mod order;

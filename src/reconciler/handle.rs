@@ -154,6 +154,19 @@ pub struct ReconcilerHandle {
 }
 
 impl ReconcilerHandle {
+    /// The way to an owner that reads `commands`, publishes `snapshots` and tells `events`.
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        events: broadcast::Sender<Arc<Event>>,
+    ) -> Self {
+        Self {
+            commands,
+            snapshots,
+            events,
+        }
+    }
+
     /// The latest snapshot, and each later one.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
