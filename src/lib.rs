@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod driver;
+pub mod manifest;
 pub mod model;
 pub mod reconciler;
