@@ -3,6 +3,7 @@
 pub mod api;
 pub mod clock;
 pub mod driver;
+pub mod manifest;
 pub mod model;
 pub mod planner;
 pub mod probe;
