@@ -4,3 +4,4 @@ pub mod clock;
 pub mod driver;
 pub mod model;
 pub mod reconciler;
+pub mod store;
