@@ -8,3 +8,4 @@ pub mod model;
 pub mod planner;
 pub mod probe;
 pub mod reconciler;
+pub mod store;
