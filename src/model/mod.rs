@@ -7,6 +7,8 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod ids;
 mod plan;
 mod spec;

@@ -95,7 +95,7 @@ pub enum Reason {
     },
     /// A person asked.
     Requested,
-    /// It ended with the host or the container engine.
+    /// Its last instance did not end by itself: the host, its engine or we ended it.
     Interrupted,
     /// It is stopped for this.
     Stop(StopCause),
@@ -119,7 +119,7 @@ impl fmt::Display for Reason {
             }
             Self::UpstreamRecovered { upstream } => write!(f, "{upstream} is ready again"),
             Self::Requested => f.write_str("requested"),
-            Self::Interrupted => f.write_str("it ended with its host or engine"),
+            Self::Interrupted => f.write_str("its last instance was ended from outside"),
             Self::Stop(cause) => cause.fmt(f),
             Self::StopAgain { why } => write!(f, "an earlier stop failed: {why}"),
             Self::Gone => f.write_str("nothing is left of it"),
