@@ -1,8 +1,10 @@
 //! flowctl: a declarative reconciliation controller for data pipelines.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod driver;
 pub mod model;
 pub mod planner;
 pub mod reconciler;
+pub mod telemetry;
