@@ -251,6 +251,16 @@ pub enum ProbeOutcome {
     Fail(String),
 }
 
+/// Whether an ask of a probe counts towards its thresholds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counts {
+    /// It came sooner than the probe's period asks for, to notice a fast starter: its failure
+    /// counts for nothing.
+    Early,
+    /// It came at the probe's own pace.
+    Counted,
+}
+
 /// How an instance ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {

@@ -82,11 +82,6 @@ impl Core {
                     known.map(|k| (k.kept.generation, Arc::clone(&k.kept.spec))),
                 );
             }
-            Command::Probed {
-                instance,
-                kind,
-                outcome,
-            } => self.probed(&instance, kind, &outcome),
         }
     }
 

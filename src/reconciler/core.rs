@@ -5,6 +5,7 @@
 //! may die: a new core made from what was recorded, fed with what the drivers see, goes on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,13 @@ use crate::model::{
     PipelineStatus, Record, ReplicaKey, STATUS_SCHEMA, Sighting, Snapshot, StopCause, Timestamp,
 };
 
+use crate::probe::Report;
+
 use super::handle::Command;
 use super::ledger::{Answer, Changes, Durability, Effect, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
+use super::probing::ProbingChange;
 
 /// How often every driver is listed in full, which heals whatever an event lost.
 const RELIST: Duration = Duration::from_secs(10);
@@ -66,6 +70,8 @@ pub enum Input {
         /// By how many milliseconds.
         millis: i64,
     },
+    /// A probe was asked.
+    Probed(Report),
     /// Time has passed.
     Tick,
 }
@@ -79,6 +85,8 @@ pub struct Turn {
     pub effects: Vec<Effect>,
     /// Look at these drivers; answer each with [`Input::Looked`].
     pub looks: Vec<(DriverKind, Scope)>,
+    /// Instances whose probing changed.
+    pub probing: Vec<ProbingChange>,
     /// What readers see now, when that changed.
     pub snapshot: Option<Arc<Snapshot>>,
     /// When to hand in a [`Input::Tick`] at the latest.
@@ -108,10 +116,12 @@ pub struct Core {
     pub(super) drivers: BTreeMap<DriverKind, Looking>,
     pub(super) ledger: Ledger,
     daemon: DaemonStatus,
+    frozen: Option<String>,
     /// Why nothing can be recorded, and when it is tried again.
     not_durable: Option<(String, Timestamp)>,
     pending: VecDeque<Pending>,
     ready: Vec<Effect>,
+    probing: Vec<ProbingChange>,
     relist_at: Timestamp,
     changed: bool,
 }
@@ -147,13 +157,19 @@ impl Core {
                 .collect(),
             ledger: Ledger::new(kept.next_seq),
             daemon,
+            frozen: None,
             not_durable: None,
             pending: VecDeque::new(),
             ready: Vec::new(),
+            probing: Vec::new(),
             relist_at: now,
             changed: true,
         };
         core.clamp_to(now);
+        // Before anything was looked at, readers see that it is there and that nothing is known.
+        for pipeline in core.pipelines.values_mut() {
+            pipeline.status = Some(Arc::new(super::snapshot::status(pipeline, now)));
+        }
         core
     }
 
@@ -174,6 +190,23 @@ impl Core {
         }
     }
 
+    /// Says that the store was damaged and set aside; all that is known is recorded anew.
+    pub fn rebuilt(&mut self, set_aside: &Path, why: &str) {
+        let kept = set_aside.display();
+        self.emit_daemon(
+            EventKind::Rebuilt,
+            &format!(
+                "the state was damaged ({why}) and is rebuilt from what runs; the old one is {kept}"
+            ),
+        );
+        self.record_anew();
+    }
+
+    /// Records all that is known with the next turn.
+    pub fn record_anew(&mut self) {
+        self.touch_all();
+    }
+
     /// Takes one input.
     pub fn handle(&mut self, input: Input, now: Timestamp) {
         self.ledger.now = now;
@@ -189,6 +222,7 @@ impl Core {
             Input::Recorded(result) => self.recorded(result),
             Input::Command(command) => self.command(command),
             Input::ClockStepped { millis } => self.clock_stepped(millis),
+            Input::Probed(report) => self.probed(&report),
             Input::Tick => {}
         }
     }
@@ -217,6 +251,7 @@ impl Core {
             }
         }
         turn.snapshot = std::mem::take(&mut self.changed).then(|| Arc::new(self.snapshot()));
+        turn.probing = std::mem::take(&mut self.probing);
         turn.wake_at = Some(self.wake_at());
         turn
     }
@@ -235,6 +270,7 @@ impl Core {
             self.settle(&mut pipeline);
             self.decide(&mut pipeline);
             self.changed = true;
+            self.probing.extend(pipeline.probing_changes());
             if pipeline.is_gone() {
                 self.ledger.touch_pipeline(key);
                 return;
@@ -412,6 +448,16 @@ impl Core {
             .as_ref()
             .map_or_else(String::new, |(why, _)| why.clone());
         super::commands::refuse(self, answer, why);
+    }
+
+    /// Why nothing new may begin, if so.
+    pub(super) fn frozen(&self) -> Option<&str> {
+        self.frozen.as_deref().or_else(|| self.not_durable())
+    }
+
+    /// Lets nothing new begin from now on: for looking without a daemon.
+    pub fn freeze(&mut self, why: &str) {
+        self.frozen = Some(why.to_owned());
     }
 
     pub(super) fn not_durable(&self) -> Option<&str> {

@@ -17,6 +17,7 @@ mod handle;
 mod ledger;
 mod look;
 mod pipeline;
+mod probing;
 mod run;
 #[cfg(test)]
 mod sim;
@@ -26,4 +27,5 @@ mod steps;
 pub use self::core::{Core, Input, Kept, Turn};
 pub use handle::{Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Request, Source};
 pub use ledger::{Answer, Changes, Durability, Effect};
-pub use run::{Drivers, Reconciler};
+pub use probing::{Probing, ProbingChange};
+pub use run::{Drivers, Probes, Reconciler, Recorder, TargetOf};

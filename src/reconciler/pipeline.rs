@@ -1,6 +1,6 @@
 //! One pipeline as the owner holds it, and the small changes that everything is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::driver::Launch;
@@ -12,6 +12,7 @@ use crate::planner::restart;
 use crate::planner::{Desired, blame};
 
 use super::ledger::Ledger;
+use super::probing::Probing;
 
 /// A pipeline: what it should be, what it is, and what was last decided.
 pub(super) struct Pipeline {
@@ -27,6 +28,10 @@ pub(super) struct Pipeline {
     pub busy: BTreeMap<ReplicaKey, InFlight>,
     /// The last decision.
     pub plan: Plan,
+    /// Instances that are probed.
+    pub probing: BTreeMap<InstanceId, Probing>,
+    /// Instances that this daemon started.
+    pub fresh: BTreeSet<InstanceId>,
     /// Why its file could not be taken over.
     pub problem: Option<Problem>,
     /// What readers see of it.
@@ -45,6 +50,8 @@ impl Pipeline {
             strays: BTreeMap::new(),
             busy: BTreeMap::new(),
             plan: Plan::default(),
+            probing: BTreeMap::new(),
+            fresh: BTreeSet::new(),
             problem: None,
             status: None,
             dirty: true,
@@ -188,6 +195,7 @@ impl Pipeline {
             | crate::model::EndCause::HostReboot
             | crate::model::EndCause::RuntimeRestarted => EventKind::Exited,
         };
+        self.fresh.remove(&instance);
         let reboot = ended.cause == crate::model::EndCause::HostReboot;
         self.change(key, ledger, |record| {
             record.history = restart::ended(&record.history, ended, &policy);

@@ -8,12 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::driver::Driver;
-use crate::model::{DriverKind, Event, Snapshot};
+use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
+use crate::probe::{ProberHandle, Report, Target, Watched};
 
 use super::commands;
 use super::core::{Core, Input, Turn};
 use super::handle::{Command, ReconcilerHandle};
 use super::ledger::{Changes, Durability, Effect};
+use super::probing::Probing;
 
 /// The drivers of this daemon.
 pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
@@ -21,6 +23,19 @@ pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
 /// Records changes; answers on the channel, in order.
 pub type Recorder =
     Box<dyn Fn(Changes, Durability, Box<dyn FnOnce(Result<(), String>) + Send>) + Send>;
+
+/// Where the probes of an instance ask.
+pub type TargetOf = Box<dyn Fn(&InstanceId, &ComponentSpec) -> Target + Send>;
+
+/// How probes are asked.
+pub struct Probes {
+    /// Told what to ask.
+    pub prober: ProberHandle,
+    /// Says what came back.
+    pub reports: mpsc::Receiver<Report>,
+    /// Where the probes of an instance ask.
+    pub target: TargetOf,
+}
 
 /// Commands that may wait for the owner.
 const COMMANDS: usize = 1024;
@@ -39,6 +54,7 @@ pub struct Reconciler {
     recorder: Recorder,
     commands: mpsc::Receiver<Command>,
     inputs: mpsc::UnboundedReceiver<Input>,
+    probes: Probes,
     answers: mpsc::UnboundedSender<Input>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     events: broadcast::Sender<Arc<Event>>,
@@ -51,6 +67,7 @@ impl Reconciler {
         clock: Clock,
         drivers: Drivers,
         recorder: Recorder,
+        probes: Probes,
     ) -> (Self, ReconcilerHandle) {
         let (command, commands) = mpsc::channel(COMMANDS);
         // Unbounded, and still bounded: one answer per effect under way, one hint per driver.
@@ -69,6 +86,7 @@ impl Reconciler {
             recorder,
             commands,
             inputs,
+            probes,
             answers,
             snapshots,
             events,
@@ -96,6 +114,8 @@ impl Reconciler {
                 Some(input) = self.inputs.recv() => input,
                 // Cancel-safe, as above; `None` (every handle is gone) only disables the arm.
                 Some(command) = self.commands.recv() => Input::Command(command),
+                // Cancel-safe, as above; `None` means that the prober ended with the daemon.
+                Some(report) = self.probes.reports.recv() => Input::Probed(report),
                 // Cancel-safe: a sleep that loses is made anew from the next turn's deadline.
                 () = wake => Input::Tick,
                 // Cancel-safe: a tick that loses stays due.
@@ -107,6 +127,9 @@ impl Reconciler {
             // Whatever else waits is taken in before planning: 500 answers cost one plan.
             while let Ok(input) = self.inputs.try_recv() {
                 self.core.handle(input, self.clock.now());
+            }
+            while let Ok(report) = self.probes.reports.try_recv() {
+                self.core.handle(Input::Probed(report), self.clock.now());
             }
             while let Ok(command) = self.commands.try_recv() {
                 self.core.handle(Input::Command(command), self.clock.now());
@@ -186,6 +209,22 @@ impl Reconciler {
                     },
                 );
             });
+        }
+        for (instance, probing) in turn.probing {
+            match probing {
+                None => self.probes.prober.forget(instance),
+                Some(Probing { spec, stage, found }) => {
+                    let target = Arc::new((self.probes.target)(&instance, &spec));
+                    let probes = spec.probes.clone();
+                    let watched = Watched {
+                        probes,
+                        target,
+                        stage,
+                        found,
+                    };
+                    self.probes.prober.watch(instance, watched);
+                }
+            }
         }
         if let Some(snapshot) = turn.snapshot {
             self.snapshots.send_replace(snapshot);

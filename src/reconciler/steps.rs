@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
     Action, EndCause, Ended, EventKind, Exit, ExitStatus, Health, Hold, InFlight, Instance,
-    InstanceId, Phase, Reason, Step, StopCause, StopFailure, Timestamp,
+    InstanceId, Phase, Reason, Record, ReplicaKey, Step, StopCause, StopFailure, Timestamp,
 };
-use crate::planner::{self, Observed, restart};
+use crate::planner::{self, Observed, health, restart};
 
 use super::core::Core;
-use super::ledger::Effect;
+use super::ledger::{Effect, Ledger};
 use super::pipeline::{Pipeline, started_at};
 
 /// A failed stop is tried again after this long (kubelet's and Nomad's order of magnitude).
@@ -22,6 +22,7 @@ impl Core {
         let now = self.ledger.now;
         let keys: Vec<_> = pipeline.records.keys().cloned().collect();
         for key in keys {
+            pipeline.let_start(&key, &mut self.ledger);
             let (Some(spec), Some(record)) = (
                 pipeline.desired.wants(&key).cloned(),
                 pipeline.records.get(&key),
@@ -84,7 +85,7 @@ impl Core {
                 blind: Cow::Owned(self.blind()),
                 drivers: self.drivers.keys().copied().collect(),
                 busy: Cow::Borrowed(&pipeline.busy),
-                not_durable: self.not_durable(),
+                frozen: self.frozen(),
                 next_incarnation: self.ledger.next_seq(),
             };
             planner::plan(&pipeline.desired, &observed, self.ledger.now)
@@ -156,6 +157,7 @@ impl Core {
             }
         });
         pipeline.busy.insert(key.clone(), InFlight::Start);
+        pipeline.fresh.insert(id.clone());
         let message = format!("starting {key}");
         let why = reason.to_string();
         pipeline.emit(
@@ -400,7 +402,7 @@ impl Core {
                 | Hold::Unhealthy { .. }
                 | Hold::StopFailed { .. }
                 | Hold::Blind { .. }
-                | Hold::NotDurable { .. }
+                | Hold::Frozen { .. }
                 | Hold::StoppedByRequest => continue,
             };
             let message = match hold.until() {
@@ -414,14 +416,33 @@ impl Core {
 
 impl Pipeline {
     /// The health of an instance that has just started.
-    pub(super) fn initial_health(&self, key: &crate::model::ReplicaKey) -> Health {
-        let startup = self
+    pub(super) fn initial_health(&self, key: &ReplicaKey) -> Health {
+        let spec = self.desired.wants(key);
+        spec.map_or_else(Health::default, |spec| health::begin(&spec.probes))
+    }
+
+    /// A startup probe that was edited away gates nothing.
+    fn let_start(&mut self, key: &ReplicaKey, ledger: &mut Ledger) {
+        let gated = self
             .desired
             .wants(key)
-            .and_then(|spec| spec.probes.startup.as_ref());
-        Health {
-            started: startup.is_none(),
-            ..Health::default()
+            .is_none_or(|spec| spec.probes.startup.is_some());
+        let waits = |record: &Record| {
+            matches!(
+                &record.instance,
+                Some(Instance { phase: Phase::Running { health, .. }, .. }) if !health.started
+            )
+        };
+        if !gated && self.records.get(key).is_some_and(waits) {
+            self.change(key, ledger, |record| {
+                if let Some(Instance {
+                    phase: Phase::Running { health, .. },
+                    ..
+                }) = &mut record.instance
+                {
+                    health.started = true;
+                }
+            });
         }
     }
 }
@@ -458,16 +479,5 @@ pub(super) fn shift(phase: &mut Phase, millis: i64) {
                 .iter_mut()
                 .for_each(|failure| shift(&mut failure.retry_at));
         }
-    }
-}
-
-impl Core {
-    /// Takes in what a probe gave. Health as a pure function is the planner's.
-    pub(super) fn probed(
-        &mut self,
-        _id: &InstanceId,
-        _kind: crate::model::ProbeKind,
-        _outcome: &crate::model::ProbeOutcome,
-    ) {
     }
 }
