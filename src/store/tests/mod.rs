@@ -1,5 +1,7 @@
 //! The store on real files: what it keeps, and what becomes of it when things go wrong.
 
+mod damage;
+mod history;
 mod keeps;
 
 use std::path::Path;
