@@ -279,11 +279,16 @@ fn what_an_open_that_was_killed_leaves_behind_does_no_harm() {
     fs::write(&leftover, &whole[..whole.len() / 2]).unwrap();
     fs::create_dir(dir.join("new-2")).unwrap();
     fs::write(dir.join("new-2").join("db"), "junk").unwrap();
+    fs::create_dir(dir.join("db-0")).unwrap();
 
     let (_store, loaded) = open(&dir);
     assert_eq!(loaded.recovery, Recovery::Intact);
     assert_eq!(loaded.records[&key("ttp")].len(), 60);
-    assert!(!leftover.exists() && !dir.join("new-2").exists());
+    assert!(!leftover.exists());
+    let left = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    assert_eq!(left.collect::<Vec<_>>(), [database(&dir)]);
 }
 
 /// A sequence that looks random and is the same each time.
