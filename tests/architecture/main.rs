@@ -40,7 +40,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 28] = [
+const CRATES: [(&str, &[&str]); 31] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -49,16 +49,19 @@ const CRATES: [(&str, &[&str]); 28] = [
     ("sled", &["store"]),
     ("crc32fast", &["store"]),
     ("notify", &["watch"]),
-    ("memchr", &["driver"]),
+    ("memchr", &["driver", "api"]),
+    ("h2", &["probe"]),
+    ("terminal_size", &["cli"]),
+    ("unicode_width", &["cli"]),
     ("libc", &["driver/process"]),
     (
         "rustix",
-        &["driver/process", "store", "api", "daemon", "cli"],
+        &["driver/process", "store", "probe", "api", "daemon", "cli"],
     ),
     ("hyper", &["api", "probe", "control_plane"]),
     ("hyper_util", &["api", "probe", "control_plane"]),
     ("http_body_util", &["api", "probe", "control_plane"]),
-    ("axum", &["api", "control_plane"]),
+    ("axum", &["api", "probe/tests", "control_plane"]),
     ("tower", &["api", "control_plane"]),
     ("ring", &["manifest", "control_plane"]),
     ("tracing_subscriber", &["telemetry"]),
