@@ -1,3 +1,5 @@
+//! Every broken file says what is wrong with it; every good one reads as expected.
+
 use std::path::{Path, PathBuf};
 
 use super::{Colour, Options, Parsed, Problems, parse, starter};
