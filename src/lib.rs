@@ -1,6 +1,7 @@
 //! flowctl: a declarative reconciliation controller for data pipelines.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod driver;
 pub mod manifest;
@@ -9,3 +10,4 @@ pub mod planner;
 pub mod probe;
 pub mod reconciler;
 pub mod store;
+pub mod telemetry;
