@@ -42,7 +42,7 @@ pub enum TelemetryError {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sets the log of this process up: what `filter` lets through (`None` = [`DEFAULT_FILTER`]), in
+/// Sets the log of this process up: what `filter` lets through (`None` = `info`), in
 /// `format`. Lines of crates that use `log`, as the database does, are among them.
 ///
 /// # Errors

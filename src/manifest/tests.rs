@@ -65,3 +65,25 @@ fn the_starter_file_is_read_without_a_word() {
     let parsed = read(starter()).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
 }
+
+#[test]
+fn every_example_is_read_without_a_word() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut files = 0;
+    for folder in std::fs::read_dir(examples).unwrap() {
+        let folder = folder.unwrap().path();
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            files += 1;
+            let name = path.display().to_string();
+            match parse(&name, &std::fs::read(&path).unwrap(), &Options::at(&folder)) {
+                Ok(parsed) => assert!(parsed.warnings.is_empty(), "{}", parsed.warnings),
+                Err(problems) => panic!("{problems}"),
+            }
+        }
+    }
+    assert!(files > 0);
+}
