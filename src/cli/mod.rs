@@ -23,6 +23,7 @@ mod init;
 mod logs;
 mod out;
 mod place;
+mod program;
 mod render;
 mod run;
 #[cfg(test)]
@@ -51,6 +52,7 @@ use out::{Out, tell};
 pub use exit::{Exit, Failure};
 pub use host::{Approved, DaemonOptions, Host, Question, RunOptions};
 pub use place::MARKER;
+pub use program::Program;
 pub use text::{Style, Tone, clean, paint};
 
 /// Does what `words` say, the program's name first, and answers how it went.
