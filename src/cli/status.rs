@@ -1,26 +1,47 @@
 //! `flowctl status`.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::Context;
 use super::args::{Status, StatusFormat};
 use super::exit::{Exit, Failure};
 use super::out::tell;
 use super::render::{Columns, status, unsettled};
 use super::target::narrowed;
-use crate::api::ClientError;
+use crate::api::{ClientError, ErrorCode};
 use crate::model::Snapshot;
+
+/// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
+/// takes seconds.
+const COMING_UP: Duration = Duration::from_secs(10);
+/// Between two looks at a daemon that comes up.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
         return watch(cx, &args).await;
     }
-    let written = match cx.client.status_text().await {
-        Ok(written) => written,
-        Err(ClientError::NoDaemon { .. }) => return without_daemon(cx, &args),
-        Err(
-            error @ (ClientError::Silent { .. }
-            | ClientError::Answer(_)
-            | ClientError::Broken { .. }),
-        ) => return Err(error.into()),
+    let deadline = Instant::now() + COMING_UP;
+    let written = loop {
+        match cx.client.status_text().await {
+            Ok(written) => break written,
+            // Broken off: it ended while it answered.
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => {}
+            Err(error @ (ClientError::Silent { .. } | ClientError::Answer(_))) => {
+                return Err(error.into());
+            }
+        }
+        match without_daemon(cx, &args) {
+            // Somebody holds the directory and does not answer yet: a daemon that starts.
+            Err(Failure::Told(error))
+                if error.code == ErrorCode::Refused && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            answer => return answer,
+        }
     };
     let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
     if is_whole && args.output == StatusFormat::Json && !args.check {
