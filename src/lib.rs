@@ -5,3 +5,4 @@ pub mod driver;
 pub mod manifest;
 pub mod model;
 pub mod reconciler;
+pub mod watch;
