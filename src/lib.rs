@@ -61,3 +61,4 @@ pub mod probe;
 pub mod reconciler;
 pub mod store;
 pub mod telemetry;
+pub mod watch;

@@ -158,7 +158,13 @@ impl Daemon {
                 owner.snapshots(),
             )));
         }
-        let sources = Sources::start(owner.clone(), files, &stop).await;
+        let sources = Sources::start(owner.clone(), files, &stop)
+            .await
+            .map_err(|source| DaemonError::Io {
+                doing: "watch files",
+                dir,
+                source,
+            })?;
         Ok(Self {
             options,
             owner,
@@ -235,7 +241,6 @@ impl Daemon {
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
     pub async fn close(self) {
         self.stop.cancel();
-        self.sources.close();
         for task in self.tasks {
             task.abort();
             // A task that was cancelled has nothing to say; one that panicked said it already.
