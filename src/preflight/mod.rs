@@ -11,26 +11,28 @@
 //! tell.
 
 mod account;
+mod conflict;
 mod files;
 mod ports;
+mod program;
 #[cfg(test)]
 mod tests;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, PipelineStatus, Port,
-    ProcessSpec, Protocol, SecretSource, Snapshot, SpecHash, Workload,
+    ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, PipelineStatus,
+    SecretSource, Snapshot, SpecHash, Workload,
 };
 
-use account::{Account, Accounts};
+use account::Accounts;
 use files::Trouble;
-use ports::{Holder, Sockets};
+use ports::Sockets;
 
 /// Something that would keep a component from running.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,10 +90,6 @@ impl Running {
                 })
             })
     }
-
-    fn is_of(&self, pipeline: &PipelineKey, component: &ComponentId) -> bool {
-        self.instance.pipeline == *pipeline && self.instance.replica.component == *component
-    }
 }
 
 /// What would keep these pipelines from running, beside `running`, what already does.
@@ -103,15 +101,19 @@ pub fn preflight(
     running: &[Running],
     search_path: Option<&OsStr>,
 ) -> Vec<PreflightProblem> {
-    let host = Host {
+    let world = World {
+        pipelines,
+        running: by_component(running),
+        accounts: LazyCell::new(Accounts::read),
+        sockets: LazyCell::new(Sockets::read),
         search_path: search_path.unwrap_or(OsStr::new(files::DEFAULT_PATH)),
-        accounts: Accounts::read(),
-        sockets: Sockets::read(),
     };
     let mut problems = BTreeSet::new();
     for pipeline in pipelines {
         for spec in pipeline.components.values() {
-            if runs_as_wanted(running, &pipeline.key, spec) {
+            let own = world.running.get(&(&pipeline.key, &spec.id));
+            let own = own.map_or(&[][..], Vec::as_slice);
+            if runs_as_wanted(own, spec) {
                 continue;
             }
             let mut list = List {
@@ -120,7 +122,7 @@ pub fn preflight(
                 problems: &mut problems,
             };
             match &spec.workload {
-                Workload::Process(process) => check_process(&host, spec, process, &mut list),
+                Workload::Process(process) => world.check_process(spec, process, &mut list),
                 // What is inside of an image is the engine's to know.
                 Workload::Docker(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => {}
             }
@@ -131,25 +133,42 @@ pub fn preflight(
                 }
             }
             for port in &spec.ports {
-                check_port(&host, pipelines, running, &spec.workload, port, &mut list);
+                world.check_port(own, spec, port, &mut list);
             }
         }
     }
     problems.into_iter().collect()
 }
 
-fn runs_as_wanted(running: &[Running], pipeline: &PipelineKey, spec: &ComponentSpec) -> bool {
-    let same = running
+fn runs_as_wanted(own: &[&Running], spec: &ComponentSpec) -> bool {
+    let same = own
         .iter()
-        .filter(|one| one.is_of(pipeline, &spec.id) && one.spec.as_ref() == Some(&spec.hash));
+        .filter(|one| one.spec.as_ref() == Some(&spec.hash));
     u32::try_from(same.count()).is_ok_and(|count| count >= spec.replicas)
 }
 
-/// What is read of this host once.
-struct Host<'a> {
+type ByComponent<'a> = BTreeMap<(&'a PipelineKey, &'a ComponentId), Vec<&'a Running>>;
+
+fn by_component(running: &[Running]) -> ByComponent<'_> {
+    let mut map = ByComponent::new();
+    for one in running {
+        let InstanceId {
+            pipeline, replica, ..
+        } = &one.instance;
+        map.entry((pipeline, &replica.component))
+            .or_default()
+            .push(one);
+    }
+    map
+}
+
+/// What is wanted, what runs, and what is read of this host once, when it is first needed.
+struct World<'a> {
+    pipelines: &'a [&'a PipelineSpec],
+    running: ByComponent<'a>,
+    accounts: LazyCell<Accounts>,
+    sockets: LazyCell<Sockets>,
     search_path: &'a OsStr,
-    accounts: Accounts,
-    sockets: Sockets,
 }
 
 /// Where the problems of one component go.
@@ -170,184 +189,4 @@ impl List<'_> {
             });
         }
     }
-}
-
-fn check_process(
-    host: &Host<'_>,
-    spec: &ComponentSpec,
-    process: &ProcessSpec,
-    list: &mut List<'_>,
-) {
-    let account = match spec.user.as_deref().map(|user| host.accounts.find(user)) {
-        None => Some(Account::Own),
-        Some(Ok(account)) => account,
-        Some(Err(trouble)) => {
-            list.add(Some(trouble), || "user".to_owned());
-            None
-        }
-    };
-    let mut file_path = None;
-    for path in &spec.env_file {
-        let read = files::env_file_path(path);
-        match read {
-            Ok(found) => file_path = found.or(file_path),
-            Err(trouble) => list.add(Some(trouble), || format!("env_file {}", path.display())),
-        }
-    }
-    // Without an account nothing can be said about what it may execute.
-    let Some(account) = account else {
-        return;
-    };
-    for launch in launches(spec, process, host.search_path, file_path.as_deref()) {
-        let dir = launch.working_dir.display();
-        match files::folder(&launch.working_dir, &account) {
-            Err(trouble) => list.add(Some(trouble), || format!("working_dir {dir}")),
-            Ok(()) => {
-                let program = launch.program.as_str();
-                let found = files::program(program, &launch.path, &launch.working_dir, &account);
-                list.add(found.err(), || format!("program {program}"));
-            }
-        }
-    }
-}
-
-/// What one replica is started from.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct LaunchFiles {
-    program: String,
-    working_dir: PathBuf,
-    path: OsString,
-}
-
-/// The different ones of all replicas: one, unless something names the replica's number.
-fn launches(
-    spec: &ComponentSpec,
-    process: &ProcessSpec,
-    search_path: &OsStr,
-    file_path: Option<&str>,
-) -> BTreeSet<LaunchFiles> {
-    let launch = |replica| {
-        let fill = |text: &str| ComponentSpec::for_replica(text, replica);
-        let own = spec.env.get("PATH").map(|path| fill(path));
-        LaunchFiles {
-            program: fill(&process.program),
-            working_dir: match process.working_dir.to_str() {
-                Some(text) => fill(text).into(),
-                None => process.working_dir.clone(),
-            },
-            path: own
-                .as_deref()
-                .or(file_path)
-                .map_or_else(|| search_path.to_owned(), OsString::from),
-        }
-    };
-    (0..spec.replicas).map(launch).collect()
-}
-
-fn check_port(
-    host: &Host<'_>,
-    pipelines: &[&PipelineSpec],
-    running: &[Running],
-    workload: &Workload,
-    port: &Port,
-    list: &mut List<'_>,
-) {
-    let Some((number, address)) = ports::on_host(workload, port) else {
-        return;
-    };
-    let protocol = match port.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        // The kernel does not show who holds an SCTP port.
-        Protocol::Sctp => return,
-    };
-    let subject = || format!("port {number}/{protocol}");
-    let twin = wanted_before(pipelines, list.pipeline, port, number);
-    if let Some((pipeline, component)) = twin {
-        let what = format!("is wanted by {component} of pipeline {pipeline}, too");
-        list.add(Some(Trouble::new(what, PORT_HINT)), subject);
-    }
-    let own = running
-        .iter()
-        .filter(|one| one.is_of(list.pipeline, list.component));
-    let own: Vec<_> = own.collect();
-    for socket in host.sockets.taking(port.protocol, number, address) {
-        let holders = host.sockets.holders_of(socket);
-        if holders.is_empty() && socket.is_gone() {
-            continue;
-        }
-        let ours = |one: &Running| {
-            one.pid
-                .is_some_and(|pid| holders.iter().any(|holder| holder.belongs_to(pid)))
-        };
-        // A container's port is held by its engine, or by nobody who can be seen.
-        let engine = own
-            .iter()
-            .any(|one| one.pid.is_none() && one.ports.contains(&number));
-        let unseen = holders.is_empty() && own.iter().any(|one| one.ports.contains(&number));
-        if engine || unseen || own.iter().any(|one| ours(one)) {
-            continue;
-        }
-        let other = running.iter().find(|one| ours(one));
-        if other.is_some_and(|other| gives_up(pipelines, other, port.protocol, number)) {
-            continue;
-        }
-        let what = match (other, holders.first()) {
-            (Some(other), _) => format!(
-                "is held by {} of pipeline {}",
-                other.instance.replica, other.instance.pipeline
-            ),
-            (None, Some(Holder { pid, command })) => format!("is held by pid {pid} ({command})"),
-            (None, None) => "is held by a process of another user".to_owned(),
-        };
-        list.add(Some(Trouble::new(what, PORT_HINT)), subject);
-        return;
-    }
-}
-
-const PORT_HINT: &str = "stop that, or give this component another port";
-
-/// Whether what is about to be applied takes this port from a running component of ours.
-fn gives_up(
-    pipelines: &[&PipelineSpec],
-    holder: &Running,
-    protocol: Protocol,
-    number: u16,
-) -> bool {
-    let InstanceId {
-        pipeline, replica, ..
-    } = &holder.instance;
-    let applied = pipelines.iter().find(|one| one.key == *pipeline);
-    applied.is_some_and(|applied| {
-        let spec = applied.components.get(&replica.component);
-        !spec.is_some_and(|spec| wants(spec, protocol, number))
-    })
-}
-
-/// Which component of a pipeline before this one wants the same port. Within one pipeline the
-/// manifest's own check has told.
-fn wanted_before<'a>(
-    pipelines: &[&'a PipelineSpec],
-    this: &PipelineKey,
-    port: &Port,
-    number: u16,
-) -> Option<(&'a PipelineKey, &'a ComponentId)> {
-    let before = pipelines
-        .iter()
-        .take_while(|pipeline| pipeline.key != *this);
-    let components = before.flat_map(|pipeline| {
-        let specs: &BTreeMap<_, _> = &pipeline.components;
-        specs.values().map(move |spec| (&pipeline.key, spec))
-    });
-    components
-        .filter(|(_, spec)| wants(spec, port.protocol, number))
-        .map(|(pipeline, spec)| (pipeline, &spec.id))
-        .next()
-}
-
-fn wants(spec: &ComponentSpec, protocol: Protocol, number: u16) -> bool {
-    spec.ports.iter().any(|port| {
-        let wanted = ports::on_host(&spec.workload, port);
-        port.protocol == protocol && wanted.is_some_and(|(wanted, _)| wanted == number)
-    })
 }

@@ -2,10 +2,13 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::model::{Port, Protocol, Workload};
+use crate::model::{InstanceId, Port, Protocol, Workload};
+
+use super::Running;
 
 /// So much of a holder's command line is shown.
 const COMMAND_LIMIT: usize = 60;
@@ -45,11 +48,13 @@ pub(super) struct Sockets {
 }
 
 /// A process that has a socket open.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Holder {
     pub(super) pid: u32,
-    /// Its command line, cut.
-    pub(super) command: String,
+    /// It and its ancestors.
+    line: Vec<u32>,
+    /// What it says about the instance that it belongs to.
+    marks: Marks,
 }
 
 impl Sockets {
@@ -80,11 +85,7 @@ impl Sockets {
         let mut pids = pids.cloned().unwrap_or_default();
         pids.sort_unstable();
         pids.dedup();
-        let holder = |pid| Holder {
-            pid,
-            command: command_of(pid),
-        };
-        pids.into_iter().map(holder).collect()
+        pids.into_iter().map(Holder::of).collect()
     }
 
     /// Those that keep a component from `port` of `address`; without an address: of all, or of
@@ -183,13 +184,31 @@ fn command_of(pid: u32) -> String {
 }
 
 impl Holder {
-    /// Whether this process is `program` of one of our instances, or was forked by it.
-    pub(super) fn belongs_to(&self, program: u32) -> bool {
-        let ours = marks(program);
-        let ancestors = std::iter::successors(Some(self.pid), |pid| parent_of(*pid));
-        // What detached itself has another parent, and still the marks of its instance.
-        ancestors.take(1000).any(|pid| pid == program)
-            || (!ours.is_empty() && marks(self.pid) == ours)
+    fn of(pid: u32) -> Self {
+        let line = std::iter::successors(Some(pid), |pid| parent_of(*pid));
+        Self {
+            pid,
+            // Pids are re-used while they are read: a ring would be endless.
+            line: line.take(1000).collect(),
+            marks: Marks::of(pid),
+        }
+    }
+
+    /// Whether this process is the program of `instance`, or was forked by it.
+    pub(super) fn belongs_to(&self, instance: &Running) -> bool {
+        let Some(program) = instance.pid else {
+            return false;
+        };
+        // What detached itself has another parent, and still the marks of its instance. They
+        // carry its state directory, too, so that a namesake of another daemon is told apart.
+        let claims = self.marks.instance().as_ref() == Some(&instance.instance);
+        self.line.contains(&program) || (claims && Marks::of(program) == self.marks)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} ({})", self.pid, command_of(self.pid))
     }
 }
 
@@ -202,15 +221,30 @@ fn parent_of(pid: u32) -> Option<u32> {
 }
 
 /// The variables by which a process tells which instance it belongs to.
-fn marks(pid: u32) -> Vec<Vec<u8>> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let mut marks: Vec<_> = environment
-        .split(|byte| *byte == 0)
-        .filter(|pair| pair.starts_with(b"FLOWCTL_INSTANCE"))
-        .map(<[u8]>::to_vec)
-        .collect();
-    marks.sort();
-    marks
+#[derive(Debug, PartialEq, Eq)]
+struct Marks(Vec<String>);
+
+impl Marks {
+    const INSTANCE: &str = "FLOWCTL_INSTANCE=";
+
+    fn of(pid: u32) -> Self {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let pairs = environment.split(|byte| *byte == 0);
+        let marks = pairs.filter(|pair| pair.starts_with(b"FLOWCTL_INSTANCE"));
+        let mut marks: Vec<_> = marks
+            .map(|pair| String::from_utf8_lossy(pair).into_owned())
+            .collect();
+        marks.sort();
+        Self(marks)
+    }
+
+    fn instance(&self) -> Option<InstanceId> {
+        let mut named = self
+            .0
+            .iter()
+            .filter_map(|pair| pair.strip_prefix(Self::INSTANCE));
+        named.next()?.parse().ok()
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::model::{ContainerSpec, SecretSpec, fixtures};
+use crate::model::{ContainerSpec, Port, ProcessSpec, Protocol, SecretSpec, fixtures};
 
 /// A process component `c` that runs `program` in `folder`.
 fn component(program: &str, folder: &Path) -> ComponentSpec {
@@ -368,15 +368,12 @@ fn a_detached_holder_is_known_by_the_marks_of_its_instance() {
         std::thread::yield_now();
     }
     let spec = serving(server.port, Protocol::Tcp);
-    let pid = Some(server.parent.id());
-    assert_eq!(
-        problems_beside(spec.clone(), &[running("c", pid, &[])]),
-        [""; 0]
-    );
-    assert_eq!(
-        problems_beside(spec, &[running("c", Some(std::process::id()), &[])]).len(),
-        1
-    );
+    let mut own = running("c", Some(server.parent.id()), &[]);
+    own.instance = mark.parse().unwrap();
+    assert_eq!(problems_beside(spec.clone(), &[own.clone()]), [""; 0]);
+    // Another daemon's instance of the same name has other marks.
+    own.pid = Some(std::process::id());
+    assert_eq!(problems_beside(spec, &[own]).len(), 1);
 }
 
 #[test]
