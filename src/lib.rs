@@ -57,6 +57,7 @@ pub mod driver;
 pub mod manifest;
 pub mod model;
 pub mod planner;
+pub mod preflight;
 pub mod probe;
 pub mod reconciler;
 pub mod store;
