@@ -93,6 +93,17 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     assert_eq!(after.phase("one"), "failed");
 }
 
+/// The database file of the store.
+fn database(store: &std::path::Path) -> std::path::PathBuf {
+    let mut entries = fs::read_dir(store).unwrap();
+    let is_database = |name: &str| name.starts_with("db-");
+    let found = entries.find_map(|entry| {
+        let entry = entry.unwrap();
+        is_database(entry.file_name().to_str().unwrap()).then(|| entry.path().join("db"))
+    });
+    found.expect("the store has a database")
+}
+
 #[test]
 fn a_lost_or_damaged_store_costs_no_restart() {
     type Damage = fn(&std::path::Path);
@@ -105,12 +116,12 @@ fn a_lost_or_damaged_store_costs_no_restart() {
         ("truncated", |store| {
             let db = fs::OpenOptions::new()
                 .write(true)
-                .open(store.join("db"))
+                .open(database(store))
                 .unwrap();
             db.set_len(1000).unwrap();
         }),
         ("flipped", |store| {
-            let mut bytes = fs::read(store.join("db")).unwrap();
+            let mut bytes = fs::read(database(store)).unwrap();
             for byte in bytes.iter_mut().step_by(97) {
                 *byte ^= 0x10;
             }
