@@ -4,6 +4,9 @@ use std::time::Instant;
 
 use super::{LONGEST_WAIT, QUIET};
 
+/// A problem that was seen in this many looks in a row is reported even if the writer never pauses.
+const MOST_UNFINISHED: u32 = 8;
+
 /// What an event says about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Change {
@@ -21,6 +24,8 @@ pub(super) struct Debounce {
     waiting_since: Option<Instant>,
     last_change: Option<Instant>,
     last_complete: Option<Instant>,
+    /// How many looks in a row saw something unfinished.
+    unfinished: u32,
 }
 
 impl Debounce {
@@ -49,14 +54,12 @@ impl Debounce {
         self.due
     }
 
-    /// Whether what is read at `now` can be taken for what the writer meant to leave: it paused,
-    /// or goes on for too long to wait.
+    /// Whether a problem that is seen at `now` is one that the writer left: it was there a look ago,
+    /// nothing was written since, and we were not asleep ourselves, as the writer may have been.
     pub(super) fn is_settled(&self, now: Instant) -> bool {
         let paused = self.last_change.is_none_or(|last| now >= last + QUIET);
-        paused
-            || self
-                .waiting_since
-                .is_some_and(|since| now >= since + LONGEST_WAIT)
+        let on_time = self.due.is_none_or(|due| now < due + QUIET / 2);
+        (paused && on_time && self.unfinished > 0) || self.unfinished >= MOST_UNFINISHED
     }
 
     /// Takes note that it is being read.
@@ -65,9 +68,15 @@ impl Debounce {
         self.waiting_since = None;
     }
 
-    /// Asks for a second look after the pause, at something that looked unfinished.
+    /// Takes note that what was read was whole, or was reported for what it is.
+    pub(super) fn finished(&mut self) {
+        self.unfinished = 0;
+    }
+
+    /// Takes note that what was read looked unfinished, and asks for another look after the pause.
     pub(super) fn look_again(&mut self, now: Instant) {
-        self.due = Some(self.last_change.unwrap_or(now) + QUIET);
+        self.unfinished += 1;
+        self.due = Some(now + QUIET);
     }
 }
 

@@ -114,12 +114,20 @@ impl Watched {
             let good = text
                 .as_ref()
                 .map_or(Said::Nothing, |text| Said::Good(fingerprint(text)));
-            let known = self.files.get(&file).filter(|known| known.said == good);
-            if let Some(known) = known.filter(|known| known.said != Said::Nothing) {
-                standing.extend(known.keys.iter().map(|key| (key.clone(), file.clone())));
+            let known = self.files.get(&file);
+            let stands = || {
+                let keys = known.map(|known| known.keys.as_slice()).unwrap_or_default();
+                keys.iter().map(|key| (key.clone(), file.clone()))
+            };
+            if good != Said::Nothing && known.is_some_and(|known| known.said == good) {
+                standing.extend(stands());
                 continue;
             }
             let outcome = text.and_then(|text| read::parse(&file, &text, self.source.orchestrator));
+            // While a file is being replaced, nobody else gets its pipelines.
+            if outcome.is_err() && patience == Patience::FirstLook {
+                standing.extend(stands());
+            }
             changed.push((good, Update { file, outcome }));
         }
         let (good, mut updates): (Vec<Said>, Vec<Update>) = changed.into_iter().unzip();

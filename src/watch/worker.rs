@@ -221,6 +221,8 @@ impl Worker {
             } = watched.look(patience);
             if suspicious {
                 watched.debounce.look_again(now);
+            } else {
+                watched.debounce.finished();
             }
             for update in updates {
                 if self.updates.send(update).is_err() {
