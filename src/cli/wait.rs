@@ -54,12 +54,12 @@ pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Resul
         };
         let standings = goal.standings(&snapshot, clock.now());
         progress.show(&standings);
-        let failed = lines_of(&standings, Stage::Failed);
+        let failed = lines_of(&standings, &[Stage::Failed]);
         if !failed.is_empty() {
             progress.end();
             return Err(Failure::ComponentFailed { failed });
         }
-        waiting = lines_of(&standings, Stage::Waiting);
+        waiting = lines_of(&standings, &[Stage::Waiting, Stage::Untouched]);
         if waiting.is_empty() {
             progress.end();
             return Ok(());
@@ -67,10 +67,10 @@ pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Resul
     }
 }
 
-fn lines_of(standings: &[Standing], stage: Stage) -> Vec<String> {
+fn lines_of(standings: &[Standing], stages: &[Stage]) -> Vec<String> {
     standings
         .iter()
-        .filter(|standing| standing.stage == stage)
+        .filter(|standing| stages.contains(&standing.stage))
         .map(|standing| standing.line.clone())
         .collect()
 }
