@@ -7,6 +7,8 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod ids;
 mod plan;
 mod spec;
@@ -27,9 +29,9 @@ pub use spec::{
     Workload,
 };
 pub use state::{
-    Charge, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History, Instance, Life,
-    Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, ProcessIdentity, Record, RunIntent,
-    Sighting, StartFailure, StopCause, StopFailure,
+    Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History, Instance,
+    Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, ProcessIdentity, Record,
+    RunIntent, Sighting, StartFailure, StopCause, StopFailure,
 };
 pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, Next, PhaseName, PipelineStatus,

@@ -95,7 +95,7 @@ pub enum Reason {
     },
     /// A person asked.
     Requested,
-    /// It ended with the host or the container engine.
+    /// Its last instance did not end by itself: the host, its engine or we ended it.
     Interrupted,
     /// It is stopped for this.
     Stop(StopCause),
@@ -119,7 +119,7 @@ impl fmt::Display for Reason {
             }
             Self::UpstreamRecovered { upstream } => write!(f, "{upstream} is ready again"),
             Self::Requested => f.write_str("requested"),
-            Self::Interrupted => f.write_str("it ended with its host or engine"),
+            Self::Interrupted => f.write_str("its last instance was ended from outside"),
             Self::Stop(cause) => cause.fmt(f),
             Self::StopAgain { why } => write!(f, "an earlier stop failed: {why}"),
             Self::Gone => f.write_str("nothing is left of it"),
@@ -192,8 +192,8 @@ pub enum Hold {
         /// Which driver.
         driver: DriverKind,
     },
-    /// The intent cannot be recorded, so nothing new is begun.
-    NotDurable {
+    /// Nothing new is begun: the intent could not be recorded, or no daemon runs.
+    Frozen {
         /// What went wrong.
         because: String,
     },
@@ -246,7 +246,7 @@ impl Hold {
             | Self::Unhealthy { .. }
             | Self::StopFailed { .. }
             | Self::Blind { .. }
-            | Self::NotDurable { .. } => Effort::Ongoing,
+            | Self::Frozen { .. } => Effort::Ongoing,
             Self::NoDriver { .. }
             | Self::StoppedByRequest
             | Self::Completed
@@ -301,12 +301,7 @@ impl fmt::Display for Hold {
                     "this build of flowctl cannot run {driver} components yet"
                 )
             }
-            Self::NotDurable { because } => {
-                write!(
-                    f,
-                    "nothing new is started while state cannot be recorded: {because}"
-                )
-            }
+            Self::Frozen { because } => write!(f, "nothing new is begun: {because}"),
             Self::StoppedByRequest => f.write_str("stopped by request; `flowctl start` revives it"),
             Self::Completed => f.write_str("completed"),
             Self::Failed { last } => {
@@ -334,7 +329,7 @@ impl Hold {
             | Self::Unhealthy { .. }
             | Self::Blind { .. }
             | Self::NoDriver { .. }
-            | Self::NotDurable { .. }
+            | Self::Frozen { .. }
             | Self::StoppedByRequest
             | Self::Completed
             | Self::Failed { .. }

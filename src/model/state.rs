@@ -34,15 +34,19 @@ pub enum RunIntent {
     /// Nothing: it runs because its pipeline says so.
     #[default]
     Run,
-    /// `flowctl start`: ends before this moment no longer hold it back.
+    /// `flowctl start`: ends of instances up to `upto` no longer hold it back.
     Start {
         /// When it was asked.
         at: Timestamp,
+        /// The newest incarnation by then.
+        upto: u64,
     },
-    /// `flowctl restart`: an instance from before this moment is replaced.
+    /// `flowctl restart`: an instance up to `upto` is replaced.
     Restart {
         /// When it was asked.
         at: Timestamp,
+        /// The newest incarnation by then.
+        upto: u64,
     },
     /// `flowctl stop`: it stays down until a person says otherwise.
     Stop {
@@ -203,6 +207,9 @@ pub struct Health {
     /// Why it is not ready, in words, from the last probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// It has to be replaced, since its liveness or startup probe failed for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condemned: Option<StopCause>,
     /// Results of the startup probe in a row.
     #[serde(skip)]
     pub startup: ProbeTally,
@@ -242,6 +249,16 @@ pub enum ProbeOutcome {
     Pass,
     /// It failed; the text says how, without the body that came back.
     Fail(String),
+}
+
+/// Whether an ask of a probe counts towards its thresholds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counts {
+    /// It came sooner than the probe's period asks for, to notice a fast starter: its failure
+    /// counts for nothing.
+    Early,
+    /// It came at the probe's own pace.
+    Counted,
 }
 
 /// How an instance ended.

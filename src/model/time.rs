@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A point in time: milliseconds since the Unix epoch, UTC. Shown and sent as RFC 3339.
 ///
-/// It is stored as a number (small, ordered); [`Timestamp::to_string`] gives the text form.
+/// It is stored as a number (small, ordered); [`Display`](std::fmt::Display) gives the text form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 

@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::model::{
-    ComponentId, Event, Generation, InstanceId, PipelineKey, PipelineSpec, ProbeKind, ProbeOutcome,
-    Problem, Snapshot,
-};
+use crate::model::{ComponentId, Event, Generation, PipelineKey, PipelineSpec, Problem, Snapshot};
 
 /// What the owner can be asked to do. Each carries where to send the answer.
 #[derive(Debug)]
@@ -58,15 +55,6 @@ pub enum Command {
         pipeline: PipelineKey,
         /// `None` = there is no such pipeline.
         reply: oneshot::Sender<Option<(Generation, Arc<PipelineSpec>)>>,
-    },
-    /// A probe was asked.
-    Probed {
-        /// Of which instance; an answer about an ended one is dropped.
-        instance: InstanceId,
-        /// Which probe.
-        kind: ProbeKind,
-        /// What came back.
-        outcome: ProbeOutcome,
     },
 }
 
@@ -166,6 +154,19 @@ pub struct ReconcilerHandle {
 }
 
 impl ReconcilerHandle {
+    /// The way to an owner that reads `commands`, publishes `snapshots` and tells `events`.
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        events: broadcast::Sender<Arc<Event>>,
+    ) -> Self {
+        Self {
+            commands,
+            snapshots,
+            events,
+        }
+    }
+
     /// The latest snapshot, and each later one.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
@@ -244,16 +245,6 @@ impl ReconcilerHandle {
         pipeline: PipelineKey,
     ) -> Result<Option<(Generation, Arc<PipelineSpec>)>, Refusal> {
         self.ask(|reply| Command::Desired { pipeline, reply }).await
-    }
-
-    /// Hands in what a probe gave.
-    pub async fn probed(&self, instance: InstanceId, kind: ProbeKind, outcome: ProbeOutcome) {
-        self.tell(Command::Probed {
-            instance,
-            kind,
-            outcome,
-        })
-        .await;
     }
 
     async fn ask<T>(

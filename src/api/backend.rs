@@ -1,0 +1,64 @@
+//! What the server needs from the daemon beside the owner of the state.
+
+use async_trait::async_trait;
+
+use super::error::ApiError;
+use super::wire::{ApplyRequest, EventQuery, Remarks};
+use crate::driver::{LogQuery, LogStream};
+use crate::model::{Event, PipelineSpec, Problem};
+use crate::reconciler::{ReconcilerHandle, Source};
+
+/// The daemon as the server sees it.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// The owner of the state.
+    fn owner(&self) -> &ReconcilerHandle;
+
+    /// Reads and checks every source of `request`, changing nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::manifest`] with all problems of all sources; or when one cannot be read.
+    async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError>;
+
+    /// What can be known now that would keep these pipelines from running: a program that is not
+    /// there, a port that is taken. Empty = nothing.
+    async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem>;
+
+    /// Told after the pipelines of `source` were recorded, so that the watch follows its file, or
+    /// leaves it when `source.watched` is off.
+    async fn applied(&self, source: &Source);
+
+    /// The kept events that `query` wants, oldest first; `query.tail` is honoured,
+    /// [`EventQuery::wants`] is the filter.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError>;
+
+    /// The log lines that `query` wants, merged over the drivers of its components.
+    ///
+    /// # Errors
+    /// When they cannot be read at all.
+    async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError>;
+
+    /// Told after `down` was recorded: the daemon ends once nothing is left.
+    fn end_when_empty(&self);
+}
+
+/// Sources that were read and found good.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Checked {
+    /// Each source with the pipelines that it defines.
+    pub loaded: Vec<Loaded>,
+    /// What is worth telling about them.
+    pub remarks: Remarks,
+}
+
+/// One source and the pipelines that it defines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// Where they come from; `origin` is a person.
+    pub source: Source,
+    /// All that it defines.
+    pub pipelines: Vec<PipelineSpec>,
+}

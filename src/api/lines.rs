@@ -1,0 +1,79 @@
+//! A stream as its reader gets it: line by line.
+
+use axum::body::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+
+use super::client::{ClientError, broken, decode};
+use super::error::ErrorBody;
+
+/// The lines of a stream.
+#[derive(Debug)]
+pub struct Lines {
+    question: String,
+    body: Incoming,
+    pending: Vec<u8>,
+    /// How much of `pending` was given out.
+    taken: usize,
+}
+
+impl Lines {
+    /// The lines of `body`, the answer to `question`.
+    pub(super) fn new(question: &str, body: Incoming) -> Self {
+        Self {
+            question: question.to_owned(),
+            body,
+            pending: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// The next line without its newline; `None` at the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ClientError::Answer`] for a failure that the daemon tells as a line: the stream may go on
+    /// after it. [`ClientError::Broken`] when it broke off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            if let Some(line) = self.take_line() {
+                if line.starts_with(br#"{"error":{"#)
+                    && let Ok(told) = serde_json::from_slice::<ErrorBody>(&line)
+                {
+                    return Err(ClientError::Answer(told.error));
+                }
+                return Ok(Some(line));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(broken(&self.question, &error)),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.pending.drain(..self.taken);
+                        self.taken = 0;
+                        self.pending.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next line as a value.
+    ///
+    /// # Errors
+    /// As [`Lines::next`], and when it is not such a value.
+    pub async fn decoded<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        match self.next().await? {
+            Some(line) => Ok(Some(decode(&self.question, &line)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn take_line(&mut self) -> Option<Bytes> {
+        let rest = &self.pending[self.taken..];
+        let end = memchr::memchr(b'\n', rest)?;
+        let line = Bytes::copy_from_slice(&rest[..end]);
+        self.taken += end + 1;
+        Some(line)
+    }
+}

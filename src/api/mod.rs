@@ -1,0 +1,35 @@
+//! What the command line, scripts and the web page talk to: HTTP/JSON on a Unix socket.
+//!
+//! **Expected flow.** The daemon binds the socket of its state directory ([`socket::bind`]) and
+//! hands it to [`server::serve`] with a [`Backend`]. Everyone else uses [`Client`].
+//!
+//! **Guarantees.** Only the daemon's own user and root get an answer. What a peer can cost is
+//! bounded: connections, streams, header time, body size and time, and a peer that stops reading.
+//! Every failure is `{"error": {"code", "message", "hint"}}`; streams are one JSON object a line.
+//!
+//! **What it does not do.** It decides nothing and keeps nothing: commands go to the reconciler's
+//! handle, answers come from the latest snapshot.
+
+mod backend;
+mod client;
+mod error;
+mod lines;
+mod routes;
+pub mod server;
+pub mod socket;
+mod stall;
+mod stream;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use backend::{Backend, Checked, Loaded};
+pub use client::{Client, ClientError, DaemonProcess};
+pub use error::{ApiError, ErrorBody, ErrorCode};
+pub use lines::Lines;
+pub use wire::{
+    AppliedPipeline, ApplyAnswer, ApplyRequest, Asked, ChangeWord, DiffAnswer, EventQuery,
+    LogEntry, LogParams, Orchestrator, Remarks, SourceInput, StreamName, VersionAnswer, Watching,
+    WhenUnready,
+};

@@ -1,0 +1,317 @@
+//! Every address, and what it does.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+
+use super::backend::Loaded;
+use super::error::{ApiError, ErrorBody, ErrorCode};
+use super::server::Shared;
+use super::stall::Streaming;
+use super::stream;
+use super::wire::{
+    ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer, WhenUnready,
+};
+use crate::driver::{Follow, LogQuery, Runs};
+use crate::model::{ComponentId, Namespace, PipelineKey, PipelineName, Problem};
+use crate::planner::diff::{PipelineDiff, diff};
+
+/// The version of this interface: grows when something is taken away, which is not planned.
+const API_VERSION: u32 = 1;
+
+type Answer<T> = Result<T, ApiError>;
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(status))
+        .route("/v1/apply", post(apply))
+        .route("/v1/diff", post(compare))
+        .route("/v1/events", get(events))
+        .route("/v1/logs", get(logs))
+        .route("/v1/down", post(down))
+        .route(
+            "/v1/pipelines/{namespace}/{name}",
+            get(definition).delete(delete),
+        )
+        .route(
+            "/v1/pipelines/{namespace}/{name}/components/{id}/{request}",
+            post(ask),
+        )
+        .fallback(no_such_address)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(shared)
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status())
+            .expect("every code maps to a valid HTTP status");
+        (status, Json(ErrorBody { error: self })).into_response()
+    }
+}
+
+async fn no_such_address() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is no such address")
+        .with_hint("client and daemon may be of different versions; compare `flowctl version`")
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, "this address has no such method")
+}
+
+async fn version() -> Json<VersionAnswer> {
+    Json(VersionAnswer {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        api: API_VERSION,
+    })
+}
+
+async fn status(
+    State(shared): State<Arc<Shared>>,
+    Extension(streaming): Extension<Streaming>,
+    RawQuery(query): RawQuery,
+) -> Answer<Response> {
+    if is_watch(query.as_deref()) {
+        return stream::snapshots(shared, &streaming);
+    }
+    let snapshot = shared.backend.owner().snapshots().borrow().clone();
+    Ok(json(shared.written(&snapshot)))
+}
+
+fn is_watch(query: Option<&str>) -> bool {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .any(|part| matches!(part, "watch" | "watch=" | "watch=true" | "watch=1"))
+}
+
+fn json(body: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+async fn apply(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<ApplyAnswer>> {
+    let request: ApplyRequest = parsed(&shared.body(body).await?)?;
+    // In a task of its own: what was begun is finished, also when the asker has gone.
+    let work = tokio::spawn(async move { apply_all(&shared, &request).await });
+    work.await
+        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("the apply broke: {error}")))?
+        .map(Json)
+}
+
+async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswer> {
+    let backend = &shared.backend;
+    let checked = backend.load(request).await?;
+    refuse_twins(&checked.loaded)?;
+    let mut remarks = checked.remarks;
+    let obstacles = backend.preflight(&checked.loaded).await;
+    match request.when_unready {
+        WhenUnready::Refuse if !obstacles.is_empty() => return Err(obstructed(obstacles)),
+        WhenUnready::Refuse | WhenUnready::Force => {}
+    }
+    for obstacle in &obstacles {
+        remarks
+            .rendered
+            .push_str(&format!("warning: {}\n", obstacle.message));
+    }
+    remarks.warnings.extend(obstacles);
+    let mut pipelines = Vec::new();
+    for Loaded {
+        source,
+        pipelines: wanted,
+    } in checked.loaded
+    {
+        let applied = backend.owner().apply(wanted, source.clone()).await?;
+        backend.applied(&source).await;
+        pipelines.extend(applied.into_iter().map(Into::into));
+    }
+    Ok(ApplyAnswer { pipelines, remarks })
+}
+
+fn obstructed(obstacles: Vec<Problem>) -> ApiError {
+    let lines: Vec<&str> = obstacles.iter().map(|o| o.message.as_str()).collect();
+    let mut error = ApiError::new(
+        ErrorCode::Refused,
+        format!("this would not run:\n  {}", lines.join("\n  ")),
+    )
+    .with_hint("mend it, or go on regardless with --force");
+    error.problems = obstacles;
+    error
+}
+
+/// One pipeline cannot come from two sources of one request: which would win is anyone's guess.
+fn refuse_twins(loaded: &[Loaded]) -> Answer<()> {
+    let mut seen = BTreeSet::new();
+    for spec in loaded.iter().flat_map(|one| &one.pipelines) {
+        if !seen.insert(&spec.key) {
+            let message = format!("pipeline `{}` is defined by two of these sources", spec.key);
+            let problem = Problem {
+                file: None,
+                line: None,
+                column: None,
+                message: message.clone(),
+            };
+            return Err(ApiError::manifest(message, vec![problem])
+                .with_hint("give each pipeline a name of its own"));
+        }
+    }
+    Ok(())
+}
+
+async fn compare(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<DiffAnswer>> {
+    let request: ApplyRequest = parsed(&shared.body(body).await?)?;
+    let checked = shared.backend.load(&request).await?;
+    refuse_twins(&checked.loaded)?;
+    let owner = shared.backend.owner();
+    let mut pipelines = Vec::new();
+    for loaded in &checked.loaded {
+        for spec in &loaded.pipelines {
+            let present = owner.desired(spec.key.clone()).await?;
+            let present = present.as_ref().map(|(_, spec)| &**spec);
+            pipelines.push(diff(present, Some(spec)));
+        }
+        pipelines.extend(leavers(&shared, loaded).await?);
+    }
+    Ok(Json(DiffAnswer {
+        pipelines,
+        remarks: checked.remarks,
+    }))
+}
+
+/// The pipelines that came from this file and are not in it any more.
+async fn leavers(shared: &Shared, loaded: &Loaded) -> Answer<Vec<PipelineDiff>> {
+    let Some(file) = &loaded.source.file else {
+        return Ok(Vec::new());
+    };
+    let owner = shared.backend.owner();
+    let snapshot = owner.snapshots().borrow().clone();
+    let mut gone = Vec::new();
+    for status in &snapshot.pipelines {
+        let key = PipelineKey {
+            namespace: status.namespace.clone(),
+            name: status.name.clone(),
+        };
+        let stays = loaded.pipelines.iter().any(|spec| spec.key == key);
+        if status.file.as_ref() == Some(file)
+            && !stays
+            && !status.deleting
+            && let Some((_, spec)) = owner.desired(key).await?
+        {
+            gone.push(diff(Some(&spec), None));
+        }
+    }
+    Ok(gone)
+}
+
+async fn events(
+    State(shared): State<Arc<Shared>>,
+    Extension(streaming): Extension<Streaming>,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Answer<Response> {
+    let Query(query) = understood(query)?;
+    stream::events(shared, &streaming, query).await
+}
+
+async fn logs(
+    State(shared): State<Arc<Shared>>,
+    Extension(streaming): Extension<Streaming>,
+    query: Result<Query<LogParams>, QueryRejection>,
+) -> Answer<Response> {
+    let Query(params) = understood(query)?;
+    let pipeline = PipelineKey {
+        namespace: params.namespace,
+        name: params.pipeline,
+    };
+    let components = params
+        .components
+        .split(',')
+        .filter(|id| !id.is_empty())
+        .map(str::parse)
+        .collect::<Result<BTreeSet<ComponentId>, _>>();
+    let query = LogQuery {
+        pipeline,
+        components: understood(components)?,
+        since: params.since,
+        until: params.until,
+        tail: params.tail,
+        runs: if params.previous {
+            Runs::Previous
+        } else {
+            Runs::All
+        },
+        follow: if params.follow {
+            Follow::Yes
+        } else {
+            Follow::No
+        },
+    };
+    stream::logs(shared, &streaming, query).await
+}
+
+async fn definition(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<(Namespace, PipelineName)>, PathRejection>,
+) -> Answer<Response> {
+    let Path((namespace, name)) = understood(path)?;
+    let key = PipelineKey { namespace, name };
+    match shared.backend.owner().desired(key.clone()).await? {
+        Some((_, spec)) => Ok(Json(&*spec).into_response()),
+        None => Err(crate::reconciler::Refusal::NoSuchPipeline(key).into()),
+    }
+}
+
+async fn delete(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<(Namespace, PipelineName)>, PathRejection>,
+) -> Answer<Response> {
+    let Path((namespace, name)) = understood(path)?;
+    let key = PipelineKey { namespace, name };
+    shared.backend.owner().delete(key).await?;
+    Ok(done())
+}
+
+async fn ask(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<(Namespace, PipelineName, ComponentId, Asked)>, PathRejection>,
+) -> Answer<Response> {
+    let Path((namespace, name, id, asked)) = understood(path)?;
+    let key = PipelineKey { namespace, name };
+    let owner = shared.backend.owner();
+    owner.request(key, id, asked.into()).await?;
+    Ok(done())
+}
+
+async fn down(State(shared): State<Arc<Shared>>) -> Answer<Response> {
+    shared.backend.owner().down().await?;
+    shared.backend.end_when_empty();
+    Ok(done())
+}
+
+/// The answer of a command that has nothing to tell: it is recorded.
+fn done() -> Response {
+    json(Bytes::from_static(b"{}\n"))
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    understood(serde_json::from_slice(body))
+}
+
+fn understood<T, E: Display>(read: Result<T, E>) -> Answer<T> {
+    read.map_err(|error| {
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("could not understand the request: {error}"),
+        )
+    })
+}

@@ -1,0 +1,220 @@
+//! The listening side: who is let in, and how much one peer can cost.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::backend::Backend;
+use super::error::{ApiError, ErrorCode};
+use super::routes;
+use super::socket::Listener;
+use super::stall::{Impatient, Streaming};
+use crate::model::Snapshot;
+
+/// Connections served at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 256;
+/// Of these, how many may be streams, which last: the rest stays free for questions.
+const MAX_STREAMS: usize = 128;
+/// Request bodies read at once: with [`BODY_LIMIT`] this bounds what senders can make us hold.
+const MAX_BODIES: usize = 4;
+/// Largest body: sixteen manifests of the largest size that is read.
+const BODY_LIMIT: usize = 16 << 20;
+/// A body arrives within this.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request's head arrives within this, also on a connection that is kept open.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while more than half of all connections are taken: whoever means it sends its head at
+/// once, and the others must not keep everyone else out.
+const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
+/// A peer that reads nothing of its answer for this long is dropped.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+/// After the request to end, answers in progress get this long.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Distance to the next accept after one failed, as it does when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `backend` on `listener` until `closing`, then ends streams, lets answers in progress
+/// finish, and removes the socket.
+pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, closing: CancellationToken) {
+    let shared = Arc::new(Shared::new(backend, closing.clone()));
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tasks = TaskTracker::new();
+    // Cancel-safe: `accepted` holds nothing but a permit and a connection, both of which close.
+    while let Some((stream, permit)) = closing
+        .run_until_cancelled(accepted(&listener, &connections))
+        .await
+    {
+        let shared = Arc::clone(&shared);
+        let closing = closing.clone();
+        let patience = if connections.available_permits() > MAX_CONNECTIONS / 2 {
+            HEADER_TIMEOUT
+        } else {
+            HURRIED_HEADER_TIMEOUT
+        };
+        tasks.spawn(async move {
+            converse(stream, patience, shared, closing).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
+        tracing::warn!(open = tasks.len(), "left connections behind at the end");
+    }
+}
+
+/// The next connection of someone who may connect.
+async fn accepted(
+    listener: &Listener,
+    connections: &Arc<Semaphore>,
+) -> (UnixStream, OwnedSemaphorePermit) {
+    loop {
+        let permit = Arc::clone(connections)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        match listener.inner.accept().await {
+            Ok((stream, _)) if is_permitted(&stream) => return (stream, permit),
+            Ok(_) => tracing::warn!("refused a connection of another user"),
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Our own user and root may connect: whoever can is able to run any program as us.
+fn is_permitted(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+async fn converse(
+    stream: UnixStream,
+    patience: Duration,
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+) {
+    let streaming = Streaming::default();
+    let io = TokioIo::new(Impatient::new(stream, READ_PATIENCE, streaming.clone()));
+    let router = routes::router(shared);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(streaming.clone());
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|e| match e {})) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        // The connection is not dropped: it is asked to finish what it does and is polled on.
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// What all requests share.
+pub(super) struct Shared {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) closing: CancellationToken,
+    bodies: Semaphore,
+    streams: Arc<Semaphore>,
+    /// The latest snapshot that was asked for, as JSON: it is written once for all readers.
+    written: Mutex<Option<(Arc<Snapshot>, Bytes)>>,
+}
+
+impl Shared {
+    fn new(backend: Arc<dyn Backend>, closing: CancellationToken) -> Self {
+        Self {
+            backend,
+            closing,
+            bodies: Semaphore::new(MAX_BODIES),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            written: Mutex::new(None),
+        }
+    }
+
+    /// `snapshot` as one line of JSON.
+    pub(super) fn written(&self, snapshot: &Arc<Snapshot>) -> Bytes {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*written {
+            Some((known, line)) if Arc::ptr_eq(known, snapshot) => line.clone(),
+            Some(_) | None => {
+                let line = json_line(&**snapshot);
+                *written = Some((Arc::clone(snapshot), line.clone()));
+                line
+            }
+        }
+    }
+
+    /// The right to one stream, for as long as the permit lives.
+    pub(super) fn stream_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            ApiError::new(
+                ErrorCode::Busy,
+                format!("{MAX_STREAMS} streams are open already"),
+            )
+            .with_hint("end a `logs -f`, `events -f` or `status --watch` and repeat")
+        })
+    }
+
+    /// The body of a request, read within limits of size, time and number.
+    pub(super) async fn body(&self, body: axum::body::Body) -> Result<Bytes, ApiError> {
+        let too_large = |why: &dyn std::fmt::Display| {
+            ApiError::new(
+                ErrorCode::BadRequest,
+                format!("could not read the request's body (at most {BODY_LIMIT} bytes): {why}"),
+            )
+        };
+        // A length that is announced is judged before a single byte is read.
+        if usize::try_from(body.size_hint().lower()).is_ok_and(|length| length > BODY_LIMIT) {
+            return Err(too_large(&"it is larger"));
+        }
+        let reading = async {
+            let _permit = self
+                .bodies
+                .acquire()
+                .await
+                .expect("the semaphore is never closed");
+            axum::body::to_bytes(body, BODY_LIMIT).await
+        };
+        match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(too_large(&error)),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Busy,
+                "the request's body did not arrive within 10 s",
+            )),
+        }
+    }
+}
+
+/// `value` as JSON with a newline at its end.
+pub(super) fn json_line<T: serde::Serialize>(value: &T) -> Bytes {
+    let mut line = serde_json::to_vec(value).expect("our types have string keys only");
+    line.push(b'\n');
+    line.into()
+}

@@ -1,0 +1,404 @@
+//! What is asked and answered, in the form that crosses the socket. Fields are only ever added.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{LogLine, OutputStream};
+use crate::model::{
+    ComponentId, Event, Generation, InstanceId, Namespace, PipelineKey, PipelineName, Problem,
+    Timestamp,
+};
+use crate::planner::diff::PipelineDiff;
+use crate::reconciler::{Applied, Change, Request};
+
+/// Body of `POST /v1/apply` and `POST /v1/diff`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// Where the manifests are. All are checked before any is applied.
+    pub sources: Vec<SourceInput>,
+    /// The namespace of pipelines that name none.
+    #[serde(default)]
+    pub namespace: Option<Namespace>,
+    /// Whether saving a file applies it from now on.
+    #[serde(default)]
+    pub watch: Watching,
+    /// Where components run whose file leaves that open.
+    #[serde(default)]
+    pub orchestrator: Option<Orchestrator>,
+    /// What to do when the preflight finds problems.
+    #[serde(default)]
+    pub when_unready: WhenUnready,
+}
+
+/// One source of manifests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceInput {
+    /// A file on this host, by its absolute path; the daemon reads it.
+    File(PathBuf),
+    /// The text itself, as from standard input.
+    Text {
+        /// YAML.
+        text: String,
+        /// The absolute folder that relative paths in it are meant from.
+        folder: PathBuf,
+    },
+}
+
+/// Whether a file is watched after it was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Watching {
+    /// Saving it applies it.
+    #[default]
+    Yes,
+    /// Only `apply` applies it.
+    No,
+}
+
+/// What an apply does when the preflight finds something that will not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnready {
+    /// Change nothing and tell.
+    #[default]
+    Refuse,
+    /// Go on and tell.
+    Force,
+}
+
+/// Where components run whose file leaves that open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Orchestrator {
+    /// As local processes.
+    Process,
+    /// As containers.
+    Container,
+}
+
+/// What is worth telling about manifests that were accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Remarks {
+    /// All of it as text for people; empty when there is nothing.
+    pub rendered: String,
+    /// One by one.
+    pub warnings: Vec<Problem>,
+}
+
+/// Answer of `POST /v1/apply`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyAnswer {
+    /// What was done, one entry per pipeline.
+    pub pipelines: Vec<AppliedPipeline>,
+    /// Legacy spellings and the like.
+    pub remarks: Remarks,
+}
+
+/// What an apply did to one pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedPipeline {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: PipelineName,
+    /// The version that is wanted now.
+    pub generation: Generation,
+    /// What happened.
+    pub change: ChangeWord,
+    /// The file it was watched at before, when that was another one.
+    pub moved_from: Option<PathBuf>,
+}
+
+impl AppliedPipeline {
+    /// Which pipeline.
+    pub fn key(&self) -> PipelineKey {
+        PipelineKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+impl From<Applied> for AppliedPipeline {
+    fn from(applied: Applied) -> Self {
+        Self {
+            namespace: applied.pipeline.namespace,
+            name: applied.pipeline.name,
+            generation: applied.generation,
+            change: applied.change.into(),
+            moved_from: applied.moved_from,
+        }
+    }
+}
+
+/// [`Change`] in the form that crosses the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeWord {
+    /// The pipeline is new.
+    Created,
+    /// Its definition changed.
+    Changed,
+    /// Its definition is the same.
+    Unchanged,
+    /// It left its file and is being taken down.
+    Deleted,
+}
+
+impl From<Change> for ChangeWord {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Created => Self::Created,
+            Change::Changed => Self::Changed,
+            Change::Unchanged => Self::Unchanged,
+            Change::Deleted => Self::Deleted,
+        }
+    }
+}
+
+impl std::fmt::Display for ChangeWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+        })
+    }
+}
+
+/// Answer of `POST /v1/diff`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffAnswer {
+    /// One entry per pipeline, unchanged ones included.
+    pub pipelines: Vec<PipelineDiff>,
+    /// Legacy spellings and the like.
+    pub remarks: Remarks,
+}
+
+/// The last word of `POST /v1/pipelines/{namespace}/{name}/components/{id}/{request}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Asked {
+    /// Run, whatever held it back.
+    Start,
+    /// Stay down.
+    Stop,
+    /// Be replaced.
+    Restart,
+}
+
+impl From<Asked> for Request {
+    fn from(asked: Asked) -> Self {
+        match asked {
+            Asked::Start => Self::Start,
+            Asked::Stop => Self::Stop,
+            Asked::Restart => Self::Restart,
+        }
+    }
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        })
+    }
+}
+
+/// Answer of `GET /v1/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionAnswer {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The version of this interface.
+    pub api: u32,
+}
+
+/// Query of `GET /v1/events`. Conditions are joined by *and*.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventQuery {
+    /// Only events after this `seq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// Only events at or after this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Only of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    /// Only of pipelines of this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<PipelineName>,
+    /// Only of components of this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentId>,
+    /// Only the last so many of what the other conditions leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<usize>,
+    /// Whether the stream goes on with what happens from now on.
+    #[serde(default, deserialize_with = "flag")]
+    pub follow: bool,
+}
+
+impl EventQuery {
+    /// Whether `event` meets every condition but `tail`.
+    pub fn wants(&self, event: &Event) -> bool {
+        fn meets<T: PartialEq>(wanted: Option<&T>, found: Option<&T>) -> bool {
+            wanted.is_none() || wanted == found
+        }
+        self.after.is_none_or(|after| event.seq > after)
+            && self.since.is_none_or(|since| event.at >= since)
+            && meets(self.namespace.as_ref(), event.namespace.as_ref())
+            && meets(self.pipeline.as_ref(), event.pipeline.as_ref())
+            && meets(self.component.as_ref(), event.component.as_ref())
+    }
+}
+
+/// Query of `GET /v1/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogParams {
+    /// Of which namespace.
+    #[serde(default)]
+    pub namespace: Namespace,
+    /// Of which pipeline.
+    pub pipeline: PipelineName,
+    /// Of which components, separated by commas; empty = all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub components: String,
+    /// Only lines at or after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Only lines before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Only the last so many per component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<u64>,
+    /// Only the instance before the latest, of each replica.
+    #[serde(default, deserialize_with = "flag")]
+    pub previous: bool,
+    /// Whether the stream goes on.
+    #[serde(default, deserialize_with = "flag")]
+    pub follow: bool,
+}
+
+/// A switch of a query: `follow`, `follow=true` and `follow=1` are on.
+fn flag<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    match &*std::borrow::Cow::<str>::deserialize(d)? {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => Err(serde::de::Error::custom(format!(
+            "`{other}` is neither `true` nor `false`"
+        ))),
+    }
+}
+
+/// One line of `GET /v1/logs`, and of `logs -o json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When it was written: RFC 3339, UTC, nanoseconds.
+    pub at: String,
+    /// Nanoseconds since the Unix epoch, to merge by.
+    pub at_nanos: i64,
+    /// Whose namespace.
+    pub namespace: Namespace,
+    /// Whose pipeline.
+    pub pipeline: PipelineName,
+    /// Which component.
+    pub component: ComponentId,
+    /// Which replica of it.
+    pub replica: u32,
+    /// Which run of that.
+    pub instance: InstanceId,
+    /// `stdout` or `stderr`.
+    pub stream: StreamName,
+    /// What was written. Bytes that are not UTF-8 are replaced by U+FFFD.
+    pub text: String,
+}
+
+/// Where a program wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamName {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl LogEntry {
+    /// `line`, which a component of `pipeline` wrote.
+    pub fn new(pipeline: &PipelineKey, line: LogLine) -> Self {
+        let instance = InstanceId {
+            pipeline: pipeline.clone(),
+            replica: line.replica,
+            incarnation: line.incarnation,
+        };
+        Self {
+            at: rfc3339_nanos(line.at_nanos),
+            at_nanos: line.at_nanos,
+            namespace: pipeline.namespace.clone(),
+            pipeline: pipeline.name.clone(),
+            component: instance.replica.component.clone(),
+            replica: instance.replica.replica,
+            instance,
+            stream: match line.stream {
+                OutputStream::Stdout => StreamName::Stdout,
+                OutputStream::Stderr => StreamName::Stderr,
+            },
+            text: match String::from_utf8(line.text) {
+                Ok(text) => text,
+                Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            },
+        }
+    }
+}
+
+/// RFC 3339 with nanoseconds, as container runtimes write it: [`Timestamp`] knows milliseconds.
+fn rfc3339_nanos(nanos: i64) -> String {
+    let millis = Timestamp::from_millis(nanos.div_euclid(1_000_000)).to_string();
+    let below = nanos.rem_euclid(1_000_000);
+    let seconds = millis.strip_suffix('Z').unwrap_or(&millis);
+    format!("{seconds}{below:06}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_times_keep_their_nanoseconds() {
+        assert_eq!(
+            rfc3339_nanos(1_795_228_980_123_456_789),
+            "2026-11-21T02:43:00.123456789Z"
+        );
+    }
+
+    #[test]
+    fn the_instance_of_a_line_is_spelled_as_everywhere() {
+        let line = LogLine {
+            at_nanos: 0,
+            replica: crate::model::ReplicaKey {
+                component: "a".parse().unwrap(),
+                replica: 1,
+            },
+            incarnation: 7,
+            stream: OutputStream::Stderr,
+            text: b"caf\xe9".to_vec(),
+        };
+        let pipeline = PipelineKey {
+            namespace: Namespace::default(),
+            name: "p".parse().unwrap(),
+        };
+        let entry = LogEntry::new(&pipeline, line);
+        assert_eq!(entry.instance.to_string(), "default.p.a.1.7");
+        assert_eq!(entry.text, "caf\u{fffd}");
+    }
+}

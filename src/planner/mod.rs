@@ -1,0 +1,521 @@
+//! The decision: what to do about a pipeline, why, and why not yet.
+//!
+//! [`plan`] is total, deterministic and pure: no clock, no IO, no order of arrival. Everything that
+//! makes a component start, stop, wait or stay is in this room; execution has no choice left.
+//!
+//! **Guarantees.**
+//! - At most one step per replica, and never a start while an instance of it may live.
+//! - Equal desired and observed state give an empty plan; a replica that nobody touched gets none.
+//! - Every unsettled replica has a step with a [`Reason`] or a [`Hold`].
+//! - Starts follow the graph, stops go against it.
+//! - What a blind driver runs is left alone.
+//!
+//! **Assumptions.** Ends are recorded (through [`restart::ended`]) before planning, and `busy` names
+//! every replica with an unanswered driver call.
+
+pub mod blame;
+pub mod diff;
+mod gate;
+pub mod health;
+mod order;
+pub mod restart;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::model::{
+    Action, ComponentId, ComponentSpec, DriverKind, Health, Hold, InFlight, Instance, InstanceId,
+    Phase, PipelineKey, PipelineSpec, Plan, Reason, Record, ReplicaKey, RunIntent, Step, StopCause,
+    Timestamp,
+};
+
+use order::StopGraph;
+use restart::Verdict;
+
+/// What a pipeline should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Its name.
+    pub key: PipelineKey,
+    /// Its definition; one without components means: nothing.
+    pub spec: Arc<PipelineSpec>,
+    /// Components after what they depend on.
+    order: Vec<ComponentId>,
+}
+
+impl Desired {
+    /// A pipeline that should be as `spec` says.
+    pub fn new(spec: Arc<PipelineSpec>) -> Self {
+        Self {
+            key: spec.key.clone(),
+            order: order::start_order(&spec),
+            spec,
+        }
+    }
+
+    /// A pipeline of which nothing should be left.
+    pub fn nothing(key: PipelineKey) -> Self {
+        let spec = PipelineSpec {
+            key: key.clone(),
+            description: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            network: None,
+            components: BTreeMap::new(),
+        };
+        Self {
+            key,
+            spec: Arc::new(spec),
+            order: Vec::new(),
+        }
+    }
+
+    /// The component that replica `key` should be a copy of; `None` when it should not exist.
+    pub fn wants(&self, key: &ReplicaKey) -> Option<&ComponentSpec> {
+        self.spec
+            .components
+            .get(&key.component)
+            .filter(|spec| key.replica < spec.replicas)
+    }
+
+    /// Every replica that should exist, each after those it depends on.
+    pub fn replicas(&self) -> impl Iterator<Item = (ReplicaKey, &ComponentSpec)> {
+        self.order
+            .iter()
+            .filter_map(|id| self.spec.components.get(id))
+            .flat_map(|spec| {
+                (0..spec.replicas).map(move |replica| {
+                    (
+                        ReplicaKey {
+                            component: spec.id.clone(),
+                            replica,
+                        },
+                        spec,
+                    )
+                })
+            })
+    }
+}
+
+/// What a pipeline is.
+#[derive(Clone, Debug, Default)]
+pub struct Observed<'a> {
+    /// What is remembered of each replica.
+    pub records: Records<'a>,
+    /// Live instances that no record owns.
+    pub strays: Strays<'a>,
+    /// Drivers that do not answer, and what went wrong.
+    pub blind: Blind<'a>,
+    /// Drivers that exist in this daemon.
+    pub drivers: BTreeSet<DriverKind>,
+    /// Replicas with an unanswered driver call.
+    pub busy: Busy<'a>,
+    /// Why nothing new may begin, if so.
+    pub frozen: Option<&'a str>,
+    /// Above every incarnation of this host's past, those of forgotten replicas included: what they
+    /// left behind is never taken for what is started now.
+    pub next_incarnation: u64,
+}
+
+/// Records by replica.
+pub type Records<'a> = std::borrow::Cow<'a, BTreeMap<ReplicaKey, Record>>;
+/// Strays by instance.
+pub type Strays<'a> = std::borrow::Cow<'a, BTreeMap<InstanceId, Instance>>;
+/// Drivers that do not answer.
+pub type Blind<'a> = std::borrow::Cow<'a, BTreeMap<DriverKind, String>>;
+/// Unanswered calls.
+pub type Busy<'a> = std::borrow::Cow<'a, BTreeMap<ReplicaKey, InFlight>>;
+
+/// What to do about one replica.
+enum Decision {
+    Do(Action, Reason),
+    Wait(Hold),
+    Settled,
+}
+
+/// Decides what to do about `desired`, given `observed`, at `now`.
+pub fn plan(desired: &Desired, observed: &Observed<'_>, now: Timestamp) -> Plan {
+    let view = View::new(desired, observed, now);
+    let mut plan = Plan::default();
+    let (mut starts, mut stops, mut forgets) = (Vec::new(), Vec::new(), Vec::new());
+    for key in view.replicas() {
+        match view.decide(&key) {
+            Decision::Do(action, reason) => {
+                let lane = match &action {
+                    Action::Start { .. } => &mut starts,
+                    Action::Stop { .. } => &mut stops,
+                    Action::Forget => &mut forgets,
+                };
+                lane.push(Step {
+                    replica: key,
+                    action,
+                    reason,
+                });
+            }
+            Decision::Wait(hold) => {
+                wake(&mut plan.wake_at, hold.until());
+                plan.holds.insert(key, hold);
+            }
+            Decision::Settled => {}
+        }
+    }
+    for (key, spec) in desired.replicas() {
+        if let Some(Record {
+            history,
+            instance: Some(instance),
+            ..
+        }) = observed.records.get(&key)
+        {
+            wake(
+                &mut plan.wake_at,
+                restart::reset_at(history, &instance.phase, &spec.restart),
+            );
+        }
+    }
+    stops.reverse();
+    plan.steps = stops;
+    plan.steps.append(&mut starts);
+    plan.steps.append(&mut forgets);
+    plan
+}
+
+fn wake(at: &mut Option<Timestamp>, other: Option<Timestamp>) {
+    *at = match (*at, other) {
+        (Some(one), Some(two)) => Some(one.min(two)),
+        (one, two) => one.or(two),
+    };
+}
+
+/// The inputs, with what is derived from them once.
+struct View<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed<'a>,
+    now: Timestamp,
+    /// Components of which an instance has to go for good, as opposed to being replaced.
+    doomed: BTreeSet<&'a ComponentId>,
+    graph: StopGraph<'a>,
+    strays: BTreeMap<&'a ReplicaKey, &'a Instance>,
+}
+
+impl<'a> View<'a> {
+    fn new(desired: &'a Desired, observed: &'a Observed<'a>, now: Timestamp) -> Self {
+        let mut graph = StopGraph::default();
+        let mut doomed = BTreeSet::new();
+        for (key, record) in observed.records.iter() {
+            let Some(instance) = &record.instance else {
+                continue;
+            };
+            graph.add(&key.component, &instance.after);
+            if leaves_for_good(desired, key, record).is_some() {
+                doomed.insert(&key.component);
+            }
+        }
+        let strays = observed
+            .strays
+            .iter()
+            .map(|(id, stray)| (&id.replica, stray))
+            .collect();
+        Self {
+            desired,
+            observed,
+            now,
+            doomed,
+            graph,
+            strays,
+        }
+    }
+
+    /// Wanted replicas in start order, then the others.
+    fn replicas(&self) -> Vec<ReplicaKey> {
+        let mut keys: Vec<ReplicaKey> = self.desired.replicas().map(|(key, _)| key).collect();
+        let others = self
+            .observed
+            .records
+            .keys()
+            .chain(self.strays.keys().copied());
+        let unwanted: BTreeSet<&ReplicaKey> = others
+            .filter(|key| self.desired.wants(key).is_none())
+            .collect();
+        keys.extend(unwanted.into_iter().cloned());
+        keys
+    }
+
+    fn decide(&self, key: &ReplicaKey) -> Decision {
+        if let Some(call) = self.observed.busy.get(key) {
+            return Decision::Wait(Hold::InFlight { call: *call });
+        }
+        if let Some(stray) = self.strays.get(key) {
+            return self
+                .blind(stray.driver)
+                .unwrap_or_else(|| match &stray.phase {
+                    Phase::Stopping { .. } => self.stop_again(stray),
+                    Phase::Starting { .. } | Phase::Running { .. } => {
+                        let cause = StopCause::Stray;
+                        Decision::Do(stop(stray, &cause), Reason::Stop(cause))
+                    }
+                });
+        }
+        let fresh = Record::default();
+        let record = self.observed.records.get(key).unwrap_or(&fresh);
+        match (&record.instance, self.desired.wants(key)) {
+            (Some(instance), spec) => self
+                .blind(instance.driver)
+                .unwrap_or_else(|| self.with_instance(key, record, instance, spec)),
+            (None, Some(spec)) => self.without_instance(key, record, spec),
+            (None, None) => Decision::Do(Action::Forget, Reason::Gone),
+        }
+    }
+
+    fn blind(&self, driver: DriverKind) -> Option<Decision> {
+        let because = self.observed.blind.get(&driver)?.clone();
+        Some(Decision::Wait(Hold::Blind { driver, because }))
+    }
+
+    fn with_instance(
+        &self,
+        key: &ReplicaKey,
+        record: &Record,
+        instance: &Instance,
+        spec: Option<&ComponentSpec>,
+    ) -> Decision {
+        match &instance.phase {
+            // Not busy, so the answer to the start was lost: the next look tells what came of it.
+            Phase::Starting { .. } => Decision::Wait(Hold::InFlight {
+                call: InFlight::Start,
+            }),
+            Phase::Stopping { .. } => self.stop_again(instance),
+            Phase::Running { health, .. } => {
+                if let Some(cause) = leaves_for_good(self.desired, key, record) {
+                    return self.leave(key, instance, cause);
+                }
+                let Some(spec) = spec else {
+                    return Decision::Settled;
+                };
+                match replacement(record, instance, health, spec) {
+                    Some((cause, reason)) => self.replace(record, instance, spec, cause, reason),
+                    None => self.live(spec, instance, health),
+                }
+            }
+        }
+    }
+
+    /// A decided stop whose call was answered with a failure, or never.
+    fn stop_again(&self, instance: &Instance) -> Decision {
+        let Phase::Stopping { cause, failed, .. } = &instance.phase else {
+            return Decision::Settled;
+        };
+        match failed {
+            None => Decision::Do(stop(instance, cause), Reason::Stop(cause.clone())),
+            Some(failed) if self.now < failed.retry_at => {
+                let (why, until) = (failed.why.clone(), failed.retry_at);
+                Decision::Wait(Hold::StopFailed { why, until })
+            }
+            Some(failed) => {
+                let why = failed.why.clone();
+                Decision::Do(stop(instance, cause), Reason::StopAgain { why })
+            }
+        }
+    }
+
+    /// Stops an instance for good, once those that depend on it and have to go too are gone.
+    fn leave(&self, key: &ReplicaKey, instance: &Instance, cause: StopCause) -> Decision {
+        let blocker = self.graph.dependents(&key.component).find(|other| {
+            **other != key.component
+                && self.doomed.contains(other)
+                // Edges of two revisions can form a cycle; nobody waits in one.
+                && !self.graph.depends_on(&key.component, other)
+        });
+        match blocker {
+            Some(component) => Decision::Wait(Hold::StopsAfter {
+                component: component.clone(),
+            }),
+            None => Decision::Do(stop(instance, &cause), Reason::Stop(cause)),
+        }
+    }
+
+    /// Stops an instance that another is to follow, once that one could start: until then the old
+    /// one goes on serving.
+    fn replace(
+        &self,
+        record: &Record,
+        instance: &Instance,
+        spec: &ComponentSpec,
+        cause: StopCause,
+        reason: Reason,
+    ) -> Decision {
+        match self.may_start(record, spec) {
+            Err(hold) => Decision::Wait(hold),
+            Ok(()) => Decision::Do(stop(instance, &cause), reason),
+        }
+    }
+
+    fn live(&self, spec: &ComponentSpec, instance: &Instance, health: &Health) -> Decision {
+        if health.ready {
+            return Decision::Settled;
+        }
+        let because = health
+            .why
+            .clone()
+            .unwrap_or_else(|| "no probe has answered yet".to_owned());
+        Decision::Wait(match (&spec.probes.readiness, health.ready_changed) {
+            (_, Some(_)) => Hold::Unhealthy { because },
+            (Some(_), None) => Hold::BecomingReady { because, at: None },
+            (None, None) if !health.started => Hold::BecomingReady { because, at: None },
+            (None, None) => {
+                let (Phase::Running { since, .. }
+                | Phase::Starting { since }
+                | Phase::Stopping { since, .. }) = instance.phase;
+                let at = since.after(spec.ready_after.get());
+                let because = format!("it has to live for {}", spec.ready_after);
+                Hold::BecomingReady {
+                    because,
+                    at: Some(at),
+                }
+            }
+        })
+    }
+
+    fn without_instance(
+        &self,
+        key: &ReplicaKey,
+        record: &Record,
+        spec: &ComponentSpec,
+    ) -> Decision {
+        if let RunIntent::Stop { .. } = record.intent {
+            return Decision::Wait(Hold::StoppedByRequest);
+        }
+        let reason = match restart::verdict(&spec.restart, record, &spec.hash, self.now) {
+            Verdict::Start(reason) => reason,
+            Verdict::Backoff {
+                until,
+                failures,
+                last,
+                crashloop,
+            } => {
+                return Decision::Wait(Hold::Backoff {
+                    until,
+                    failures,
+                    last,
+                    crashloop,
+                });
+            }
+            Verdict::AwaitUpstream(upstream) => match self.missing(&upstream) {
+                Some(hold) => return Decision::Wait(hold),
+                None => Reason::UpstreamRecovered { upstream },
+            },
+            Verdict::Completed => return Decision::Wait(Hold::Completed),
+            Verdict::Failed { last } => return Decision::Wait(Hold::Failed { last }),
+            Verdict::GaveUp { retries, last } => {
+                return Decision::Wait(Hold::GaveUp { retries, last });
+            }
+        };
+        match self.may_start(record, spec) {
+            Err(hold) => Decision::Wait(hold),
+            Ok(()) => {
+                let instance = InstanceId {
+                    pipeline: self.desired.key.clone(),
+                    replica: key.clone(),
+                    incarnation: record
+                        .incarnation
+                        .saturating_add(1)
+                        .max(self.observed.next_incarnation),
+                };
+                Decision::Do(Action::Start { instance }, reason)
+            }
+        }
+    }
+
+    /// Whether an instance of `spec` could be started now; the hold says what is missing.
+    fn may_start(&self, record: &Record, spec: &ComponentSpec) -> Result<(), Hold> {
+        let driver = spec.driver();
+        if !self.observed.drivers.contains(&driver) {
+            return Err(Hold::NoDriver { driver });
+        }
+        if let Some(because) = self.observed.blind.get(&driver) {
+            return Err(Hold::Blind {
+                driver,
+                because: because.clone(),
+            });
+        }
+        if record.released.as_ref() != Some(&spec.hash) {
+            let records = self.observed.records.as_ref();
+            for dependency in &spec.dependencies {
+                let Some(upstream) = self.desired.spec.components.get(&dependency.id) else {
+                    continue;
+                };
+                if let Some(because) = gate::unmet(upstream, records, dependency.condition) {
+                    return Err(Hold::WaitingFor {
+                        component: dependency.id.clone(),
+                        condition: dependency.condition,
+                        because,
+                    });
+                }
+            }
+        }
+        match self.observed.frozen {
+            Some(because) => Err(Hold::Frozen {
+                because: because.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The wait for an upstream that an end was charged to; `None` when it is ready, or gone from
+    /// the file.
+    fn missing(&self, upstream: &ComponentId) -> Option<Hold> {
+        let condition = crate::model::Condition::Ready;
+        let spec = self.desired.spec.components.get(upstream)?;
+        let because = gate::unmet(spec, self.observed.records.as_ref(), condition)?;
+        Some(Hold::WaitingFor {
+            component: upstream.clone(),
+            condition,
+            because,
+        })
+    }
+}
+
+fn stop(instance: &Instance, cause: &StopCause) -> Action {
+    Action::Stop {
+        instance: instance.id.clone(),
+        cause: cause.clone(),
+    }
+}
+
+/// Why the instance of `key` has to go with none to follow, if so.
+fn leaves_for_good(desired: &Desired, key: &ReplicaKey, record: &Record) -> Option<StopCause> {
+    match desired.spec.components.get(&key.component) {
+        None => Some(StopCause::Removed),
+        Some(spec) if key.replica >= spec.replicas => Some(StopCause::ScaledDown),
+        Some(_) => match record.intent {
+            RunIntent::Stop { .. } => Some(StopCause::StopRequested),
+            RunIntent::Run | RunIntent::Start { .. } | RunIntent::Restart { .. } => None,
+        },
+    }
+}
+
+/// Why a running instance has to be followed by another, if so.
+fn replacement(
+    record: &Record,
+    instance: &Instance,
+    health: &Health,
+    spec: &ComponentSpec,
+) -> Option<(StopCause, Reason)> {
+    if instance.spec != spec.hash {
+        let (from, to) = (instance.spec.clone(), spec.hash.clone());
+        return Some((StopCause::SpecChanged, Reason::SpecChanged { from, to }));
+    }
+    if let Some(cause) = &health.condemned {
+        return Some((cause.clone(), Reason::Stop(cause.clone())));
+    }
+    match record.intent {
+        RunIntent::Restart { upto, .. } if instance.id.incarnation <= upto => {
+            Some((StopCause::RestartRequested, Reason::Requested))
+        }
+        RunIntent::Run
+        | RunIntent::Start { .. }
+        | RunIntent::Restart { .. }
+        | RunIntent::Stop { .. } => None,
+    }
+}

@@ -1,0 +1,328 @@
+//! What follows the end of an instance: whether it is started again, and when.
+//!
+//! Pure functions of the recorded [`History`], the policy and `now`. The verdict is not stored, so
+//! an edited policy applies to ends of the past.
+
+use std::time::Duration;
+
+use backoff::ExponentialBackoffBuilder;
+use backoff::backoff::Backoff as _;
+
+use crate::model::{
+    Backoff, Charge, ComponentId, EndCause, Ended, ExitStatus, Failure, Health, History,
+    InstanceId, Phase, Reason, Record, RestartMode, RestartPolicy, RunIntent, SpecHash, StopCause,
+    Timestamp,
+};
+
+/// Failures within [`CRASHLOOP_WINDOW`] that make a crash loop.
+const CRASHLOOP_FAILURES: usize = 5;
+/// See [`CRASHLOOP_FAILURES`].
+const CRASHLOOP_WINDOW: Duration = Duration::from_secs(300);
+/// Steps after which an exponential delay is taken as it is: 2^64 ms is beyond any cap, and a
+/// factor close to 1 must not turn months of failures into a long loop.
+const MAX_STEPS: u32 = 4096;
+
+/// What is to be done about a replica that has no instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Start one.
+    Start(Reason),
+    /// Start one at `until`.
+    Backoff {
+        /// When.
+        until: Timestamp,
+        /// Failures in a row.
+        failures: u32,
+        /// The last end, in words.
+        last: String,
+        /// Whether it is a crash loop.
+        crashloop: bool,
+    },
+    /// Start one when this upstream is ready.
+    AwaitUpstream(ComponentId),
+    /// It ended with success, for good.
+    Completed,
+    /// It ended with a failure, for good.
+    Failed {
+        /// The last end, in words.
+        last: String,
+    },
+    /// `max_retries` is spent.
+    GaveUp {
+        /// Restarts tried.
+        retries: u32,
+        /// The last end, in words.
+        last: String,
+    },
+}
+
+/// Judges a replica that has no instance and should have one of revision `wanted`.
+pub fn verdict(
+    policy: &RestartPolicy,
+    record: &Record,
+    wanted: &SpecHash,
+    now: Timestamp,
+) -> Verdict {
+    let Some(last) = &record.history.last else {
+        return Verdict::Start(Reason::New);
+    };
+    if last.spec != *wanted {
+        let (from, to) = (last.spec.clone(), wanted.clone());
+        return Verdict::Start(Reason::SpecChanged { from, to });
+    }
+    match record.intent {
+        RunIntent::Start { upto, .. } | RunIntent::Restart { upto, .. }
+            if last.instance.incarnation <= upto =>
+        {
+            return Verdict::Start(Reason::Requested);
+        }
+        RunIntent::Run
+        | RunIntent::Start { .. }
+        | RunIntent::Restart { .. }
+        | RunIntent::Stop { .. } => {}
+    }
+    match &last.cause {
+        EndCause::HostReboot | EndCause::RuntimeRestarted => Verdict::Start(Reason::Interrupted),
+        EndCause::Stopped(cause) if !is_failed_probe(cause) => Verdict::Start(Reason::Interrupted),
+        EndCause::Itself(_) if succeeded(policy, last) && policy.mode != RestartMode::Always => {
+            Verdict::Completed
+        }
+        EndCause::Itself(_) | EndCause::NotStarted(_) | EndCause::Stopped(_) | EndCause::Lost
+            if policy.mode == RestartMode::Never =>
+        {
+            Verdict::Failed {
+                last: in_words(last),
+            }
+        }
+        EndCause::Itself(Charge::Upstream(upstream)) => Verdict::AwaitUpstream(upstream.clone()),
+        EndCause::Itself(Charge::Own)
+        | EndCause::NotStarted(_)
+        | EndCause::Stopped(_)
+        | EndCause::Lost => after_failure(policy, &record.history, last, now),
+    }
+}
+
+fn after_failure(
+    policy: &RestartPolicy,
+    history: &History,
+    last: &Ended,
+    now: Timestamp,
+) -> Verdict {
+    let failures = history.failures.max(1);
+    if let Some(limit) = policy.limit {
+        let counted = match limit.window {
+            None => failures,
+            Some(window) => own_failures_since(history, last.exit.at, window.get()),
+        };
+        if counted > limit.max_retries {
+            return Verdict::GaveUp {
+                retries: limit.max_retries,
+                last: in_words(last),
+            };
+        }
+    }
+    let until = last.exit.at.after(delay(policy, failures, &last.instance));
+    if until > now {
+        let crashloop = history.crashloop_since.is_some();
+        return Verdict::Backoff {
+            until,
+            failures,
+            last: in_words(last),
+            crashloop,
+        };
+    }
+    Verdict::Start(match &last.cause {
+        EndCause::NotStarted(failure) => Reason::Retry {
+            failure: failure.clone(),
+            failures,
+        },
+        EndCause::Itself(_)
+        | EndCause::Stopped(_)
+        | EndCause::Lost
+        | EndCause::HostReboot
+        | EndCause::RuntimeRestarted => Reason::Restart {
+            exit: last.exit.clone(),
+            failures,
+        },
+    })
+}
+
+fn own_failures_since(history: &History, last: Timestamp, window: Duration) -> u32 {
+    let inside =
+        |failure: &&Failure| failure.charge == Charge::Own && last.since(failure.at) <= window;
+    u32::try_from(history.recent.iter().filter(inside).count()).unwrap_or(u32::MAX)
+}
+
+/// The pause before the restart that follows failure number `failures` (from 1) of `instance`.
+///
+/// Jitter is added on top of the capped delay and derived from the instance id, so the deadline
+/// shown is the deadline kept, over daemon restarts too.
+pub fn delay(policy: &RestartPolicy, failures: u32, instance: &InstanceId) -> Duration {
+    let base = base_delay(policy, failures);
+    base.saturating_add(base.mul_f64(policy.jitter.clamp(0.0, 1.0) * fraction_of(instance)))
+}
+
+fn base_delay(policy: &RestartPolicy, failures: u32) -> Duration {
+    let (initial, max) = (policy.initial_delay.get(), policy.max_delay.get());
+    if initial.is_zero() {
+        // The crate would stay at zero too, but only after `failures` rounds.
+        return Duration::ZERO;
+    }
+    match policy.backoff {
+        Backoff::Fixed => initial.min(max),
+        Backoff::Linear => initial.saturating_mul(failures.max(1)).min(max),
+        Backoff::Exponential => {
+            let mut curve = ExponentialBackoffBuilder::new()
+                .with_initial_interval(initial.min(max))
+                .with_max_interval(max)
+                .with_multiplier(policy.factor.max(1.0))
+                .with_randomization_factor(0.0)
+                .with_max_elapsed_time(None)
+                .build();
+            let mut delay = initial.min(max);
+            for _ in 0..failures.clamp(1, MAX_STEPS) {
+                delay = curve.next_backoff().unwrap_or(max);
+                if delay >= max {
+                    return max;
+                }
+            }
+            delay
+        }
+    }
+}
+
+/// A number from 0 to 1 that is the same for the same instance in every release (FNV-1a).
+fn fraction_of(instance: &InstanceId) -> f64 {
+    let hash = instance
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    // FNV's high bits differ little between texts that differ in the last character only.
+    let mixed = hash ^ (hash >> 33);
+    let mixed = mixed.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    f64::from(u32::try_from(mixed >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+/// `history` after `ended`: the end itself, and what it adds to the failures.
+#[must_use]
+pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History {
+    let mut history = history.clone();
+    let charge = match &ended.cause {
+        EndCause::Itself(_) if succeeded(policy, &ended) && policy.mode != RestartMode::Always => {
+            None
+        }
+        EndCause::Itself(charge) => Some(charge.clone()),
+        EndCause::NotStarted(_) | EndCause::Lost => Some(Charge::Own),
+        EndCause::Stopped(cause) => is_failed_probe(cause).then_some(Charge::Own),
+        EndCause::HostReboot | EndCause::RuntimeRestarted => None,
+    };
+    if let Some(charge) = charge {
+        if charge == Charge::Own {
+            history.failures = history.failures.saturating_add(1);
+        }
+        history.recent.push(Failure {
+            at: ended.exit.at,
+            charge,
+        });
+        if history.recent.len() > History::KEPT {
+            history.recent.remove(0);
+        }
+        let burst = own_failures_since(&history, ended.exit.at, CRASHLOOP_WINDOW);
+        if history.crashloop_since.is_none()
+            && usize::try_from(burst).unwrap_or(usize::MAX) >= CRASHLOOP_FAILURES
+        {
+            history.crashloop_since = Some(ended.exit.at);
+        }
+    }
+    history.last = Some(ended);
+    history
+}
+
+/// `history` when its last failure turns out to be the fault of `upstream`; `None` when there is
+/// nothing to take back.
+pub fn taken_back(history: &History, upstream: &ComponentId) -> Option<History> {
+    let mut history = history.clone();
+    let last = history.last.as_mut()?;
+    let EndCause::Itself(charge @ Charge::Own) = &mut last.cause else {
+        return None;
+    };
+    *charge = Charge::Upstream(upstream.clone());
+    let failure = history.recent.last_mut()?;
+    failure.charge = Charge::Upstream(upstream.clone());
+    history.failures = history.failures.saturating_sub(1);
+    let last_at = last.exit.at;
+    let burst = own_failures_since(&history, last_at, CRASHLOOP_WINDOW);
+    if usize::try_from(burst).unwrap_or(usize::MAX) < CRASHLOOP_FAILURES {
+        history.crashloop_since = None;
+    }
+    Some(history)
+}
+
+/// `history` with its failures forgotten. The total of restarts never falls.
+#[must_use]
+pub fn cleared(history: &History) -> History {
+    History {
+        restarts: history.restarts,
+        last: history.last.clone(),
+        failures: 0,
+        recent: Vec::new(),
+        crashloop_since: None,
+    }
+}
+
+/// When the failures of a replica in `phase` are forgotten, if it stays ready until then.
+pub fn reset_at(history: &History, phase: &Phase, policy: &RestartPolicy) -> Option<Timestamp> {
+    if history.failures == 0 && history.recent.is_empty() {
+        return None;
+    }
+    match phase {
+        Phase::Running {
+            health:
+                Health {
+                    ready: true,
+                    ready_changed,
+                    ..
+                },
+            since,
+        } => Some(
+            ready_changed
+                .unwrap_or(*since)
+                .after(policy.reset_after.get()),
+        ),
+        Phase::Running { .. } | Phase::Starting { .. } | Phase::Stopping { .. } => None,
+    }
+}
+
+/// Whether an end of this cause came from a probe, and so counts as a failure.
+fn is_failed_probe(cause: &StopCause) -> bool {
+    match cause {
+        StopCause::LivenessFailed(_) | StopCause::StartupFailed(_) => true,
+        StopCause::Removed
+        | StopCause::ScaledDown
+        | StopCause::SpecChanged
+        | StopCause::RestartRequested
+        | StopCause::StopRequested
+        | StopCause::Stray => false,
+    }
+}
+
+fn succeeded(policy: &RestartPolicy, ended: &Ended) -> bool {
+    match ended.exit.status {
+        ExitStatus::Code(code) => policy.success_codes.contains(&code),
+        ExitStatus::Signal(_) | ExitStatus::Unknown => false,
+    }
+}
+
+/// An end in the words of `status`.
+pub fn in_words(ended: &Ended) -> String {
+    match &ended.cause {
+        EndCause::NotStarted(failure) => failure.message.clone(),
+        EndCause::Stopped(cause) => cause.to_string(),
+        EndCause::Lost => "its guardian died and took it along, exit unknown".to_owned(),
+        EndCause::HostReboot => "the host rebooted".to_owned(),
+        EndCause::RuntimeRestarted => "its container engine went down".to_owned(),
+        EndCause::Itself(_) => ended.exit.to_string(),
+    }
+}

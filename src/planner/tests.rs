@@ -1,0 +1,542 @@
+//! The decision table, and properties over generated worlds.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::model::fixtures::{component, pipeline};
+use crate::model::{
+    Action, Backoff, Charge, ComponentId, DriverKind, EndCause, Ended, Exit, ExitStatus, Health,
+    History, Hold, HumanDuration, InFlight, Instance, InstanceId, Phase, PipelineSpec, Reason,
+    Record, ReplicaKey, RestartMode, RestartPolicy, RetryLimit, RunIntent, SpecHash, StopCause,
+    StopPolicy, Timestamp,
+};
+
+use super::restart::{self, Verdict};
+use super::{Desired, Observed, plan};
+
+const NOW: i64 = 1_000_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(NOW)
+}
+
+fn key(component: &str) -> ReplicaKey {
+    ReplicaKey {
+        component: component.parse().unwrap(),
+        replica: 0,
+    }
+}
+
+fn id(component: &str, incarnation: u64) -> InstanceId {
+    let pipeline = pipeline(vec![]).key;
+    InstanceId {
+        pipeline,
+        replica: key(component),
+        incarnation,
+    }
+}
+
+fn hash(n: u64) -> SpecHash {
+    SpecHash::new(format!("v1:{n:016x}"))
+}
+
+fn running(component: &str, revision: u64, ready: bool) -> Record {
+    let health = Health {
+        started: true,
+        ready,
+        ready_changed: ready.then(now),
+        ..Health::default()
+    };
+    Record {
+        incarnation: 1,
+        instance: Some(Instance {
+            id: id(component, 1),
+            spec: hash(revision),
+            driver: DriverKind::Process,
+            stop: StopPolicy::default(),
+            after: vec![],
+            handle: None,
+            phase: Phase::Running {
+                since: now(),
+                health,
+            },
+        }),
+        released: Some(hash(revision)),
+        ..Record::default()
+    }
+}
+
+fn ended(component: &str, cause: EndCause, status: ExitStatus, ago: u64) -> Record {
+    let at = now().shifted(-i64::try_from(ago).unwrap());
+    let exit = Exit {
+        status,
+        oom: false,
+        started_at: Some(at),
+        at,
+    };
+    let ended = Ended {
+        instance: id(component, 1),
+        spec: hash(1),
+        exit,
+        cause,
+    };
+    let history = restart::ended(&History::default(), ended, &RestartPolicy::default());
+    Record {
+        incarnation: 1,
+        released: Some(hash(1)),
+        history,
+        ..Record::default()
+    }
+}
+
+fn crashed(component: &str, ago: u64) -> Record {
+    ended(
+        component,
+        EndCause::Itself(Charge::Own),
+        ExitStatus::Code(1),
+        ago,
+    )
+}
+
+fn observed(records: &BTreeMap<ReplicaKey, Record>) -> Observed<'_> {
+    Observed {
+        records: Cow::Borrowed(records),
+        drivers: [DriverKind::Process].into(),
+        next_incarnation: 2,
+        ..Observed::default()
+    }
+}
+
+/// The plan for `spec` as lines: `start a: reason`, `stop a: reason`, `hold a: words`.
+fn planned(spec: PipelineSpec, records: &[(&str, Record)]) -> Vec<String> {
+    let records: BTreeMap<_, _> = records.iter().map(|(c, r)| (key(c), r.clone())).collect();
+    let plan = plan(&Desired::new(Arc::new(spec)), &observed(&records), now());
+    let steps = plan.steps.iter().map(|step| {
+        let verb = match step.action {
+            Action::Start { .. } => "start",
+            Action::Stop { .. } => "stop",
+            Action::Forget => "forget",
+        };
+        format!("{verb} {}: {}", step.replica, step.reason)
+    });
+    let holds = plan
+        .holds
+        .iter()
+        .map(|(key, hold)| format!("hold {key}: {hold}"));
+    steps.chain(holds).collect()
+}
+
+#[test]
+fn equal_states_give_an_empty_plan() {
+    let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &["a"])]);
+    let records = [("a", running("a", 1, true)), ("b", running("b", 1, true))];
+    assert_eq!(planned(spec, &records), [] as [&str; 0]);
+}
+
+#[test]
+fn dependents_wait_for_what_they_depend_on_in_any_list_order() {
+    let spec = pipeline(vec![component("a", 1, &["b"]), component("b", 1, &[])]);
+    assert_eq!(
+        planned(spec.clone(), &[]),
+        [
+            "start b: not running yet",
+            "hold a: waiting for b (not started yet)"
+        ]
+    );
+    assert_eq!(
+        planned(spec, &[("b", running("b", 1, false))]),
+        [
+            "hold a: waiting for b (not ready yet: no probe has passed yet)",
+            "hold b: not ready yet: it has to live for 1s"
+        ]
+    );
+}
+
+#[test]
+fn an_edit_replaces_the_changed_component_and_dependents_that_changed_follow_it() {
+    let spec = pipeline(vec![
+        component("a", 2, &[]),
+        component("b", 2, &["a"]),
+        component("c", 1, &["b"]),
+    ]);
+    let records = [
+        ("a", running("a", 1, true)),
+        ("b", running("b", 1, true)),
+        ("c", running("c", 1, true)),
+    ];
+    assert_eq!(
+        planned(spec, &records),
+        [
+            "stop a: its definition changed",
+            "hold b: waiting for a (its new definition has not started yet)"
+        ]
+    );
+}
+
+#[test]
+fn an_unready_upstream_never_stops_what_depends_on_it() {
+    let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &["a"])]);
+    let mut away = running("a", 1, false);
+    if let Some(Instance {
+        phase: Phase::Running { health, .. },
+        ..
+    }) = &mut away.instance
+    {
+        health.ready_changed = Some(now());
+        health.why = Some("connection refused".to_owned());
+    }
+    assert_eq!(
+        planned(spec, &[("a", away), ("b", running("b", 1, true))]),
+        ["hold a: readiness probe fails: connection refused"]
+    );
+}
+
+#[test]
+fn stops_go_against_the_graph() {
+    let mut b = running("b", 1, true);
+    b.instance.as_mut().unwrap().after = vec!["a".parse().unwrap()];
+    let records = [("a", running("a", 1, true)), ("b", b)];
+    assert_eq!(
+        planned(pipeline(vec![]), &records),
+        [
+            "stop b: removed from the pipeline",
+            "hold a: waiting for b to stop first"
+        ]
+    );
+}
+
+#[test]
+fn edges_of_two_revisions_that_form_a_cycle_do_not_block_a_stop() {
+    let (mut a, mut b) = (running("a", 1, true), running("b", 1, true));
+    a.instance.as_mut().unwrap().after = vec!["b".parse().unwrap()];
+    b.instance.as_mut().unwrap().after = vec!["a".parse().unwrap()];
+    let lines = planned(pipeline(vec![]), &[("a", a), ("b", b)]);
+    assert_eq!(
+        lines,
+        [
+            "stop b: removed from the pipeline",
+            "stop a: removed from the pipeline"
+        ]
+    );
+}
+
+#[test]
+fn an_end_charged_to_an_upstream_waits_for_it_and_then_starts_at_once() {
+    let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &["a"])]);
+    let charge = EndCause::Itself(Charge::Upstream("a".parse().unwrap()));
+    let b = ended("b", charge, ExitStatus::Code(1), 10);
+    assert_eq!(b.history.failures, 0);
+    assert_eq!(
+        planned(spec.clone(), &[("a", crashed("a", 100)), ("b", b.clone())]),
+        [
+            "hold a: backoff (failure 1, exit 1)",
+            "hold b: waiting for a (exit 1)"
+        ]
+    );
+    assert_eq!(
+        planned(spec, &[("a", running("a", 1, true)), ("b", b)]),
+        ["start b: a is ready again"]
+    );
+}
+
+#[test]
+fn a_stopped_component_stays_down_until_a_person_says_start() {
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    let mut record = crashed("a", 10);
+    record.intent = RunIntent::Stop { at: now() };
+    assert_eq!(
+        planned(spec.clone(), &[("a", record.clone())]),
+        ["hold a: stopped by request; `flowctl start` revives it"]
+    );
+    record.intent = RunIntent::Start { at: now(), upto: 1 };
+    assert_eq!(planned(spec, &[("a", record)]), ["start a: requested"]);
+}
+
+#[test]
+fn a_spec_change_clears_the_backoff() {
+    let spec = pipeline(vec![component("a", 2, &[])]);
+    assert_eq!(
+        planned(spec, &[("a", crashed("a", 10))]),
+        ["start a: its definition changed"]
+    );
+}
+
+#[test]
+fn never_and_on_failure_end_as_completed_or_failed() {
+    let verdict = |mode, code| {
+        let policy = RestartPolicy {
+            mode,
+            ..RestartPolicy::default()
+        };
+        let record = ended(
+            "a",
+            EndCause::Itself(Charge::Own),
+            ExitStatus::Code(code),
+            10_000,
+        );
+        restart::verdict(&policy, &record, &hash(1), now())
+    };
+    assert_eq!(verdict(RestartMode::Never, 0), Verdict::Completed);
+    assert_eq!(
+        verdict(RestartMode::Never, 3),
+        Verdict::Failed {
+            last: "exit 3".to_owned()
+        }
+    );
+    assert_eq!(verdict(RestartMode::OnFailure, 0), Verdict::Completed);
+    assert!(matches!(
+        verdict(RestartMode::OnFailure, 3),
+        Verdict::Start(Reason::Restart { .. })
+    ));
+    assert!(matches!(
+        verdict(RestartMode::Always, 0),
+        Verdict::Start(Reason::Restart { .. })
+    ));
+}
+
+#[test]
+fn max_retries_gives_up_and_a_window_forgives_old_failures() {
+    let mut policy = RestartPolicy {
+        initial_delay: HumanDuration::from_secs(0),
+        limit: Some(RetryLimit {
+            max_retries: 2,
+            window: None,
+        }),
+        ..RestartPolicy::default()
+    };
+    let mut history = History::default();
+    for minute in 0..3_u64 {
+        let at = now().after(Duration::from_secs(60 * minute));
+        let status = ExitStatus::Code(1);
+        let exit = Exit {
+            status,
+            oom: false,
+            started_at: None,
+            at,
+        };
+        let cause = EndCause::Itself(Charge::Own);
+        let ended = Ended {
+            instance: id("a", minute),
+            spec: hash(1),
+            exit,
+            cause,
+        };
+        history = restart::ended(&history, ended, &policy);
+    }
+    let record = Record {
+        history,
+        ..Record::default()
+    };
+    let later = now().after(Duration::from_secs(3600));
+    assert!(matches!(
+        restart::verdict(&policy, &record, &hash(1), later),
+        Verdict::GaveUp { retries: 2, .. }
+    ));
+    policy.limit = Some(RetryLimit {
+        max_retries: 2,
+        window: Some(HumanDuration::from_secs(90)),
+    });
+    assert!(matches!(
+        restart::verdict(&policy, &record, &hash(1), later),
+        Verdict::Start(_)
+    ));
+}
+
+#[test]
+fn five_failures_in_five_minutes_are_a_crash_loop_and_taking_one_back_ends_it() {
+    let policy = RestartPolicy::default();
+    let mut history = History::default();
+    for n in 0..5_u64 {
+        assert_eq!(history.crashloop_since, None);
+        let at = now().after(Duration::from_secs(n));
+        let exit = Exit {
+            status: ExitStatus::Code(1),
+            oom: false,
+            started_at: None,
+            at,
+        };
+        let cause = EndCause::Itself(Charge::Own);
+        let ended = Ended {
+            instance: id("a", n),
+            spec: hash(1),
+            exit,
+            cause,
+        };
+        history = restart::ended(&history, ended, &policy);
+    }
+    assert!(history.crashloop_since.is_some());
+    let upstream: ComponentId = "b".parse().unwrap();
+    let back = restart::taken_back(&history, &upstream).unwrap();
+    assert_eq!((back.failures, back.crashloop_since), (4, None));
+}
+
+#[test]
+fn the_total_of_restarts_survives_a_reset() {
+    let history = History {
+        restarts: 9,
+        failures: 3,
+        ..History::default()
+    };
+    let cleared = restart::cleared(&history);
+    assert_eq!((cleared.restarts, cleared.failures), (9, 0));
+}
+
+fn policies() -> impl Strategy<Value = RestartPolicy> {
+    let backoff = prop_oneof![
+        Just(Backoff::Exponential),
+        Just(Backoff::Linear),
+        Just(Backoff::Fixed)
+    ];
+    (
+        backoff,
+        0_u64..120_000,
+        0_u64..600_000,
+        1.0..8.0_f64,
+        0.0..1.0_f64,
+    )
+        .prop_map(|(backoff, initial, max, factor, jitter)| RestartPolicy {
+            backoff,
+            initial_delay: HumanDuration::from_millis(initial),
+            max_delay: HumanDuration::from_millis(max),
+            factor,
+            jitter,
+            ..RestartPolicy::default()
+        })
+}
+
+/// Anything that one replica may look like.
+fn records() -> impl Strategy<Value = Option<(Record, Option<InFlight>)>> {
+    let phase = prop_oneof![
+        Just(Phase::Starting { since: now() }),
+        any::<bool>().prop_map(|ready| {
+            let health = Health {
+                started: true,
+                ready,
+                ..Health::default()
+            };
+            Phase::Running {
+                since: now(),
+                health,
+            }
+        }),
+        Just(Phase::Stopping {
+            since: now(),
+            started_at: now(),
+            cause: StopCause::SpecChanged,
+            failed: None
+        }),
+    ];
+    let instance = prop::option::of((phase, 1_u64..3));
+    let intent = prop_oneof![
+        Just(RunIntent::Run),
+        Just(RunIntent::Stop { at: now() }),
+        (0_u64..3).prop_map(|upto| RunIntent::Restart { at: now(), upto }),
+        (0_u64..3).prop_map(|upto| RunIntent::Start { at: now(), upto }),
+    ];
+    let end = prop::option::of((0_i32..2, any::<bool>(), 0_u64..100_000));
+    let busy = prop::option::weighted(0.1, Just(InFlight::Stop));
+    prop::option::of((instance, intent, end, busy)).prop_map(|all| {
+        all.map(|(instance, intent, end, busy)| {
+            let mut record = match end {
+                Some((code, charged, ago)) => {
+                    let charge = if charged {
+                        Charge::Upstream("a".parse().unwrap())
+                    } else {
+                        Charge::Own
+                    };
+                    ended("x", EndCause::Itself(charge), ExitStatus::Code(code), ago)
+                }
+                None => Record::default(),
+            };
+            record.intent = intent;
+            record.instance = instance.map(|(phase, revision)| Instance {
+                phase,
+                ..running("x", revision, true).instance.unwrap()
+            });
+            (record, busy)
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn delays_never_shrink_and_never_exceed_the_cap_with_its_jitter(
+        policy in policies(), failures in 1_u32..200
+    ) {
+        let plain = RestartPolicy { jitter: 0.0, ..policy.clone() };
+        let one = restart::delay(&plain, failures, &id("a", 1));
+        let next = restart::delay(&plain, failures + 1, &id("a", 1));
+        prop_assert!(one <= next);
+        prop_assert!(next <= policy.max_delay.get().max(Duration::ZERO));
+        let jittered = restart::delay(&policy, failures, &id("a", 1));
+        prop_assert!(jittered >= one && jittered <= one.mul_f64(1.0 + policy.jitter) + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn plans_are_safe_total_and_deterministic(
+        a in records(), b in records(), c in records(), blind in any::<bool>(), full in any::<bool>(),
+        wanted in 0_u32..8,
+    ) {
+        let all = [("a", a), ("b", b), ("c", c)];
+        let mut kept = BTreeMap::new();
+        let mut busy = BTreeMap::new();
+        for (name, entry) in all {
+            if let Some((mut record, call)) = entry {
+                if let Some(instance) = &mut record.instance {
+                    instance.id = id(name, 1);
+                }
+                kept.insert(key(name), record);
+                if let Some(call) = call {
+                    busy.insert(key(name), call);
+                }
+            }
+        }
+        let components = [("a", &[][..]), ("b", &["a"][..]), ("c", &["a", "b"][..])]
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| wanted & (1 << index) != 0)
+            .map(|(_, (name, after))| component(name, 1, after))
+            .collect();
+        let desired = Desired::new(Arc::new(pipeline(components)));
+        let mut seen = observed(&kept);
+        seen.busy = Cow::Borrowed(&busy);
+        if blind {
+            seen.blind = Cow::Owned([(DriverKind::Process, "down".to_owned())].into());
+        }
+        seen.frozen = full.then_some("disk full");
+        let plan_one = plan(&desired, &seen, now());
+        prop_assert_eq!(&plan_one, &plan(&desired, &seen, now()));
+        let mut stepped = std::collections::BTreeSet::new();
+        for step in &plan_one.steps {
+            prop_assert!(stepped.insert(step.replica.clone()), "two steps for one replica");
+            prop_assert!(!busy.contains_key(&step.replica), "a step for a busy replica");
+            let record = kept.get(&step.replica);
+            if let Action::Start { instance } = &step.action {
+                prop_assert!(record.is_none_or(|r| r.instance.is_none()), "a second instance");
+                prop_assert!(instance.incarnation > record.map_or(0, |r| r.incarnation));
+                prop_assert!(!blind && !full);
+            }
+            if let Action::Stop { .. } = &step.action {
+                prop_assert!(!blind, "a blind driver's component was touched");
+            }
+        }
+        for (replica, _) in desired.replicas() {
+            let record = kept.get(&replica);
+            let fine = record.and_then(|r| r.instance.as_ref()).is_some_and(|instance| {
+                instance.spec == hash(1)
+                    && matches!(&instance.phase, Phase::Running { health, .. } if health.ready)
+            });
+            let told = stepped.contains(&replica) || plan_one.holds.contains_key(&replica);
+            prop_assert!(fine || told, "{replica} is unsettled without a word");
+        }
+        for hold in plan_one.holds.values() {
+            if let Hold::Backoff { until, .. } = hold {
+                prop_assert!(plan_one.wake_at.is_some_and(|at| at <= *until));
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Health checks: asks a component how it is, when it is time to.
+//!
+//! **Expected flow.** The reconciler hands every running instance with its probes to the
+//! [`ProberHandle`], and takes it back when the instance ends or is being stopped. The [`Prober`]
+//! asks each probe when it is due and sends a [`Report`] per answer.
+//!
+//! **Guarantees.** At most [`MAX_ASKS`] asks are under way. An ask ends at its timeout, whatever
+//! the other side does, and keeps at most 64 KiB of an answer. What a program of an exec probe
+//! forked into its process group is gone when the ask ends. A report is about an instance that
+//! was still wanted when its ask ended.
+//!
+//! **What it does not do.** It judges nothing: thresholds are [`crate::planner`]'s. It never logs
+//! or passes on a body. An error of its own (no descriptors left) is no outcome and is not
+//! reported. [`ProbeCheck::Heartbeat`] is never asked: the component calls by itself.
+
+mod connect;
+mod exec;
+mod grpc;
+mod http;
+mod prober;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::{Counts, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome};
+
+pub use prober::{MAX_ASKS, Prober, ProberHandle};
+pub use schedule::{Found, Stage, Watched};
+
+/// Where the probes of one instance ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where its ports answer.
+    pub host: Host,
+    /// Where its exec probes run; `None` where its driver cannot run any.
+    pub exec: Option<ExecPlace>,
+}
+
+/// A machine, as far as probes care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// This one: 127.0.0.1, then `::1`.
+    Loopback,
+    /// A literal address, as that of a container.
+    Ip(IpAddr),
+    /// A name for the resolver.
+    Name(String),
+}
+
+impl From<&str> for Host {
+    fn from(text: &str) -> Self {
+        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+        match bare.unwrap_or(text).parse() {
+            Ok(ip) => Self::Ip(ip),
+            Err(_) if text.eq_ignore_ascii_case("localhost") => Self::Loopback,
+            Err(_) => Self::Name(text.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    /// As it stands in a URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback => f.write_str("localhost"),
+            Self::Ip(IpAddr::V4(ip)) => ip.fmt(f),
+            Self::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What a program of an exec probe finds around it: the same as its component.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ExecPlace {
+    /// The component's whole environment; nothing of the daemon's is added.
+    pub env: BTreeMap<String, String>,
+    /// The component's working directory; absolute.
+    pub working_dir: PathBuf,
+    /// Whose rights it has; `None` = the daemon's.
+    pub run_as: Option<RunAs>,
+}
+
+impl fmt::Debug for ExecPlace {
+    /// Without the values of variables, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecPlace")
+            .field("env", &self.env.keys())
+            .field("working_dir", &self.working_dir)
+            .field("run_as", &self.run_as)
+            .finish()
+    }
+}
+
+/// Numeric user and group, without supplementary groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// What one ask gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Which instance was asked.
+    pub instance: InstanceId,
+    /// Which of its probes.
+    pub kind: ProbeKind,
+    /// What came back.
+    pub outcome: ProbeOutcome,
+    /// Whether a failure counts.
+    pub counts: Counts,
+}
+
+/// Why an ask says nothing about the component.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The daemon lacks descriptors, ports or memory.
+    #[error("cannot ask a probe: {why}; raise the daemon's limits")]
+    Exhausted {
+        /// What the kernel said.
+        why: String,
+    },
+    /// A probe's program was started and cannot be followed.
+    #[error("cannot follow a probe's program: {why}")]
+    Unfollowed {
+        /// What the kernel said.
+        why: String,
+    },
+    /// A bug of ours.
+    #[error("asking a probe panicked; the panic is in the log")]
+    Panicked,
+    /// The check is not one that this room asks.
+    #[error("a {what} probe cannot be asked here")]
+    NotAskable {
+        /// `heartbeat`, or `exec` where the driver offers no place to run it.
+        what: &'static str,
+    },
+}
+
+/// Asks once. Takes no longer than `timeout`, connecting included.
+///
+/// The text of a failure is short and for people: `connection refused`, `HTTP 503`,
+/// `no answer within 2s`, `status is "unhealthy"`, `exit 1: <first line of output>`.
+///
+/// # Errors
+/// [`AskError`] when the answer, or its absence, says nothing about the component.
+pub async fn ask(
+    check: &ProbeCheck,
+    target: &Target,
+    timeout: Duration,
+) -> Result<ProbeOutcome, AskError> {
+    let question = async {
+        match check {
+            ProbeCheck::Http(at) => http::get(at, &target.host).await,
+            ProbeCheck::Grpc { port, service } => grpc::check(&target.host, *port, service).await,
+            ProbeCheck::Tcp { port } => connect::connect(&target.host, *port).await.map(drop),
+            ProbeCheck::Exec { command } => match &target.exec {
+                Some(place) => exec::run(command, place).await,
+                None => Err(AskError::NotAskable { what: "exec" }.into()),
+            },
+            ProbeCheck::Heartbeat { .. } => Err(AskError::NotAskable { what: "heartbeat" }.into()),
+        }
+    };
+    match tokio::time::timeout(timeout, question).await {
+        Ok(Ok(())) => Ok(ProbeOutcome::Pass),
+        Ok(Err(Trouble::Component(why))) => Ok(ProbeOutcome::Fail(why)),
+        Ok(Err(Trouble::Prober(error))) => Err(error),
+        Err(_) => Ok(ProbeOutcome::Fail(format!(
+            "no answer within {}",
+            HumanDuration::new(timeout)
+        ))),
+    }
+}
+
+/// Why an ask did not pass: whose trouble it is.
+#[derive(Debug)]
+enum Trouble {
+    /// The component's, in words.
+    Component(String),
+    /// Ours.
+    Prober(AskError),
+}
+
+impl From<AskError> for Trouble {
+    fn from(error: AskError) -> Self {
+        Self::Prober(error)
+    }
+}
+
+impl Trouble {
+    /// The component's trouble in `words`.
+    fn component(words: impl Into<String>) -> Self {
+        Self::Component(words.into())
+    }
+}

@@ -1,0 +1,558 @@
+//! The owner's state machine, without IO: inputs in, one [`Turn`] of effects out.
+//!
+//! [`Core::handle`] takes one input; [`Core::turn`] then plans every pipeline that it touched and
+//! says what to record, and what to do once that is recorded. Between any two effects the process
+//! may die: a new core made from what was recorded, fed with what the drivers see, goes on.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::driver::{DriverError, Scope, Started};
+use crate::model::{
+    DaemonStatus, DriverKind, EventKind, InstanceId, Phase, PipelineKey, PipelineRecord,
+    PipelineStatus, Record, ReplicaKey, STATUS_SCHEMA, Sighting, Snapshot, StopCause, Timestamp,
+};
+
+use crate::probe::Report;
+
+use super::handle::Command;
+use super::ledger::{Answer, Changes, Durability, Effect, Ledger};
+use super::look::Looking;
+use super::pipeline::Pipeline;
+use super::probing::ProbingChange;
+
+/// How often every driver is listed in full, which heals whatever an event lost.
+const RELIST: Duration = Duration::from_secs(10);
+/// The owner never plans for time alone more often than this.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+/// How soon recording is tried again after it failed.
+const RECORD_AGAIN: Duration = Duration::from_secs(1);
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A look at a driver ended.
+    Looked {
+        /// At which.
+        driver: DriverKind,
+        /// What was seen.
+        result: Result<Vec<Sighting>, DriverError>,
+    },
+    /// A driver says that these instances are worth a look.
+    Hinted {
+        /// Which driver.
+        driver: DriverKind,
+        /// Which instances.
+        instances: BTreeSet<InstanceId>,
+    },
+    /// A start was answered.
+    StartAnswered {
+        /// Of which instance.
+        instance: InstanceId,
+        /// What came of it.
+        result: Result<Started, DriverError>,
+    },
+    /// A stop was answered.
+    StopAnswered {
+        /// Of which instance.
+        instance: InstanceId,
+        /// What came of it.
+        result: Result<(), DriverError>,
+    },
+    /// A commit was answered; commits are answered in order.
+    Recorded(Result<(), String>),
+    /// A command arrived.
+    Command(Command),
+    /// The host's clock was stepped and the daemon's follows: deadlines move along.
+    ClockStepped {
+        /// By how many milliseconds.
+        millis: i64,
+    },
+    /// A probe was asked.
+    Probed(Report),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done after a batch of inputs.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Record this; answer with [`Input::Recorded`].
+    pub commit: Option<(Changes, Durability)>,
+    /// Do these now: what announces them is recorded.
+    pub effects: Vec<Effect>,
+    /// Look at these drivers; answer each with [`Input::Looked`].
+    pub looks: Vec<(DriverKind, Scope)>,
+    /// Instances whose probing changed.
+    pub probing: Vec<ProbingChange>,
+    /// What readers see now, when that changed.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// When to hand in a [`Input::Tick`] at the latest.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// What the owner starts from.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Pipelines as recorded.
+    pub pipelines: BTreeMap<PipelineKey, PipelineRecord>,
+    /// Records as recorded.
+    pub records: BTreeMap<PipelineKey, BTreeMap<ReplicaKey, Record>>,
+    /// The number of the next event.
+    pub next_seq: u64,
+}
+
+/// A commit that has not been answered.
+struct Pending {
+    changes: Changes,
+    effects: Vec<Effect>,
+}
+
+/// The owner's state.
+pub struct Core {
+    pub(super) pipelines: BTreeMap<PipelineKey, Pipeline>,
+    pub(super) drivers: BTreeMap<DriverKind, Looking>,
+    pub(super) ledger: Ledger,
+    daemon: DaemonStatus,
+    frozen: Option<String>,
+    /// Why nothing can be recorded, and when it is tried again.
+    not_durable: Option<(String, Timestamp)>,
+    pending: VecDeque<Pending>,
+    ready: Vec<Effect>,
+    probing: Vec<ProbingChange>,
+    relist_at: Timestamp,
+    changed: bool,
+}
+
+impl Core {
+    /// The state as it was recorded, before any driver was looked at.
+    pub fn new(
+        kept: Kept,
+        drivers: impl IntoIterator<Item = DriverKind>,
+        daemon: DaemonStatus,
+        now: Timestamp,
+    ) -> Self {
+        let mut records = kept.records;
+        let mut pipelines: BTreeMap<_, _> = kept
+            .pipelines
+            .into_iter()
+            .map(|(key, record)| {
+                let records = records.remove(&key).unwrap_or_default();
+                (key, Pipeline::new(record, records))
+            })
+            .collect();
+        // Records without their pipeline: whatever still runs of them has to go.
+        for (key, orphans) in records {
+            let mut ghost = Pipeline::ghost(&key);
+            ghost.records = orphans;
+            pipelines.insert(key, ghost);
+        }
+        let mut core = Self {
+            pipelines,
+            drivers: drivers
+                .into_iter()
+                .map(|kind| (kind, Looking::default()))
+                .collect(),
+            ledger: Ledger::new(kept.next_seq),
+            daemon,
+            frozen: None,
+            not_durable: None,
+            pending: VecDeque::new(),
+            ready: Vec::new(),
+            probing: Vec::new(),
+            relist_at: now,
+            changed: true,
+        };
+        core.clamp_to(now);
+        // Before anything was looked at, readers see that it is there and that nothing is known.
+        for pipeline in core.pipelines.values_mut() {
+            pipeline.status = Some(Arc::new(super::snapshot::status(pipeline, now)));
+        }
+        core
+    }
+
+    /// Ends recorded in the future (the clock was set back while no daemon ran) count as now, so no
+    /// backoff is parked behind them.
+    fn clamp_to(&mut self, now: Timestamp) {
+        for pipeline in self.pipelines.values_mut() {
+            for record in pipeline.records.values_mut() {
+                if let Some(last) = &mut record.history.last
+                    && last.exit.at > now
+                {
+                    last.exit.at = now;
+                }
+                for failure in &mut record.history.recent {
+                    failure.at = failure.at.min(now);
+                }
+            }
+        }
+    }
+
+    /// Says that the store was damaged and set aside; all that is known is recorded anew.
+    pub fn rebuilt(&mut self, set_aside: &Path, why: &str) {
+        let kept = set_aside.display();
+        self.emit_daemon(
+            EventKind::Rebuilt,
+            &format!(
+                "the state was damaged ({why}) and is rebuilt from what runs; the old one is {kept}"
+            ),
+        );
+        self.record_anew();
+    }
+
+    /// Records all that is known with the next turn.
+    pub fn record_anew(&mut self) {
+        self.touch_all();
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, input: Input, now: Timestamp) {
+        self.ledger.now = now;
+        match input {
+            Input::Looked { driver, result } => self.looked(driver, result),
+            Input::Hinted { driver, instances } => {
+                if let Some(looking) = self.drivers.get_mut(&driver) {
+                    looking.want(Scope::Instances(instances));
+                }
+            }
+            Input::StartAnswered { instance, result } => self.start_answered(&instance, result),
+            Input::StopAnswered { instance, result } => self.stop_answered(&instance, result),
+            Input::Recorded(result) => self.recorded(result),
+            Input::Command(command) => self.command(command),
+            Input::ClockStepped { millis } => self.clock_stepped(millis),
+            Input::Probed(report) => self.probed(&report),
+            Input::Tick => {}
+        }
+    }
+
+    /// Plans what was touched and says what to do.
+    pub fn turn(&mut self, now: Timestamp) -> Turn {
+        self.ledger.now = now;
+        if now >= self.relist_at {
+            self.relist_at = now.after(RELIST);
+            for looking in self.drivers.values_mut() {
+                looking.want(Scope::All);
+            }
+        }
+        let keys: Vec<PipelineKey> = self.pipelines.keys().cloned().collect();
+        for key in &keys {
+            self.advance(key);
+        }
+        let mut turn = Turn {
+            effects: std::mem::take(&mut self.ready),
+            ..Turn::default()
+        };
+        turn.commit = self.open_commit(&mut turn.effects);
+        for (kind, looking) in &mut self.drivers {
+            if let Some(scope) = looking.begin(*kind, &self.pipelines) {
+                turn.looks.push((*kind, scope));
+            }
+        }
+        turn.snapshot = std::mem::take(&mut self.changed).then(|| Arc::new(self.snapshot()));
+        turn.probing = std::mem::take(&mut self.probing);
+        turn.wake_at = Some(self.wake_at());
+        turn
+    }
+
+    /// Plans one pipeline, if something about it changed or its time has come, and takes the steps.
+    fn advance(&mut self, key: &PipelineKey) {
+        let Some(mut pipeline) = self.pipelines.remove(key) else {
+            return;
+        };
+        let due = pipeline
+            .plan
+            .wake_at
+            .is_some_and(|at| at <= self.ledger.now);
+        if pipeline.dirty || due {
+            pipeline.dirty = false;
+            self.settle(&mut pipeline);
+            self.decide(&mut pipeline);
+            self.changed = true;
+            self.probing.extend(pipeline.probing_changes());
+            if pipeline.is_gone() {
+                self.ledger.touch_pipeline(key);
+                return;
+            }
+            pipeline.status = Some(Arc::new(super::snapshot::status(
+                &pipeline,
+                self.ledger.now,
+            )));
+        }
+        self.pipelines.insert(key.clone(), pipeline);
+    }
+
+    /// Turns what was touched into a commit. While nothing can be recorded, touches pile up and one
+    /// commit a second tries to get rid of them.
+    fn open_commit(&mut self, now_ready: &mut Vec<Effect>) -> Option<(Changes, Durability)> {
+        if let Some((_, again_at)) = &mut self.not_durable {
+            if self.ledger.now < *again_at || !self.pending.is_empty() {
+                let effects = std::mem::take(&mut self.ledger.effects);
+                now_ready.extend(
+                    effects
+                        .into_iter()
+                        .filter_map(|effect| self.without_record(effect)),
+                );
+                return None;
+            }
+            *again_at = self.ledger.now.after(RECORD_AGAIN);
+        } else if self.ledger.is_empty() {
+            return None;
+        }
+        let changes = Changes {
+            records: std::mem::take(&mut self.ledger.records)
+                .into_iter()
+                .map(|(key, replica)| {
+                    let record = self
+                        .pipelines
+                        .get(&key)
+                        .and_then(|p| p.records.get(&replica));
+                    ((key, replica), record.cloned())
+                })
+                .collect(),
+            pipelines: std::mem::take(&mut self.ledger.pipelines)
+                .into_iter()
+                .map(|key| {
+                    let kept = self
+                        .pipelines
+                        .get(&key)
+                        .map(|pipeline| pipeline.kept.clone());
+                    (key, kept)
+                })
+                .collect(),
+            events: std::mem::take(&mut self.ledger.events),
+        };
+        let durability = std::mem::replace(&mut self.ledger.durability, Durability::CrashSafe);
+        let effects = std::mem::take(&mut self.ledger.effects);
+        self.pending.push_back(Pending {
+            changes: changes.clone(),
+            effects,
+        });
+        Some((changes, durability))
+    }
+
+    fn recorded(&mut self, result: Result<(), String>) {
+        let Some(pending) = self.pending.pop_front() else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                if self.not_durable.take().is_some() {
+                    self.daemon.durable = true;
+                    self.daemon.durable_why = None;
+                    self.touch_all();
+                    self.emit_daemon(EventKind::Durable, "the state can be recorded again");
+                }
+                self.ready.extend(pending.effects);
+            }
+            Err(why) => {
+                if self.not_durable.is_none() {
+                    self.emit_daemon(
+                        EventKind::NotDurable,
+                        &format!("the state cannot be recorded: {why}"),
+                    );
+                    self.touch_all();
+                }
+                self.not_durable = Some((why.clone(), self.ledger.now.after(RECORD_AGAIN)));
+                self.daemon.durable = false;
+                self.daemon.durable_why = Some(why);
+                // What the failed commit held is owed still.
+                self.ledger
+                    .records
+                    .extend(pending.changes.records.into_keys());
+                self.ledger
+                    .pipelines
+                    .extend(pending.changes.pipelines.into_keys());
+                let mut events = pending.changes.events;
+                events.append(&mut self.ledger.events);
+                self.ledger.events = events;
+                for effect in pending.effects {
+                    let allowed = self.without_record(effect);
+                    self.ready.extend(allowed);
+                }
+            }
+        }
+        self.changed = true;
+    }
+
+    /// Everything is recorded anew: after a failed flush nothing on the disk is to be trusted.
+    fn touch_all(&mut self) {
+        for (key, pipeline) in &mut self.pipelines {
+            pipeline.dirty = true;
+            self.ledger.pipelines.insert(key.clone());
+            let replicas = pipeline
+                .records
+                .keys()
+                .map(|replica| (key.clone(), replica.clone()));
+            self.ledger.records.extend(replicas);
+        }
+    }
+
+    /// What becomes of an effect that could not be announced: new side effects are taken back, ends
+    /// that a person asked for go ahead.
+    fn without_record(&mut self, effect: Effect) -> Option<Effect> {
+        match effect {
+            Effect::Start(launch) => {
+                let instance = launch.instance;
+                if let Some(pipeline) = self.pipelines.get_mut(&instance.pipeline) {
+                    pipeline.busy.remove(&instance.replica);
+                    pipeline.dirty = true;
+                    if let Some(record) = pipeline.records.get_mut(&instance.replica)
+                        && record.instance.as_ref().is_some_and(|i| i.id == instance)
+                    {
+                        record.instance = None;
+                    }
+                }
+                None
+            }
+            Effect::Stop {
+                instance,
+                driver,
+                how,
+                before,
+            } => {
+                let pipeline = self.pipelines.get_mut(&instance.pipeline)?;
+                let current = pipeline
+                    .records
+                    .get_mut(&instance.replica)
+                    .and_then(|record| record.instance.as_mut())
+                    .filter(|current| current.id == instance);
+                if let Some(current) = current
+                    && let Phase::Stopping { cause, .. } = &current.phase
+                    && is_followed_by_a_start(cause)
+                {
+                    current.phase = before;
+                    pipeline.busy.remove(&instance.replica);
+                    pipeline.dirty = true;
+                    return None;
+                }
+                Some(Effect::Stop {
+                    instance,
+                    driver,
+                    how,
+                    before,
+                })
+            }
+            Effect::Forget { .. } => None,
+            Effect::Answer(answer) => {
+                self.refuse(answer);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, answer: Answer) {
+        let why = self
+            .not_durable
+            .as_ref()
+            .map_or_else(String::new, |(why, _)| why.clone());
+        super::commands::refuse(self, answer, why);
+    }
+
+    /// Why nothing new may begin, if so.
+    pub(super) fn frozen(&self) -> Option<&str> {
+        self.frozen.as_deref().or_else(|| self.not_durable())
+    }
+
+    /// Lets nothing new begin from now on: for looking without a daemon.
+    pub fn freeze(&mut self, why: &str) {
+        self.frozen = Some(why.to_owned());
+    }
+
+    pub(super) fn not_durable(&self) -> Option<&str> {
+        self.not_durable.as_ref().map(|(why, _)| why.as_str())
+    }
+
+    fn clock_stepped(&mut self, millis: i64) {
+        self.relist_at = self.relist_at.shifted(millis);
+        if let Some((_, again_at)) = &mut self.not_durable {
+            *again_at = again_at.shifted(millis);
+        }
+        for pipeline in self.pipelines.values_mut() {
+            pipeline.dirty = true;
+            for record in pipeline.records.values_mut() {
+                if let Some(last) = &mut record.history.last {
+                    last.exit.at = last.exit.at.shifted(millis);
+                }
+                for failure in &mut record.history.recent {
+                    failure.at = failure.at.shifted(millis);
+                }
+                if let Some(instance) = &mut record.instance {
+                    super::steps::shift(&mut instance.phase, millis);
+                }
+            }
+        }
+    }
+
+    pub(super) fn emit_daemon(&mut self, kind: EventKind, message: &str) {
+        let at = self.ledger.now;
+        self.ledger.emit(crate::model::Event {
+            seq: 0,
+            at,
+            namespace: None,
+            pipeline: None,
+            component: None,
+            replica: None,
+            instance: None,
+            kind,
+            reason: message.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+
+    fn wake_at(&self) -> Timestamp {
+        let plans = self
+            .pipelines
+            .values()
+            .filter_map(|pipeline| pipeline.plan.wake_at);
+        let record_again = self.not_durable.as_ref().map(|(_, at)| *at);
+        // A commit under way answers by itself.
+        let record_again = record_again.filter(|_| self.pending.is_empty());
+        let due = plans
+            .chain(record_again)
+            .fold(self.relist_at, Timestamp::min);
+        // A deadline that a plan could not act on must not turn into a busy loop.
+        due.max(self.ledger.now.after(MIN_PAUSE))
+    }
+
+    /// What readers see now.
+    pub fn snapshot(&self) -> Snapshot {
+        let pipelines: Vec<Arc<PipelineStatus>> = self
+            .pipelines
+            .values()
+            .filter_map(|pipeline| pipeline.status.clone())
+            .collect();
+        Snapshot {
+            schema: STATUS_SCHEMA.to_owned(),
+            daemon: Some(self.daemon.clone()),
+            pipelines,
+        }
+    }
+
+    /// When the next tick is due, for the simulation.
+    #[cfg(test)]
+    pub(super) fn turn_wake(&self) -> Timestamp {
+        self.wake_at()
+    }
+
+    /// Whether no pipeline is left.
+    pub fn is_empty(&self) -> bool {
+        self.pipelines.is_empty()
+    }
+}
+
+/// Whether the stop is the first half of a replacement, which must not begin unless the second
+/// half can be recorded.
+fn is_followed_by_a_start(cause: &StopCause) -> bool {
+    match cause {
+        StopCause::SpecChanged
+        | StopCause::RestartRequested
+        | StopCause::LivenessFailed(_)
+        | StopCause::StartupFailed(_) => true,
+        StopCause::Removed
+        | StopCause::ScaledDown
+        | StopCause::StopRequested
+        | StopCause::Stray => false,
+    }
+}

@@ -1,0 +1,279 @@
+//! One pipeline as the owner holds it, and the small changes that everything is made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::driver::Launch;
+use crate::model::{
+    Ended, Event, EventKind, Exit, InFlight, Instance, InstanceId, Phase, PipelineKey,
+    PipelineRecord, PipelineStatus, Plan, Problem, Record, ReplicaKey, RestartPolicy, Timestamp,
+};
+use crate::planner::restart;
+use crate::planner::{Desired, blame};
+
+use super::ledger::Ledger;
+use super::probing::Probing;
+
+/// A pipeline: what it should be, what it is, and what was last decided.
+pub(super) struct Pipeline {
+    /// Definition, generation and origin, as kept.
+    pub kept: PipelineRecord,
+    /// What should be; nothing once it is being deleted.
+    pub desired: Desired,
+    /// What is remembered of each replica.
+    pub records: BTreeMap<ReplicaKey, Record>,
+    /// Live instances that no record owns.
+    pub strays: BTreeMap<InstanceId, Instance>,
+    /// Replicas with an unanswered driver call.
+    pub busy: BTreeMap<ReplicaKey, InFlight>,
+    /// The last decision.
+    pub plan: Plan,
+    /// Instances that are probed.
+    pub probing: BTreeMap<InstanceId, Probing>,
+    /// Instances that this daemon started.
+    pub fresh: BTreeSet<InstanceId>,
+    /// Why its file could not be taken over.
+    pub problem: Option<Problem>,
+    /// What readers see of it.
+    pub status: Option<Arc<PipelineStatus>>,
+    /// Whether it has to be looked at in this turn.
+    pub dirty: bool,
+}
+
+impl Pipeline {
+    pub fn new(kept: PipelineRecord, records: BTreeMap<ReplicaKey, Record>) -> Self {
+        let desired = Self::desired_of(&kept);
+        Self {
+            kept,
+            desired,
+            records,
+            strays: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            plan: Plan::default(),
+            probing: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            problem: None,
+            status: None,
+            dirty: true,
+        }
+    }
+
+    /// A pipeline that is known only by something that still runs of it.
+    pub fn ghost(key: &PipelineKey) -> Self {
+        let spec = Desired::nothing(key.clone()).spec;
+        let kept = PipelineRecord {
+            spec,
+            generation: crate::model::Generation::default(),
+            file: None,
+            watched: false,
+            deleting: true,
+        };
+        Self::new(kept, BTreeMap::new())
+    }
+
+    pub fn key(&self) -> &PipelineKey {
+        &self.desired.key
+    }
+
+    /// Takes over another definition or origin.
+    pub fn keep(&mut self, kept: PipelineRecord, ledger: &mut Ledger) {
+        self.desired = Self::desired_of(&kept);
+        self.kept = kept;
+        self.dirty = true;
+        ledger.touch_pipeline(self.key());
+        // A moved edge restarts nothing, but it decides the order of later stops.
+        for (key, record) in &mut self.records {
+            let (Some(spec), Some(instance)) = (self.desired.wants(key), &mut record.instance)
+            else {
+                continue;
+            };
+            let after: Vec<_> = spec.dependencies.iter().map(|d| d.id.clone()).collect();
+            if instance.spec == spec.hash && (instance.after != after || instance.stop != spec.stop)
+            {
+                instance.after = after;
+                instance.stop = spec.stop;
+                ledger.touch(&self.desired.key, key);
+            }
+        }
+    }
+
+    fn desired_of(kept: &PipelineRecord) -> Desired {
+        if kept.deleting {
+            Desired::nothing(kept.spec.key.clone())
+        } else {
+            Desired::new(Arc::clone(&kept.spec))
+        }
+    }
+
+    /// Whether nothing is left of a pipeline that should not be.
+    pub fn is_gone(&self) -> bool {
+        self.kept.deleting
+            && self.records.is_empty()
+            && self.strays.is_empty()
+            && self.busy.is_empty()
+    }
+
+    /// Changes the record of `key`.
+    pub fn change<T>(
+        &mut self,
+        key: &ReplicaKey,
+        ledger: &mut Ledger,
+        change: impl FnOnce(&mut Record) -> T,
+    ) -> T {
+        self.dirty = true;
+        ledger.touch(&self.desired.key, key);
+        change(self.records.entry(key.clone()).or_default())
+    }
+
+    /// Records an event about a replica.
+    pub fn emit(
+        &self,
+        ledger: &mut Ledger,
+        key: &ReplicaKey,
+        instance: Option<&InstanceId>,
+        kind: EventKind,
+        reason: String,
+        message: String,
+    ) {
+        let PipelineKey { namespace, name } = self.key();
+        ledger.emit(Event {
+            seq: 0,
+            at: ledger.now,
+            namespace: Some(namespace.clone()),
+            pipeline: Some(name.clone()),
+            component: Some(key.component.clone()),
+            replica: Some(key.replica),
+            instance: instance.cloned(),
+            kind,
+            reason,
+            message,
+        });
+    }
+
+    /// Records an event about the pipeline itself.
+    pub fn emit_whole(
+        &self,
+        ledger: &mut Ledger,
+        kind: EventKind,
+        reason: String,
+        message: String,
+    ) {
+        let PipelineKey { namespace, name } = self.key();
+        ledger.emit(Event {
+            seq: 0,
+            at: ledger.now,
+            namespace: Some(namespace.clone()),
+            pipeline: Some(name.clone()),
+            component: None,
+            replica: None,
+            instance: None,
+            kind,
+            reason,
+            message,
+        });
+    }
+
+    /// The restart policy of `key`: the file's, or the default once it left the file.
+    pub fn policy(&self, key: &ReplicaKey) -> RestartPolicy {
+        self.desired
+            .spec
+            .components
+            .get(&key.component)
+            .map_or_else(RestartPolicy::default, |spec| spec.restart.clone())
+    }
+
+    /// Records the end of the instance of `key`.
+    pub fn end(&mut self, key: &ReplicaKey, ended: Ended, ledger: &mut Ledger) {
+        let policy = self.policy(key);
+        let instance = ended.instance.clone();
+        let (reason, message) = describe_end(&ended);
+        let kind = match &ended.cause {
+            crate::model::EndCause::Stopped(_) => EventKind::Stopped,
+            crate::model::EndCause::NotStarted(_) => EventKind::StartFailed,
+            crate::model::EndCause::Itself(_)
+            | crate::model::EndCause::Lost
+            | crate::model::EndCause::HostReboot
+            | crate::model::EndCause::RuntimeRestarted => EventKind::Exited,
+        };
+        self.fresh.remove(&instance);
+        let reboot = ended.cause == crate::model::EndCause::HostReboot;
+        self.change(key, ledger, |record| {
+            record.history = restart::ended(&record.history, ended, &policy);
+            record.incarnation = record.incarnation.max(instance.incarnation);
+            record.instance = None;
+            if reboot {
+                // After a reboot the whole pipeline comes up anew, in order.
+                record.released = None;
+            }
+        });
+        self.emit(ledger, key, Some(&instance), kind, reason, message);
+        self.take_back_from(key, ledger);
+    }
+
+    /// Takes back the failures that were charged to dependents of `upstream`, which is unready.
+    pub fn take_back_from(&mut self, upstream: &ReplicaKey, ledger: &mut Ledger) {
+        let spec = Arc::clone(&self.desired.spec);
+        for key in blame::wronged(&spec, &self.records, &upstream.component, ledger.now) {
+            let Some(record) = self.records.get(&key) else {
+                continue;
+            };
+            if let Some(history) = restart::taken_back(&record.history, &upstream.component) {
+                self.change(&key, ledger, |record| record.history = history);
+            }
+        }
+    }
+
+    /// What the driver needs to start `instance`; `None` when the file no longer wants it.
+    pub fn launch(&self, instance: &InstanceId) -> Option<Launch> {
+        let spec = self.desired.wants(&instance.replica)?;
+        Some(Launch {
+            instance: instance.clone(),
+            spec: Arc::new(spec.clone()),
+            generation: self.kept.generation,
+            file: self.kept.file.clone(),
+            injected: BTreeMap::new(),
+        })
+    }
+}
+
+/// When the program of an instance started.
+pub(super) fn started_at(phase: &Phase) -> Option<Timestamp> {
+    match phase {
+        Phase::Starting { .. } => None,
+        Phase::Running { since, .. } => Some(*since),
+        Phase::Stopping { started_at, .. } => Some(*started_at),
+    }
+}
+
+/// An exit of which only the moment is known.
+pub(super) fn unknown_exit(phase: &Phase, at: Timestamp) -> Exit {
+    Exit {
+        status: crate::model::ExitStatus::Unknown,
+        oom: false,
+        started_at: started_at(phase),
+        at,
+    }
+}
+
+fn describe_end(ended: &Ended) -> (String, String) {
+    let words = restart::in_words(ended);
+    let message = match ended.exit.started_at {
+        Some(started) => {
+            let ran = crate::model::HumanDuration::new(ended.exit.at.since(started));
+            format!("{}: {words} after {ran}", ended.instance.replica)
+        }
+        None => format!("{}: {words}", ended.instance.replica),
+    };
+    let reason = match &ended.cause {
+        crate::model::EndCause::Stopped(_) => format!("{words}; {}", ended.exit),
+        crate::model::EndCause::NotStarted(failure) => failure.reason.clone(),
+        crate::model::EndCause::Itself(crate::model::Charge::Upstream(upstream)) => {
+            format!("{words}, while {upstream} was not ready")
+        }
+        crate::model::EndCause::Itself(crate::model::Charge::Own)
+        | crate::model::EndCause::Lost
+        | crate::model::EndCause::HostReboot
+        | crate::model::EndCause::RuntimeRestarted => words,
+    };
+    (reason, message)
+}

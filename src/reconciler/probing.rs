@@ -1,0 +1,166 @@
+//! Which instances are probed, and what their answers change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{ComponentSpec, EventKind, Instance, InstanceId, Phase, Probes};
+use crate::planner::health::{self, Meaning};
+use crate::probe::{Found, Report, Stage};
+
+use super::core::Core;
+use super::ledger::Ledger;
+use super::pipeline::Pipeline;
+
+/// A running instance whose probes are to be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probing {
+    /// Its component, as the file wants it now.
+    pub spec: Arc<ComponentSpec>,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Whether this daemon started it.
+    pub found: Found,
+}
+
+/// What changed about one instance's probing; `None` = it is probed no more.
+pub type ProbingChange = (InstanceId, Option<Probing>);
+
+impl Core {
+    /// Takes in what one ask gave. An answer about an ended instance is dropped.
+    pub(super) fn probed(&mut self, report: &Report) {
+        let id = &report.instance;
+        if let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) {
+            pipeline.probed(report, &mut self.ledger);
+        }
+    }
+}
+
+impl Pipeline {
+    fn probed(&mut self, report: &Report, ledger: &mut Ledger) {
+        let (id, key) = (&report.instance, &report.instance.replica);
+        let Some(probes) = self.desired.wants(key).map(|spec| spec.probes.clone()) else {
+            return;
+        };
+        let Some(Instance {
+            phase: Phase::Running { health, .. },
+            ..
+        }) = self
+            .records
+            .get_mut(key)
+            .and_then(|record| record.instance.as_mut())
+            .filter(|instance| instance.id == *id)
+        else {
+            return;
+        };
+        let Report {
+            kind,
+            outcome,
+            counts,
+            ..
+        } = report;
+        let change = health::apply(health, &probes, *kind, *counts, outcome, ledger.now);
+        let told = change.health.why != health.why;
+        *health = change.health;
+        self.dirty |= told;
+        if change.meaning != Meaning::Nothing {
+            self.dirty = true;
+            ledger.touch(&self.desired.key, key);
+        }
+        self.act_on(id, change.meaning, ledger);
+    }
+
+    fn act_on(&mut self, id: &InstanceId, meaning: Meaning, ledger: &mut Ledger) {
+        let key = &id.replica;
+        let (kind, reason, message) = match meaning {
+            Meaning::Nothing | Meaning::Started => return,
+            Meaning::BecameReady => {
+                let reason = "its readiness probe passed".to_owned();
+                (EventKind::Ready, reason, format!("{key} is ready"))
+            }
+            Meaning::BecameUnready(why) => {
+                self.take_back_from(key, ledger);
+                (
+                    EventKind::Unready,
+                    why,
+                    format!("{key} is not ready any more"),
+                )
+            }
+            Meaning::Failed(cause) => {
+                let reason = cause.to_string();
+                self.change(key, ledger, |record| {
+                    if let Some(Instance {
+                        phase: Phase::Running { health, .. },
+                        ..
+                    }) = &mut record.instance
+                    {
+                        health.condemned = Some(cause);
+                    }
+                });
+                (
+                    EventKind::Unready,
+                    reason,
+                    format!("{key} has to be replaced"),
+                )
+            }
+        };
+        self.emit(ledger, key, Some(id), kind, reason, message);
+    }
+
+    /// What changed about its probing since the last call.
+    pub(super) fn probing_changes(&mut self) -> Vec<ProbingChange> {
+        let mut wanted = BTreeMap::new();
+        for (key, record) in &self.records {
+            let Some(Instance {
+                id,
+                spec: revision,
+                phase: Phase::Running { health, .. },
+                ..
+            }) = &record.instance
+            else {
+                continue;
+            };
+            let Some(spec) = self.desired.wants(key) else {
+                continue;
+            };
+            // What runs is an older revision: the probes of the new one are not about it.
+            if *revision != spec.hash || !is_probed(&spec.probes) {
+                continue;
+            }
+            wanted.insert(id.clone(), (spec, Stage::from(health)));
+        }
+        let gone = self
+            .probing
+            .keys()
+            .filter(|id| !wanted.contains_key(*id))
+            .cloned();
+        let mut changes: Vec<ProbingChange> = gone.map(|id| (id, None)).collect();
+        for (id, _) in &changes {
+            self.probing.remove(id);
+        }
+        for (id, (spec, stage)) in wanted {
+            let known = self.probing.get(&id);
+            if known.is_some_and(|known| known.stage == stage && known.spec.probes == spec.probes) {
+                continue;
+            }
+            let found = if self.fresh.contains(&id) {
+                Found::Fresh
+            } else {
+                Found::Adopted
+            };
+            let probing = Probing {
+                spec: Arc::new(spec.clone()),
+                stage,
+                found,
+            };
+            self.probing.insert(id.clone(), probing.clone());
+            changes.push((id, Some(probing)));
+        }
+        changes
+    }
+}
+
+fn is_probed(probes: &Probes) -> bool {
+    [&probes.startup, &probes.readiness, &probes.liveness]
+        .iter()
+        .any(|probe| probe.is_some())
+}

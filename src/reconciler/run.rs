@@ -1,0 +1,282 @@
+//! The owner's task: waits, hands inputs to the [`Core`], carries its turns out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::driver::Driver;
+use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
+use crate::probe::{ProberHandle, Report, Target, Watched};
+
+use super::commands;
+use super::core::{Core, Input, Turn};
+use super::handle::{Command, ReconcilerHandle};
+use super::ledger::{Changes, Durability, Effect};
+use super::probing::Probing;
+
+/// The drivers of this daemon.
+pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
+
+/// Records changes; answers on the channel, in order.
+pub type Recorder =
+    Box<dyn Fn(Changes, Durability, Box<dyn FnOnce(Result<(), String>) + Send>) + Send>;
+
+/// Where the probes of an instance ask.
+pub type TargetOf = Box<dyn Fn(&InstanceId, &ComponentSpec) -> Target + Send>;
+
+/// How probes are asked.
+pub struct Probes {
+    /// Told what to ask.
+    pub prober: ProberHandle,
+    /// Says what came back.
+    pub reports: mpsc::Receiver<Report>,
+    /// Where the probes of an instance ask.
+    pub target: TargetOf,
+}
+
+/// Commands that may wait for the owner.
+const COMMANDS: usize = 1024;
+/// Events that a slow reader may be behind.
+const EVENTS: usize = 1024;
+/// A step of the host's clock below this is drift and is left to the next one.
+const CLOCK_STEP_MILLIS: i64 = 1000;
+/// How often the host's clock is compared with ours.
+const CLOCK_CHECK: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The owner's task.
+pub struct Reconciler {
+    core: Core,
+    clock: Clock,
+    drivers: Drivers,
+    recorder: Recorder,
+    commands: mpsc::Receiver<Command>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    probes: Probes,
+    answers: mpsc::UnboundedSender<Input>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    events: broadcast::Sender<Arc<Event>>,
+}
+
+impl Reconciler {
+    /// An owner and the way to it.
+    pub fn new(
+        core: Core,
+        clock: Clock,
+        drivers: Drivers,
+        recorder: Recorder,
+        probes: Probes,
+    ) -> (Self, ReconcilerHandle) {
+        let (command, commands) = mpsc::channel(COMMANDS);
+        // Unbounded, and still bounded: one answer per effect under way, one hint per driver.
+        let (answers, inputs) = mpsc::unbounded_channel();
+        let (snapshots, snapshot) = watch::channel(Arc::new(core.snapshot()));
+        let (events, _) = broadcast::channel(EVENTS);
+        let handle = ReconcilerHandle {
+            commands: command,
+            snapshots: snapshot,
+            events: events.clone(),
+        };
+        let reconciler = Self {
+            core,
+            clock,
+            drivers,
+            recorder,
+            commands,
+            inputs,
+            probes,
+            answers,
+            snapshots,
+            events,
+        };
+        (reconciler, handle)
+    }
+
+    /// Runs until `stop` is cancelled. Components are left as they are.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let hints = self.follow_hints(&stop);
+        let mut clock_check = tokio::time::interval(CLOCK_CHECK);
+        clock_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let turn = self.core.turn(self.clock.now());
+            let wake_at = turn.wake_at;
+            self.carry_out(turn);
+            let wake = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant_of(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let input = tokio::select! {
+                // Cancel-safe: receiving takes nothing out unless it wins.
+                Some(input) = self.inputs.recv() => input,
+                // Cancel-safe, as above; `None` (every handle is gone) only disables the arm.
+                Some(command) = self.commands.recv() => Input::Command(command),
+                // Cancel-safe, as above; `None` means that the prober ended with the daemon.
+                Some(report) = self.probes.reports.recv() => Input::Probed(report),
+                // Cancel-safe: a sleep that loses is made anew from the next turn's deadline.
+                () = wake => Input::Tick,
+                // Cancel-safe: a tick that loses stays due.
+                _ = clock_check.tick() => self.check_clock(),
+                // Cancel-safe: cancellation stays set.
+                () = stop.cancelled() => break,
+            };
+            self.core.handle(input, self.clock.now());
+            // Whatever else waits is taken in before planning: 500 answers cost one plan.
+            while let Ok(input) = self.inputs.try_recv() {
+                self.core.handle(input, self.clock.now());
+            }
+            while let Ok(report) = self.probes.reports.try_recv() {
+                self.core.handle(Input::Probed(report), self.clock.now());
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.core.handle(Input::Command(command), self.clock.now());
+            }
+        }
+        for task in hints {
+            task.abort();
+        }
+    }
+
+    fn check_clock(&self) -> Input {
+        let millis = self.clock.realign();
+        if millis.abs() >= CLOCK_STEP_MILLIS {
+            tracing::warn!(millis, "the host's clock was stepped; deadlines move along");
+            Input::ClockStepped { millis }
+        } else {
+            Input::Tick
+        }
+    }
+
+    fn follow_hints(&self, stop: &CancellationToken) -> Vec<tokio::task::JoinHandle<()>> {
+        self.drivers
+            .iter()
+            .map(|(kind, driver)| {
+                let (driver, hints) = (*kind, driver.hints());
+                let (answers, stop) = (self.answers.clone(), stop.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let instances = tokio::select! {
+                            // Cancel-safe by its contract.
+                            instances = hints.taken() => instances,
+                            // Cancel-safe: cancellation stays set.
+                            () = stop.cancelled() => break,
+                        };
+                        if answers.send(Input::Hinted { driver, instances }).is_err() {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect()
+    }
+
+    fn carry_out(&self, turn: Turn) {
+        if let Some((changes, durability)) = turn.commit {
+            for event in &changes.events {
+                tracing::info!(
+                    pipeline = event.pipeline.as_ref().map(tracing::field::display),
+                    component = event.component.as_ref().map(tracing::field::display),
+                    kind = %event.kind,
+                    reason = %event.reason,
+                    "{}",
+                    event.message
+                );
+                // An error means that nobody listens.
+                self.events.send(Arc::new(event.clone())).ok();
+            }
+            let answers = self.answers.clone();
+            let done = move |result| send(&answers, Input::Recorded(result));
+            (self.recorder)(changes, durability, Box::new(done));
+        }
+        for effect in turn.effects {
+            self.begin(effect);
+        }
+        for (kind, scope) in turn.looks {
+            let Some(driver) = self.drivers.get(&kind).cloned() else {
+                continue;
+            };
+            let answers = self.answers.clone();
+            tokio::spawn(async move {
+                let result = driver.observe(&scope).await;
+                send(
+                    &answers,
+                    Input::Looked {
+                        driver: kind,
+                        result,
+                    },
+                );
+            });
+        }
+        for (instance, probing) in turn.probing {
+            match probing {
+                None => self.probes.prober.forget(instance),
+                Some(Probing { spec, stage, found }) => {
+                    let target = Arc::new((self.probes.target)(&instance, &spec));
+                    let probes = spec.probes.clone();
+                    let watched = Watched {
+                        probes,
+                        target,
+                        stage,
+                        found,
+                    };
+                    self.probes.prober.watch(instance, watched);
+                }
+            }
+        }
+        if let Some(snapshot) = turn.snapshot {
+            self.snapshots.send_replace(snapshot);
+        }
+    }
+
+    fn begin(&self, effect: Effect) {
+        let answers = self.answers.clone();
+        match effect {
+            Effect::Answer(answer) => commands::confirm(answer),
+            Effect::Start(launch) => {
+                let Some(driver) = self.drivers.get(&launch.spec.driver()).cloned() else {
+                    return;
+                };
+                tokio::spawn(async move {
+                    let result = driver.start(&launch).await;
+                    let instance = launch.instance;
+                    send(&answers, Input::StartAnswered { instance, result });
+                });
+            }
+            Effect::Stop {
+                instance,
+                driver,
+                how,
+                ..
+            } => {
+                let Some(driver) = self.drivers.get(&driver).cloned() else {
+                    return;
+                };
+                tokio::spawn(async move {
+                    let result = driver.stop(&instance, &how).await;
+                    send(&answers, Input::StopAnswered { instance, result });
+                });
+            }
+            Effect::Forget { instance, driver } => {
+                let Some(driver) = self.drivers.get(&driver).cloned() else {
+                    return;
+                };
+                tokio::spawn(async move {
+                    if let Err(error) = driver.forget(&instance).await {
+                        // The relist sees the leftovers and asks again.
+                        tracing::warn!(%instance, %error, "leftovers could not be removed");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Hands an answer to the owner; when that is gone, the next daemon sees for itself.
+fn send(answers: &mpsc::UnboundedSender<Input>, input: Input) {
+    if answers.send(input).is_err() {
+        tracing::debug!("an answer came after the reconciler had ended");
+    }
+}

@@ -1,0 +1,292 @@
+//! The owner's state in the form that readers see. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus, ExitSummary, Handle,
+    Hold, InFlight, Instance, Next, Phase, PhaseName, PipelineStatus, Record, ReplicaKey,
+    ReplicaStatus, Role, RunIntent, Signal, Timestamp,
+};
+use crate::planner::restart;
+
+use super::pipeline::Pipeline;
+
+/// What readers see of `pipeline`.
+pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> PipelineStatus {
+    let key = pipeline.key();
+    PipelineStatus {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        file: pipeline.kept.file.clone(),
+        watched: pipeline.kept.watched,
+        generation: pipeline.kept.generation,
+        observed_generation: pipeline.kept.generation,
+        settled: pipeline.plan.is_settled()
+            && pipeline.busy.is_empty()
+            && pipeline.strays.is_empty(),
+        deleting: pipeline.kept.deleting,
+        problem: pipeline.problem.clone(),
+        components: components(pipeline, now),
+    }
+}
+
+fn components(pipeline: &Pipeline, now: Timestamp) -> Vec<ComponentStatus> {
+    let mut by_id: BTreeMap<_, Vec<ReplicaStatus>> = BTreeMap::new();
+    let wanted = pipeline.desired.replicas().map(|(key, _)| key);
+    let mut keys: Vec<ReplicaKey> = wanted.chain(pipeline.records.keys().cloned()).collect();
+    keys.sort();
+    keys.dedup();
+    for key in keys {
+        let status = replica(pipeline, &key, now);
+        by_id.entry(key.component).or_default().push(status);
+    }
+    by_id
+        .into_iter()
+        .map(|(id, replicas)| {
+            let kept = pipeline.kept.spec.components.get(&id);
+            let live = pipeline.desired.spec.components.get(&id);
+            ComponentStatus {
+                role: kept.map_or(Role::Processor, |spec| spec.role),
+                driver: driver(kept, pipeline, &id),
+                desired: live.map_or(0, |spec| spec.replicas),
+                replicas,
+                id,
+            }
+        })
+        .collect()
+}
+
+fn driver(
+    spec: Option<&ComponentSpec>,
+    pipeline: &Pipeline,
+    id: &crate::model::ComponentId,
+) -> DriverKind {
+    let of_record = || {
+        pipeline
+            .records
+            .iter()
+            .filter(|(key, _)| key.component == *id)
+            .find_map(|(_, record)| record.instance.as_ref().map(|instance| instance.driver))
+    };
+    spec.map(ComponentSpec::driver)
+        .or_else(of_record)
+        .unwrap_or(DriverKind::Process)
+}
+
+/// State, moment and words of one replica.
+struct Told {
+    phase: PhaseName,
+    since: Timestamp,
+    why: String,
+    next: Option<Next>,
+}
+
+fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStatus {
+    let fresh = Record::default();
+    let record = pipeline.records.get(key).unwrap_or(&fresh);
+    let hold = pipeline.plan.holds.get(key);
+    let spec = pipeline.desired.wants(key);
+    let told = match &record.instance {
+        Some(instance) => alive(instance, hold),
+        None => idle(pipeline, key, record, hold, now),
+    };
+    let instance = record.instance.as_ref();
+    let ready = told.phase != PhaseName::Unknown
+        && matches!(instance.map(|i| &i.phase), Some(Phase::Running { health, .. }) if health.ready);
+    let (pid, container) = match instance.and_then(|instance| instance.handle.as_ref()) {
+        Some(Handle::Process { child, .. }) => (Some(child.pid), None),
+        Some(Handle::Docker { container }) => (None, Some(container.clone())),
+        Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
+    };
+    let last = record.history.last.as_ref();
+    ReplicaStatus {
+        replica: key.replica,
+        instance: instance
+            .map(|i| i.id.clone())
+            .or_else(|| last.map(|last| last.instance.clone())),
+        phase: told.phase,
+        ready,
+        since: told.since,
+        why: told.why,
+        next: told.next,
+        restarts: record.history.restarts,
+        pid,
+        container,
+        exit: last.and_then(exit),
+        spec: instance
+            .map(|i| i.spec.clone())
+            .or_else(|| spec.map(|spec| spec.hash.clone())),
+        addresses: spec.map(addresses).unwrap_or_default(),
+        registration: None,
+        hold: hold.cloned(),
+    }
+}
+
+fn alive(instance: &Instance, hold: Option<&Hold>) -> Told {
+    let next = |what: &str, at| {
+        Some(Next {
+            what: what.to_owned(),
+            at,
+        })
+    };
+    if let Some(hold @ Hold::Blind { .. }) = hold {
+        let (Phase::Starting { since }
+        | Phase::Running { since, .. }
+        | Phase::Stopping { since, .. }) = &instance.phase;
+        return Told {
+            phase: PhaseName::Unknown,
+            since: *since,
+            why: hold.to_string(),
+            next: next("look again", None),
+        };
+    }
+    match &instance.phase {
+        Phase::Starting { since } => Told {
+            phase: PhaseName::Starting,
+            since: *since,
+            why: "being started".to_owned(),
+            next: None,
+        },
+        Phase::Stopping {
+            since,
+            cause,
+            failed,
+            ..
+        } => Told {
+            phase: PhaseName::Stopping,
+            since: *since,
+            why: match failed {
+                Some(failed) => format!("{cause}; the stop failed: {}", failed.why),
+                None => cause.to_string(),
+            },
+            next: failed
+                .as_ref()
+                .and_then(|failed| next("stop again", Some(failed.retry_at))),
+        },
+        Phase::Running { since, health } => {
+            let phase = match (health.ready, health.ready_changed) {
+                (true, _) => PhaseName::Running,
+                (false, Some(_)) => PhaseName::Unhealthy,
+                (false, None) => PhaseName::Starting,
+            };
+            let waiting = hold.filter(|hold| !matches!(hold, Hold::InFlight { .. }));
+            Told {
+                phase,
+                since: health.ready_changed.unwrap_or(*since),
+                why: waiting.map(Hold::to_string).unwrap_or_default(),
+                next: waiting
+                    .and_then(|hold| hold.until())
+                    .and_then(|at| next("ready", Some(at))),
+            }
+        }
+    }
+}
+
+fn idle(
+    pipeline: &Pipeline,
+    key: &ReplicaKey,
+    record: &Record,
+    hold: Option<&Hold>,
+    now: Timestamp,
+) -> Told {
+    let ended_at = record.history.last.as_ref().map(|last| last.exit.at);
+    let since = ended_at.unwrap_or(now);
+    let told = |phase, why: String| Told {
+        phase,
+        since,
+        why,
+        next: None,
+    };
+    let last = || {
+        record
+            .history
+            .last
+            .as_ref()
+            .map(restart::in_words)
+            .unwrap_or_default()
+    };
+    match hold {
+        Some(Hold::Backoff {
+            until,
+            failures,
+            last,
+            crashloop,
+        }) => Told {
+            phase: if *crashloop {
+                PhaseName::Crashloop
+            } else {
+                PhaseName::Backoff
+            },
+            since,
+            why: format!("{last} (failure {failures})"),
+            next: Some(Next {
+                what: "start".to_owned(),
+                at: Some(*until),
+            }),
+        },
+        Some(Hold::StoppedByRequest) => Told {
+            phase: PhaseName::Stopped,
+            since: match record.intent {
+                RunIntent::Stop { at } => at,
+                RunIntent::Run | RunIntent::Start { .. } | RunIntent::Restart { .. } => since,
+            },
+            why: "stopped by request".to_owned(),
+            next: None,
+        },
+        Some(Hold::Completed) => told(PhaseName::Completed, last()),
+        Some(hold @ (Hold::Failed { .. } | Hold::GaveUp { .. })) => {
+            told(PhaseName::Failed, hold.to_string())
+        }
+        Some(hold @ Hold::Blind { .. }) => told(PhaseName::Unknown, hold.to_string()),
+        Some(Hold::InFlight {
+            call: InFlight::Stop,
+        }) => told(PhaseName::Stopping, last()),
+        Some(
+            hold @ (Hold::WaitingFor { .. }
+            | Hold::NoDriver { .. }
+            | Hold::Frozen { .. }
+            | Hold::InFlight {
+                call: InFlight::Start,
+            }
+            | Hold::StopsAfter { .. }
+            | Hold::BecomingReady { .. }
+            | Hold::Unhealthy { .. }
+            | Hold::StopFailed { .. }),
+        ) => told(PhaseName::Pending, hold.to_string()),
+        None if pipeline.busy.contains_key(key) => told(PhaseName::Starting, String::new()),
+        None => told(PhaseName::Pending, "to be started".to_owned()),
+    }
+}
+
+/// How the latest ended instance ended; one that never started has no exit.
+fn exit(last: &Ended) -> Option<ExitSummary> {
+    if let EndCause::NotStarted(_) = last.cause {
+        return None;
+    }
+    let (code, signal) = match last.exit.status {
+        ExitStatus::Code(code) => (Some(code), None),
+        ExitStatus::Signal(signal) => (None, Some(Signal::number(signal))),
+        ExitStatus::Unknown => (None, None),
+    };
+    Some(ExitSummary {
+        code,
+        signal,
+        oom: last.exit.oom,
+        at: last.exit.at,
+    })
+}
+
+/// Where the component's ports are reached from the host.
+fn addresses(spec: &ComponentSpec) -> BTreeMap<String, String> {
+    spec.ports
+        .iter()
+        .filter_map(|port| {
+            let number = match spec.driver() {
+                DriverKind::Process => port.container_port,
+                DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => port.host_port?,
+            };
+            let name = port.name.clone().unwrap_or_else(|| number.to_string());
+            Some((name, format!("localhost:{number}")))
+        })
+        .collect()
+}

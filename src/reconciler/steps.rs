@@ -1,0 +1,483 @@
+//! Taking the planned steps, and the answers to them.
+
+use std::borrow::Cow;
+
+use crate::driver::{DriverError, Scope, Started};
+use crate::model::{
+    Action, EndCause, Ended, EventKind, Exit, ExitStatus, Health, Hold, InFlight, Instance,
+    InstanceId, Phase, Reason, Record, ReplicaKey, Step, StopCause, StopFailure, Timestamp,
+};
+use crate::planner::{self, Observed, health, restart};
+
+use super::core::Core;
+use super::ledger::{Effect, Ledger};
+use super::pipeline::{Pipeline, started_at};
+
+/// A failed stop is tried again after this long (kubelet's and Nomad's order of magnitude).
+const STOP_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Core {
+    /// Lets time do its part: readiness by age, failures forgotten.
+    pub(super) fn settle(&mut self, pipeline: &mut Pipeline) {
+        let now = self.ledger.now;
+        let keys: Vec<_> = pipeline.records.keys().cloned().collect();
+        for key in keys {
+            pipeline.let_start(&key, &mut self.ledger);
+            let (Some(spec), Some(record)) = (
+                pipeline.desired.wants(&key).cloned(),
+                pipeline.records.get(&key),
+            ) else {
+                continue;
+            };
+            let Some(instance) = &record.instance else {
+                continue;
+            };
+            if let Phase::Running { since, health } = &instance.phase
+                && health.started
+                && !health.ready
+                && spec.probes.readiness.is_none()
+                && since.after(spec.ready_after.get()) <= now
+            {
+                let id = instance.id.clone();
+                pipeline.change(&key, &mut self.ledger, |record| {
+                    if let Some(Instance {
+                        phase: Phase::Running { health, .. },
+                        ..
+                    }) = &mut record.instance
+                    {
+                        health.ready = true;
+                        health.ready_changed = Some(now);
+                        health.why = None;
+                    }
+                });
+                let reason = format!("lived for {}", spec.ready_after);
+                let message = format!("{key} is ready");
+                pipeline.emit(
+                    &mut self.ledger,
+                    &key,
+                    Some(&id),
+                    EventKind::Ready,
+                    reason,
+                    message,
+                );
+            }
+            let Some(record) = pipeline.records.get(&key) else {
+                continue;
+            };
+            let reset = record.instance.as_ref().and_then(|instance| {
+                restart::reset_at(&record.history, &instance.phase, &spec.restart)
+            });
+            if reset.is_some_and(|at| at <= now) {
+                pipeline.change(&key, &mut self.ledger, |record| {
+                    record.history = restart::cleared(&record.history);
+                });
+            }
+        }
+        pipeline.dirty = false;
+    }
+
+    /// Plans and takes the steps: from here on each stepped replica is busy.
+    pub(super) fn decide(&mut self, pipeline: &mut Pipeline) {
+        let mut plan = {
+            let observed = Observed {
+                records: Cow::Borrowed(&pipeline.records),
+                strays: Cow::Borrowed(&pipeline.strays),
+                blind: Cow::Owned(self.blind()),
+                drivers: self.drivers.keys().copied().collect(),
+                busy: Cow::Borrowed(&pipeline.busy),
+                frozen: self.frozen(),
+                next_incarnation: self.ledger.next_seq(),
+            };
+            planner::plan(&pipeline.desired, &observed, self.ledger.now)
+        };
+        self.tell_of_holds(pipeline, &plan);
+        for step in plan.steps.clone() {
+            self.take(pipeline, step);
+        }
+        // Forgetting is done once it is taken; the other steps are under way now.
+        plan.steps.retain(|step| step.action != Action::Forget);
+        pipeline.plan = plan;
+        pipeline.dirty = false;
+    }
+
+    fn take(&mut self, pipeline: &mut Pipeline, step: Step) {
+        let Step {
+            replica: key,
+            action,
+            reason,
+        } = step;
+        match action {
+            Action::Forget => {
+                pipeline.records.remove(&key);
+                self.ledger.touch(pipeline.key(), &key);
+            }
+            Action::Start { instance } => self.begin_start(pipeline, instance, &reason),
+            Action::Stop { instance, cause } => {
+                self.begin_stop(pipeline, &instance, &cause, &reason);
+            }
+        }
+    }
+
+    fn begin_start(&mut self, pipeline: &mut Pipeline, id: InstanceId, reason: &Reason) {
+        let Some(launch) = pipeline.launch(&id) else {
+            return;
+        };
+        let (key, now) = (id.replica.clone(), self.ledger.now);
+        let spec = &launch.spec;
+        let instance = Instance {
+            id: id.clone(),
+            spec: spec.hash.clone(),
+            driver: spec.driver(),
+            stop: spec.stop,
+            after: spec
+                .dependencies
+                .iter()
+                .map(|dependency| dependency.id.clone())
+                .collect(),
+            handle: None,
+            phase: Phase::Starting { since: now },
+        };
+        let released = spec.hash.clone();
+        pipeline.change(&key, &mut self.ledger, |record| {
+            record.incarnation = id.incarnation;
+            record.instance = Some(instance);
+            record.released = Some(released);
+            match reason {
+                Reason::Restart { .. } | Reason::Retry { .. } => record.history.restarts += 1,
+                // The curve starts over with another definition, or when a person says so.
+                Reason::SpecChanged { .. } | Reason::Requested => {
+                    record.history = restart::cleared(&record.history);
+                }
+                Reason::New
+                | Reason::UpstreamRecovered { .. }
+                | Reason::Interrupted
+                | Reason::Stop(_)
+                | Reason::StopAgain { .. }
+                | Reason::Gone => {}
+            }
+        });
+        pipeline.busy.insert(key.clone(), InFlight::Start);
+        pipeline.fresh.insert(id.clone());
+        let message = format!("starting {key}");
+        let why = reason.to_string();
+        pipeline.emit(
+            &mut self.ledger,
+            &key,
+            Some(&id),
+            EventKind::Starting,
+            why,
+            message,
+        );
+        self.ledger.effects.push(Effect::Start(Box::new(launch)));
+    }
+
+    fn begin_stop(
+        &mut self,
+        pipeline: &mut Pipeline,
+        id: &InstanceId,
+        cause: &StopCause,
+        reason: &Reason,
+    ) {
+        let (key, now) = (id.replica.clone(), self.ledger.now);
+        let stopping = |instance: &mut Instance| {
+            let before = instance.phase.clone();
+            instance.phase = Phase::Stopping {
+                since: match &before {
+                    Phase::Stopping { since, .. } => *since,
+                    Phase::Starting { .. } | Phase::Running { .. } => now,
+                },
+                started_at: started_at(&before).unwrap_or(now),
+                cause: cause.clone(),
+                failed: None,
+            };
+            (instance.driver, instance.stop, before)
+        };
+        let begun = match pipeline.strays.get_mut(id) {
+            Some(stray) => Some(stopping(stray)),
+            None => pipeline.change(&key, &mut self.ledger, |record| {
+                record
+                    .instance
+                    .as_mut()
+                    .filter(|instance| instance.id == *id)
+                    .map(stopping)
+            }),
+        };
+        let Some((driver, how, before)) = begun else {
+            return;
+        };
+        pipeline.busy.insert(key.clone(), InFlight::Stop);
+        let message = format!("stopping {key}");
+        let why = reason.to_string();
+        pipeline.emit(
+            &mut self.ledger,
+            &key,
+            Some(id),
+            EventKind::Stopping,
+            why,
+            message,
+        );
+        self.ledger.effects.push(Effect::Stop {
+            instance: id.clone(),
+            driver,
+            how,
+            before,
+        });
+    }
+
+    pub(super) fn start_answered(&mut self, id: &InstanceId, result: Result<Started, DriverError>) {
+        let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) else {
+            return;
+        };
+        let key = id.replica.clone();
+        pipeline.busy.remove(&key);
+        pipeline.dirty = true;
+        let Some(driver) = pipeline
+            .records
+            .get(&key)
+            .and_then(|record| record.instance.as_ref())
+            .filter(|instance| instance.id == *id)
+            .map(|instance| instance.driver)
+        else {
+            // It ended, and that was seen, before the answer came.
+            return;
+        };
+        if let Some(looking) = self.drivers.get_mut(&driver) {
+            looking.touched(id);
+        }
+        match result {
+            Ok(started) => {
+                let health = pipeline.initial_health(&key);
+                let handle = started.handle;
+                pipeline.change(&key, &mut self.ledger, |record| {
+                    if let Some(instance) = &mut record.instance {
+                        instance.handle = Some(handle);
+                        if let Phase::Starting { .. } = instance.phase {
+                            instance.phase = Phase::Running {
+                                since: started.since,
+                                health,
+                            };
+                        }
+                    }
+                });
+                let message = format!("{key} runs");
+                let why = String::new();
+                pipeline.emit(
+                    &mut self.ledger,
+                    &key,
+                    Some(id),
+                    EventKind::Started,
+                    why,
+                    message,
+                );
+            }
+            Err(DriverError::Refused(failure)) => {
+                let at = self.ledger.now;
+                let spec = pipeline.records.get(&key).and_then(|r| r.instance.as_ref());
+                let spec = spec.map(|instance| instance.spec.clone());
+                let Some(spec) = spec else { return };
+                let exit = Exit {
+                    status: ExitStatus::Unknown,
+                    oom: false,
+                    started_at: None,
+                    at,
+                };
+                let cause = EndCause::NotStarted(failure);
+                let ended = Ended {
+                    instance: id.clone(),
+                    spec,
+                    exit,
+                    cause,
+                };
+                pipeline.end(&key, ended, &mut self.ledger);
+                self.ledger.effects.push(Effect::Forget {
+                    instance: id.clone(),
+                    driver,
+                });
+            }
+            Err(DriverError::Unreachable { .. } | DriverError::StillAlive { .. }) => {
+                // Whether it runs is open; only a look can tell.
+                if let Some(looking) = self.drivers.get_mut(&driver) {
+                    looking.want(Scope::Instances([id.clone()].into()));
+                }
+            }
+        }
+    }
+
+    pub(super) fn stop_answered(&mut self, id: &InstanceId, result: Result<(), DriverError>) {
+        let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) else {
+            return;
+        };
+        let (key, now) = (id.replica.clone(), self.ledger.now);
+        pipeline.busy.remove(&key);
+        pipeline.dirty = true;
+        let is_stray = pipeline.strays.contains_key(id);
+        let instance = match pipeline.strays.get(id) {
+            Some(stray) => Some(stray),
+            None => pipeline
+                .records
+                .get(&key)
+                .and_then(|record| record.instance.as_ref()),
+        };
+        let Some(driver) = instance
+            .filter(|i| i.id == *id)
+            .map(|instance| instance.driver)
+        else {
+            // Its end was seen before the answer came.
+            return;
+        };
+        if let Some(looking) = self.drivers.get_mut(&driver) {
+            looking.touched(id);
+        }
+        match result {
+            Ok(()) if is_stray => {
+                pipeline.strays.remove(id);
+                self.ledger.effects.push(Effect::Forget {
+                    instance: id.clone(),
+                    driver,
+                });
+            }
+            Ok(()) => {
+                // The stop is sure; how it ended is read from what it left.
+                pipeline.busy.insert(key, InFlight::Stop);
+                if let Some(looking) = self.drivers.get_mut(&driver) {
+                    looking.confirm(id);
+                }
+            }
+            Err(error) => {
+                let failure = StopFailure {
+                    why: error.to_string(),
+                    retry_at: now.after(STOP_AGAIN),
+                };
+                let why = failure.why.clone();
+                let note = |instance: &mut Instance| {
+                    if let Phase::Stopping { failed, .. } = &mut instance.phase {
+                        *failed = Some(failure);
+                    }
+                };
+                match pipeline.strays.get_mut(id) {
+                    Some(stray) => note(stray),
+                    None => pipeline.change(&key, &mut self.ledger, |record| {
+                        record.instance.as_mut().map(note);
+                    }),
+                }
+                let message = format!("{key} could not be stopped");
+                pipeline.emit(
+                    &mut self.ledger,
+                    &key,
+                    Some(id),
+                    EventKind::StopFailed,
+                    why,
+                    message,
+                );
+            }
+        }
+    }
+
+    /// Events about what is waited for, once per change of the wait.
+    fn tell_of_holds(&mut self, pipeline: &Pipeline, plan: &crate::model::Plan) {
+        for (key, hold) in &plan.holds {
+            if pipeline
+                .plan
+                .holds
+                .get(key)
+                .is_some_and(|before| same_wait(before, hold))
+            {
+                continue;
+            }
+            let kind = match hold {
+                Hold::Backoff {
+                    crashloop: true, ..
+                } => EventKind::Crashloop,
+                Hold::Backoff {
+                    crashloop: false, ..
+                } => EventKind::Backoff,
+                Hold::WaitingFor { .. } => EventKind::Waiting,
+                Hold::Completed => EventKind::Completed,
+                Hold::Failed { .. } | Hold::GaveUp { .. } | Hold::NoDriver { .. } => {
+                    EventKind::Failed
+                }
+                Hold::StopsAfter { .. }
+                | Hold::InFlight { .. }
+                | Hold::BecomingReady { .. }
+                | Hold::Unhealthy { .. }
+                | Hold::StopFailed { .. }
+                | Hold::Blind { .. }
+                | Hold::Frozen { .. }
+                | Hold::StoppedByRequest => continue,
+            };
+            let message = match hold.until() {
+                Some(until) => format!("{key}: next try at {until}"),
+                None => format!("{key}: {hold}"),
+            };
+            pipeline.emit(&mut self.ledger, key, None, kind, hold.to_string(), message);
+        }
+    }
+}
+
+impl Pipeline {
+    /// The health of an instance that has just started.
+    pub(super) fn initial_health(&self, key: &ReplicaKey) -> Health {
+        let spec = self.desired.wants(key);
+        spec.map_or_else(Health::default, |spec| health::begin(&spec.probes))
+    }
+
+    /// A startup probe that was edited away gates nothing.
+    fn let_start(&mut self, key: &ReplicaKey, ledger: &mut Ledger) {
+        let gated = self
+            .desired
+            .wants(key)
+            .is_none_or(|spec| spec.probes.startup.is_some());
+        let waits = |record: &Record| {
+            matches!(
+                &record.instance,
+                Some(Instance { phase: Phase::Running { health, .. }, .. }) if !health.started
+            )
+        };
+        if !gated && self.records.get(key).is_some_and(waits) {
+            self.change(key, ledger, |record| {
+                if let Some(Instance {
+                    phase: Phase::Running { health, .. },
+                    ..
+                }) = &mut record.instance
+                {
+                    health.started = true;
+                }
+            });
+        }
+    }
+}
+
+/// Whether two holds are one wait for the reader of events.
+fn same_wait(before: &Hold, after: &Hold) -> bool {
+    match (before, after) {
+        (Hold::Backoff { until: one, .. }, Hold::Backoff { until: two, .. }) => one == two,
+        (Hold::WaitingFor { component: one, .. }, Hold::WaitingFor { component: two, .. }) => {
+            one == two
+        }
+        (one, two) => std::mem::discriminant(one) == std::mem::discriminant(two),
+    }
+}
+
+/// Moves the times of `phase` along with the clock.
+pub(super) fn shift(phase: &mut Phase, millis: i64) {
+    let shift = |at: &mut Timestamp| *at = at.shifted(millis);
+    match phase {
+        Phase::Starting { since } => shift(since),
+        Phase::Running { since, health } => {
+            shift(since);
+            health.ready_changed.iter_mut().for_each(shift);
+        }
+        Phase::Stopping {
+            since,
+            started_at,
+            failed,
+            ..
+        } => {
+            shift(since);
+            shift(started_at);
+            failed
+                .iter_mut()
+                .for_each(|failure| shift(&mut failure.retry_at));
+        }
+    }
+}
