@@ -353,15 +353,15 @@ mod tests {
             columns: None,
         };
         insta::assert_snapshot!(account.whole(None, look, now()), @r"
-        ttp  generation 3  not settled  1 of 7 ready, 1 failed  /srv/ttp/pipeline.yaml
+        ttp  generation 3  not settled  1 of 6 ready, 1 failed  /srv/ttp/pipeline.yaml
 
-        ttp-processor is starting, for 0s
+        ttp-processor: starting for 0s
           why        not ready yet: no probe answered
           last lines
             hello
           instance   default.ttp.ttp-processor.0.1
           spec       v1:00000000000000aa
-        ttp-processor-1 is crashloop, for 16s
+        ttp-processor-1: crashloop for 16s
           why        exit 1 (failure 5); start in 12s
           last exit  exit 1, 16s ago
           restarts   5

@@ -47,10 +47,10 @@ impl Host for Program {
         block_on(async {
             match tokio::time::timeout(within.get(), daemon::down(state_dir)).await {
                 Ok(ended) => ended.map_err(failure),
-                Err(_) => Ok(Err(Failure::TimedOut {
+                Err(_) => Err(Failure::TimedOut {
                     after: within,
                     waiting: Vec::new(),
-                })?),
+                }),
             }
         })
     }
@@ -81,14 +81,23 @@ impl Host for Program {
     }
 }
 
-fn block_on<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(Failure::Output)?
-        .block_on(work)
-        .map_err(Into::into)
+/// Waits for `work` on a runtime of its own, in a thread of its own: the caller may be on one.
+fn block_on<T: Send, E: Into<Failure> + Send>(
+    work: impl Future<Output = Result<T, E>> + Send,
+) -> Result<T, Failure> {
+    let wait = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .enable_all()
+            .build()
+            .map_err(Failure::Output)?
+            .block_on(work)
+            .map_err(Into::into)
+    };
+    match std::thread::scope(|scope| scope.spawn(wait).join()) {
+        Ok(answer) => answer,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 impl From<DaemonError> for Failure {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -100,7 +101,7 @@ impl Daemon {
     pub async fn open(options: Options) -> Result<Self, DaemonError> {
         let dir = options.state_dir.clone();
         let clock = Clock::new();
-        let lock = store::lock(&dir, &format!("since {}", clock.now()))?;
+        let lock = take(&dir, &clock).await?;
         let (store, loaded) =
             Store::open(&dir.join("store"), clock.now()).map_err(|source| DaemonError::Store {
                 dir: dir.clone(),
@@ -157,7 +158,13 @@ impl Daemon {
                 owner.snapshots(),
             )));
         }
-        let sources = Sources::start(owner.clone(), files, &stop).await;
+        let sources = Sources::start(owner.clone(), files, &stop)
+            .await
+            .map_err(|source| DaemonError::Io {
+                doing: "watch files",
+                dir,
+                source,
+            })?;
         Ok(Self {
             options,
             owner,
@@ -234,7 +241,6 @@ impl Daemon {
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
     pub async fn close(self) {
         self.stop.cancel();
-        self.sources.close();
         for task in self.tasks {
             task.abort();
             // A task that was cancelled has nothing to say; one that panicked said it already.
@@ -245,6 +251,26 @@ impl Daemon {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = in_full(error), "the store did not close"),
             Err(error) => tracing::error!(%error, "the store did not close"),
+        }
+    }
+}
+
+/// What the holder of a lock that only looks says of itself.
+const LOOKING: &str = "looking";
+/// How long somebody who looks may keep a daemon from starting.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes the directory; waits for those who only look at it.
+async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
+    let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
+    loop {
+        match store::lock(dir, &format!("since {}", clock.now())) {
+            Err(LockError::Held { about, .. })
+                if about == LOOKING && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            answer => return answer,
         }
     }
 }

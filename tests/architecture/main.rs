@@ -16,7 +16,7 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 14] = [
+const ROOMS: [(&str, u8); 15] = [
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),
@@ -24,6 +24,7 @@ const ROOMS: [(&str, u8); 14] = [
     ("store", 2),
     ("driver", 2),
     ("probe", 2),
+    ("preflight", 2),
     ("watch", 2),
     ("reconciler", 3),
     ("control_plane", 4),
@@ -55,7 +56,15 @@ const CRATES: [(&str, &[&str]); 30] = [
     ("libc", &["driver/process"]),
     (
         "rustix",
-        &["driver/process", "store", "probe", "api", "daemon", "cli"],
+        &[
+            "driver/process",
+            "store",
+            "probe",
+            "preflight",
+            "api",
+            "daemon",
+            "cli",
+        ],
     ),
     ("hyper", &["api", "probe", "control_plane"]),
     ("hyper_util", &["api", "probe", "control_plane"]),
