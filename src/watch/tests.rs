@@ -1,3 +1,5 @@
+//! Every way to save a file, and what the watch makes of it.
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
