@@ -1,3 +1,5 @@
+//! The whole room by its texts: broken files beside what is said of them, good ones, hostile ones.
+
 mod hashing;
 mod hostile;
 mod meaning;
