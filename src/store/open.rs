@@ -547,7 +547,7 @@ pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
     text.map_or_else(
-        || "the database panicked".to_owned(),
-        |text| format!("the database panicked: {text}"),
+        || "it panicked".to_owned(),
+        |text| format!("it panicked: {text}"),
     )
 }

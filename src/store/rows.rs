@@ -76,7 +76,7 @@ impl Kind {
 pub(super) enum Fact {
     /// The version of this layout.
     Schema,
-    /// The boot of the host in which it was last open.
+    /// The boot of the host in which it was last open, see [`super::load::Boot`].
     Boot,
     /// That it was begun empty after a damage, and not all was committed anew since.
     Rebuilding,

@@ -8,12 +8,13 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::StoreError;
-use super::open::GROUP_BYTES;
+use super::open::{self, GROUP_BYTES};
 use super::rows::Change;
 
 /// What is told how a commit went.
@@ -106,7 +107,7 @@ impl Syncer {
             return;
         };
         drop(progress);
-        done(answer);
+        tell(done, answer);
     }
 
     /// The kernel may not have these changes: the file is not to be used any more.
@@ -256,7 +257,16 @@ struct Answers {
 
 fn answer(answers: Answers) {
     for (_, done) in answers.waiting {
-        done(answers.result.clone());
+        tell(done, answers.result.clone());
+    }
+}
+
+/// Tells how a commit went. A listener that panics must not take the store's thread along, and with
+/// it the answers of all others.
+pub(super) fn tell(done: Done, result: Result<(), StoreError>) {
+    if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| done(result))) {
+        let why = open::text_of(&*panic);
+        tracing::error!(why, "a listener to a commit panicked");
     }
 }
 
