@@ -20,6 +20,7 @@
 
 mod batch;
 mod error;
+mod folder;
 mod history;
 mod ledger;
 mod load;
