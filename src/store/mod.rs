@@ -9,8 +9,8 @@
 //!
 //! **After an error** of a commit, what is stored of that batch is unknown, and the owner is the
 //! truth: it commits what it has again. Every commit tries to bring the database back first, an
-//! empty one too. What was acknowledged before is kept in memory until the disk has it, and written
-//! again then. After [`StoreError::Lost`] the store works but is empty.
+//! empty one too, by writing all of it anew. What was acknowledged is still there then, unless the
+//! answer is [`StoreError::Lost`]: the store works, but is empty.
 //!
 //! **Assumes** that the caller holds the [`StateLock`] of the state directory, and that one owner
 //! commits.

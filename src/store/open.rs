@@ -7,7 +7,6 @@
 //! is built as `new-2` and renamed when it is complete: a folder `db-N` always has a schema version.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
@@ -23,7 +22,7 @@ use super::error::StoreError;
 use super::folder::{self, Place};
 use super::load::{self, Rebuilding, State, Unreadable};
 use super::migrate;
-use super::rows::{self, Change, Fact, Kind};
+use super::rows::{self, Fact, Kind};
 use crate::model::Timestamp;
 
 /// How long a locked database is tried again, and how often. A fork takes less than 10 ms.
@@ -188,31 +187,20 @@ fn reopen_new(dir: &Path, number: u64, found: Found) -> Result<Opened, StoreErro
     }
 }
 
-/// Writes all that `opened` holds, with `changes` over it, to a new database on the disk, and
-/// removes the old one.
-pub(super) fn rewrite(
-    dir: &Path,
-    opened: Opened,
-    changes: Vec<Change>,
-) -> Result<Opened, StoreError> {
+/// Writes all that `opened` holds to a new database on the disk, and removes the old one.
+pub(super) fn rewrite(dir: &Path, opened: Opened) -> Result<Opened, StoreError> {
     let Opened { db, folder, .. } = opened;
-    let mut rows = BTreeMap::new();
-    for item in db.iter() {
-        let (key, row) = item.map_err(|error| StoreError::Damaged {
-            path: folder.clone(),
-            why: error.to_string(),
-        })?;
-        rows.insert(key, row);
-    }
-    for (key, row) in changes {
-        match row {
-            Some(row) => rows.insert(IVec::from(key), row),
-            None => rows.remove(&IVec::from(key)),
-        };
-    }
+    // Stops at the first error.
+    let rows: Vec<_> =
+        db.iter()
+            .collect::<sled::Result<_>>()
+            .map_err(|error| StoreError::Damaged {
+                path: folder.clone(),
+                why: error.to_string(),
+            })?;
     close(db);
     let number = folder::newest(dir)?.map_or(1, |number| number + 1);
-    begin(dir, number, rows.into_iter().collect())?;
+    begin(dir, number, rows)?;
     let opened = reopen_new(dir, number, Found::Sound)?;
     folder::remove(&folder)?;
     Ok(opened)

@@ -178,6 +178,12 @@ pub(super) fn record_key(pipeline: &PipelineKey, replica: &ReplicaKey) -> Vec<u8
 /// One change to one row: a sealed value, or `None` to delete it.
 pub(super) type Change = (Vec<u8>, Option<IVec>);
 
+/// Bytes of keys and values.
+pub(super) fn size(changes: &[Change]) -> usize {
+    let row = |(key, row): &Change| key.len() + row.as_ref().map_or(0, |row| row.len());
+    changes.iter().map(row).sum()
+}
+
 /// `payload` with a checksum over it and its key: a value that is found under a wrong key is
 /// damage as much as a flipped bit.
 pub(super) fn seal(key: &[u8], payload: &[u8]) -> IVec {

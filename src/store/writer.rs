@@ -16,7 +16,7 @@ use super::batch::{Batch, Durability};
 use super::error::StoreError;
 use super::ledger::Ledger;
 use super::open::{self, Found, GROUP_BYTES, Opened};
-use super::rows::Change;
+use super::rows::{self, Change};
 use super::sync::{self, Done, Syncer};
 use crate::model::Timestamp;
 
@@ -144,7 +144,7 @@ impl Writer {
         while let Some(commit) = next.take() {
             match engine.ledger.enter(commit.batch) {
                 Ok(more) => {
-                    bytes += sync::size(&more);
+                    bytes += rows::size(&more);
                     changes.extend(more);
                     accepted.push((commit.durability, commit.done));
                 }
@@ -193,7 +193,7 @@ impl Writer {
                 })
             });
         let (engine, lost) = brought_back.inspect_err(|error| {
-            self.sync.failed(Vec::new(), error.clone());
+            self.sync.failed(error.clone());
         })?;
         match lost {
             None => Ok(engine),
@@ -205,15 +205,15 @@ impl Writer {
         }
     }
 
-    /// Opens the database again and writes all of it to a new one, with what was acknowledged: what
-    /// the page cache shows of the old one may not be on the disk. If there was nothing to bring
-    /// back, it also answers why.
+    /// Opens the database again and writes all of it to a new one: what the page cache shows of the
+    /// old one may not be on the disk, and the kernel reports that only once. If there was nothing
+    /// to bring back, it also answers why.
     fn bring_back(&self) -> Result<(Engine, Option<String>), StoreError> {
         let now = self.opened_at.0.after(self.opened_at.1.elapsed());
         let opened = open::open(&self.dir, now)?;
         let (opened, lost) = match &opened.found {
             Found::Sound => {
-                let opened = open::rewrite(&self.dir, opened, self.sync.unsynced())?;
+                let opened = open::rewrite(&self.dir, opened)?;
                 (opened, None)
             }
             Found::Nothing => (opened, Some("it was deleted".to_owned())),
@@ -289,15 +289,13 @@ impl Engine {
     /// Writes `changes` and hands them over to be synced; `None` when that failed. The database is
     /// not to be used any more then.
     fn apply(&mut self, sync: &Syncer, changes: Vec<Change>) -> Option<u64> {
-        let mut number = sync.applied(Vec::new());
-        let mut chunks = chunks(changes).into_iter();
-        while let Some(chunk) = chunks.next() {
+        let mut number = sync.newest();
+        for chunk in chunks(changes) {
             if let Err(error) = write(&self.db, &self.folder, &chunk) {
-                let rest = chunk.into_iter().chain(chunks.flatten()).collect();
-                sync.failed(rest, error);
+                sync.failed(error);
                 return None;
             }
-            number = sync.applied(chunk);
+            number = sync.applied(rows::size(&chunk));
         }
         Some(number)
     }
@@ -309,7 +307,7 @@ fn chunks(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let mut chunk = Vec::new();
     let mut bytes = 0;
     for change in changes {
-        let more = sync::size(std::slice::from_ref(&change));
+        let more = rows::size(std::slice::from_ref(&change));
         if bytes + more > GROUP_BYTES {
             chunks.push(std::mem::take(&mut chunk));
             bytes = 0;

@@ -133,6 +133,22 @@ fn a_pipeline_of_a_thousand_components_survives_edits_and_costs_little_when_unch
 }
 
 #[test]
+fn numbers_of_a_config_are_kept_to_the_last_digit() {
+    let (store, _, folder) = Store::temporary();
+    let mut wanted = pipeline("ttp", 1);
+    let spec = Arc::make_mut(&mut wanted.spec);
+    let component = spec.components.first_entry().unwrap().into_mut();
+    let numbers: Vec<f64> = (1..10_000).map(|n| 1.0 / f64::from(n)).collect();
+    component.config = Some(serde_json::json!({ "weights": numbers, "seed": u64::MAX }));
+    let mut batch = Batch::new();
+    batch.put_pipeline(key("ttp"), wanted.clone());
+    commit(&store, batch, Durability::CrashSafe).unwrap();
+    store.close().unwrap();
+    let (_store, loaded) = open(&folder.path().join("store"));
+    assert_eq!(loaded.pipelines[&key("ttp")], wanted);
+}
+
+#[test]
 fn what_cannot_be_stored_is_refused_and_leaves_no_trace() {
     use std::os::unix::ffi::OsStringExt;
     let (store, _, folder) = Store::temporary();
@@ -185,9 +201,8 @@ fn what_is_crash_safe_reaches_the_disk_by_itself() {
         batch.put_setting("number", number.to_string());
         commit(&store, batch, Durability::CrashSafe).unwrap();
     }
-    assert!(!store.inner.link.sync.unsynced().is_empty());
     let started = Instant::now();
-    while !store.inner.link.sync.unsynced().is_empty() {
+    while !store.inner.link.sync.is_synced() {
         assert!(started.elapsed() < DEADLINE);
         std::thread::sleep(Duration::from_millis(5));
     }
