@@ -15,6 +15,9 @@ use super::{Method, OnProblem, Source, Update, Watch, all_good, read, read_strea
 /// Longer than anything here takes; a failing test waits this long.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A rescan would hide an event that was missed.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// A directory of manifests under watch.
 struct World {
     dir: tempfile::TempDir,
@@ -51,7 +54,11 @@ fn said(update: &Update) -> Result<Vec<String>, String> {
 
 impl World {
     fn new(method: Method) -> Self {
-        let (watch, updates) = Watch::new(method).unwrap();
+        Self::rescanning(method, NEVER)
+    }
+
+    fn rescanning(method: Method, rescan: Duration) -> Self {
+        let (watch, updates) = Watch::with_rescan(method, rescan).unwrap();
         let dir = tempfile::tempdir().unwrap();
         Self {
             dir,
@@ -192,6 +199,22 @@ async fn a_removed_directory_is_watched_again_when_it_comes_back() {
         world.until_arg(&edited).await;
         fs::remove_dir_all(world.path("a")).unwrap();
         world.until_problem("there is no such file").await;
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_replaced_in_one_go_is_the_one_watched() {
+    let mut world = World::new(Method::Events);
+    fs::create_dir(world.path("a")).unwrap();
+    world.write("a/p.yaml", &manifest("p", "0"));
+    world.add("a/p.yaml").await;
+    for round in ["1", "2", "3"] {
+        fs::remove_dir_all(world.path("a")).unwrap();
+        fs::create_dir(world.path("a")).unwrap();
+        world.write("a/p.yaml", &manifest("p", round));
+        world.until_arg(round).await;
+        world.write("a/p.yaml", &manifest("p", &format!("{round}0")));
+        world.until_arg(&format!("{round}0")).await;
     }
 }
 
@@ -380,15 +403,27 @@ async fn a_removed_source_is_silent() {
 #[tokio::test]
 async fn dropped_events_make_it_read_everything_again() {
     let mut world = World::new(Method::Events);
-    world.write("p.yaml", &manifest("p", "1"));
-    let mut other = World::new(Method::Polling);
-    std::mem::swap(&mut world.watch, &mut other.watch);
-    std::mem::swap(&mut world.updates, &mut other.updates);
-    world.add("p.yaml").await;
-    world.write("p.yaml", &manifest("p", "2"));
+    fs::create_dir_all(world.path("a/b")).unwrap();
+    world.write("a/b/p.yaml", &manifest("p", "1"));
+    world.add("a/b/p.yaml").await;
+    // Nobody watches the folder that holds `a`, so no event tells of this.
+    fs::rename(world.path("a"), world.path("z")).unwrap();
     let lost = notify::Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan);
     world.watch.worker.send(Message::Event(Ok(lost))).unwrap();
-    world.until_arg("2").await;
+    world.until_problem("there is no such file").await;
+}
+
+#[tokio::test]
+async fn what_no_event_tells_of_is_found_by_looking_now_and_then() {
+    let mut world = World::rescanning(Method::Events, Duration::from_millis(200));
+    fs::create_dir_all(world.path("a/b")).unwrap();
+    world.write("a/b/p.yaml", &manifest("p", "1"));
+    world.add("a/b/p.yaml").await;
+    // Nobody watches the folder that holds `a`.
+    fs::rename(world.path("a"), world.path("z")).unwrap();
+    world.until_problem("there is no such file").await;
+    fs::rename(world.path("z"), world.path("a")).unwrap();
+    world.until_arg("1").await;
 }
 
 #[tokio::test]
