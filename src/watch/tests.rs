@@ -451,6 +451,31 @@ async fn without_the_kernel_files_are_polled() {
     world.until_problem("there is no such file").await;
 }
 
+/// Runs a test above once more where the kernel has no watch, or no watcher, left to give.
+#[test]
+fn where_the_kernel_has_no_watches_left_files_are_polled() {
+    let unshare = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
+        command.arg(std::env::current_exe().unwrap());
+        command.output()
+    };
+    for limit in ["max_inotify_watches", "max_inotify_instances"] {
+        let set = format!("echo 0 > /proc/sys/user/{limit}");
+        if !unshare(&set).is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: this system allows no user namespace with a {limit} of its own");
+            return;
+        }
+        let test = "watch::tests::a_saved_file_gives_its_new_pipelines";
+        let output = unshare(&format!("{set} && exec \"$1\" --exact {test}")).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{limit}: {said}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_pipe_is_read_once_but_never_watched() {
     let world = World::new(Method::Events);
