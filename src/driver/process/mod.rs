@@ -38,6 +38,7 @@ use crate::model::{
     StopPolicy, Timestamp,
 };
 
+mod cgroup;
 mod descendants;
 mod failure;
 mod fork_server;
@@ -65,6 +66,7 @@ use sentry::Sentry;
 use sight::{Album, Finding};
 use wire::{GO, Reply, StopOrder};
 
+pub use cgroup::Enforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 
 /// Shims being made at once. More would not be faster, and each holds descriptors.
@@ -112,6 +114,7 @@ struct Site {
     stance: Stance,
     server: Option<ForkServer>,
     secrets: secrets::Place,
+    groups: cgroup::Groups,
     /// Open files, soft and hard, that a program gets unless it asks for others: what this process
     /// was started with.
     nofile: (u64, u64),
@@ -151,6 +154,7 @@ impl Site {
 
     fn remove(&self, instance: &InstanceId, dir: &Path) -> io::Result<()> {
         self.secrets.forget(instance)?;
+        self.groups.forget(instance)?;
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             answer => answer,
@@ -193,6 +197,7 @@ impl ProcessDriver {
         let collector = tokio::spawn(sentry.clone().keep_collecting());
         let site = Site {
             secrets: secrets::Place::find(&config.instances_dir),
+            groups: cgroup::Groups::find(&config.instances_dir),
             boot: Boot::read()?,
             nofile: raise_open_files(),
             stance,
