@@ -144,11 +144,15 @@ impl Site {
         self.lock_starting().get(instance).cloned()
     }
 
-    /// Removes the directory of an instance that never started.
+    /// Removes the directory of an instance that never started. One that a shim of a dead driver
+    /// is claiming at this moment stays until that shim has found out and left.
     fn clear_debris(&self, instance: &InstanceId, dir: &Path) -> io::Result<()> {
         match self.stance {
             Stance::Onlooker => Ok(()),
-            Stance::Owner => self.remove(instance, dir),
+            Stance::Owner => match self.remove(instance, dir) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                answer => answer,
+            },
         }
     }
 
@@ -263,7 +267,6 @@ impl ProcessDriver {
                         site.clear_debris(&instance, &site.dir_of(&instance))
                     })
                     .await?;
-                    return Ok(None);
                 }
                 Finding::Guarded {
                     handle: Some(handle),
@@ -509,13 +512,16 @@ impl Driver for ProcessDriver {
             self.stop_guarded(instance, process, handle.as_ref(), how)
                 .await?;
         }
-        // A look settles what a dead shim left, and tells whether anything survived.
-        let scope = Scope::Instances([instance.clone()].into());
-        let alive = self
-            .observe(&scope)
-            .await?
-            .into_iter()
-            .any(|sighting| sighting.life.is_alive());
+        // A look settles what a dead shim left, and tells whether anything survived. A fresh one:
+        // a shim that has written its last word is remembered as alive until it is quite gone.
+        let stopped = instance.clone();
+        let seen = self
+            .blocking("look at an instance", move |site, sentry| {
+                site.album().forget(stopped.to_string().as_ref(), sentry);
+                sight::look(site, sentry, &Scope::Instances([stopped].into()))
+            })
+            .await?;
+        let alive = seen.iter().any(|sighting| sighting.life.is_alive());
         if alive {
             return Err(DriverError::StillAlive {
                 instance: instance.clone(),

@@ -123,7 +123,14 @@ async fn the_environment_is_what_is_documented_and_nothing_else() {
     std::fs::write(&file, "FROM_FILE=file\nBOTH=file\nFLOWCTL_TEST=file\n").unwrap();
     let mut spec = spec("environment", "env", &[]);
     spec.env_file = vec![file.into()];
-    spec.inherit_env = vec!["CARGO_PKG_NAM*".to_owned()];
+    // Any variable of ours that is not passed on anyway.
+    let passed = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
+    let ours = std::env::vars().map(|(name, _)| name);
+    let ours: Vec<String> = ours
+        .filter(|name| !passed.contains(&name.as_str()))
+        .take(1)
+        .collect();
+    spec.inherit_env = ours.clone();
     let number = "worker-${{ component.replica }}".to_owned();
     spec.env = [
         ("BOTH".to_owned(), "spec".to_owned()),
@@ -136,11 +143,13 @@ async fn the_environment_is_what_is_documented_and_nothing_else() {
         .lines()
         .map(|line| line.split('=').next().unwrap())
         .collect();
-    names.retain(|name| !["HOME", "USER", "LANG", "TZ", "TMPDIR"].contains(name));
+    names.retain(|name| *name == "PATH" || !passed.contains(name));
+    let before = names.len();
+    names.retain(|name| !ours.iter().any(|known| known == name));
+    assert_eq!(before - names.len(), ours.len(), "{text}");
     names.sort_unstable();
     let wanted = [
         "BOTH",
-        "CARGO_PKG_NAME",
         "FLOWCTL_INSTANCE",
         "FLOWCTL_INSTANCE_DIR",
         "FLOWCTL_TEST",
