@@ -115,8 +115,11 @@ impl Store {
         let Opened {
             db, folder, state, ..
         } = open::open(dir, now)?;
-        let is_empty =
-            state.pipelines.is_empty() && state.records.is_empty() && state.settings.is_empty();
+        // A store in which everything was taken down keeps its history, and is not new.
+        let is_empty = state.pipelines.is_empty()
+            && state.records.is_empty()
+            && state.settings.is_empty()
+            && state.ledger.history.next_seq().is_none();
         let recovery = match state.rebuilding {
             Some(rebuilding) => Recovery::Rebuilt {
                 set_aside: rebuilding.set_aside,

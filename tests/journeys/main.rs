@@ -5,4 +5,5 @@ mod adopt;
 mod apply;
 mod crash;
 mod run;
+mod servers;
 mod support;
