@@ -4,6 +4,7 @@
 mod adopt;
 mod apply;
 mod crash;
+mod disk;
 mod faults;
 mod readme;
 mod run;
