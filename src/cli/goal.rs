@@ -117,9 +117,10 @@ impl Goal {
                 .iter()
                 .flat_map(|before| {
                     of_component(snapshot, &before.target, now, |replica| {
-                        let old = before.is_same_instance(replica);
-                        if old {
+                        if before.is_as_before(replica) {
                             Stage::Untouched
+                        } else if before.is_same_instance(replica) {
+                            Stage::Waiting
                         } else {
                             running(replica)
                         }

@@ -17,6 +17,7 @@ mod diff;
 mod down;
 mod events;
 pub mod exit;
+mod foreground;
 mod goal;
 mod host;
 mod init;

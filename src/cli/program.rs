@@ -5,7 +5,9 @@ use std::future::Future;
 use std::path::Path;
 
 use super::exit::{Exit, Failure};
+use super::foreground;
 use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
+use super::out::Out;
 use super::text::Style;
 use crate::api::{ApiError, ErrorCode, Watching};
 use crate::daemon::{self, Daemon, DaemonError, Reading};
@@ -32,11 +34,8 @@ impl Host for Program {
         Ok(Exit::Done)
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Exit, Failure> {
-        let _ = options;
-        Err(Failure::Usage(
-            "`run` is not there yet; use `apply`".to_owned(),
-        ))
+    fn run(&self, options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> {
+        foreground::run(options, out)
     }
 
     fn look(&self, state_dir: &Path) -> Result<Option<Snapshot>, Failure> {
@@ -82,7 +81,7 @@ impl Host for Program {
 }
 
 /// Waits for `work` on a runtime of its own, in a thread of its own: the caller may be on one.
-fn block_on<T: Send, E: Into<Failure> + Send>(
+pub(super) fn block_on<T: Send, E: Into<Failure> + Send>(
     work: impl Future<Output = Result<T, E>> + Send,
 ) -> Result<T, Failure> {
     let wait = || {
@@ -106,7 +105,7 @@ impl From<DaemonError> for Failure {
     }
 }
 
-fn failure(error: DaemonError) -> Failure {
+pub(super) fn failure(error: DaemonError) -> Failure {
     let code = match &error {
         DaemonError::Lock(_) => ErrorCode::Refused,
         DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,

@@ -9,6 +9,7 @@
 
 mod alone;
 mod backend;
+mod foreground;
 mod sources;
 
 pub use sources::{Reading, check};
@@ -25,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, socket};
 use crate::clock::Clock;
-use crate::driver::Driver;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
+use crate::driver::{Driver, Scope};
 use crate::model::{
     ComponentSpec, DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec,
     Snapshot, Workload,
@@ -40,6 +41,7 @@ use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreErro
 
 pub use alone::{down, look};
 use backend::Backend;
+pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
 
 /// How a daemon is set up.
@@ -90,6 +92,7 @@ pub struct Daemon {
     sources: Sources,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+    settings: BTreeMap<String, String>,
     _lock: StateLock,
 }
 
@@ -109,6 +112,7 @@ impl Daemon {
             })?;
         let process = open_process_driver(&dir, &clock)?;
 
+        let settings = loaded.settings.clone();
         let kept = Kept {
             pipelines: loaded.pipelines,
             records: loaded.records,
@@ -173,6 +177,7 @@ impl Daemon {
             sources,
             stop,
             tasks,
+            settings,
             _lock: lock,
         })
     }
@@ -188,54 +193,81 @@ impl Daemon {
     /// # Errors
     /// When the socket cannot be bound.
     pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
-        let dir = self.options.state_dir.clone();
-        let failed = |doing, source| DaemonError::Io {
-            doing,
-            dir: dir.clone(),
-            source,
-        };
-        let listener = socket::bind(&dir).map_err(|source| failed("bind the socket", source))?;
-        let (down, mut downed) = watch::channel(false);
-        let backend = Backend {
+        let mut answering = self.answer()?;
+        let mut signals = self.signals()?;
+        ready();
+        tokio::select! {
+            // Cancel-safe: a signal that was not taken stays pending.
+            name = signals.next() => {
+                tracing::info!(signal = name, "ending; components run on");
+            }
+            // Cancel-safe: both waits look at the latest value.
+            () = answering.downed() => {
+                self.swept().await;
+                tracing::info!("everything is down; ending");
+            }
+        }
+        answering.end().await;
+        self.close().await;
+        Ok(())
+    }
+
+    /// Begins to answer on the state directory's socket.
+    fn answer(&self) -> Result<Answering, DaemonError> {
+        let listener = socket::bind(&self.options.state_dir)
+            .map_err(|source| self.failed("bind the socket", source))?;
+        let backend = self.backend();
+        let downed = backend.down.subscribe();
+        let closing = CancellationToken::new();
+        let server = api::server::serve(listener, Arc::new(backend), closing.clone());
+        let server = tokio::spawn(server);
+        Ok(Answering {
+            server,
+            closing,
+            downed,
+            snapshots: self.owner.snapshots(),
+        })
+    }
+
+    fn backend(&self) -> Backend {
+        Backend {
             owner: self.owner.clone(),
             store: self.store.clone(),
             drivers: self.drivers.clone(),
             sources: self.sources.clone(),
-            down,
-        };
-        let closing = CancellationToken::new();
-        let server = tokio::spawn(api::server::serve(
-            listener,
-            Arc::new(backend),
-            closing.clone(),
-        ));
-        ready();
-        let mut snapshots = self.owner.snapshots();
-        let emptied = async {
-            // An error would mean that the backend is gone, and so the server.
-            if downed.wait_for(|down| *down).await.is_ok() {
-                let empty = |snapshot: &Arc<Snapshot>| snapshot.pipelines.is_empty();
-                if snapshots.wait_for(empty).await.is_err() {
-                    tracing::error!("the reconciler ended before everything was down");
+            down: watch::Sender::new(false),
+        }
+    }
+
+    fn signals(&self) -> Result<Signals, DaemonError> {
+        Signals::listen().map_err(|source| self.failed("listen for signals", source))
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> DaemonError {
+        DaemonError::Io {
+            doing,
+            dir: self.options.state_dir.clone(),
+            source,
+        }
+    }
+
+    /// Waits until the folders of ended instances are gone too. What is left after a while is
+    /// removed by the next daemon.
+    async fn swept(&self) {
+        let empty = async {
+            for driver in self.drivers.values() {
+                while driver
+                    .observe(&Scope::All)
+                    .await
+                    .is_ok_and(|seen| !seen.is_empty())
+                {
+                    tokio::time::sleep(SWEEP_PAUSE).await;
                 }
             }
         };
-        let signal = ended_by_signal().await;
-        let mut signal = signal.map_err(|source| failed("listen for signals", source))?;
-        tokio::select! {
-            // Cancel-safe: a signal that was not taken stays pending.
-            name = signal.next() => {
-                tracing::info!(signal = name, "ending; components run on");
-            }
-            // Cancel-safe: both waits look at the latest value.
-            () = emptied => tracing::info!("everything is down; ending"),
+        if tokio::time::timeout(SWEEP_PATIENCE, empty).await.is_err() {
+            tracing::warn!("ended instances have left something; the next daemon removes it");
         }
-        closing.cancel();
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the server ended with a panic");
-        }
-        self.close().await;
-        Ok(())
     }
 
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
@@ -259,6 +291,10 @@ impl Daemon {
 const LOOKING: &str = "looking";
 /// How long somebody who looks may keep a daemon from starting.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long what ended instances leave behind may take to go.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
 /// Takes the directory; waits for those who only look at it.
 async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
@@ -433,13 +469,49 @@ pub(crate) fn in_full(error: impl std::error::Error) -> String {
     text
 }
 
+/// The server while it answers.
+struct Answering {
+    server: JoinHandle<()>,
+    closing: CancellationToken,
+    downed: watch::Receiver<bool>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Answering {
+    /// Waits until `down` was asked and nothing is left.
+    async fn downed(&mut self) {
+        // An error would mean that the backend is gone, and so the server.
+        if self.downed.wait_for(|down| *down).await.is_ok() {
+            let empty = |snapshot: &Arc<Snapshot>| snapshot.pipelines.is_empty();
+            if self.snapshots.wait_for(empty).await.is_err() {
+                tracing::error!("the reconciler ended before everything was down");
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.closing.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended with a panic");
+        }
+    }
+}
+
 /// The signals that end a daemon.
-struct Ending {
+struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
-impl Ending {
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             // Cancel-safe, both: a signal that was not taken stays pending.
@@ -447,12 +519,4 @@ impl Ending {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-async fn ended_by_signal() -> io::Result<Ending> {
-    use tokio::signal::unix::{SignalKind, signal};
-    Ok(Ending {
-        terminate: signal(SignalKind::terminate())?,
-        interrupt: signal(SignalKind::interrupt())?,
-    })
 }

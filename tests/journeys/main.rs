@@ -4,4 +4,8 @@
 mod adopt;
 mod apply;
 mod crash;
+mod faults;
+mod readme;
+mod run;
+mod servers;
 mod support;
