@@ -3,13 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use futures_util::future::join_all;
 
 use super::tests::ProcessStage;
 use super::*;
 use crate::driver::conformance::{Stage as _, launch, pipeline, spec};
 use crate::driver::{Follow, Runs};
-use crate::model::LogLimits;
+use crate::model::{Handle, Life, LogLimits};
 
 const MANY: usize = 500;
 

@@ -14,34 +14,26 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use rustix::process::{Resource, Rlimit, Signal, pidfd_send_signal};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use rustix::process::{Resource, Rlimit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::driver::{
     Description as LaunchDescription, Driver, DriverError, Hints, Launch, LogQuery, LogStream,
     Scope, Started,
 };
-use crate::model::{
-    ComponentSpec, DriverKind, Handle, InstanceId, Life, ProcessIdentity, Sighting, StartFailure,
-    StopPolicy, Timestamp,
-};
+use crate::model::{ComponentSpec, DriverKind, InstanceId, Sighting, StopPolicy};
 
 mod cgroup;
 mod descendants;
 mod failure;
 mod fork_server;
+mod guard;
 mod identity;
 mod launch;
 mod leftovers;
@@ -54,30 +46,20 @@ mod sentry;
 mod shim;
 mod sight;
 mod sink;
+mod start;
+mod stop;
 mod sys;
 #[cfg(test)]
 mod tests;
 mod text;
 mod wire;
 
-use failure::Refusal;
 use identity::Boot;
 use sentry::Sentry;
 use sight::{Album, Finding};
-use wire::{GO, Reply, StopOrder};
 
 pub use cgroup::Enforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
-
-/// Shims being made at once. More would not be faster, and each holds descriptors.
-const LAUNCHES: usize = 32;
-/// A shim that has not claimed its directory by then is not waited for; it starts nothing.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
-/// A program that has not been executed by then (its file lies on a hung mount) is left to
-/// `observe`.
-const EXEC_PATIENCE: Duration = Duration::from_secs(30);
-/// After the grace period, how long the killed may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a process driver keeps things.
 #[derive(Clone, Debug)]
@@ -215,7 +197,7 @@ impl ProcessDriver {
             site: Arc::new(site),
             sentry,
             hints,
-            launches: Semaphore::new(LAUNCHES),
+            launches: Semaphore::new(start::LAUNCHES),
             collector,
         })
     }
@@ -244,227 +226,6 @@ impl ProcessDriver {
         })
         .await
     }
-
-    /// What an earlier call, of this driver or of one before it, made of this instance; `None` when
-    /// it may be started.
-    async fn earlier(
-        &self,
-        instance: &InstanceId,
-    ) -> Result<Option<Result<Started, StartFailure>>, DriverError> {
-        let answer = |handle: Option<Handle>, since: Timestamp| match handle {
-            Some(handle) => Ok(Started { handle, since }),
-            None => Err(StartFailure {
-                reason: "Lost".to_owned(),
-                message: format!("the guardian of {instance} died before its program ran"),
-            }),
-        };
-        for _ in 0..200 {
-            match self.examine(instance).await? {
-                Finding::Absent => return Ok(None),
-                Finding::Debris => {
-                    let instance = instance.clone();
-                    self.blocking("clear a directory", move |site, _| {
-                        site.clear_debris(&instance, &site.dir_of(&instance))
-                    })
-                    .await?;
-                }
-                Finding::Guarded {
-                    handle: Some(handle),
-                    life: Life::Running { since },
-                    ..
-                } => return Ok(Some(Ok(Started { handle, since }))),
-                // A shim whose driver is gone ends at once; one that is about to start is done soon.
-                Finding::Guarded { .. } => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Finding::Over { handle, life } => {
-                    return Ok(Some(match life {
-                        Life::NotStarted { failure, .. } => Err(failure),
-                        Life::Exited(exit) => answer(handle, exit.started_at.unwrap_or(exit.at)),
-                        Life::Lost { at } | Life::HostReboot { at } => answer(handle, at),
-                        Life::Created | Life::Running { .. } | Life::RuntimeRestarted(_) => {
-                            answer(handle, self.site.clock.now())
-                        }
-                    }));
-                }
-                Finding::Abandoned { handle, .. } => {
-                    return Ok(Some(answer(handle, self.site.clock.now())));
-                }
-            }
-        }
-        Err(unreachable(
-            "start an instance",
-            format!("an earlier guardian of {instance} neither starts it nor ends"),
-        ))
-    }
-
-    async fn launch(&self, launch: &Launch) -> Result<Started, DriverError> {
-        let operation = "start an instance";
-        let permit = self
-            .launches
-            .acquire()
-            .await
-            .map_err(|error| unreachable(operation, error))?;
-        let wanted = launch.clone();
-        let prepared = self
-            .blocking(operation, move |site, _| Ok(begin(site, &wanted)))
-            .await?;
-        let (control, request) = match prepared {
-            Ok(prepared) => prepared,
-            Err(refusal) => return Err(self.refuse(launch, refusal.into()).await),
-        };
-        let mut control =
-            UnixStream::from_std(control).map_err(|error| unreachable(operation, error))?;
-        let claimed = timeout(CLAIM_PATIENCE, async {
-            control.write_all(&request).await?;
-            receive(&mut control).await
-        })
-        .await;
-        drop(request);
-        let shim = match claimed {
-            Ok(Ok(Reply::Ready { pid, ticks })) => self.identity(pid, ticks),
-            Ok(Ok(Reply::Failed { stage, errno, .. })) => {
-                let failure = Refusal::of_stage(Some(stage), errno, &launch.spec).into();
-                return Err(self.refuse(launch, failure).await);
-            }
-            Ok(Ok(Reply::Started { .. })) => {
-                return Err(unreachable(operation, "its shim did not wait"));
-            }
-            Ok(Err(error)) => {
-                return Err(unreachable(operation, format!("its shim ended: {error}")));
-            }
-            Err(_) => return Err(unreachable(operation, "its shim does not answer")),
-        };
-        drop(permit);
-        let started = timeout(EXEC_PATIENCE, async {
-            control.write_all(&[GO]).await?;
-            receive(&mut control).await
-        })
-        .await;
-        match started {
-            Ok(Ok(Reply::Started { pid, ticks, at })) => {
-                let handle = Handle::Process {
-                    shim: shim.clone(),
-                    child: self.identity(pid, ticks),
-                };
-                let since = Timestamp::from_millis(at);
-                self.keep(launch, &shim, &handle, since)
-                    .map_err(|error| unreachable(operation, error))?;
-                Ok(Started { handle, since })
-            }
-            Ok(Ok(Reply::Failed { stage, errno, .. })) => {
-                let refusal = Refusal::of_stage(Some(stage), errno, &launch.spec);
-                Err(DriverError::Refused(refusal.into()))
-            }
-            Ok(Ok(Reply::Ready { .. })) => Err(unreachable(operation, "its shim stutters")),
-            Ok(Err(error)) => Err(unreachable(operation, format!("its shim ended: {error}"))),
-            Err(_) => Err(unreachable(operation, "its program is not executed yet")),
-        }
-    }
-
-    fn identity(&self, pid: u32, start_ticks: u64) -> ProcessIdentity {
-        ProcessIdentity {
-            boot_id: self.site.boot.id.clone(),
-            pid,
-            start_ticks,
-        }
-    }
-
-    /// Removes what a start that certainly started nothing has left.
-    async fn refuse(&self, launch: &Launch, failure: StartFailure) -> DriverError {
-        let instance = launch.instance.clone();
-        let cleared = self
-            .blocking("clear a directory", move |site, _| {
-                site.clear_debris(&instance, &site.dir_of(&instance))
-            })
-            .await;
-        // What could not be removed is seen and removed at the next look.
-        if let Err(error) = cleared {
-            tracing::debug!(instance = %launch.instance, %error, "debris stays for now");
-        }
-        DriverError::Refused(failure)
-    }
-
-    /// Watches a shim that has just answered. One that has ended already is looked at later.
-    fn keep(
-        &self,
-        launch: &Launch,
-        shim: &ProcessIdentity,
-        handle: &Handle,
-        since: Timestamp,
-    ) -> io::Result<()> {
-        let Some(process) = identity::open(shim, &self.site.boot)? else {
-            self.hints.raise(launch.instance.clone());
-            return Ok(());
-        };
-        let sighting = sight::sighting_of(
-            &launch.instance,
-            Some(&launch.spec),
-            Some(handle.clone()),
-            Life::Running { since },
-        );
-        let spec = Some(launch.spec.clone());
-        self.site
-            .album()
-            .keep(spec, sighting, Some(process), &self.sentry)
-    }
-
-    async fn stop_guarded(
-        &self,
-        instance: &InstanceId,
-        shim: OwnedFd,
-        handle: Option<&Handle>,
-        how: &StopPolicy,
-    ) -> Result<(), DriverError> {
-        let failed = |error: io::Error| unreachable("stop an instance", error);
-        let grace = how.grace_period.get();
-        let order = StopOrder {
-            signal: u8::try_from(how.signal.number()).unwrap_or(15),
-            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
-        };
-        // Someone may have stopped the shim; one that has just ended needs no order.
-        for sent in [
-            pidfd_send_signal(&shim, Signal::CONT).map_err(io::Error::from),
-            sys::send_order(shim.as_fd(), order.encode()),
-        ] {
-            match sent {
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                answer => answer.map_err(failed)?,
-            }
-        }
-        let ended = sys::waitable(shim).map_err(failed)?;
-        if let Ok(ready) = timeout(grace + KILL_PATIENCE / 2, ended.readable()).await {
-            return ready.map(|mut ended| ended.retain_ready()).map_err(failed);
-        }
-        // It is stuck on a hung disk, or on a program that the kernel does not let go of.
-        match handle {
-            Some(Handle::Process { child, .. }) => {
-                // The program's number is held by its shim, so its group is nobody else's.
-                if identity::open(child, &self.site.boot)
-                    .map_err(failed)?
-                    .is_some()
-                {
-                    let group = i32::try_from(child.pid).unwrap_or_default();
-                    sys::signal_group(group, libc::SIGKILL);
-                }
-            }
-            // Its program is not executed yet and may never be: the shim takes it along.
-            Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. })
-            | None => {
-                pidfd_send_signal(ended.get_ref(), Signal::KILL)
-                    .map_err(|error| failed(error.into()))?;
-            }
-        }
-        match timeout(KILL_PATIENCE / 2, ended.readable()).await {
-            Ok(ready) => ready.map(|mut ended| ended.retain_ready()).map_err(failed),
-            Err(_) => Err(DriverError::StillAlive {
-                instance: instance.clone(),
-                why: "processes of it survived SIGKILL: they are blocked in the kernel, or the \
-                      log disk does not answer"
-                    .to_owned(),
-            }),
-        }
-    }
 }
 
 impl Drop for ProcessDriver {
@@ -488,47 +249,11 @@ impl Driver for ProcessDriver {
     }
 
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {
-        let instance = &launch.instance;
-        // A second call waits for the first, and then answers the same.
-        let _mark = loop {
-            match Starting::new(&self.site, launch) {
-                Some(mark) => break mark,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        };
-        if self.site.dir_of(instance).exists()
-            && let Some(earlier) = self.earlier(instance).await?
-        {
-            return earlier.map_err(DriverError::Refused);
-        }
-        self.launch(launch).await
+        self.start_once(launch).await
     }
 
     async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError> {
-        if let Finding::Guarded {
-            process, handle, ..
-        } = self.examine(instance).await?
-        {
-            self.stop_guarded(instance, process, handle.as_ref(), how)
-                .await?;
-        }
-        // A look settles what a dead shim left, and tells whether anything survived. A fresh one:
-        // a shim that has written its last word is remembered as alive until it is quite gone.
-        let stopped = instance.clone();
-        let seen = self
-            .blocking("look at an instance", move |site, sentry| {
-                site.album().forget(stopped.to_string().as_ref(), sentry);
-                sight::look(site, sentry, &Scope::Instances([stopped].into()))
-            })
-            .await?;
-        let alive = seen.iter().any(|sighting| sighting.life.is_alive());
-        if alive {
-            return Err(DriverError::StillAlive {
-                instance: instance.clone(),
-                why: "processes of it survived SIGKILL".to_owned(),
-            });
-        }
-        Ok(())
+        self.stop_whole_tree(instance, how).await
     }
 
     async fn forget(&self, instance: &InstanceId) -> Result<(), DriverError> {
@@ -581,52 +306,6 @@ impl Driver for ProcessDriver {
     fn hints(&self) -> Hints {
         self.hints.clone()
     }
-}
-
-/// Marks an instance as being started for as long as it lives.
-struct Starting<'a> {
-    site: &'a Site,
-    instance: InstanceId,
-}
-
-impl<'a> Starting<'a> {
-    /// `None` when another call is at it.
-    fn new(site: &'a Site, launch: &Launch) -> Option<Self> {
-        let mut starting = site.lock_starting();
-        if starting.contains_key(&launch.instance) {
-            return None;
-        }
-        starting.insert(launch.instance.clone(), launch.spec.clone());
-        Some(Self {
-            site,
-            instance: launch.instance.clone(),
-        })
-    }
-}
-
-impl Drop for Starting<'_> {
-    fn drop(&mut self) {
-        self.site.lock_starting().remove(&self.instance);
-    }
-}
-
-/// Makes the directory and asks for a shim; answers where to speak with it, and what to say.
-fn begin(site: &Site, launch: &Launch) -> Result<(StdUnixStream, Vec<u8>), Refusal> {
-    let server = site.server.as_ref().ok_or(Refusal::OnlyLooks)?;
-    let request = launch::prepare(site, launch)?;
-    let open = || -> io::Result<StdUnixStream> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        server.launch(theirs.as_fd())?;
-        ours.set_nonblocking(true)?;
-        Ok(ours)
-    };
-    Ok((open().map_err(Refusal::Process)?, request))
-}
-
-async fn receive(control: &mut UnixStream) -> io::Result<Reply> {
-    let mut bytes = [0; Reply::SIZE];
-    control.read_exact(&mut bytes).await?;
-    Reply::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn unreachable(operation: &str, why: impl std::fmt::Display) -> DriverError {

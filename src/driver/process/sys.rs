@@ -314,7 +314,7 @@ struct Birth<'a> {
     failed: Option<SpawnError>,
 }
 
-/// Starts `program` in a session of its own, to be killed when this process dies, and returns its
+/// Starts `program` in a process group of its own, to be killed when this process dies, and returns its
 /// pid once it runs. Memory is shared until then, so a start costs no page of ours.
 pub(super) fn spawn(program: &Program<'_>) -> Result<libc::pid_t, SpawnError> {
     /// Deep enough for unoptimised builds.
@@ -398,7 +398,8 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
     // SAFETY: plain system calls on our own process with valid arguments. Ids are changed by raw
     // calls, since the C library's would also signal threads that the parent may have.
     unsafe {
-        if libc::setsid() < 0 {
+        // The session is the shim's, so no other component can join this group.
+        if libc::setpgid(0, 0) < 0 {
             return (Stage::Session, errno());
         }
         let limits = [

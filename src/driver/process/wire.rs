@@ -250,7 +250,7 @@ pub(super) enum Stage {
     Claim = 2,
     /// The shim could not make pipes or a process.
     Spawn = 3,
-    /// setsid.
+    /// setpgid.
     Session = 4,
     /// setrlimit.
     Limits = 5,

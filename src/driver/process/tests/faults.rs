@@ -1,5 +1,7 @@
 //! Instance directories as crashes, reboots and strangers leave them.
 
+use super::super::start::begin;
+use super::super::wire::Reply;
 use super::*;
 use crate::driver::conformance::eventually;
 

@@ -189,3 +189,25 @@ async fn a_killed_fork_server_is_replaced_and_its_shims_live_on() {
         stage.stop(launch).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_shim_sleeps_through_every_look() {
+    let stage = ProcessStage::new();
+    let (launch, _) = stage.start_shell("idle", "exec sleep 1000").await;
+    let status = format!("/proc/{}/status", stage.shim_of(&launch));
+    let switches = || -> Vec<String> {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
+        lines.map(str::to_owned).collect()
+    };
+    let asleep = || {
+        let text = std::fs::read_to_string(&status).unwrap();
+        text.lines().any(|line| line.starts_with("State:\tS"))
+    };
+    wait_for("the shim sleeps", asleep).await;
+    let before = switches();
+    for _ in 0..20 {
+        stage.driver.observe(&Scope::All).await.unwrap();
+    }
+    assert_eq!(switches(), before);
+}

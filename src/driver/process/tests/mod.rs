@@ -1,8 +1,12 @@
 //! Real processes under real shims.
 
+use std::time::Duration;
+
+use rustix::process::{Signal, pidfd_send_signal};
+
 use super::*;
 use crate::driver::conformance::{self, Behaviour, Stage, eventually_runs, launch, sight, spec};
-use crate::model::ExitStatus;
+use crate::model::{ExitStatus, Handle, Life, ProcessIdentity, StartFailure};
 
 mod churn;
 mod faults;

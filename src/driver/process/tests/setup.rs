@@ -195,10 +195,8 @@ async fn a_program_starts_clean_without_descriptors_signals_or_privileges_of_our
     }
     let ids: Vec<&str> = lines[lines.len() - 1].split_whitespace().collect();
     assert_eq!(ids.len(), 3, "{text}");
-    assert!(
-        ids.iter().all(|id| *id == ids[0]),
-        "it leads its own session: {text}"
-    );
+    assert_eq!(ids[0], ids[1], "it leads its group: {text}");
+    assert_ne!(ids[1], ids[2], "in the session of its shim: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
