@@ -11,6 +11,7 @@
 pub(crate) mod fixtures;
 mod ids;
 mod plan;
+mod registry;
 mod spec;
 mod state;
 mod status;
@@ -21,6 +22,10 @@ pub use ids::{
     SpecHash,
 };
 pub use plan::{Action, Effort, Hold, InFlight, Plan, Reason, Step};
+pub use registry::{
+    About, BadServiceId, Evidence, Metric, Metrics, Owner, Patience, Provenance,
+    RegistrationRecord, ServiceHealth, ServiceId, ServiceKind,
+};
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
     ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, PipelineSpec, Port, Probe,
