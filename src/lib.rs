@@ -3,7 +3,9 @@
 pub mod api;
 pub mod clock;
 pub mod driver;
+pub mod manifest;
 pub mod model;
 pub mod planner;
 pub mod probe;
 pub mod reconciler;
+pub mod store;
