@@ -1,19 +1,15 @@
 //! The daemon as the API sees it.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, ApiError, ApplyRequest, Checked, EventQuery, Loaded};
-use crate::driver::{DriverError, LogLine, LogQuery, LogStream};
+use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
+use crate::driver::{LogQuery, LogStream};
 use crate::model::{Event, Problem};
-use crate::reconciler::{ReconcilerHandle, Source};
+use crate::reconciler::{Drivers, ReconcilerHandle, Source};
 use crate::store::{self, Store};
 
 use super::sources::Sources;
-use crate::reconciler::Drivers;
 
 /// Handles of everything that requests are answered from.
 pub(super) struct Backend {
@@ -35,7 +31,8 @@ impl api::Backend for Backend {
     }
 
     async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
-        preflight(loaded)
+        let _ = loaded;
+        Vec::new()
     }
 
     async fn applied(&self, source: &Source) {
@@ -57,7 +54,10 @@ impl api::Backend for Backend {
             Ok(Err(error)) => return Err(failed(super::in_full(error))),
             Err(error) => return Err(failed(error.to_string())),
         };
-        let mut kept: Vec<Event> = kept.into_iter().filter(|event| query.wants(event)).collect();
+        let mut kept: Vec<Event> = kept
+            .into_iter()
+            .filter(|event| query.wants(event))
+            .collect();
         if let Some(tail) = query.tail {
             kept.drain(..kept.len().saturating_sub(tail));
         }

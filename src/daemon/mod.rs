@@ -7,12 +7,15 @@
 //! **Guarantees.** One daemon per state directory. Ending the daemon, however it happens, leaves
 //! components running; only `down` ends them.
 
+mod alone;
 mod backend;
 mod sources;
 
+pub use sources::{Reading, check};
+
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -24,14 +27,17 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
 use crate::model::{
-    DaemonStatus, DriverKind, Hold, PipelineRecord, PipelineSpec, Snapshot,
+    ComponentSpec, DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec,
+    Snapshot, Workload,
 };
-use crate::probe::{Host, Prober, Target};
+use crate::probe::{ExecPlace, Host, Prober, Target};
 use crate::reconciler::{
     Changes, Core, Drivers, Durability, Kept, Probes, Reconciler, ReconcilerHandle, Recorder,
+    Refusal,
 };
 use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
 
+pub use alone::{down, look};
 use backend::Backend;
 use sources::Sources;
 
@@ -56,6 +62,12 @@ pub enum DaemonError {
         /// What went wrong.
         source: StoreError,
     },
+    /// What the directory owns could not be ended.
+    #[error("what runs cannot be ended")]
+    Down(#[source] Refusal),
+    /// The owner of the state ended early, by a defect of ours.
+    #[error("the reconciler ended before its time")]
+    Ended,
     /// Something else of the host.
     #[error("cannot {doing} in {}", dir.display())]
     Io {
@@ -89,16 +101,19 @@ impl Daemon {
         let dir = options.state_dir.clone();
         let clock = Clock::new();
         let lock = store::lock(&dir, &format!("since {}", clock.now()))?;
-        let (store, loaded) = Store::open(&dir.join("store"), clock.now())
-            .map_err(|source| DaemonError::Store { dir: dir.clone(), source })?;
-        let process = open_process_driver(&dir)?;
+        let (store, loaded) =
+            Store::open(&dir.join("store"), clock.now()).map_err(|source| DaemonError::Store {
+                dir: dir.clone(),
+                source,
+            })?;
+        let process = open_process_driver(&dir, &clock)?;
 
         let kept = Kept {
             pipelines: loaded.pipelines,
             records: loaded.records,
             next_seq: loaded.next_seq,
         };
-        let kept = rebuilt(kept, &process, &loaded.recovery).await;
+        let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
         let daemon = DaemonStatus {
@@ -126,7 +141,7 @@ impl Daemon {
             reports: answers,
             target: Box::new(move |instance, spec| Target {
                 host: Host::Loopback,
-                exec: process.exec_place(instance, spec),
+                exec: exec_place(instance, spec),
             }),
         };
         let (reconciler, owner) =
@@ -137,10 +152,22 @@ impl Daemon {
             tokio::spawn(prober.run()),
         ];
         if loaded.recovery != Recovery::Intact {
-            tasks.push(tokio::spawn(end_rebuilding(store.clone(), owner.snapshots())));
+            tasks.push(tokio::spawn(end_rebuilding(
+                store.clone(),
+                owner.snapshots(),
+            )));
         }
         let sources = Sources::start(owner.clone(), files, &stop).await;
-        Ok(Self { options, owner, store, drivers, sources, stop, tasks, _lock: lock })
+        Ok(Self {
+            options,
+            owner,
+            store,
+            drivers,
+            sources,
+            stop,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// The way to the owner of the state.
@@ -155,7 +182,11 @@ impl Daemon {
     /// When the socket cannot be bound.
     pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
         let dir = self.options.state_dir.clone();
-        let failed = |doing, source| DaemonError::Io { doing, dir: dir.clone(), source };
+        let failed = |doing, source| DaemonError::Io {
+            doing,
+            dir: dir.clone(),
+            source,
+        };
         let listener = socket::bind(&dir).map_err(|source| failed("bind the socket", source))?;
         let (down, mut downed) = watch::channel(false);
         let backend = Backend {
@@ -166,8 +197,11 @@ impl Daemon {
             down,
         };
         let closing = CancellationToken::new();
-        let server =
-            tokio::spawn(api::server::serve(listener, Arc::new(backend), closing.clone()));
+        let server = tokio::spawn(api::server::serve(
+            listener,
+            Arc::new(backend),
+            closing.clone(),
+        ));
         ready();
         let mut snapshots = self.owner.snapshots();
         let emptied = async {
@@ -207,44 +241,83 @@ impl Daemon {
             task.await.ok();
         }
         let store = self.store;
-        let closed = tokio::task::spawn_blocking(move || store.close()).await;
-        if let Err(error) = closed {
-            tracing::error!(%error, "the store could not be closed in order");
+        match tokio::task::spawn_blocking(move || store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = in_full(error), "the store did not close"),
+            Err(error) => tracing::error!(%error, "the store did not close"),
         }
     }
 }
 
-fn open_process_driver(dir: &std::path::Path) -> Result<Arc<ProcessDriver>, DaemonError> {
-    let failed = |doing, source| DaemonError::Io { doing, dir: dir.to_owned(), source };
-    let forks =
-        ForkServer::start().map_err(|source| failed("start the fork server", source))?;
-    let config = ProcessConfig::in_state_dir(dir);
-    ProcessDriver::new(forks, config)
+fn process_config(dir: &Path) -> ProcessConfig {
+    ProcessConfig {
+        instances_dir: dir.join("instances"),
+        logs_dir: dir.join("logs"),
+    }
+}
+
+/// What the programs of an instance's exec probes find around them.
+fn exec_place(instance: &InstanceId, spec: &ComponentSpec) -> Option<ExecPlace> {
+    let Workload::Process(process) = &spec.workload else {
+        return None;
+    };
+    let passed = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
+    let mut env: BTreeMap<String, String> = passed
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+        .collect();
+    let replica = instance.replica.replica;
+    let own = |(name, value): (&String, &String)| {
+        (name.clone(), ComponentSpec::for_replica(value, replica))
+    };
+    env.extend(spec.env.iter().map(own));
+    Some(ExecPlace {
+        env,
+        working_dir: process.working_dir.clone(),
+        run_as: None,
+    })
+}
+
+fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, DaemonError> {
+    let failed = |doing, source| DaemonError::Io {
+        doing,
+        dir: dir.to_owned(),
+        source,
+    };
+    let forks = ForkServer::start().map_err(|source| failed("start the fork server", source))?;
+    ProcessDriver::new(forks, process_config(dir), clock.clone())
         .map(Arc::new)
         .map_err(|source| failed("open the instance directories", source))
 }
 
 /// Pipelines of a lost store, put together from what their instances carry.
-async fn rebuilt(mut kept: Kept, process: &ProcessDriver, recovery: &Recovery) -> Kept {
+async fn rebuilt(mut kept: Kept, process: &dyn Driver, recovery: &Recovery) -> Kept {
     if *recovery == Recovery::Intact {
         return kept;
     }
-    for launch in process.descriptions().await {
+    let described = process.describe().await.unwrap_or_else(|error| {
+        tracing::error!(%error, "what runs cannot be read; it is left alone");
+        Vec::new()
+    });
+    for launch in described {
         let key = launch.instance.pipeline.clone();
-        let record = kept.pipelines.entry(key.clone()).or_insert_with(|| PipelineRecord {
-            spec: Arc::new(PipelineSpec {
-                key,
-                description: None,
-                labels: BTreeMap::new(),
-                annotations: BTreeMap::new(),
-                network: None,
-                components: BTreeMap::new(),
-            }),
-            generation: launch.generation,
-            watched: launch.file.is_some(),
-            file: launch.file.clone(),
-            deleting: false,
-        });
+        let record = kept
+            .pipelines
+            .entry(key.clone())
+            .or_insert_with(|| PipelineRecord {
+                spec: Arc::new(PipelineSpec {
+                    key,
+                    description: None,
+                    labels: BTreeMap::new(),
+                    annotations: BTreeMap::new(),
+                    network: None,
+                    components: BTreeMap::new(),
+                }),
+                generation: launch.generation,
+                watched: launch.file.is_some(),
+                file: launch.file.clone(),
+                deleting: false,
+            });
         record.generation = record.generation.max(launch.generation);
         Arc::make_mut(&mut record.spec)
             .components
@@ -273,7 +346,9 @@ fn recorder(store: &Store) -> Recorder {
             Durability::CrashSafe => store::Durability::CrashSafe,
             Durability::PowerSafe => store::Durability::PowerSafe,
         };
-        store.commit(batch(changes), durability, |result| done(result.map_err(in_full)));
+        store.commit(batch(changes), durability, |result| {
+            done(result.map_err(in_full))
+        });
     })
 }
 
@@ -312,14 +387,17 @@ async fn end_rebuilding(store: Store, mut snapshots: watch::Receiver<Arc<Snapsho
         batch.end_rebuilding();
         store.commit(batch, store::Durability::PowerSafe, |result| {
             if let Err(error) = result {
-                tracing::warn!(error = in_full(error), "the rebuilt state is not recorded yet");
+                tracing::warn!(
+                    error = in_full(error),
+                    "the rebuilt state is not recorded yet"
+                );
             }
         });
     }
 }
 
 /// An error with all its causes, for people.
-fn in_full(error: impl std::error::Error) -> String {
+pub(crate) fn in_full(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

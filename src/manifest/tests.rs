@@ -1,3 +1,5 @@
+//! Every broken file says what is wrong with it; every good one reads as expected.
+
 use std::path::{Path, PathBuf};
 
 use super::{Colour, Options, Parsed, Problems, parse, starter};
@@ -62,4 +64,26 @@ fn every_good_file_gives_only_the_expected_warnings() {
 fn the_starter_file_is_read_without_a_word() {
     let parsed = read(starter()).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
+}
+
+#[test]
+fn every_example_is_read_without_a_word() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut files = 0;
+    for folder in std::fs::read_dir(examples).unwrap() {
+        let folder = folder.unwrap().path();
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            files += 1;
+            let name = path.display().to_string();
+            match parse(&name, &std::fs::read(&path).unwrap(), &Options::at(&folder)) {
+                Ok(parsed) => assert!(parsed.warnings.is_empty(), "{}", parsed.warnings),
+                Err(problems) => panic!("{problems}"),
+            }
+        }
+    }
+    assert!(files > 0);
 }

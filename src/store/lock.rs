@@ -4,9 +4,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The lock's file in the state directory.
 const FILE: &str = "lock";
+
+/// How long a lock that is held is tried again, and how often: the kernel needs some milliseconds to
+/// clear a killed holder away, and a child being forked shares every lock until it execs.
+const PATIENCE: Duration = Duration::from_millis(100);
+const STEP: Duration = Duration::from_millis(5);
 
 /// Holds a state directory until it is dropped, or until the kernel ends the process, however that
 /// comes. The file stays; it is the kernel's lock on it that counts.
@@ -70,7 +77,14 @@ pub fn lock(state_dir: &Path, about: &str) -> Result<StateLock, LockError> {
         .mode(0o600)
         .open(&path)
         .map_err(|source| failed("open", source))?;
-    match file.try_lock() {
+    let mut patience = PATIENCE;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && !patience.is_zero() {
+        thread::sleep(STEP);
+        patience = patience.saturating_sub(STEP);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();

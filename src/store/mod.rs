@@ -219,7 +219,7 @@ impl Store {
     /// Why the state cannot be recorded at present; `None` = it can. A failed fsync of changes that
     /// were acknowledged crash-safe shows only here and with the next commit.
     pub fn trouble(&self) -> Option<StoreError> {
-        self.inner.sync.trouble().map(|trouble| trouble.error)
+        self.inner.sync.trouble()
     }
 
     /// The events that `query` asks for, oldest first. Blocks for the reading: about a millisecond

@@ -31,6 +31,10 @@ use crate::model::Timestamp;
 const ROOM_BYTES: u64 = 16 << 20;
 const ROOM_FILES: u64 = 16;
 
+/// How long a locked database is tried again, and how often. A fork takes less than 10 ms.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_STEP: Duration = Duration::from_millis(5);
+
 /// How many damaged stores are kept to be looked at.
 const SET_ASIDE_KEPT: usize = 3;
 
@@ -73,7 +77,7 @@ pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Opened, StoreError> {
     let newest = match look(dir)? {
         Place::Free => None,
         Place::Folder => {
-            check_room(dir)?;
+            check_room(dir, 0)?;
             check_writable(dir)?;
             sweep(dir)?;
             newest(dir)?
@@ -89,12 +93,18 @@ pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Opened, StoreError> {
     };
     let folder = database(dir, number);
     match guarded(&folder) {
-        Ok((db, state)) => Ok(Opened {
-            db,
-            folder,
-            state,
-            found: Found::Sound,
-        }),
+        Ok((db, state)) => {
+            // A crash may have come before the one that this one replaced was removed.
+            for old in entries(dir, "db-")?.iter().filter(|path| **path != folder) {
+                remove(old)?;
+            }
+            Ok(Opened {
+                db,
+                folder,
+                state,
+                found: Found::Sound,
+            })
+        }
         Err(Fault::Refused(error)) => Err(error),
         Err(Fault::Damaged { why, saved }) => replace(dir, now, number + 1, why, saved),
     }
@@ -147,8 +157,8 @@ fn look(dir: &Path) -> Result<Place, StoreError> {
     }
 }
 
-/// Refuses when the disk of `dir` has too little room.
-pub(super) fn check_room(dir: &Path) -> Result<(), StoreError> {
+/// Refuses when the disk of `dir` has too little room to open a database and write `more` to it.
+fn check_room(dir: &Path, more: u64) -> Result<(), StoreError> {
     let disk = rustix::fs::statvfs(dir).map_err(|error| {
         StoreError::io("ask for the free space of", dir, io::Error::from(error))
     })?;
@@ -159,8 +169,9 @@ pub(super) fn check_room(dir: &Path) -> Result<(), StoreError> {
         needed,
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free < ROOM_BYTES {
-        return Err(room("bytes", free, ROOM_BYTES));
+    let needed = ROOM_BYTES + more;
+    if free < needed {
+        return Err(room("bytes", free, needed));
     }
     // File systems without a fixed number of files say 0.
     if disk.f_files > 0 && disk.f_favail < ROOM_FILES {
@@ -268,9 +279,11 @@ fn set_aside(dir: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
 }
 
 /// Builds database `number` under `dir` from `rows`, complete on the disk before it bears its name.
-pub(super) fn begin(dir: &Path, number: u64, rows: Vec<(IVec, IVec)>) -> Result<(), StoreError> {
+fn begin(dir: &Path, number: u64, rows: Vec<(IVec, IVec)>) -> Result<(), StoreError> {
     make_folder(dir)?;
-    check_room(dir)?;
+    let bytes: usize = rows.iter().map(|(key, row)| key.len() + row.len()).sum();
+    // sled takes up to twice the room of what it holds.
+    check_room(dir, 2 * bytes as u64)?;
     check_writable(dir)?;
     let new = dir.join(format!("new-{number}"));
     let failed = |source| StoreError::NotRecorded {
@@ -278,7 +291,7 @@ pub(super) fn begin(dir: &Path, number: u64, rows: Vec<(IVec, IVec)>) -> Result<
         why: "a new database could not be written",
         source: Arc::new(source),
     };
-    let db = config(&new).open().map_err(failed)?;
+    let db = open_patiently(&new).map_err(failed)?;
     let file = File::open(new.join("db")).map_err(|error| StoreError::io("open", &new, error))?;
     let (key, row) = migrate::stamp(migrate::CURRENT);
     let rows = rows.into_iter().chain([(IVec::from(key), row)]);
@@ -318,20 +331,6 @@ fn reopen_new(dir: &Path, number: u64, found: Found) -> Result<Opened, StoreErro
             folder,
             state,
             found,
-        }),
-        Err(Fault::Refused(error)) => Err(error),
-        Err(Fault::Damaged { why, .. }) => Err(StoreError::Damaged { path: folder, why }),
-    }
-}
-
-/// Reads a database again, after changes that only the disk has.
-pub(super) fn reread(db: Db, folder: PathBuf) -> Result<Opened, StoreError> {
-    match read(&folder, &db) {
-        Ok(state) => Ok(Opened {
-            db,
-            folder,
-            state,
-            found: Found::Sound,
         }),
         Err(Fault::Refused(error)) => Err(error),
         Err(Fault::Damaged { why, .. }) => Err(StoreError::Damaged { path: folder, why }),
@@ -447,9 +446,7 @@ fn open_and_read(folder: &Path) -> Result<(Db, State), Fault> {
     if !folder.join("db").exists() {
         return Err(damaged("its main file is gone".to_owned()));
     }
-    let db = config(folder)
-        .open()
-        .map_err(|error| fault(folder, Unreadable::Engine(error)))?;
+    let db = open_patiently(folder).map_err(|error| fault(folder, Unreadable::Engine(error)))?;
     match read(folder, &db) {
         Ok(state) => Ok((db, state)),
         Err(fault) => {
@@ -457,6 +454,25 @@ fn open_and_read(folder: &Path) -> Result<(Db, State), Fault> {
             Err(fault)
         }
     }
+}
+
+/// Opens it, and waits a little while it is locked: a child that another thread just forked holds
+/// every lock of ours until it execs, and sled's threads may be the last to let go of a file.
+fn open_patiently(folder: &Path) -> sled::Result<Db> {
+    let mut patience = LOCK_PATIENCE;
+    loop {
+        match config(folder).open() {
+            Err(sled::Error::Io(error)) if is_locked(&error) && !patience.is_zero() => {
+                thread::sleep(LOCK_STEP);
+                patience = patience.saturating_sub(LOCK_STEP);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 fn read(folder: &Path, tree: &Tree) -> Result<State, Fault> {
@@ -498,7 +514,7 @@ fn fault(folder: &Path, problem: Unreadable) -> Fault {
             | sled::Error::Unsupported(_)),
         ) => return damaged(error.to_string()),
     };
-    if error.to_string().contains("could not acquire lock") {
+    if is_locked(&error) {
         return Fault::Refused(StoreError::InUse {
             path: folder.to_owned(),
         });

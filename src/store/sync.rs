@@ -45,25 +45,9 @@ struct Progress {
     since: Option<Instant>,
     /// Who waits for which group.
     waiting: Vec<(u64, Done)>,
-    trouble: Option<Trouble>,
+    /// Why the file can't be used.
+    trouble: Option<StoreError>,
     closing: bool,
-}
-
-/// Why the file can't be used.
-#[derive(Clone)]
-pub(super) struct Trouble {
-    pub(super) error: StoreError,
-    pub(super) remedy: Remedy,
-}
-
-/// What has to happen before the state can be recorded again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
-    /// A write failed: open the database again.
-    Reopen,
-    /// An fsync failed: what the page cache shows may not be on the disk, so write all of it to a
-    /// new database.
-    Rewrite,
 }
 
 impl Syncer {
@@ -91,7 +75,7 @@ impl Syncer {
     }
 
     /// Why the state is not recorded at present.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<StoreError> {
         self.progress().trouble.clone()
     }
 
@@ -113,7 +97,7 @@ impl Syncer {
     pub(super) fn wait_for(&self, number: u64, done: Done) {
         let mut progress = self.progress();
         let answer = if let Some(trouble) = &progress.trouble {
-            Err(trouble.error.clone())
+            Err(trouble.clone())
         } else if progress.synced >= number {
             Ok(())
         } else {
@@ -128,19 +112,10 @@ impl Syncer {
     /// The kernel may not have these changes: the file is not to be used any more.
     pub(super) fn failed(&self, changes: Vec<Change>, error: StoreError) {
         let mut progress = self.progress();
-        progress.keep(changes);
-        let waiting = progress.distrust(Trouble {
-            error,
-            remedy: Remedy::Reopen,
-        });
-        drop(progress);
-        answer(waiting);
-    }
-
-    /// Bringing the file back failed again.
-    pub(super) fn still_failing(&self, trouble: Trouble) {
-        let mut progress = self.progress();
-        let waiting = progress.distrust(trouble);
+        if !changes.is_empty() {
+            progress.keep(changes);
+        }
+        let waiting = progress.distrust(error);
         drop(progress);
         answer(waiting);
     }
@@ -193,10 +168,7 @@ impl Syncer {
                         why: "it could not be brought to the disk",
                         source: Arc::new(source),
                     };
-                    progress.distrust(Trouble {
-                        error,
-                        remedy: Remedy::Rewrite,
-                    })
+                    progress.distrust(error)
                 }
             };
             drop(progress);
@@ -265,18 +237,12 @@ impl Progress {
         }
     }
 
-    fn distrust(&mut self, trouble: Trouble) -> Answers {
+    fn distrust(&mut self, error: StoreError) -> Answers {
         self.file = None;
         self.since = None;
-        // What an fsync has lost is not brought back by opening the file again.
-        let remedy = match &self.trouble {
-            Some(before) if before.remedy == Remedy::Rewrite => Remedy::Rewrite,
-            Some(_) | None => trouble.remedy,
-        };
-        let result = Err(trouble.error.clone());
-        self.trouble = Some(Trouble { remedy, ..trouble });
+        self.trouble = Some(error.clone());
         Answers {
-            result,
+            result: Err(error),
             waiting: std::mem::take(&mut self.waiting),
         }
     }

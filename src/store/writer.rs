@@ -17,7 +17,7 @@ use super::error::StoreError;
 use super::ledger::Ledger;
 use super::open::{self, Found, GROUP_BYTES, Opened};
 use super::rows::Change;
-use super::sync::{self, Done, Remedy, Syncer, Trouble};
+use super::sync::{self, Done, Syncer};
 use crate::model::Timestamp;
 
 /// What the thread is asked.
@@ -134,7 +134,7 @@ impl Writer {
         }
         let Some(number) = engine.apply(&self.sync, changes) else {
             self.retire(engine);
-            let error = self.sync.trouble().map_or(StoreError::Closed, |t| t.error);
+            let error = self.sync.trouble().unwrap_or(StoreError::Closed);
             for (_, done) in accepted {
                 done(Err(error.clone()));
             }
@@ -152,84 +152,53 @@ impl Writer {
 
     /// The database, brought back if it had failed.
     fn engine(&mut self) -> Result<Engine, StoreError> {
-        let trouble = self.sync.trouble();
-        let engine = self.engine.take();
-        let remedy = match (engine, trouble) {
+        match (self.engine.take(), self.sync.trouble()) {
             (Some(engine), None) => return Ok(engine),
-            (Some(engine), Some(trouble)) => {
-                self.retire(engine);
-                trouble.remedy
-            }
-            (None, Some(trouble)) => trouble.remedy,
-            (None, None) => Remedy::Reopen,
-        };
-        self.bring_back(remedy).map_err(|trouble| {
-            let error = trouble.error.clone();
-            self.sync.still_failing(trouble);
-            error
-        })?
-    }
-
-    /// Opens the database again, with all that was acknowledged. The inner error is of a store that
-    /// works again, but lost what it had.
-    fn bring_back(&mut self, remedy: Remedy) -> Result<Result<Engine, StoreError>, Trouble> {
-        let failed = |error| Trouble { error, remedy };
-        let now = self.opened_at.0.after(self.opened_at.1.elapsed());
-        let opened = open::open(&self.dir, now).map_err(failed)?;
-        let lost = match &opened.found {
-            Found::Sound => None,
-            Found::Nothing => Some("it was deleted".to_owned()),
-            Found::Damaged(damage) => {
-                let kept = damage.set_aside.display();
-                Some(format!("{}; it is kept as `{kept}`", damage.why))
-            }
-        };
-        let opened = match (&lost, remedy) {
-            (Some(_), _) => opened,
-            (None, Remedy::Reopen) => {
-                let Opened { db, folder, .. } = opened;
-                self.repeat(&db, &folder)
-                    .and_then(|()| open::reread(db, folder).map_err(failed))?
-            }
-            (None, Remedy::Rewrite) => {
-                open::rewrite(&self.dir, opened, self.sync.unsynced()).map_err(failed)?
-            }
-        };
-        let Opened {
-            db, folder, state, ..
-        } = opened;
-        let file = database_file(&folder).map_err(failed)?;
-        self.sync.restart(file, folder.clone());
-        self.lend(Some(Tree::clone(&db)));
-        let engine = Engine {
-            db,
-            folder,
-            ledger: state.ledger,
-        };
-        Ok(match lost {
+            (Some(engine), Some(_)) => self.retire(engine),
+            (None, _) => {}
+        }
+        let (engine, lost) = self.bring_back().inspect_err(|error| {
+            self.sync.failed(Vec::new(), error.clone());
+        })?;
+        match lost {
             None => Ok(engine),
             Some(why) => {
                 self.engine = Some(engine);
                 let path = self.dir.clone();
                 Err(StoreError::Lost { path, why })
             }
-        })
+        }
     }
 
-    /// Writes again what the disk may not have, and makes sure that it has it.
-    fn repeat(&self, db: &Db, folder: &Path) -> Result<(), Trouble> {
-        let reopen = |error| Trouble {
-            error,
-            remedy: Remedy::Reopen,
+    /// Opens the database again and writes all of it to a new one, with what was acknowledged: what
+    /// the page cache shows of the old one may not be on the disk. If there was nothing to bring
+    /// back, it also answers why.
+    fn bring_back(&self) -> Result<(Engine, Option<String>), StoreError> {
+        let now = self.opened_at.0.after(self.opened_at.1.elapsed());
+        let opened = open::open(&self.dir, now)?;
+        let (opened, lost) = match &opened.found {
+            Found::Sound => {
+                let opened = open::rewrite(&self.dir, opened, self.sync.unsynced())?;
+                (opened, None)
+            }
+            Found::Nothing => (opened, Some("it was deleted".to_owned())),
+            Found::Damaged(damage) => {
+                let kept = damage.set_aside.display();
+                let why = format!("{}; it is kept as `{kept}`", damage.why);
+                (opened, Some(why))
+            }
         };
-        for chunk in chunks(self.sync.unsynced()) {
-            write(db, folder, &chunk).map_err(reopen)?;
-        }
-        let file = database_file(folder).map_err(reopen)?;
-        file.sync_data().map_err(|error| Trouble {
-            error: StoreError::io("fsync", folder, error),
-            remedy: Remedy::Rewrite,
-        })
+        let Opened {
+            db, folder, state, ..
+        } = opened;
+        self.sync.restart(database_file(&folder)?, folder.clone());
+        self.lend(Some(Tree::clone(&db)));
+        let engine = Engine {
+            db,
+            folder,
+            ledger: state.ledger,
+        };
+        Ok((engine, lost))
     }
 
     fn retire(&self, engine: Engine) {
@@ -265,7 +234,7 @@ impl Writer {
             open::close(engine.db);
         }
         let result = match (sync.trouble(), ended) {
-            (Some(trouble), _) => Err(trouble.error),
+            (Some(trouble), _) => Err(trouble),
             (None, Ok(())) => Ok(()),
             (None, Err(panic)) => Err(StoreError::io(
                 "fsync",

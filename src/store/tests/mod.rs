@@ -1,6 +1,10 @@
 //! The store on real files: what it keeps, and what becomes of it when things go wrong.
 
+mod damage;
+mod disk;
+mod history;
 mod keeps;
+mod kill;
 
 use std::path::Path;
 use std::sync::mpsc;
