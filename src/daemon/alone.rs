@@ -40,6 +40,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
     let kept = Kept {
         pipelines: loaded.pipelines,
         records: loaded.records,
+        registrations: super::registrations::kept(&loaded.settings),
         next_seq: loaded.next_seq,
     };
     let kept = rebuilt(kept, &process, &loaded.recovery).await;

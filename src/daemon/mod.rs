@@ -9,6 +9,7 @@
 
 mod alone;
 mod backend;
+mod registrations;
 mod sources;
 
 pub use sources::{Reading, check};
@@ -111,6 +112,7 @@ impl Daemon {
         let kept = Kept {
             pipelines: loaded.pipelines,
             records: loaded.records,
+            registrations: registrations::kept(&loaded.settings),
             next_seq: loaded.next_seq,
         };
         let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
@@ -366,6 +368,7 @@ fn batch(changes: Changes) -> Batch {
             None => batch.forget_record(key, replica),
         }
     }
+    registrations::put(&mut batch, changes.registrations);
     for event in changes.events {
         batch.push_event(event);
     }

@@ -16,6 +16,7 @@ use super::core::{Core, Input, Turn};
 use super::handle::{Command, ReconcilerHandle};
 use super::ledger::{Changes, Durability, Effect};
 use super::probing::Probing;
+use super::registry::{Beats, Directory};
 
 /// The drivers of this daemon.
 pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
@@ -58,12 +59,14 @@ pub struct Reconciler {
     answers: mpsc::UnboundedSender<Input>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     events: broadcast::Sender<Arc<Event>>,
+    directories: watch::Sender<Arc<Directory>>,
+    beats: Beats,
 }
 
 impl Reconciler {
     /// An owner and the way to it.
     pub fn new(
-        core: Core,
+        mut core: Core,
         clock: Clock,
         drivers: Drivers,
         recorder: Recorder,
@@ -74,10 +77,14 @@ impl Reconciler {
         let (answers, inputs) = mpsc::unbounded_channel();
         let (snapshots, snapshot) = watch::channel(Arc::new(core.snapshot()));
         let (events, _) = broadcast::channel(EVENTS);
+        let (directories, directory) = watch::channel(core.directory());
+        let beats = Beats::default();
         let handle = ReconcilerHandle {
             commands: command,
             snapshots: snapshot,
             events: events.clone(),
+            directories: directory,
+            beats: beats.clone(),
         };
         let reconciler = Self {
             core,
@@ -90,6 +97,8 @@ impl Reconciler {
             answers,
             snapshots,
             events,
+            directories,
+            beats,
         };
         (reconciler, handle)
     }
@@ -116,6 +125,8 @@ impl Reconciler {
                 Some(command) = self.commands.recv() => Input::Command(command),
                 // Cancel-safe, as above; `None` means that the prober ended with the daemon.
                 Some(report) = self.probes.reports.recv() => Input::Probed(report),
+                // Cancel-safe: it only waits; what waits for us is taken below.
+                () = self.beats.due() => Input::Beats(self.beats.take()),
                 // Cancel-safe: a sleep that loses is made anew from the next turn's deadline.
                 () = wake => Input::Tick,
                 // Cancel-safe: a tick that loses stays due.
@@ -123,6 +134,7 @@ impl Reconciler {
                 // Cancel-safe: cancellation stays set.
                 () = stop.cancelled() => break,
             };
+            self.take_beats_for(&input);
             self.core.handle(input, self.clock.now());
             // Whatever else waits is taken in before planning: 500 answers cost one plan.
             while let Ok(input) = self.inputs.try_recv() {
@@ -132,11 +144,23 @@ impl Reconciler {
                 self.core.handle(Input::Probed(report), self.clock.now());
             }
             while let Ok(command) = self.commands.try_recv() {
-                self.core.handle(Input::Command(command), self.clock.now());
+                let input = Input::Command(command);
+                self.take_beats_for(&input);
+                self.core.handle(input, self.clock.now());
             }
         }
         for task in hints {
             task.abort();
+        }
+    }
+
+    /// Who asks about registrations is told of every heartbeat that came before the question.
+    fn take_beats_for(&mut self, input: &Input) {
+        if let Input::Command(Command::Registry(_)) = input {
+            let beats = self.beats.take();
+            if !beats.is_empty() {
+                self.core.handle(Input::Beats(beats), self.clock.now());
+            }
         }
     }
 
@@ -225,6 +249,9 @@ impl Reconciler {
                     self.probes.prober.watch(instance, watched);
                 }
             }
+        }
+        if let Some(directory) = turn.directory {
+            self.directories.send_replace(directory);
         }
         if let Some(snapshot) = turn.snapshot {
             self.snapshots.send_replace(snapshot);
