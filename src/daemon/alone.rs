@@ -41,6 +41,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         pipelines: loaded.pipelines,
         records: loaded.records,
         registrations: super::registrations::kept(&loaded.settings),
+        notes: Vec::new(),
         next_seq: loaded.next_seq,
     };
     let kept = rebuilt(kept, &process, &loaded.recovery).await;

@@ -113,6 +113,7 @@ impl Daemon {
             pipelines: loaded.pipelines,
             records: loaded.records,
             registrations: registrations::kept(&loaded.settings),
+            notes: registrations::notes(&loaded.settings),
             next_seq: loaded.next_seq,
         };
         let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
@@ -369,6 +370,7 @@ fn batch(changes: Changes) -> Batch {
         }
     }
     registrations::put(&mut batch, changes.registrations);
+    registrations::put_notes(&mut batch, changes.notes);
     for event in changes.events {
         batch.push_event(event);
     }

@@ -1,25 +1,45 @@
-//! Registrations as settings of the store: one each, as JSON.
+//! Registrations and what runners told, as settings of the store: one each, as JSON.
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::model::{RegistrationRecord, ServiceId};
+use crate::reconciler::{Note, NoteKey};
 use crate::store::Batch;
 
-const PREFIX: &str = "registration/";
+const REGISTRATION: &str = "registration/";
+const RUN: &str = "run/";
+const CHUNK: &str = "chunk/";
 
 /// The registrations among `settings`. One that cannot be read is left out: its component's next
 /// heartbeat brings it back.
 pub(super) fn kept(settings: &BTreeMap<String, String>) -> BTreeMap<ServiceId, RegistrationRecord> {
-    let rows = settings.range(PREFIX.to_owned()..);
-    rows.take_while(|(name, _)| name.starts_with(PREFIX))
-        .filter_map(|(name, row)| match serde_json::from_str::<RegistrationRecord>(row) {
-            Ok(record) => Some((record.service_id.clone(), record)),
+    rows::<RegistrationRecord>(settings, REGISTRATION)
+        .map(|record| (record.service_id.clone(), record))
+        .collect()
+}
+
+/// What runners told, among `settings`.
+pub(super) fn notes(settings: &BTreeMap<String, String>) -> Vec<Note> {
+    let runs = rows(settings, RUN).map(Note::Run);
+    runs.chain(rows(settings, CHUNK).map(Note::Chunk)).collect()
+}
+
+fn rows<T: DeserializeOwned>(
+    settings: &BTreeMap<String, String>,
+    prefix: &'static str,
+) -> impl Iterator<Item = T> {
+    let rows = settings.range(prefix.to_owned()..);
+    rows.take_while(move |(name, _)| name.starts_with(prefix))
+        .filter_map(|(name, row)| match serde_json::from_str(row) {
+            Ok(row) => Some(row),
             Err(error) => {
-                tracing::warn!(%name, %error, "a registration could not be read and is left out");
+                tracing::warn!(%name, %error, "a row could not be read and is left out");
                 None
             }
         })
-        .collect()
 }
 
 /// Puts changed registrations into `batch`.
@@ -28,14 +48,32 @@ pub(super) fn put(
     registrations: BTreeMap<ServiceId, Option<RegistrationRecord>>,
 ) {
     for (id, record) in registrations {
-        let name = format!("{PREFIX}{id}");
-        match record {
-            Some(record) => {
-                let row = serde_json::to_string(&record);
-                batch.put_setting(name, row.expect("a registration has text keys only"));
-            }
+        put_row(batch, format!("{REGISTRATION}{id}"), record);
+    }
+}
+
+/// Puts what runners told into `batch`.
+pub(super) fn put_notes(batch: &mut Batch, notes: BTreeMap<NoteKey, Option<Note>>) {
+    for (key, note) in notes {
+        let name = match key {
+            NoteKey::Run(id) => format!("{RUN}{id}"),
+            NoteKey::Chunk(id) => format!("{CHUNK}{id}"),
+        };
+        match note {
             None => batch.forget_setting(name),
+            Some(Note::Run(run)) => put_row(batch, name, Some(run)),
+            Some(Note::Chunk(chunk)) => put_row(batch, name, Some(chunk)),
         }
+    }
+}
+
+fn put_row(batch: &mut Batch, name: String, row: Option<impl Serialize>) {
+    match row {
+        Some(row) => {
+            let row = serde_json::to_string(&row);
+            batch.put_setting(name, row.expect("records have text keys only"));
+        }
+        None => batch.forget_setting(name),
     }
 }
 

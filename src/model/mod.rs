@@ -12,6 +12,7 @@ pub(crate) mod fixtures;
 mod ids;
 mod plan;
 mod registry;
+mod runs;
 mod spec;
 mod state;
 mod status;
@@ -26,6 +27,7 @@ pub use registry::{
     About, BadServiceId, Evidence, Metric, Metrics, Owner, Patience, Provenance,
     RegistrationRecord, ServiceHealth, ServiceId, ServiceKind,
 };
+pub use runs::{ChunkRecord, FlowFigures, RunChange, RunFigures, RunRecord, RunState};
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
     ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, PipelineSpec, Port, Probe,

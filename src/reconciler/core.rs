@@ -23,7 +23,7 @@ use super::ledger::{Answer, Changes, Durability, Effect, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
 use super::probing::ProbingChange;
-use super::registry::{Beat, Directory, Registry};
+use super::registry::{Beat, Directory, Note, Registry};
 
 /// How often every driver is listed in full, which heals whatever an event lost.
 const RELIST: Duration = Duration::from_secs(10);
@@ -108,6 +108,8 @@ pub struct Kept {
     pub records: BTreeMap<PipelineKey, BTreeMap<ReplicaKey, Record>>,
     /// Registrations as recorded.
     pub registrations: BTreeMap<ServiceId, RegistrationRecord>,
+    /// What runners told, as recorded.
+    pub notes: Vec<Note>,
     /// The number of the next event.
     pub next_seq: u64,
 }
@@ -165,7 +167,7 @@ impl Core {
                 .map(|kind| (kind, Looking::default()))
                 .collect(),
             ledger: Ledger::new(kept.next_seq),
-            registry: Registry::new(kept.registrations, now),
+            registry: Registry::new(kept.registrations, kept.notes, now),
             daemon,
             frozen: None,
             not_durable: None,
@@ -343,6 +345,13 @@ impl Core {
                     (id, kept)
                 })
                 .collect(),
+            notes: std::mem::take(&mut self.ledger.notes)
+                .into_iter()
+                .map(|key| {
+                    let kept = self.registry.notes.get(&key);
+                    (key, kept)
+                })
+                .collect(),
             events: std::mem::take(&mut self.ledger.events),
         };
         let durability = std::mem::replace(&mut self.ledger.durability, Durability::CrashSafe);
@@ -389,6 +398,7 @@ impl Core {
                 self.ledger
                     .registrations
                     .extend(pending.changes.registrations.into_keys());
+                self.ledger.notes.extend(pending.changes.notes.into_keys());
                 let mut events = pending.changes.events;
                 events.append(&mut self.ledger.events);
                 self.ledger.events = events;
@@ -415,6 +425,7 @@ impl Core {
         self.ledger
             .registrations
             .extend(self.registry.ids().cloned());
+        self.ledger.notes.extend(self.registry.note_keys());
     }
 
     /// What becomes of an effect that could not be announced: new side effects are taken back, ends

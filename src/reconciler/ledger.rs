@@ -11,6 +11,7 @@ use crate::model::{
 };
 
 use super::handle::{Applied, Refusal};
+use super::registry::{Note, NoteKey};
 
 /// How sure a change has to be before its effects are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +31,8 @@ pub struct Changes {
     pub pipelines: BTreeMap<PipelineKey, Option<PipelineRecord>>,
     /// Registrations to put, or to delete (`None`).
     pub registrations: BTreeMap<ServiceId, Option<RegistrationRecord>>,
+    /// What runners told, to put or to delete (`None`).
+    pub notes: BTreeMap<NoteKey, Option<Note>>,
     /// Events to append.
     pub events: Vec<Event>,
 }
@@ -104,6 +107,8 @@ pub(super) struct Ledger {
     pub pipelines: BTreeSet<PipelineKey>,
     /// Registrations that changed.
     pub registrations: BTreeSet<ServiceId>,
+    /// What runners told anew.
+    pub notes: BTreeSet<NoteKey>,
     /// Events that have their number.
     pub events: Vec<Event>,
     /// What waits for the commit.
@@ -123,6 +128,7 @@ impl Ledger {
             records: BTreeSet::new(),
             pipelines: BTreeSet::new(),
             registrations: BTreeSet::new(),
+            notes: BTreeSet::new(),
             events: Vec::new(),
             effects: Vec::new(),
             durability: Durability::CrashSafe,
@@ -162,6 +168,7 @@ impl Ledger {
         self.records.is_empty()
             && self.pipelines.is_empty()
             && self.registrations.is_empty()
+            && self.notes.is_empty()
             && self.events.is_empty()
             && self.effects.is_empty()
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::model::{InstanceId, ServiceId};
+use crate::model::{InstanceId, RunChange, RunRecord, ServiceId};
 
-use super::{Beats, Directory, Introduction, Registered, RegistryRefusal};
+use super::{Beats, Directory, Introduction, Note, Notes, Registered, RegistryRefusal};
 use crate::reconciler::handle::{Command, ReconcilerHandle, Refusal};
 
 /// What the owner can be asked about registrations. All are answered at once.
@@ -32,6 +32,27 @@ pub enum RegistryCommand {
     Directory {
         /// Gets all of it.
         reply: oneshot::Sender<Arc<Directory>>,
+    },
+    /// A runner tells something.
+    Tell {
+        /// What.
+        note: Box<Note>,
+        /// Fires once it is recorded; closed when it cannot be.
+        recorded: oneshot::Sender<()>,
+    },
+    /// A runner says something anew about a run.
+    ChangeRun {
+        /// Which run.
+        id: String,
+        /// What.
+        change: Box<RunChange>,
+        /// Gets the run as it is then; `None` = there is none of that id.
+        reply: oneshot::Sender<Option<Arc<RunRecord>>>,
+    },
+    /// All that runners told.
+    Notes {
+        /// Gets all of it.
+        reply: oneshot::Sender<Notes>,
     },
 }
 
@@ -69,6 +90,39 @@ impl ReconcilerHandle {
     /// When the daemon is going.
     pub async fn directory(&self) -> Result<Arc<Directory>, Refusal> {
         self.ask(|reply| Command::Registry(RegistryCommand::Directory { reply }))
+            .await
+    }
+
+    /// Keeps what a runner tells, and answers once that is recorded or cannot be.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    pub async fn tell_note(&self, note: Note) -> Result<(), Refusal> {
+        let note = Box::new(note);
+        self.ask(|recorded| Command::Registry(RegistryCommand::Tell { note, recorded }))
+            .await
+    }
+
+    /// Takes over what a runner says anew; `None` when there is no such run.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    pub async fn change_run(
+        &self,
+        id: String,
+        change: RunChange,
+    ) -> Result<Option<Arc<RunRecord>>, Refusal> {
+        let change = Box::new(change);
+        self.ask(|reply| Command::Registry(RegistryCommand::ChangeRun { id, change, reply }))
+            .await
+    }
+
+    /// All that runners told.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    pub async fn notes(&self) -> Result<Notes, Refusal> {
+        self.ask(|reply| Command::Registry(RegistryCommand::Notes { reply }))
             .await
     }
 

@@ -13,7 +13,10 @@ use crate::model::{
 use crate::planner::health;
 
 use super::correlate::{self, Candidate, Clues};
-use super::{Beat, Directory, Heard, Introduction, Registered, RegistryCommand, RegistryRefusal};
+use super::{
+    Beat, Directory, Heard, Introduction, Note, NoteKey, Registered, RegistryCommand,
+    RegistryRefusal,
+};
 use crate::reconciler::core::Core;
 use crate::reconciler::ledger::{Answer, Effect, Ledger};
 use crate::reconciler::pipeline::Pipeline;
@@ -43,6 +46,25 @@ impl Core {
                 self.unregister(&id, token.as_ref(), reply);
             }
             RegistryCommand::Directory { reply } => answer(reply, self.directory()),
+            RegistryCommand::Tell { note, recorded } => {
+                let key = match note.as_ref() {
+                    Note::Run(run) => NoteKey::Run(run.id.clone()),
+                    Note::Chunk(chunk) => NoteKey::Chunk(chunk.id.clone()),
+                };
+                let gone = self.registry.notes.put(*note);
+                self.ledger.notes.insert(key);
+                self.ledger.notes.extend(gone);
+                let reply = Answer::Noted { reply: recorded };
+                self.ledger.effects.push(Effect::Answer(reply));
+            }
+            RegistryCommand::ChangeRun { id, change, reply } => {
+                let changed = self.registry.notes.change(&id, *change, self.ledger.now);
+                if changed.is_some() {
+                    self.ledger.notes.insert(NoteKey::Run(id));
+                }
+                answer(reply, changed);
+            }
+            RegistryCommand::Notes { reply } => answer(reply, self.registry.notes.clone()),
         }
     }
 

@@ -11,6 +11,7 @@ mod beats;
 mod commands;
 mod correlate;
 mod hook;
+mod notes;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +28,14 @@ pub use beats::{Beat, Beats, TooMany};
 pub use commands::RegistryCommand;
 pub use correlate::{Peer, PeerProcess};
 pub(super) use hook::silence;
+pub use notes::{Note, NoteKey, Notes};
 
 /// Registrations that are kept at most.
-const MAX_RECORDS: usize = 10_000;
+const MAX_RECORDS: usize = 4096;
 /// Of these, ids that only ever sent heartbeats and belong to nobody here.
 const MAX_STRANGERS: usize = 1024;
 /// Figures that are kept of one component.
-const MAX_METRICS: usize = 256;
+const MAX_METRICS: usize = 128;
 /// What nobody owns is forgotten after this.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// By how much the recorded moment of the last heartbeat may lag.
@@ -103,12 +105,18 @@ pub(super) struct Registry {
     listening_since: Timestamp,
     sweep_at: Timestamp,
     directory: Option<Arc<Directory>>,
+    /// What runners told.
+    pub notes: Notes,
     /// Pushed out for others and not yet taken off the record.
     evicted: Vec<ServiceId>,
 }
 
 impl Registry {
-    pub fn new(kept: BTreeMap<ServiceId, RegistrationRecord>, now: Timestamp) -> Self {
+    pub fn new(
+        kept: BTreeMap<ServiceId, RegistrationRecord>,
+        notes: Vec<Note>,
+        now: Timestamp,
+    ) -> Self {
         let patience = Patience::default();
         let entries = kept
             .into_iter()
@@ -132,6 +140,7 @@ impl Registry {
             listening_since: now,
             sweep_at: now.after(patience.sweep),
             directory: None,
+            notes: Notes::new(notes),
             evicted: Vec::new(),
         }
     }
@@ -183,6 +192,10 @@ impl Registry {
     /// Registrations that were pushed out for others since the last call.
     pub fn take_evicted(&mut self) -> Vec<ServiceId> {
         std::mem::take(&mut self.evicted)
+    }
+
+    pub fn note_keys(&self) -> impl Iterator<Item = NoteKey> {
+        self.notes.keys()
     }
 
     fn changed(&mut self) {
