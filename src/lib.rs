@@ -19,11 +19,12 @@
 //! | 2 | [`store`] | what is remembered, in an embedded database |
 //! | 2 | [`driver`] | where components run |
 //! | 2 | [`probe`] | asks components whether they are well |
-//! | 2 | `watch` | a file, to the last good pipelines in it |
+//! | 2 | [`watch`] | a file, to the last good pipelines in it |
+//! | 2 | [`preflight`] | what will not work on this host, found before anything is started |
 //! | 3 | [`reconciler`] | the only writer: commands in, snapshots out |
 //! | 4 | [`api`] | what the command line and scripts call, and its client |
 //! | 4 | [`telemetry`] | the daemon's log |
-//! | 5 | `daemon` | wires all of the above |
+//! | 5 | [`daemon`] | wires all of the above |
 //! | 6 | [`cli`] | what people type, and what they read |
 //!
 //! # Five ideas
@@ -58,7 +59,9 @@ pub mod driver;
 pub mod manifest;
 pub mod model;
 pub mod planner;
+pub mod preflight;
 pub mod probe;
 pub mod reconciler;
 pub mod store;
 pub mod telemetry;
+pub mod watch;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use flowctl::cli;
 use flowctl::driver::process;
 
 fn main() -> ExitCode {
@@ -13,5 +14,5 @@ fn main() -> ExitCode {
         process::run_fork_server();
         return ExitCode::SUCCESS;
     }
-    ExitCode::SUCCESS
+    cli::main(&cli::Program, std::env::args_os()).into()
 }

@@ -489,3 +489,16 @@ async fn a_client_does_not_wait_for_a_daemon_that_never_answers() {
     let outcome = Client::new(dir.path()).status().await;
     assert!(matches!(outcome, Err(ClientError::Silent { .. })));
 }
+
+#[tokio::test]
+async fn a_daemon_that_dies_while_it_is_asked_counts_as_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = socket::bind(dir.path()).unwrap();
+    let dying = tokio::spawn(async move {
+        let (connection, _) = listener.inner.accept().await.unwrap();
+        drop((connection, listener));
+    });
+    let outcome = Client::new(dir.path()).down().await;
+    assert!(matches!(outcome, Err(ClientError::NoDaemon { .. })));
+    dying.await.unwrap();
+}

@@ -7,6 +7,7 @@ use super::goal::Goal;
 use super::host::Question;
 use super::out::tell;
 use super::sources::gather;
+use super::text::clean;
 use super::{Context, spawn, wait};
 use crate::api::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, Watching, WhenUnready,
@@ -93,7 +94,7 @@ fn line(pipeline: &AppliedPipeline) -> String {
         generation, change, ..
     } = pipeline;
     let moved = match &pipeline.moved_from {
-        Some(file) => format!("; no longer watched at {}", file.display()),
+        Some(file) => format!("; no longer watched at {}", clean(&file.to_string_lossy())),
         None => String::new(),
     };
     format!(

@@ -458,6 +458,62 @@ pub struct ControlPlane {
         value_name = "PORT"
     )]
     pub control_plane_port: Option<u16>,
+    /// How long a component may send no heartbeat before it counts as silent
+    #[arg(
+        long,
+        env = "FLOWCTL_HEARTBEAT_TTL",
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "30s"
+    )]
+    pub heartbeat_ttl: HumanDuration,
+    /// How often silent components are looked for
+    #[arg(
+        long,
+        env = "FLOWCTL_JANITOR_INTERVAL",
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "10s"
+    )]
+    pub janitor_interval: HumanDuration,
+    /// Refuse components that show no token, even from this machine
+    #[arg(long, env = "FLOWCTL_REQUIRE_TOKENS")]
+    pub require_tokens: bool,
+    /// The control plane's certificate and those that vouch for it, in PEM; read anew when it changes
+    #[arg(
+        long,
+        env = "FLOWCTL_TLS_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(
+        long,
+        env = "FLOWCTL_TLS_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Let in only components whose certificate this authority vouches for, in PEM
+    #[arg(
+        long,
+        env = "FLOWCTL_TLS_CLIENT_CA",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Tell components of another control plane and start none
+    #[arg(
+        long,
+        env = "FLOWCTL_USE_EXTERNAL_CONTROL_PLANE",
+        hide_env_values = true,
+        value_name = "HOST:PORT"
+    )]
+    pub use_external_control_plane: Option<String>,
 }
 
 /// `flowctl init`.

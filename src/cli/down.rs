@@ -16,7 +16,7 @@ const FAREWELL: Duration = Duration::from_secs(15);
 pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
     match asking(through_the_daemon(cx, &args)) {
         Ok(Left::Nothing) => {}
-        Ok(Left::Perhaps) => cx.host.end_all(&cx.state_dir, args.timeout)?,
+        Ok(Left::Perhaps) => cx.host.end_all(&cx.state_dir, wait::limit(args.timeout))?,
         Err(Failure::Daemon(ClientError::NoDaemon { .. })) => {
             if cx.host.look(&cx.state_dir)?.is_none() {
                 tell(&format!(
@@ -26,7 +26,7 @@ pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             tell("no daemon answers; ending what the state directory owns");
-            cx.host.end_all(&cx.state_dir, args.timeout)?;
+            cx.host.end_all(&cx.state_dir, wait::limit(args.timeout))?;
         }
         Err(other) => return Err(other),
     }

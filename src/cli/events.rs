@@ -3,6 +3,7 @@
 use super::Context;
 use super::args::{Events, TextOrJson};
 use super::exit::{Exit, Failure};
+use super::status::ended;
 use super::target::{Named, either};
 use super::text::{Style, Tone, clean, paint};
 use crate::api::{ClientError, EventQuery};
@@ -28,6 +29,9 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Fail
         if args.follow {
             cx.out.flush()?;
         }
+    }
+    if args.follow {
+        return Err(ended(cx));
     }
     Ok(Exit::Done)
 }

@@ -73,6 +73,8 @@ pub enum Stage {
     Done,
     /// On its way.
     Waiting,
+    /// Nothing of what was asked for has happened to it yet.
+    Untouched,
     /// It will not get there by itself.
     Failed,
 }
@@ -103,7 +105,11 @@ impl Goal {
                 .iter()
                 .flat_map(|before| {
                     of_component(snapshot, &before.target, now, |replica| {
-                        running(replica, before.is_as_before(replica))
+                        if before.is_as_before(replica) && is_at_rest(replica.phase) {
+                            Stage::Untouched
+                        } else {
+                            running(replica)
+                        }
                     })
                 })
                 .collect(),
@@ -111,11 +117,12 @@ impl Goal {
                 .iter()
                 .flat_map(|before| {
                     of_component(snapshot, &before.target, now, |replica| {
-                        let old = before.is_same_instance(replica);
-                        if old {
+                        if before.is_as_before(replica) {
+                            Stage::Untouched
+                        } else if before.is_same_instance(replica) {
                             Stage::Waiting
                         } else {
-                            running(replica, false)
+                            running(replica)
                         }
                     })
                 })
@@ -226,8 +233,12 @@ fn one(
     now: Timestamp,
 ) -> Standing {
     let name = format!("{pipeline}/{}", replica_name(component, replica));
+    let mut line = standing(&name, replica, now);
+    if stage == Stage::Untouched {
+        line.push_str("; nothing has happened to it yet");
+    }
     Standing {
-        line: standing(&name, replica, now),
+        line,
         state: format!("{} {}", replica.phase, replica.why),
         name,
         stage,
@@ -247,17 +258,31 @@ fn settled(replica: &ReplicaStatus) -> Stage {
         | PhaseName::Stopping
         | PhaseName::Completed
         | PhaseName::Failed
-        | PhaseName::Unknown => running(replica, false),
+        | PhaseName::Unknown => running(replica),
     }
 }
 
-/// `is_old`: what is seen is from before the request, so an end says nothing yet.
-fn running(replica: &ReplicaStatus, is_old: bool) -> Stage {
+/// Whether only a person or an edit ends this state: seen after a request, it may be from before.
+fn is_at_rest(phase: PhaseName) -> bool {
+    match phase {
+        PhaseName::Stopped | PhaseName::Completed | PhaseName::Failed => true,
+        PhaseName::Pending
+        | PhaseName::Starting
+        | PhaseName::Running
+        | PhaseName::Unhealthy
+        | PhaseName::Backoff
+        | PhaseName::Crashloop
+        | PhaseName::Stopping
+        | PhaseName::Unknown => false,
+    }
+}
+
+fn running(replica: &ReplicaStatus) -> Stage {
     match (replica.phase, &replica.hold) {
         (_, Some(Hold::NoDriver { .. })) => Stage::Failed,
         (PhaseName::Running, _) if replica.ready => Stage::Done,
-        (PhaseName::Completed, _) if !is_old => Stage::Done,
-        (PhaseName::Failed, _) if !is_old => Stage::Failed,
+        (PhaseName::Completed, _) => Stage::Done,
+        (PhaseName::Failed, _) => Stage::Failed,
         (
             PhaseName::Pending
             | PhaseName::Starting
@@ -267,8 +292,6 @@ fn running(replica: &ReplicaStatus, is_old: bool) -> Stage {
             | PhaseName::Crashloop
             | PhaseName::Stopping
             | PhaseName::Stopped
-            | PhaseName::Completed
-            | PhaseName::Failed
             | PhaseName::Unknown,
             _,
         ) => Stage::Waiting,
@@ -397,7 +420,7 @@ mod tests {
     fn a_start_does_not_take_the_failure_that_it_is_to_cure_for_its_own() {
         let failed = snapshot(vec![a(PhaseName::Failed)], true);
         let goal = Goal::Running(vec![Before::of(&failed, target())]);
-        assert_eq!(stages(&goal, &failed), [Stage::Waiting]);
+        assert_eq!(stages(&goal, &failed), [Stage::Untouched]);
         let again = snapshot(vec![next_instance(a(PhaseName::Failed))], true);
         assert_eq!(stages(&goal, &again), [Stage::Failed]);
         let well = snapshot(vec![next_instance(a(PhaseName::Running))], true);
@@ -408,7 +431,7 @@ mod tests {
     fn a_restart_is_done_when_another_instance_is_ready() {
         let old = snapshot(vec![a(PhaseName::Running)], true);
         let goal = Goal::Replaced(vec![Before::of(&old, target())]);
-        assert_eq!(stages(&goal, &old), [Stage::Waiting]);
+        assert_eq!(stages(&goal, &old), [Stage::Untouched]);
         let starting = snapshot(vec![next_instance(a(PhaseName::Starting))], false);
         assert_eq!(stages(&goal, &starting), [Stage::Waiting]);
         let ready = snapshot(vec![next_instance(a(PhaseName::Running))], true);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args;
 use super::exit::{Exit, Failure};
+use super::out::Out;
 use super::text::Style;
 use crate::api::{Orchestrator, Remarks, SourceInput};
 use crate::model::{HumanDuration, Namespace, PipelineSpec, Snapshot};
@@ -18,11 +19,11 @@ pub trait Host {
     /// When the state directory is held by another daemon or cannot be used.
     fn serve(&self, options: &DaemonOptions) -> Result<Exit, Failure>;
 
-    /// Runs one pipeline in the foreground.
+    /// Runs one pipeline in the foreground, telling on `out` what happens.
     ///
     /// # Errors
     /// When it cannot be read or a component fails to start.
-    fn run(&self, options: &RunOptions) -> Result<Exit, Failure>;
+    fn run(&self, options: &RunOptions, out: &mut Out) -> Result<Exit, Failure>;
 
     /// What runs, found without a daemon; `daemon` in it is `None`. `Ok(None)` = there is no state.
     ///

@@ -8,13 +8,11 @@ use super::Context;
 use super::args::Init;
 use super::exit::{Exit, Failure};
 use super::out::tell;
-
-/// The file that is written: it runs as it stands, on any Linux.
-pub(super) const STARTER: &str = include_str!("starter.yaml");
+use crate::manifest::starter;
 
 pub(super) fn run(cx: &mut Context<'_>, args: Init) -> Result<Exit, Failure> {
     if args.file == Path::new("-") {
-        cx.out.put(STARTER)?;
+        cx.out.put(starter())?;
         return Ok(Exit::Done);
     }
     write(&args)?;
@@ -45,7 +43,7 @@ fn write(args: &Init) -> Result<(), Failure> {
         }
     };
     let mut file = options.open(&args.file).map_err(failed)?;
-    file.write_all(STARTER.as_bytes()).map_err(failed)
+    file.write_all(starter().as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]
@@ -62,8 +60,8 @@ mod tests {
         write(&args).unwrap();
         assert!(matches!(write(&args), Err(Failure::Exists { .. })));
         args.force = true;
-        std::fs::write(&args.file, "x".repeat(STARTER.len() + 10)).unwrap();
+        std::fs::write(&args.file, "x".repeat(starter().len() + 10)).unwrap();
         write(&args).unwrap();
-        assert_eq!(std::fs::read_to_string(&args.file).unwrap(), STARTER);
+        assert_eq!(std::fs::read_to_string(&args.file).unwrap(), starter());
     }
 }

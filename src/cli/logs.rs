@@ -8,6 +8,7 @@ use super::Context;
 use super::args::{Logs, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::out::tell;
+use super::status::ended;
 use super::target::{Target, component, key};
 use super::text::{Style, Tone, clean, paint};
 use crate::api::{ClientError, Lines, LogEntry, LogParams};
@@ -136,8 +137,7 @@ async fn follow(
             None => drop(feeds.remove(index)),
         }
     }
-    tell("the daemon has ended");
-    Ok(Exit::Done)
+    Err(ended(cx))
 }
 
 /// How lines are printed.

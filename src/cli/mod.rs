@@ -10,6 +10,7 @@
 mod apply;
 pub mod args;
 mod completion;
+mod control;
 mod daemon;
 mod delete;
 mod describe;
@@ -17,6 +18,7 @@ mod diff;
 mod down;
 mod events;
 pub mod exit;
+mod foreground;
 mod goal;
 mod host;
 mod init;

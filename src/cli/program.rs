@@ -5,7 +5,9 @@ use std::future::Future;
 use std::path::Path;
 
 use super::exit::{Exit, Failure};
+use super::foreground;
 use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
+use super::out::Out;
 use super::text::Style;
 use crate::api::{ApiError, ErrorCode, Watching};
 use crate::daemon::{self, Daemon, DaemonError, Reading};
@@ -24,19 +26,19 @@ impl Host for Program {
     fn serve(&self, options: &DaemonOptions) -> Result<Exit, Failure> {
         telemetry::init(options.log.as_deref(), options.log_format)
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        let state_dir = options.state_dir.clone();
+        let options = daemon::Options {
+            state_dir: options.state_dir.clone(),
+            control_plane: options.control_plane.chosen(),
+        };
         block_on(async move {
-            let daemon = Daemon::open(daemon::Options { state_dir }).await?;
+            let daemon = Daemon::open(options).await?;
             daemon.serve(|| tracing::info!("ready")).await
         })?;
         Ok(Exit::Done)
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Exit, Failure> {
-        let _ = options;
-        Err(Failure::Usage(
-            "`run` is not there yet; use `apply`".to_owned(),
-        ))
+    fn run(&self, options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> {
+        foreground::run(options, out)
     }
 
     fn look(&self, state_dir: &Path) -> Result<Option<Snapshot>, Failure> {
@@ -82,7 +84,7 @@ impl Host for Program {
 }
 
 /// Waits for `work` on a runtime of its own, in a thread of its own: the caller may be on one.
-fn block_on<T: Send, E: Into<Failure> + Send>(
+pub(super) fn block_on<T: Send, E: Into<Failure> + Send>(
     work: impl Future<Output = Result<T, E>> + Send,
 ) -> Result<T, Failure> {
     let wait = || {
@@ -106,9 +108,9 @@ impl From<DaemonError> for Failure {
     }
 }
 
-fn failure(error: DaemonError) -> Failure {
+pub(super) fn failure(error: DaemonError) -> Failure {
     let code = match &error {
-        DaemonError::Lock(_) => ErrorCode::Refused,
+        DaemonError::Lock(_) | DaemonError::ControlPlane(_) => ErrorCode::Refused,
         DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
         DaemonError::Down(_) => ErrorCode::NotDurable,
         DaemonError::Ended => ErrorCode::Internal,

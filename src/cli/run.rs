@@ -13,14 +13,15 @@ const DEFAULTS: [&str; 2] = ["flow.yml", "pipeline.yaml"];
 
 pub(super) fn run(cx: &mut Context<'_>, args: Run) -> Result<Exit, Failure> {
     let file = absolute(&chosen(args.file.as_deref())?)?;
-    cx.host.run(&RunOptions {
+    let options = RunOptions {
         state_dir: cx.state_dir.clone(),
         file,
         namespace: cx.global.namespace.clone(),
         log: cx.global.log.clone(),
         style: cx.out.look().style,
         args,
-    })
+    };
+    cx.host.run(&options, &mut cx.out)
 }
 
 fn chosen(named: Option<&Path>) -> Result<PathBuf, Failure> {

@@ -15,8 +15,15 @@ use crate::api::{Client, ClientError};
 use crate::clock::Clock;
 use crate::model::{HumanDuration, Snapshot};
 
-/// As good as no limit: far beyond any wait.
-const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A limit as it is typed, where zero stands for none: the longest length that can be added to a
+/// point in time is as good as none.
+pub fn limit(within: HumanDuration) -> HumanDuration {
+    if within.get().is_zero() {
+        HumanDuration::new(HumanDuration::MAX)
+    } else {
+        within
+    }
+}
 
 /// Waits until `goal` is reached, for at most `within` (zero = without end).
 ///
@@ -24,12 +31,7 @@ const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
 /// [`Failure::ComponentFailed`] as soon as something will not get there by itself,
 /// [`Failure::TimedOut`] with what was still waited for, [`Failure::Daemon`] when the daemon goes.
 pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Result<(), Failure> {
-    let limit = if within.get().is_zero() {
-        FOREVER
-    } else {
-        within.get()
-    };
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + limit(within).get();
     let mut lines = client.watch().await?;
     let mut progress = Progress::new();
     let clock = Clock::new();
@@ -52,12 +54,12 @@ pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Resul
         };
         let standings = goal.standings(&snapshot, clock.now());
         progress.show(&standings);
-        let failed = lines_of(&standings, Stage::Failed);
+        let failed = lines_of(&standings, &[Stage::Failed]);
         if !failed.is_empty() {
             progress.end();
             return Err(Failure::ComponentFailed { failed });
         }
-        waiting = lines_of(&standings, Stage::Waiting);
+        waiting = lines_of(&standings, &[Stage::Waiting, Stage::Untouched]);
         if waiting.is_empty() {
             progress.end();
             return Ok(());
@@ -65,10 +67,10 @@ pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Resul
     }
 }
 
-fn lines_of(standings: &[Standing], stage: Stage) -> Vec<String> {
+fn lines_of(standings: &[Standing], stages: &[Stage]) -> Vec<String> {
     standings
         .iter()
-        .filter(|standing| standing.stage == stage)
+        .filter(|standing| stages.contains(&standing.stage))
         .map(|standing| standing.line.clone())
         .collect()
 }

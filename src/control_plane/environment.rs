@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::peer::INSTANCE_VARIABLE;
 use super::runs::run_id;
 use crate::driver::Launch;
 use crate::model::PipelineKey;
@@ -60,7 +59,6 @@ pub fn injected(launch: &Launch, reach: &Reach, given: &Given) -> BTreeMap<Strin
     ] {
         set(name, component.clone());
     }
-    set(INSTANCE_VARIABLE, instance.to_string());
     let PipelineKey { namespace, name } = &instance.pipeline;
     set("FLOWCTL_RUN_ID", run_id(namespace, name, *generation));
     set("FLOWCTL_ATTEMPT", instance.incarnation.to_string());
@@ -192,7 +190,6 @@ mod tests {
                 "FLOWCTL_ENDPOINT=127.0.0.1:8080",
                 "FLOWCTL_HEARTBEAT_INTERVAL=10000ms",
                 "FLOWCTL_HEARTBEAT_INTERVAL_MS=10000",
-                "FLOWCTL_INSTANCE_ID=default.p.ttp.1.7",
                 "FLOWCTL_RUN_ID=default.p.3",
                 "FLOWCTL_SERVICE_ID=ttp",
                 "HEALTH_ENDPOINT=http://localhost:18089/health",

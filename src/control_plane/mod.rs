@@ -40,9 +40,10 @@ use tonic_health::ServingStatus;
 pub use environment::{Given, Reach, Warning, injected, warnings};
 pub use listen::Limits;
 pub use tls::{AuthorityError, TlsError, TlsFiles};
-pub use token::{KeyError, Keyring, TOKEN_LIFE, TokenError};
+pub use token::{KeyError, Keyring, TOKEN_LIFE, TokenError, write_private};
 
 use crate::clock::Clock;
+use crate::model::Patience;
 use crate::reconciler::ReconcilerHandle;
 use desk::Desk;
 use legacy::Legacy;
@@ -105,6 +106,8 @@ pub struct ControlPlaneOptions {
     pub tokens: TokenPolicy,
     /// Its certificate; `None` = plain.
     pub tls: Option<TlsFiles>,
+    /// When a component counts as silent; the owner is told of it by the daemon.
+    pub patience: Patience,
     /// What connections may cost.
     pub limits: Limits,
 }
@@ -117,6 +120,7 @@ impl Default for ControlPlaneOptions {
             bridge: None,
             tokens: TokenPolicy::WhenForeign,
             tls: None,
+            patience: Patience::default(),
             limits: Limits::default(),
         }
     }

@@ -19,8 +19,8 @@ const FRESH: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Ancestors that are followed from a process.
 const MAX_ANCESTORS: usize = 16;
-/// The variable by which a process names its instance.
-pub(super) const INSTANCE_VARIABLE: &str = "FLOWCTL_INSTANCE_ID";
+/// The variable by which the process driver marks what it starts.
+const INSTANCE_VARIABLE: &str = "FLOWCTL_INSTANCE";
 
 /// Who holds which socket. Cheap to clone; all clones share one walk.
 #[derive(Clone, Debug, Default)]

@@ -236,7 +236,10 @@ fn seconds(at: Timestamp) -> u64 {
 }
 
 /// Writes a file that only we may read, whole or not at all.
-pub(super) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// When the host does not let us; the file is as before then.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     let draft = PathBuf::from(draft);

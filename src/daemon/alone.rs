@@ -9,7 +9,7 @@ use crate::model::{DaemonStatus, DriverKind, Snapshot};
 use crate::reconciler::{Core, Input, Kept};
 use crate::store::{self, Store};
 
-use super::{Daemon, DaemonError, Options, process_config, rebuilt};
+use super::{ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
 /// when nothing was ever kept there.
@@ -22,7 +22,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         return Ok(None);
     }
     let clock = Clock::new();
-    let _lock = store::lock(state_dir, "looking")?;
+    let _lock = store::lock(state_dir, LOOKING)?;
     let (store, loaded) =
         Store::open(&store_dir, clock.now()).map_err(|source| DaemonError::Store {
             dir: state_dir.to_owned(),
@@ -89,6 +89,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     }
     let daemon = Daemon::open(Options {
         state_dir: state_dir.to_owned(),
+        control_plane: ControlPlaneChoice::Absent,
     })
     .await?;
     let asked = daemon.owner().down().await;

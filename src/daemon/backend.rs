@@ -5,7 +5,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{Event, Problem};
+use crate::model::{Event, PipelineSpec, Problem};
+use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle, Source};
 use crate::store::{self, Store};
 
@@ -31,8 +32,23 @@ impl api::Backend for Backend {
     }
 
     async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
-        let _ = loaded;
-        Vec::new()
+        let specs: Vec<PipelineSpec> = loaded
+            .iter()
+            .flat_map(|loaded| loaded.pipelines.iter().cloned())
+            .collect();
+        let running = Running::all(&self.owner.snapshots().borrow());
+        let search_path = std::env::var_os("PATH");
+        let looked = tokio::task::spawn_blocking(move || {
+            let specs: Vec<&PipelineSpec> = specs.iter().collect();
+            preflight::preflight(&specs, &running, search_path.as_deref())
+        });
+        match looked.await {
+            Ok(found) => found.into_iter().map(obstacle).collect(),
+            Err(error) => {
+                tracing::error!(%error, "the preflight broke; the apply goes on without it");
+                Vec::new()
+            }
+        }
     }
 
     async fn applied(&self, source: &Source) {
@@ -75,6 +91,16 @@ impl api::Backend for Backend {
 
     fn end_when_empty(&self) {
         self.down.send_replace(true);
+    }
+}
+
+/// A preflight finding in the form that the API tells.
+fn obstacle(found: PreflightProblem) -> Problem {
+    Problem {
+        file: None,
+        line: None,
+        column: None,
+        message: found.to_string(),
     }
 }
 

@@ -9,6 +9,8 @@
 
 mod alone;
 mod backend;
+mod control;
+mod foreground;
 mod registrations;
 mod sources;
 
@@ -18,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -40,6 +43,9 @@ use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreErro
 
 pub use alone::{down, look};
 use backend::Backend;
+use control::Control;
+pub use control::{ControlError, ControlPlaneChoice};
+pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
 
 /// How a daemon is set up.
@@ -47,6 +53,8 @@ use sources::Sources;
 pub struct Options {
     /// Where everything is kept; made when it does not exist.
     pub state_dir: PathBuf,
+    /// Which control plane components are told of.
+    pub control_plane: ControlPlaneChoice,
 }
 
 /// Why a daemon could not start.
@@ -63,6 +71,9 @@ pub enum DaemonError {
         /// What went wrong.
         source: StoreError,
     },
+    /// The control plane cannot be started.
+    #[error("the control plane cannot be started")]
+    ControlPlane(#[from] ControlError),
     /// What the directory owns could not be ended.
     #[error("what runs cannot be ended")]
     Down(#[source] Refusal),
@@ -90,6 +101,7 @@ pub struct Daemon {
     sources: Sources,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+    settings: BTreeMap<String, String>,
     _lock: StateLock,
 }
 
@@ -101,7 +113,7 @@ impl Daemon {
     pub async fn open(options: Options) -> Result<Self, DaemonError> {
         let dir = options.state_dir.clone();
         let clock = Clock::new();
-        let lock = store::lock(&dir, &format!("since {}", clock.now()))?;
+        let lock = take(&dir, &clock).await?;
         let (store, loaded) =
             Store::open(&dir.join("store"), clock.now()).map_err(|source| DaemonError::Store {
                 dir: dir.clone(),
@@ -109,6 +121,7 @@ impl Daemon {
             })?;
         let process = open_process_driver(&dir, &clock)?;
 
+        let settings = loaded.settings.clone();
         let kept = Kept {
             pipelines: loaded.pipelines,
             records: loaded.records,
@@ -117,6 +130,11 @@ impl Daemon {
             next_seq: loaded.next_seq,
         };
         let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
+        // Components that run were told of a port; without any, the default is tried again.
+        let told = settings
+            .get(control::PORT)
+            .filter(|_| !kept.pipelines.is_empty());
+        let control = Control::open(&dir, options.control_plane.clone(), told)?;
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
         let daemon = DaemonStatus {
@@ -126,10 +144,13 @@ impl Daemon {
             state_dir: dir.clone(),
             durable: true,
             durable_why: None,
-            control_plane: None,
+            control_plane: control.address().map(|address| address.to_string()),
         };
         let files: Vec<PathBuf> = watched_files(&kept);
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
+        if let ControlPlaneChoice::Own(own) = &options.control_plane {
+            core.set_patience(own.patience);
+        }
         if let Recovery::Rebuilt { set_aside, why } = &loaded.recovery {
             core.rebuilt(set_aside, why);
         }
@@ -147,10 +168,18 @@ impl Daemon {
                 exec: exec_place(instance, spec),
             }),
         };
-        let (reconciler, owner) =
-            Reconciler::new(core, clock, drivers.clone(), recorder(&store), probes);
+        let (reconciler, owner) = Reconciler::new(
+            core,
+            clock.clone(),
+            drivers.clone(),
+            recorder(&store),
+            probes,
+        );
+        keep_port(&store, control.address());
+        let reconciler = reconciler.with_environment(control.environment(clock.clone()));
         let stop = CancellationToken::new();
         let mut tasks = vec![
+            tokio::spawn(control.serve(owner.clone(), clock, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
         ];
@@ -160,7 +189,13 @@ impl Daemon {
                 owner.snapshots(),
             )));
         }
-        let sources = Sources::start(owner.clone(), files, &stop).await;
+        let sources = Sources::start(owner.clone(), files, &stop)
+            .await
+            .map_err(|source| DaemonError::Io {
+                doing: "watch files",
+                dir,
+                source,
+            })?;
         Ok(Self {
             options,
             owner,
@@ -169,6 +204,7 @@ impl Daemon {
             sources,
             stop,
             tasks,
+            settings,
             _lock: lock,
         })
     }
@@ -184,60 +220,64 @@ impl Daemon {
     /// # Errors
     /// When the socket cannot be bound.
     pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
-        let dir = self.options.state_dir.clone();
-        let failed = |doing, source| DaemonError::Io {
-            doing,
-            dir: dir.clone(),
-            source,
-        };
-        let listener = socket::bind(&dir).map_err(|source| failed("bind the socket", source))?;
-        let (down, mut downed) = watch::channel(false);
-        let backend = Backend {
+        let mut answering = self.answer()?;
+        let mut signals = self.signals()?;
+        ready();
+        tokio::select! {
+            // Cancel-safe: a signal that was not taken stays pending.
+            name = signals.next() => {
+                tracing::info!(signal = name, "ending; components run on");
+            }
+            // Cancel-safe: both waits look at the latest value.
+            () = answering.downed() => tracing::info!("everything is down; ending"),
+        }
+        answering.end().await;
+        self.close().await;
+        Ok(())
+    }
+
+    /// Begins to answer on the state directory's socket.
+    fn answer(&self) -> Result<Answering, DaemonError> {
+        let listener = socket::bind(&self.options.state_dir)
+            .map_err(|source| self.failed("bind the socket", source))?;
+        let backend = self.backend();
+        let downed = backend.down.subscribe();
+        let closing = CancellationToken::new();
+        let server = api::server::serve(listener, Arc::new(backend), closing.clone());
+        let server = tokio::spawn(server);
+        Ok(Answering {
+            server,
+            closing,
+            downed,
+            snapshots: self.owner.snapshots(),
+        })
+    }
+
+    fn backend(&self) -> Backend {
+        Backend {
             owner: self.owner.clone(),
             store: self.store.clone(),
             drivers: self.drivers.clone(),
             sources: self.sources.clone(),
-            down,
-        };
-        let closing = CancellationToken::new();
-        let server = tokio::spawn(api::server::serve(
-            listener,
-            Arc::new(backend),
-            closing.clone(),
-        ));
-        ready();
-        let mut snapshots = self.owner.snapshots();
-        let emptied = async {
-            // An error would mean that the backend is gone, and so the server.
-            if downed.wait_for(|down| *down).await.is_ok() {
-                let empty = |snapshot: &Arc<Snapshot>| snapshot.pipelines.is_empty();
-                if snapshots.wait_for(empty).await.is_err() {
-                    tracing::error!("the reconciler ended before everything was down");
-                }
-            }
-        };
-        let signal = ended_by_signal().await;
-        let mut signal = signal.map_err(|source| failed("listen for signals", source))?;
-        tokio::select! {
-            // Cancel-safe: a signal that was not taken stays pending.
-            name = signal.next() => {
-                tracing::info!(signal = name, "ending; components run on");
-            }
-            // Cancel-safe: both waits look at the latest value.
-            () = emptied => tracing::info!("everything is down; ending"),
+            down: watch::Sender::new(false),
         }
-        closing.cancel();
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the server ended with a panic");
+    }
+
+    fn signals(&self) -> Result<Signals, DaemonError> {
+        Signals::listen().map_err(|source| self.failed("listen for signals", source))
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> DaemonError {
+        DaemonError::Io {
+            doing,
+            dir: self.options.state_dir.clone(),
+            source,
         }
-        self.close().await;
-        Ok(())
     }
 
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
     pub async fn close(self) {
         self.stop.cancel();
-        self.sources.close();
         for task in self.tasks {
             task.abort();
             // A task that was cancelled has nothing to say; one that panicked said it already.
@@ -248,6 +288,42 @@ impl Daemon {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = in_full(error), "the store did not close"),
             Err(error) => tracing::error!(%error, "the store did not close"),
+        }
+    }
+}
+
+/// Keeps the port that components are told of. It is recorded before any of them starts, since
+/// batches are recorded in order.
+fn keep_port(store: &Store, address: Option<std::net::SocketAddr>) {
+    let Some(address) = address else { return };
+    let mut batch = Batch::new();
+    batch.put_setting(control::PORT, address.port().to_string());
+    store.commit(batch, store::Durability::CrashSafe, |result| {
+        if let Err(error) = result {
+            tracing::warn!(
+                error = in_full(error),
+                "the control plane's port is not recorded"
+            );
+        }
+    });
+}
+
+/// What the holder of a lock that only looks says of itself.
+const LOOKING: &str = "looking";
+/// How long somebody who looks may keep a daemon from starting.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes the directory; waits for those who only look at it.
+async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
+    let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
+    loop {
+        match store::lock(dir, &format!("since {}", clock.now())) {
+            Err(LockError::Held { about, .. })
+                if about == LOOKING && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            answer => return answer,
         }
     }
 }
@@ -412,13 +488,49 @@ pub(crate) fn in_full(error: impl std::error::Error) -> String {
     text
 }
 
+/// The server while it answers.
+struct Answering {
+    server: JoinHandle<()>,
+    closing: CancellationToken,
+    downed: watch::Receiver<bool>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Answering {
+    /// Waits until `down` was asked and nothing is left.
+    async fn downed(&mut self) {
+        // An error would mean that the backend is gone, and so the server.
+        if self.downed.wait_for(|down| *down).await.is_ok() {
+            let empty = |snapshot: &Arc<Snapshot>| snapshot.pipelines.is_empty();
+            if self.snapshots.wait_for(empty).await.is_err() {
+                tracing::error!("the reconciler ended before everything was down");
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.closing.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended with a panic");
+        }
+    }
+}
+
 /// The signals that end a daemon.
-struct Ending {
+struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
-impl Ending {
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             // Cancel-safe, both: a signal that was not taken stays pending.
@@ -426,12 +538,4 @@ impl Ending {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-async fn ended_by_signal() -> io::Result<Ending> {
-    use tokio::signal::unix::{SignalKind, signal};
-    Ok(Ending {
-        terminate: signal(SignalKind::terminate())?,
-        interrupt: signal(SignalKind::interrupt())?,
-    })
 }

@@ -1,7 +1,11 @@
 //! Where pipelines come from: reads manifests for `apply`, and follows the files of those applied.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{
@@ -11,6 +15,7 @@ use crate::api::{
 use crate::manifest::{self, Colour, Parsed, Problems};
 use crate::model::Namespace;
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
+use crate::watch::{self, Method, OnProblem, Update, Watch};
 
 /// How manifests are read.
 #[derive(Clone, Debug)]
@@ -34,8 +39,8 @@ pub fn check(
 ) -> Result<Checked, ApiError> {
     let mut checked = Checked::default();
     let (mut rendered, mut problems) = (String::new(), Vec::new());
-    for input in sources {
-        let (file, parsed) = read(input, reading);
+    let all = sources.iter().flat_map(|input| read(input, reading));
+    for (file, parsed) in all {
         match parsed {
             Ok(Parsed {
                 pipelines,
@@ -75,45 +80,59 @@ fn remark(remarks: &mut Remarks, warnings: &Problems, file: Option<&Path>, colou
     }
 }
 
-fn read(input: &SourceInput, reading: &Reading) -> (Option<PathBuf>, Result<Parsed, Problems>) {
-    let options = |base_dir: &Path| manifest::Options {
-        base_dir: base_dir.to_owned(),
-        orchestrator: reading.orchestrator.map(|orchestrator| match orchestrator {
-            Orchestrator::Process => manifest::Orchestrator::Process,
-            Orchestrator::Container => manifest::Orchestrator::Container,
-        }),
-    };
+fn read(
+    input: &SourceInput,
+    reading: &Reading,
+) -> Vec<(Option<PathBuf>, Result<Parsed, Problems>)> {
+    let orchestrator = reading.orchestrator.map(|orchestrator| match orchestrator {
+        Orchestrator::Process => manifest::Orchestrator::Process,
+        Orchestrator::Container => manifest::Orchestrator::Container,
+    });
     match input {
-        SourceInput::Text { text, folder } => (
-            None,
-            manifest::parse("standard input", text.as_bytes(), &options(folder)),
-        ),
-        SourceInput::File(path) => {
-            let name = path.display().to_string();
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            let parsed = match std::fs::read(path) {
-                Ok(text) => manifest::parse(&name, &text, &options(folder)),
-                Err(error) => {
-                    let message = format!("it cannot be read: {error}");
-                    Err(Problems::whole_file(&name, message, None))
-                }
-            };
-            (Some(path.clone()), parsed)
+        SourceInput::Text { text, folder } => {
+            let name = "standard input";
+            vec![(
+                None,
+                watch::read_stream(name, text.as_bytes(), folder, orchestrator),
+            )]
         }
+        SourceInput::File(path) => watch::read(path, orchestrator)
+            .into_iter()
+            .map(|update| (Some(update.file), update.outcome))
+            .collect(),
     }
 }
 
 /// Reads manifests and follows their files. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Sources {}
+pub(super) struct Sources {
+    watch: Arc<Watch>,
+    owner: ReconcilerHandle,
+    followed: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
 
 impl Sources {
+    /// Follows `files`, whose pipelines are known already.
+    ///
+    /// # Errors
+    /// When the watch cannot start.
     pub async fn start(
-        _owner: ReconcilerHandle,
-        _files: Vec<PathBuf>,
-        _stop: &CancellationToken,
-    ) -> Self {
-        Self {}
+        owner: ReconcilerHandle,
+        files: Vec<PathBuf>,
+        stop: &CancellationToken,
+    ) -> io::Result<Self> {
+        let (watch, updates) = Watch::new(Method::Events)?;
+        let followed = Arc::default();
+        let sources = Self {
+            watch: Arc::new(watch),
+            owner,
+            followed,
+        };
+        for file in files {
+            sources.begin(file).await;
+        }
+        tokio::spawn(sources.clone().hand_in(updates, stop.clone()));
+        Ok(sources)
     }
 
     /// Reads and checks what a request names.
@@ -129,9 +148,91 @@ impl Sources {
             .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
     }
 
-    /// Follows nothing from now on.
-    pub fn close(&self) {}
-
     /// Follows the file of an applied source from now on, or leaves it.
-    pub async fn follow(&self, _source: &Source) {}
+    pub async fn follow(&self, source: &Source) {
+        let Some(file) = &source.file else { return };
+        let known = self.followed().contains(file);
+        match (source.watched, known) {
+            (true, true) | (false, false) => {}
+            (true, false) => self.begin(file.clone()).await,
+            (false, true) => self.leave(file),
+        }
+    }
+
+    async fn begin(&self, file: PathBuf) {
+        self.followed().insert(file.clone());
+        let source = watch::Source {
+            path: file,
+            orchestrator: None,
+        };
+        match self.watch.add(source, OnProblem::Wait).await {
+            Ok(updates) => {
+                for update in updates {
+                    self.take(update).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "edits are not noticed any more"),
+        }
+    }
+
+    fn leave(&self, file: &Path) {
+        self.followed().remove(file);
+        if let Err(error) = self.watch.remove(file.to_owned()) {
+            tracing::error!(%error, "edits are not noticed any more");
+        }
+    }
+
+    async fn hand_in(self, mut updates: mpsc::UnboundedReceiver<Update>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                // Cancel-safe: receiving takes nothing out unless it wins.
+                update = updates.recv() => match update {
+                    Some(update) => self.take(update).await,
+                    None => break,
+                },
+                // Cancel-safe: cancellation stays set.
+                () = stop.cancelled() => break,
+            }
+        }
+    }
+
+    async fn take(&self, update: Update) {
+        let Update { file, outcome } = update;
+        let is_owned = self
+            .owner
+            .snapshots()
+            .borrow()
+            .pipelines
+            .iter()
+            .any(|pipeline| {
+                pipeline.watched && !pipeline.deleting && pipeline.file.as_ref() == Some(&file)
+            });
+        if !is_owned {
+            // Its pipelines were deleted, or moved to another file.
+            self.leave(&file);
+            return;
+        }
+        match outcome {
+            Err(problems) => {
+                self.owner
+                    .report(file.clone(), problems.first(Some(&file)))
+                    .await
+            }
+            Ok(parsed) => {
+                let source = Source {
+                    file: Some(file),
+                    watched: true,
+                    origin: Origin::Watch,
+                };
+                if let Err(error) = self.owner.apply(parsed.pipelines, source).await {
+                    // The owner has it, and records it when it can.
+                    tracing::warn!(%error, "an edit is not recorded yet");
+                }
+            }
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

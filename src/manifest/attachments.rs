@@ -1,5 +1,6 @@
 //! `ports`, `volumes` and `secrets`: what connects a component to the host.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::model::{DriverKind, Port, Protocol, SecretSource, SecretSpec, Volume, VolumeSource};
@@ -32,29 +33,30 @@ pub(super) fn ports(fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> Vec
     };
     let items = field.list(findings).unwrap_or_default();
     let mut ports: Vec<PortDraft> = Vec::with_capacity(items.len());
+    let mut numbers: BTreeMap<(Protocol, u16), Span> = BTreeMap::new();
+    let mut names: BTreeMap<String, Span> = BTreeMap::new();
     for node in items {
         let Some(draft) = port(Field { node, ..field }, findings) else {
             continue;
         };
-        for known in &ports {
-            if known.port.container_port == draft.port.container_port
-                && known.port.protocol == draft.port.protocol
-            {
-                findings.clash(
-                    draft.at,
-                    "the port is listed twice",
-                    known.at,
-                    "first listed here",
-                );
-            }
-            if known.port.name.is_some() && known.port.name == draft.port.name {
-                findings.clash(
-                    draft.at,
-                    "two ports have one name",
-                    known.at,
-                    "first used here",
-                );
-            }
+        let number = (draft.port.protocol, draft.port.container_port);
+        if let Some(known) = numbers.insert(number, draft.at) {
+            findings.clash(
+                draft.at,
+                "the port is listed twice",
+                known,
+                "first listed here",
+            );
+        }
+        if let Some(name) = &draft.port.name
+            && let Some(known) = names.insert(name.clone(), draft.at)
+        {
+            findings.clash(
+                draft.at,
+                "two ports have one name",
+                known,
+                "first used here",
+            );
         }
         ports.push(draft);
     }
@@ -155,11 +157,12 @@ pub(super) fn volumes(
         return Vec::new();
     };
     let mut volumes: Vec<Volume> = Vec::new();
+    let mut targets = BTreeSet::new();
     for node in field.list(findings).unwrap_or_default() {
         let Some((volume, at)) = volume(node, base, findings) else {
             continue;
         };
-        if volumes.iter().any(|known| known.target == volume.target) {
+        if !targets.insert(volume.target.clone()) {
             findings.error(
                 at,
                 format!("two volumes are mounted at `{}`", shown(&volume.target)),
@@ -267,11 +270,12 @@ pub(super) fn secrets(
         return Vec::new();
     };
     let mut secrets: Vec<SecretSpec> = Vec::new();
+    let mut names = BTreeSet::new();
     for node in field.list(findings).unwrap_or_default() {
         let Some((secret, at)) = secret(node, base, findings) else {
             continue;
         };
-        if secrets.iter().any(|known| known.name == secret.name) {
+        if !names.insert(secret.name.clone()) {
             findings.error(
                 at,
                 format!("two secrets are named `{}`", shown(&secret.name)),

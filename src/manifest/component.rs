@@ -3,7 +3,7 @@
 //! A draft needs nothing but its own text. The specification needs its neighbours: references
 //! resolve to their addresses, and dependencies must name them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::model::{
@@ -37,6 +37,14 @@ pub(super) struct Defaults<'t> {
     pub restart: RestartDraft,
     pub stop: StopDraft,
     pub probes: ProbesDraft<'t>,
+}
+
+impl Defaults<'_> {
+    /// About how much memory they take in each component.
+    pub(super) fn bytes(&self) -> usize {
+        let entry = |(name, value): (&&str, &Text<'_>)| 64 + name.len() + value.text.len();
+        self.env.iter().map(entry).sum::<usize>() + self.probes.bytes()
+    }
 }
 
 /// A component as written, each part checked by itself.
@@ -397,10 +405,12 @@ fn dependencies(
     inputs: &[(ComponentId, Span)],
     depends_on: &[(ComponentId, Condition, Span)],
 ) -> Vec<Dependency> {
-    let mut all: Vec<Dependency> = Vec::with_capacity(inputs.len() + depends_on.len());
     let explicit = depends_on.iter().map(|(id, condition, _)| (id, *condition));
-    for (id, condition) in explicit.chain(inputs.iter().map(|(id, _)| (id, Condition::Ready))) {
-        if !all.iter().any(|known| known.id == *id) {
+    let implied = inputs.iter().map(|(id, _)| (id, Condition::Ready));
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::with_capacity(inputs.len() + depends_on.len());
+    for (id, condition) in explicit.chain(implied) {
+        if seen.insert(id) {
             all.push(Dependency {
                 id: id.clone(),
                 condition,

@@ -28,6 +28,12 @@ const OLD_API_VERSIONS: [&str; 4] = [
     "withobsrvr.com/flowctl/v1",
 ];
 
+/// The most components in one pipeline.
+const MAX_COMPONENTS: usize = 10_000;
+
+/// The most bytes that `spec.env` and `spec.defaults` may come to, written out in each component.
+const MAX_SHARED: usize = 32 << 20;
+
 /// Reads the document `node`; `None` when it is no usable pipeline, which was reported. The span is
 /// that of its name.
 pub(super) fn read<'t>(
@@ -271,7 +277,18 @@ fn read_spec<'t>(
         driver,
         cluster,
     };
-    let drafts = components(fields, &placement, findings);
+    let mut drafts = components(fields, &placement, findings);
+    if defaults.bytes().saturating_mul(drafts.len()) > MAX_SHARED {
+        findings.error(
+            fields.at,
+            format!(
+                "`spec` gives too much to each of its {} components",
+                drafts.len()
+            ),
+            Some("move long values to an `env_file`".to_owned()),
+        );
+        drafts.clear();
+    }
     graph::check(&drafts, findings);
     graph::check_host_ports(&drafts, findings);
     let name = metadata.name.as_ref().map(|(name, _)| name.clone());
@@ -347,6 +364,14 @@ fn components<'t>(
         let Some(field) = field else { continue };
         let items = field.list(findings).unwrap_or_default();
         written += items.len();
+        if written > MAX_COMPONENTS {
+            findings.error(
+                field.key_at,
+                format!("the pipeline has more than {MAX_COMPONENTS} components"),
+                Some("split it into several pipelines".to_owned()),
+            );
+            return Vec::new();
+        }
         for node in items {
             if field.name == "pipelines" {
                 require_image(node, findings);

@@ -16,6 +16,9 @@ use super::suggest;
 use super::tree::{Entry, Node, Value};
 use super::yaml;
 
+/// The longest name or path, in bytes: what the kernel takes for a path.
+const LONGEST_WORD: usize = 4096;
+
 /// The fields of one mapping.
 pub(super) struct Fields<'t> {
     /// What the mapping is, for messages: "a component".
@@ -528,6 +531,8 @@ impl<'t> Field<'t> {
 fn check_word(name: &str, word: Text<'_>, findings: &mut Findings<'_>) -> bool {
     let wrong = if word.text.trim().is_empty() {
         Some("is empty")
+    } else if word.text.len() > LONGEST_WORD {
+        Some("is longer than 4096 bytes")
     } else if word.text.chars().any(char::is_control) {
         Some("contains a control character")
     } else {

@@ -1,10 +1,17 @@
 //! The digest that decides whether a running thing must be replaced.
 //!
-//! It covers what the user wrote that the running thing is made of, and nothing that holds a
-//! default: a later release with other defaults must restart nobody's components.
+//! It covers what the user wrote that the running thing is made of, as canonical JSON, and nothing
+//! that holds a default: a later release with other defaults must restart nobody's components. So
+//! the forms below are not the model's own; a field may only ever be added to them if it is left
+//! out where it was not written.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
 
 use ring::digest;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::model::{
     ComponentSpec, ContainerSpec, ImagePullPolicy, Port, Protocol, Resources, Rlimits,
@@ -16,258 +23,259 @@ const DEFAULT_MODE: u32 = 0o400;
 
 /// The hash of `spec`, whatever its `hash` field says.
 pub fn of(spec: &ComponentSpec) -> SpecHash {
-    let text = canonical(spec).to_string();
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    let hex: String = digest.as_ref()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    SpecHash::new(format!("v1:{hex}"))
+    let json = serde_json::to_vec(&Written::of(spec)).expect("plain data with text keys");
+    let digest = digest::digest(&digest::SHA256, &json);
+    let mut text = String::with_capacity(19);
+    text.push_str("v1:");
+    for byte in &digest.as_ref()[..8] {
+        for nibble in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(u32::from(nibble), 16));
+        }
+    }
+    SpecHash::new(text)
 }
 
-/// What is hashed. A field of the specification that is new to this list must be put in or be
-/// named as left out, which the pattern without `..` enforces.
-fn canonical(spec: &ComponentSpec) -> Value {
-    let ComponentSpec {
-        workload,
-        env,
-        env_file,
-        inherit_env,
-        ports,
-        resources,
-        rlimits,
-        volumes,
-        secrets,
-        user,
-        config,
-        id: _,
-        role: _,
-        hash: _,
-        kind: _,
-        inputs: _,
-        dependencies: _,
-        probes: _,
-        restart: _,
-        stop: _,
-        ready_after: _,
-        replicas: _,
-        logs: _,
-        input_event_types: _,
-        output_event_types: _,
-        registration: _,
-    } = spec;
-    let mut all = Fields::new();
-    all.put("workload", workload_of(workload));
-    all.put_list(
-        "env",
-        env.iter()
-            .map(|(name, value)| json!([name, value]))
-            .collect(),
-    );
-    all.put_list(
-        "env_file",
-        env_file
-            .iter()
-            .map(|path| path.to_string_lossy().into())
-            .collect(),
-    );
-    all.put_list(
-        "inherit_env",
-        inherit_env
-            .iter()
-            .map(|name| name.as_str().into())
-            .collect(),
-    );
-    all.put_list("ports", ports.iter().map(port).collect());
-    all.put_some("resources", resources_of(resources));
-    all.put_some("rlimits", rlimits_of(rlimits));
-    all.put_list("volumes", volumes.iter().map(volume).collect());
-    all.put_list("secrets", secrets.iter().map(secret).collect());
-    all.put_text("user", user.as_deref());
-    if let Some(config) = config {
-        all.put("config", sorted(config));
-    }
-    Value::Object(all.0)
+/// What is hashed of a component.
+#[derive(Serialize)]
+struct Written<'a> {
+    workload: Runs<'a>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    env: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    env_file: Vec<&'a Path>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    inherit_env: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<Serves<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<Resources>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rlimits: Option<Rlimits>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    volumes: Vec<Mounts<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<Reads<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<Value>,
 }
 
-/// An object without the fields that were not written.
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn new() -> Self {
-        Self(Map::new())
-    }
-
-    fn put(&mut self, name: &str, value: Value) {
-        self.0.insert(name.to_owned(), value);
-    }
-
-    fn put_text(&mut self, name: &str, text: Option<&str>) {
-        if let Some(text) = text {
-            self.put(name, text.into());
-        }
-    }
-
-    fn put_number(&mut self, name: &str, number: Option<u64>) {
-        if let Some(number) = number {
-            self.put(name, number.into());
-        }
-    }
-
-    fn put_list(&mut self, name: &str, list: Vec<Value>) {
-        if !list.is_empty() {
-            self.put(name, Value::Array(list));
-        }
-    }
-
-    fn put_some(&mut self, name: &str, fields: Self) {
-        if !fields.0.is_empty() {
-            self.put(name, Value::Object(fields.0));
+impl<'a> Written<'a> {
+    /// The pattern without `..` asks of every new field whether the running thing is made of it.
+    fn of(spec: &'a ComponentSpec) -> Self {
+        let ComponentSpec {
+            workload,
+            env,
+            env_file,
+            inherit_env,
+            ports,
+            resources,
+            rlimits,
+            volumes,
+            secrets,
+            user,
+            config,
+            id: _,
+            role: _,
+            hash: _,
+            kind: _,
+            inputs: _,
+            dependencies: _,
+            probes: _,
+            restart: _,
+            stop: _,
+            ready_after: _,
+            replicas: _,
+            logs: _,
+            input_event_types: _,
+            output_event_types: _,
+            registration: _,
+        } = spec;
+        Self {
+            workload: Runs::of(workload),
+            env,
+            env_file: env_file.iter().map(AsRef::as_ref).collect(),
+            inherit_env,
+            ports: ports.iter().map(Serves::of).collect(),
+            resources: Some(*resources).filter(|resources| *resources != Resources::default()),
+            rlimits: Some(*rlimits).filter(|rlimits| *rlimits != Rlimits::default()),
+            volumes: volumes.iter().map(Mounts::of).collect(),
+            secrets: secrets.iter().map(Reads::of).collect(),
+            user: user.as_deref(),
+            config: config.as_ref().map(sorted),
         }
     }
 }
 
-fn workload_of(workload: &Workload) -> Value {
-    let mut fields = Fields::new();
-    fields.put("driver", workload.driver().to_string().into());
-    match workload {
-        Workload::Process(process) => {
-            fields.put("program", process.program.as_str().into());
-            fields.put_list(
-                "args",
-                process.args.iter().map(|arg| arg.as_str().into()).collect(),
-            );
-            fields.put("working_dir", process.working_dir.to_string_lossy().into());
-        }
-        Workload::Docker(spec) => container(spec, &mut fields),
-        Workload::Nomad(spec) => {
-            container(&spec.container, &mut fields);
-            fields.put_text("address", spec.address.as_deref());
-            fields.put_text("datacenter", spec.datacenter.as_deref());
-            fields.put_text("namespace", spec.namespace.as_deref());
-        }
-        Workload::Kubernetes(spec) => {
-            container(&spec.container, &mut fields);
-            fields.put_text("namespace", spec.namespace.as_deref());
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Runs<'a> {
+    Process {
+        program: &'a str,
+        args: &'a [String],
+        working_dir: &'a Path,
+    },
+    Docker {
+        container: Container<'a>,
+    },
+    Nomad {
+        container: Container<'a>,
+        address: Option<&'a str>,
+        datacenter: Option<&'a str>,
+        namespace: Option<&'a str>,
+    },
+    Kubernetes {
+        container: Container<'a>,
+        namespace: Option<&'a str>,
+    },
+}
+
+impl<'a> Runs<'a> {
+    fn of(workload: &'a Workload) -> Self {
+        match workload {
+            Workload::Process(spec) => Self::Process {
+                program: &spec.program,
+                args: &spec.args,
+                working_dir: &spec.working_dir,
+            },
+            Workload::Docker(spec) => Self::Docker {
+                container: Container::of(spec),
+            },
+            Workload::Nomad(spec) => Self::Nomad {
+                container: Container::of(&spec.container),
+                address: spec.address.as_deref(),
+                datacenter: spec.datacenter.as_deref(),
+                namespace: spec.namespace.as_deref(),
+            },
+            Workload::Kubernetes(spec) => Self::Kubernetes {
+                container: Container::of(&spec.container),
+                namespace: spec.namespace.as_deref(),
+            },
         }
     }
-    Value::Object(fields.0)
 }
 
-fn container(spec: &ContainerSpec, fields: &mut Fields) {
-    let ContainerSpec {
-        image,
-        command,
-        args,
-        working_dir,
-        pull,
-    } = spec;
-    fields.put("image", image.as_str().into());
-    if let Some(command) = command {
-        fields.put("command", command.as_slice().into());
+#[derive(Serialize)]
+struct Container<'a> {
+    image: &'a str,
+    command: Option<&'a [String]>,
+    args: &'a [String],
+    working_dir: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pull: Option<ImagePullPolicy>,
+}
+
+impl<'a> Container<'a> {
+    fn of(spec: &'a ContainerSpec) -> Self {
+        let ContainerSpec {
+            image,
+            command,
+            args,
+            working_dir,
+            pull,
+        } = spec;
+        Self {
+            image,
+            command: command.as_deref(),
+            args,
+            working_dir: working_dir.as_deref(),
+            pull: *pull,
+        }
     }
-    fields.put_list("args", args.iter().map(|arg| arg.as_str().into()).collect());
-    fields.put_text("working_dir", working_dir.as_deref());
-    fields.put_text(
-        "pull",
-        pull.map(|pull| match pull {
-            ImagePullPolicy::Always => "always",
-            ImagePullPolicy::IfNotPresent => "if-not-present",
-            ImagePullPolicy::Never => "never",
-        }),
-    );
 }
 
-fn port(port: &Port) -> Value {
-    let Port {
-        name,
-        container_port,
-        host_port,
-        host_ip,
-        protocol,
-    } = port;
-    let mut fields = Fields::new();
-    fields.put_text("name", name.as_deref());
-    fields.put("container_port", (*container_port).into());
-    fields.put_number("host_port", host_port.map(u64::from));
-    fields.put_text("host_ip", host_ip.map(|ip| ip.to_string()).as_deref());
-    fields.put_text(
-        "protocol",
-        match protocol {
-            Protocol::Tcp => None,
-            Protocol::Udp => Some("UDP"),
-            Protocol::Sctp => Some("SCTP"),
-        },
-    );
-    Value::Object(fields.0)
+#[derive(Serialize)]
+struct Serves<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    container_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
 }
 
-fn resources_of(resources: &Resources) -> Fields {
-    let Resources {
-        cpu_limit_millis,
-        memory_limit_bytes,
-        pids_limit,
-        cpu_request_millis,
-        memory_request_bytes,
-    } = *resources;
-    let mut fields = Fields::new();
-    fields.put_number("cpu_limit_millis", cpu_limit_millis);
-    fields.put_number("memory_limit_bytes", memory_limit_bytes);
-    fields.put_number("pids_limit", pids_limit);
-    fields.put_number("cpu_request_millis", cpu_request_millis);
-    fields.put_number("memory_request_bytes", memory_request_bytes);
-    fields
-}
-
-fn rlimits_of(rlimits: &Rlimits) -> Fields {
-    let Rlimits { nofile, core } = *rlimits;
-    let mut fields = Fields::new();
-    fields.put_number("nofile", nofile);
-    fields.put_number("core", core);
-    fields
-}
-
-fn volume(volume: &Volume) -> Value {
-    let Volume {
-        source,
-        target,
-        read_only,
-    } = volume;
-    let source = match source {
-        VolumeSource::Bind(path) => json!(["bind", path.to_string_lossy()]),
-        VolumeSource::Named(name) => json!(["named", name]),
-        VolumeSource::Tmpfs => json!(["tmpfs"]),
-    };
-    json!([source, target, read_only])
-}
-
-fn secret(secret: &SecretSpec) -> Value {
-    let SecretSpec {
-        name,
-        source,
-        container_path,
-        mode,
-    } = secret;
-    let mut fields = Fields::new();
-    fields.put("name", name.as_str().into());
-    match source {
-        SecretSource::File(path) => fields.put("file", path.to_string_lossy().into()),
-        SecretSource::Env(variable) => fields.put("env", variable.as_str().into()),
+impl<'a> Serves<'a> {
+    fn of(port: &'a Port) -> Self {
+        let Port {
+            name,
+            container_port,
+            host_port,
+            host_ip,
+            protocol,
+        } = port;
+        Self {
+            name: name.as_deref(),
+            container_port: *container_port,
+            host_port: *host_port,
+            host_ip: *host_ip,
+            protocol: Some(*protocol).filter(|protocol| *protocol != Protocol::Tcp),
+        }
     }
-    fields.put_text("container_path", container_path.as_deref());
-    fields.put_number("mode", (*mode != DEFAULT_MODE).then_some(u64::from(*mode)));
-    Value::Object(fields.0)
+}
+
+#[derive(Serialize)]
+struct Mounts<'a> {
+    source: &'a VolumeSource,
+    target: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    read_only: bool,
+}
+
+impl<'a> Mounts<'a> {
+    fn of(volume: &'a Volume) -> Self {
+        let Volume {
+            source,
+            target,
+            read_only,
+        } = volume;
+        Self {
+            source,
+            target,
+            read_only: *read_only,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Reads<'a> {
+    name: &'a str,
+    source: &'a SecretSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<u32>,
+}
+
+impl<'a> Reads<'a> {
+    fn of(secret: &'a SecretSpec) -> Self {
+        let SecretSpec {
+            name,
+            source,
+            container_path,
+            mode,
+        } = secret;
+        Self {
+            name,
+            source,
+            container_path: container_path.as_deref(),
+            mode: Some(*mode).filter(|mode| *mode != DEFAULT_MODE),
+        }
+    }
 }
 
 /// `value` with the keys of its maps in order: the order in the file means nothing.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort();
+            let ordered: BTreeMap<&String, &Value> = map.iter().collect();
+            let pairs = ordered.into_iter();
             Value::Object(
-                keys.into_iter()
-                    .map(|key| (key.clone(), sorted(&map[key])))
+                pairs
+                    .map(|(key, value)| (key.clone(), sorted(value)))
                     .collect(),
             )
         }

@@ -106,6 +106,24 @@ impl<'t> ProbesDraft<'t> {
         draft
     }
 
+    /// About how much memory they take where they are used.
+    pub(super) fn bytes(&self) -> usize {
+        [&self.startup, &self.readiness, &self.liveness]
+            .into_iter()
+            .filter_map(|probe| probe.check.as_ref())
+            .map(|check| match check {
+                CheckDraft::Http { host, path, .. } => {
+                    host.as_deref().map_or(0, str::len) + path.len()
+                }
+                CheckDraft::Grpc { service, .. } => service.len(),
+                CheckDraft::Exec { command } => {
+                    command.iter().map(|text| 32 + text.text.len()).sum()
+                }
+                CheckDraft::Tcp { .. } | CheckDraft::Heartbeat { .. } => 0,
+            })
+            .sum()
+    }
+
     /// Reads the shorthands of a component into the readiness probe.
     pub(super) fn read_shorthands(&mut self, fields: &mut Fields<'t>, findings: &mut Findings<'_>) {
         let check = fields.get("health_check");

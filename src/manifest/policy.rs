@@ -176,6 +176,10 @@ fn mode(field: Field<'_>, findings: &mut Findings<'_>) -> Option<RestartMode> {
 
 fn success_codes(field: Field<'_>, findings: &mut Findings<'_>) -> Option<Vec<i32>> {
     let items = field.list(findings)?;
+    if items.len() > 256 {
+        field.mismatch(findings, "at most 256 exit codes", None);
+        return None;
+    }
     let codes = items.iter().filter_map(|node| {
         let item = Field { node, ..field };
         item.small(findings, 0..=255)

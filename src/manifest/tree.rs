@@ -6,7 +6,7 @@
 //! takes time linear in the text, so a hostile file is refused as fast as a good one is read.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
@@ -21,6 +21,14 @@ const MAX_DEPTH: usize = 64;
 /// The most values in one file, with each alias counted as what it stands for. A thousand
 /// components need about thirty thousand.
 const MAX_NODES: usize = 250_000;
+
+/// The most brackets and commas. The parser holds a bracketed value as a whole before it says what
+/// is in it, and only this bounds how much that is. A thousand components in JSON need twenty
+/// thousand.
+const MAX_INDICATORS: usize = 150_000;
+
+/// The bytes of text that weigh as much as one value.
+const TEXT_OF_A_NODE: usize = 64;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -131,6 +139,20 @@ fn forbidden(c: char) -> Option<String> {
 
 /// The documents of `text`. After a syntax error those before it are given back.
 pub(super) fn parse<'s>(text: &'s str, findings: &mut Findings<'s>) -> Vec<Node<'s>> {
+    let indicator = |(_, b): &(usize, u8)| matches!(b, b',' | b'[' | b']' | b'{' | b'}');
+    if let Some((at, _)) = text
+        .bytes()
+        .enumerate()
+        .filter(indicator)
+        .nth(MAX_INDICATORS)
+    {
+        findings.error(
+            Span::new(at, at + 1),
+            format!("the file holds more than {MAX_INDICATORS} brackets and commas"),
+            Some("split it into several files, or write lists with `- `".to_owned()),
+        );
+        return Vec::new();
+    }
     let mut builder = Builder {
         offsets: Offsets {
             text,
@@ -213,9 +235,12 @@ impl<'s> Builder<'s, '_> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let style = self.style(style, tag.as_deref(), at);
+                let length = text.len();
                 let node = self.scalar(text, style, at);
-                self.count(1, 0, at)?;
-                self.finished(node, anchor, 1, 0)
+                // Aliases copy text too, so a long one counts as many values.
+                let weight = 1 + length / TEXT_OF_A_NODE;
+                self.count(weight, 0, at)?;
+                self.finished(node, anchor, weight, 0)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.open(Inside::List(Vec::new()), anchor, tag.as_deref(), "seq", at)
@@ -316,11 +341,7 @@ impl<'s> Builder<'s, '_> {
     /// Counts `nodes` more, `depth` levels deep, against the limits.
     fn count(&mut self, nodes: usize, depth: usize, at: Span) -> Result<(), Stop> {
         if self.stack.len() + depth > MAX_DEPTH {
-            self.findings.error(
-                at,
-                format!("values are nested more than {MAX_DEPTH} levels deep here"),
-                Some("a pipeline needs about eight; is a bracket not closed?".to_owned()),
-            );
+            self.too_deep(at);
             return Err(Stop);
         }
         self.nodes += nodes;
@@ -333,6 +354,14 @@ impl<'s> Builder<'s, '_> {
             return Err(Stop);
         }
         Ok(())
+    }
+
+    fn too_deep(&mut self, at: Span) {
+        self.findings.error(
+            at,
+            format!("values are nested more than {MAX_DEPTH} levels deep here"),
+            Some("a pipeline needs about eight; is a bracket not closed?".to_owned()),
+        );
     }
 
     fn close(&mut self, end: Span) -> Result<(), Stop> {
@@ -426,6 +455,7 @@ impl<'s> Builder<'s, '_> {
         }
         let (merges, mut own): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.key == "<<");
+        let mut names: HashSet<Cow<'s, str>> = own.iter().map(|entry| entry.key.clone()).collect();
         for merge in merges {
             let sources = match merge.node.value {
                 Value::List(sources) => sources,
@@ -435,7 +465,7 @@ impl<'s> Builder<'s, '_> {
                 match source.value {
                     Value::Map(entries) => {
                         for entry in entries {
-                            if !own.iter().any(|known| known.key == entry.key) {
+                            if names.insert(entry.key.clone()) {
                                 own.push(entry);
                             }
                         }
@@ -480,6 +510,11 @@ impl<'s> Builder<'s, '_> {
     }
 
     fn syntax_error(&mut self, error: &ScanError) {
+        if error.info().contains("recursion limit") {
+            let at = self.offsets.of(*error.marker());
+            self.too_deep(Span::new(at, at + 1));
+            return;
+        }
         let start = self
             .offsets
             .of(*error.marker())

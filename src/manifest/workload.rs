@@ -47,11 +47,14 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Reads both mappings of `spec`.
     pub(super) fn read(fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> Self {
+        // Each component carries a copy, so these are held to the length of a host name.
         let word = |fields: &mut Fields<'_>, name, findings: &mut Findings<'_>| {
-            fields
-                .get(name)
-                .and_then(|f| f.word(findings))
-                .map(|word| word.text.to_owned())
+            let field = fields.get(name)?;
+            let word = field.word(findings)?;
+            if word.text.len() > 253 {
+                field.mismatch(findings, "at most 253 characters long", None);
+            }
+            Some(word.text.to_owned())
         };
         let mut cluster = Self::default();
         if let Some(mut nomad) = fields

@@ -33,4 +33,4 @@ pub use registry::{
     Beat, Beats, Directory, Introduction, Note, NoteKey, Notes, Peer, PeerProcess, Registered,
     RegistryCommand, RegistryRefusal, TooMany,
 };
-pub use run::{Drivers, Probes, Reconciler, Recorder, TargetOf};
+pub use run::{Drivers, Environment, Probes, Reconciler, Recorder, TargetOf};

@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::driver::Driver;
+use crate::driver::{Driver, Launch};
 use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
 use crate::probe::{ProberHandle, Report, Target, Watched};
 
@@ -27,6 +27,9 @@ pub type Recorder =
 
 /// Where the probes of an instance ask.
 pub type TargetOf = Box<dyn Fn(&InstanceId, &ComponentSpec) -> Target + Send>;
+
+/// What is added to an instance's environment as it starts. Called off the owner's task.
+pub type Environment = Arc<dyn Fn(&Launch) -> BTreeMap<String, String> + Send + Sync>;
 
 /// How probes are asked.
 pub struct Probes {
@@ -61,6 +64,7 @@ pub struct Reconciler {
     events: broadcast::Sender<Arc<Event>>,
     directories: watch::Sender<Arc<Directory>>,
     beats: Beats,
+    environment: Option<Environment>,
 }
 
 impl Reconciler {
@@ -99,8 +103,16 @@ impl Reconciler {
             events,
             directories,
             beats,
+            environment: None,
         };
         (reconciler, handle)
+    }
+
+    /// Adds `environment` to that of every instance that is started.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
     }
 
     /// Runs until `stop` is cancelled. Components are left as they are.
@@ -262,11 +274,15 @@ impl Reconciler {
         let answers = self.answers.clone();
         match effect {
             Effect::Answer(answer) => commands::confirm(answer),
-            Effect::Start(launch) => {
+            Effect::Start(mut launch) => {
                 let Some(driver) = self.drivers.get(&launch.spec.driver()).cloned() else {
                     return;
                 };
+                let environment = self.environment.clone();
                 tokio::spawn(async move {
+                    if let Some(environment) = environment {
+                        launch.injected = environment(&launch);
+                    }
                     let result = driver.start(&launch).await;
                     let instance = launch.instance;
                     send(&answers, Input::StartAnswered { instance, result });

@@ -1,6 +1,6 @@
 //! What the machine can do at all: fork, exec and waitpid, nothing recorded, nobody asked.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use crate::runner::{Kind, Runner};
 use crate::world::{Component, World, now};
@@ -25,9 +25,6 @@ impl Limit {
 fn spawn(world: &World, component: &Component) -> Result<Child> {
     Ok(Command::new(&world.program)
         .args(component.args(&world.log))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn()?)
 }
 

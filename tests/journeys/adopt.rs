@@ -15,7 +15,11 @@ fn kill_9_of_the_daemon_costs_no_component_anything() {
     world.kill_daemon();
     let alone = world.status();
     assert!(!alone.has_daemon());
-    assert_eq!(alone.pid("a"), before.pid("a"), "status without a daemon looks for itself");
+    assert_eq!(
+        alone.pid("a"),
+        before.pid("a"),
+        "status without a daemon looks for itself"
+    );
     world.start_daemon();
     let after = world.until("all is adopted", |status| status.settled());
     for component in ["a", "b"] {
@@ -41,7 +45,10 @@ fn sigterm_to_the_daemon_leaves_components_running() {
     eventually("the daemon ended", || !is_alive(before.daemon_pid()));
     assert!(is_alive(before.pid("a").unwrap()));
     world.start_daemon();
-    assert_eq!(world.until("adopted", |status| status.settled()).pid("a"), before.pid("a"));
+    assert_eq!(
+        world.until("adopted", |status| status.settled()).pid("a"),
+        before.pid("a")
+    );
 }
 
 #[test]
@@ -86,6 +93,17 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     assert_eq!(after.phase("one"), "failed");
 }
 
+/// The database file of the store.
+fn database(store: &std::path::Path) -> std::path::PathBuf {
+    let mut entries = fs::read_dir(store).unwrap();
+    let is_database = |name: &str| name.starts_with("db-");
+    let found = entries.find_map(|entry| {
+        let entry = entry.unwrap();
+        is_database(entry.file_name().to_str().unwrap()).then(|| entry.path().join("db"))
+    });
+    found.expect("the store has a database")
+}
+
 #[test]
 fn a_lost_or_damaged_store_costs_no_restart() {
     type Damage = fn(&std::path::Path);
@@ -96,11 +114,14 @@ fn a_lost_or_damaged_store_costs_no_restart() {
             fs::write(store, "junk").unwrap();
         }),
         ("truncated", |store| {
-            let db = fs::OpenOptions::new().write(true).open(store.join("db")).unwrap();
+            let db = fs::OpenOptions::new()
+                .write(true)
+                .open(database(store))
+                .unwrap();
             db.set_len(1000).unwrap();
         }),
         ("flipped", |store| {
-            let mut bytes = fs::read(store.join("db")).unwrap();
+            let mut bytes = fs::read(database(store)).unwrap();
             for byte in bytes.iter_mut().step_by(97) {
                 *byte ^= 0x10;
             }
@@ -122,7 +143,9 @@ fn a_lost_or_damaged_store_costs_no_restart() {
         }
         let both = sleeper("a", "") + &sleeper("b", ", depends_on: [a]") + &sleeper("c", "");
         world.save("p.yaml", &pipeline(&both));
-        world.until("its file is watched again", |status| status.phase("c") == "running");
+        world.until("its file is watched again", |status| {
+            status.phase("c") == "running"
+        });
     }
 }
 
@@ -141,9 +164,12 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
     }
     world.save("p.yaml", &pipeline(&components));
     world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
-    world.until("the calm ones run", |status| status.phase("calm-9") == "running");
-    let calm: Vec<Option<u32>> =
-        (0..10).map(|n| world.status().pid(&format!("calm-{n}"))).collect();
+    world.until("the calm ones run", |status| {
+        status.phase("calm-9") == "running"
+    });
+    let calm: Vec<Option<u32>> = (0..10)
+        .map(|n| world.status().pid(&format!("calm-{n}")))
+        .collect();
     let mut restarts: BTreeMap<String, u64> = BTreeMap::new();
     let mut random = 88_172_645_463_325_252_u64;
     for round in 0..rounds {
@@ -157,7 +183,10 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
         for n in 0..10 {
             let id = format!("crashy-{n}");
             let seen = restarts.entry(id.clone()).or_default();
-            assert!(status.restarts(&id) >= *seen, "round {round}: restarts of {id} fell");
+            assert!(
+                status.restarts(&id) >= *seen,
+                "round {round}: restarts of {id} fell"
+            );
             *seen = status.restarts(&id);
         }
         let mut ids: Vec<String> = world
@@ -166,9 +195,16 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
             .filter_map(|pid| {
                 let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
                 let parts = environ.split(|byte| *byte == 0);
-                let mark = parts.filter_map(|part| part.strip_prefix(b"FLOWCTL_INSTANCE=")).next()?;
+                let mark = parts
+                    .filter_map(|part| part.strip_prefix(b"FLOWCTL_INSTANCE="))
+                    .next()?;
                 let leader = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-                let group = leader.rsplit(')').next()?.split_whitespace().nth(2)?.to_owned();
+                let group = leader
+                    .rsplit(')')
+                    .next()?
+                    .split_whitespace()
+                    .nth(2)?
+                    .to_owned();
                 (group == pid.to_string()).then(|| String::from_utf8_lossy(mark).into_owned())
             })
             .map(|id| id.rsplit_once('.').unwrap().0.to_owned())
@@ -176,7 +212,11 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
         let all = ids.len();
         ids.sort();
         ids.dedup();
-        assert_eq!(ids.len(), all, "round {round}: two live instances of one replica");
+        assert_eq!(
+            ids.len(),
+            all,
+            "round {round}: two live instances of one replica"
+        );
     }
     let after = world.until("the calm ones are adopted", |status| {
         (0..10).all(|n| status.phase(&format!("calm-{n}")) == "running")

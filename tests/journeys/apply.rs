@@ -61,12 +61,15 @@ fn a_broken_file_changes_nothing_and_status_shows_the_line() {
     let before = world.status();
     let good = world.read("p.yaml");
     world.save("p.yaml", &good.replace("    - { id: a", "    - { idd: a"));
-    let broken =
-        world.until("the problem shows", |status| !status.pipeline()["problem"].is_null());
+    let broken = world.until("the problem shows", |status| {
+        !status.pipeline()["problem"].is_null()
+    });
     assert_eq!(broken.pipeline()["problem"]["line"], 8);
     assert_eq!(broken.pid("a"), before.pid("a"));
     world.save("p.yaml", &good);
-    world.until("the problem is gone", |status| status.pipeline()["problem"].is_null());
+    world.until("the problem is gone", |status| {
+        status.pipeline()["problem"].is_null()
+    });
     assert_eq!(world.status().pid("a"), before.pid("a"));
 }
 
@@ -77,12 +80,16 @@ fn a_removed_or_emptied_file_deletes_nothing() {
     let before = world.status();
     let good = world.read("p.yaml");
     std::fs::remove_file(world.path("p.yaml")).unwrap();
-    world.until("the loss shows", |status| !status.pipeline()["problem"].is_null());
+    world.until("the loss shows", |status| {
+        !status.pipeline()["problem"].is_null()
+    });
     world.save("p.yaml", "");
     pause();
     assert_eq!(world.status().pid("a"), before.pid("a"));
     world.save("p.yaml", &good);
-    let after = world.until("all is well", |status| status.pipeline()["problem"].is_null());
+    let after = world.until("all is well", |status| {
+        status.pipeline()["problem"].is_null()
+    });
     assert_eq!(after.pid("a"), before.pid("a"));
 }
 
@@ -102,7 +109,11 @@ fn a_scale_change_touches_no_other_replica() {
     let world = World::new();
     world.apply(&sleeper("a", ", replicas: 2"));
     let pids = |status: &crate::support::Status| -> Vec<u64> {
-        status.replicas("a").iter().filter_map(|replica| replica["pid"].as_u64()).collect()
+        status
+            .replicas("a")
+            .iter()
+            .filter_map(|replica| replica["pid"].as_u64())
+            .collect()
     };
     let before = pids(&world.status());
     world.apply(&sleeper("a", ", replicas: 4"));
@@ -117,14 +128,23 @@ fn dry_run_and_diff_tell_what_would_happen_and_change_nothing() {
     let world = World::new();
     world.apply(&sleeper("a", ", env: { LEVEL: info }"));
     let before = world.status();
-    world.save("q.yaml", &pipeline(&sleeper("a", ", env: { LEVEL: debug }")));
+    world.save(
+        "q.yaml",
+        &pipeline(&sleeper("a", ", env: { LEVEL: debug }")),
+    );
     let said = world.ok(&["apply", "-f", "q.yaml", "--dry-run"]);
-    assert!(said.contains("env.LEVEL") && said.contains("restarts"), "{said}");
+    assert!(
+        said.contains("env.LEVEL") && said.contains("restarts"),
+        "{said}"
+    );
     world.fails(1, &["diff", "-f", "q.yaml"]);
     world.ok(&["diff", "-f", "p.yaml"]);
     let after = world.status();
     assert_eq!(after.pid("a"), before.pid("a"));
-    assert_eq!(after.pipeline()["generation"], before.pipeline()["generation"]);
+    assert_eq!(
+        after.pipeline()["generation"],
+        before.pipeline()["generation"]
+    );
 }
 
 #[test]
@@ -151,7 +171,11 @@ fn stop_is_remembered_and_start_and_restart_do_as_told() {
 #[test]
 fn logs_show_what_components_wrote_in_order() {
     let world = World::new();
-    world.apply(&shell("a", "for n in 1 2 3; do echo line $n; done; exec sleep 1000", ""));
+    world.apply(&shell(
+        "a",
+        "for n in 1 2 3; do echo line $n; done; exec sleep 1000",
+        "",
+    ));
     let logs = world.ok(&["logs", "a"]);
     assert_eq!(logs, "line 1\nline 2\nline 3\n");
     assert_eq!(world.ok(&["logs", "a", "--tail", "1"]), "line 3\n");

@@ -21,11 +21,15 @@ fn a_crash_loop_is_named_and_shows_its_next_try() {
     let fast = ", restart: { initial_delay: 10ms, factor: 4, max_delay: 60s, jitter: 0 }";
     world.save("p.yaml", &pipeline(&shell("a", "exit 7", fast)));
     world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
-    let status = world.until("it is a crash loop", |status| status.phase("a") == "crashloop");
+    let status = world.until("it is a crash loop", |status| {
+        status.phase("a") == "crashloop"
+    });
     assert!(status.why("a").contains("exit 7"), "{}", status.why("a"));
     assert!(status.replica("a")["next"]["at"].is_string());
     world.save("p.yaml", &pipeline(&sleeper("a", "")));
-    world.until("an edit revives it at once", |status| status.phase("a") == "running");
+    world.until("an edit revives it at once", |status| {
+        status.phase("a") == "running"
+    });
 }
 
 #[test]
@@ -54,7 +58,10 @@ fn what_cannot_be_started_says_why_and_is_tried_again() {
 fn max_retries_gives_up_and_start_revives() {
     let world = World::new();
     let twice = ", restart: { initial_delay: 10ms, max_retries: 2, jitter: 0 }";
-    world.save("p.yaml", &pipeline(&shell("a", "[ -e good ] && exec sleep 1000; exit 1", twice)));
+    world.save(
+        "p.yaml",
+        &pipeline(&shell("a", "[ -e good ] && exec sleep 1000; exit 1", twice)),
+    );
     world.fails(8, &["apply", "-f", "p.yaml", "--wait"]);
     let status = world.until("it gave up", |status| status.phase("a") == "failed");
     assert_eq!(status.restarts("a"), 2);
@@ -84,8 +91,15 @@ fn kill_9_of_a_shim_ends_its_program_and_starts_it_once() {
     let before = world.status();
     let child = before.pid("a").unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
-    let shim: u32 =
-        stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    let shim: u32 = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     kill(shim, "KILL");
     eventually("the program went with it", || !is_alive(child));
     let after = world.until("it runs again", |status| {

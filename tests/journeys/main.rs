@@ -4,4 +4,5 @@
 mod adopt;
 mod apply;
 mod crash;
+mod run;
 mod support;

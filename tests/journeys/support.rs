@@ -19,7 +19,10 @@ pub struct World {
 impl World {
     /// An empty world.
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("flowctl-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("flowctl-")
+            .tempdir()
+            .unwrap();
         Self { folder }
     }
 
@@ -88,7 +91,11 @@ impl World {
     pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "flowctl {arguments:?} said\n{said}");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "flowctl {arguments:?} said\n{said}"
+        );
         said
     }
 
@@ -112,7 +119,11 @@ impl World {
             if holds(&status) {
                 return status;
             }
-            assert!(Instant::now() < deadline, "never came true: {what}\n{:#}", status.0);
+            assert!(
+                Instant::now() < deadline,
+                "never came true: {what}\n{:#}",
+                status.0
+            );
             pause();
         }
     }
@@ -147,7 +158,9 @@ impl World {
             .filter(|pid| {
                 let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 let owns = environ.windows(needle.len()).any(|window| window == needle);
-                let component = environ.windows(17).any(|window| window == b"FLOWCTL_INSTANCE=");
+                let component = environ
+                    .windows(17)
+                    .any(|window| window == b"FLOWCTL_INSTANCE=");
                 owns && component && is_alive(*pid)
             })
             .collect();
@@ -164,7 +177,11 @@ impl Drop for World {
         }
         let output = self.run(&["down", "--timeout", "20s"]);
         if !output.status.success() && !std::thread::panicking() {
-            panic!("down failed: {}{}", text(&output.stdout), text(&output.stderr));
+            panic!(
+                "down failed: {}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
         }
     }
 }
@@ -215,7 +232,10 @@ impl Status {
 
     /// A component's first replica; null when there is none.
     pub fn replica(&self, component: &str) -> &Value {
-        self.replicas(component).first().copied().unwrap_or(&Value::Null)
+        self.replicas(component)
+            .first()
+            .copied()
+            .unwrap_or(&Value::Null)
     }
 
     /// A component's replicas.
@@ -230,12 +250,16 @@ impl Status {
 
     /// The state of a component's first replica.
     pub fn phase(&self, component: &str) -> &str {
-        self.replica(component)["phase"].as_str().unwrap_or("absent")
+        self.replica(component)["phase"]
+            .as_str()
+            .unwrap_or("absent")
     }
 
     /// The process id of a component's first replica.
     pub fn pid(&self, component: &str) -> Option<u32> {
-        self.replica(component)["pid"].as_u64().map(|pid| u32::try_from(pid).unwrap())
+        self.replica(component)["pid"]
+            .as_u64()
+            .map(|pid| u32::try_from(pid).unwrap())
     }
 
     /// The restarts of a component's first replica.
@@ -266,14 +290,19 @@ pub fn pause() {
 
 /// Sends a signal to one process that the test started, by id.
 pub fn kill(pid: u32, signal: &str) {
-    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
     assert!(status.unwrap().success(), "kill -{signal} {pid}");
 }
 
 /// Whether a process lives; a zombie does not.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next());
     state.is_some_and(|state| state != "Z" && state != "X")
 }
 
@@ -284,7 +313,10 @@ pub fn reap_later(mut child: std::process::Child) {
 
 /// Whether this test may mount file systems; says so loudly when it may not.
 pub fn may_mount(test: &str) -> bool {
-    let may = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+    let may = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
     if !may {
         eprintln!("NOT RUN: {test} needs root to mount a small tmpfs");
         assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
@@ -299,5 +331,9 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// The first line of `path` that satisfies `wanted`.
 pub fn line_of(path: &Path, wanted: impl Fn(&str) -> bool) -> Option<String> {
-    fs::read_to_string(path).ok()?.lines().find(|line| wanted(line)).map(str::to_owned)
+    fs::read_to_string(path)
+        .ok()?
+        .lines()
+        .find(|line| wanted(line))
+        .map(str::to_owned)
 }

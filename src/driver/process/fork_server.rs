@@ -85,6 +85,12 @@ impl ForkServer {
         Ok(Running { process, socket })
     }
 
+    /// The fork server's pid.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.lock().as_ref().map(|running| running.process.id())
+    }
+
     /// Asks for a shim that speaks on `control`. The shim, not this call, tells what comes of it.
     ///
     /// # Errors
@@ -139,13 +145,14 @@ fn send(socket: &UnixStream, control: BorrowedFd<'_>) -> io::Result<()> {
 pub fn run_fork_server() {
     sys::close_from(3);
     sys::block_signals();
-    sys::ignore_children();
+    sys::default_signals();
     sys::set_name(c"flowctl-forks");
     // A session of its own keeps the terminal's signals away; one that has it already is as good.
     // The root directory pins no mount.
     if rustix::process::setsid().is_err() || rustix::process::chdir(c"/").is_err() {
         tracing::trace!("the fork server keeps its session or directory");
     }
+    shim::warm_up();
     let socket = std::io::stdin();
     while let Some(control) = receive(socket.as_fd()) {
         match sys::fork() {

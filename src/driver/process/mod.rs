@@ -45,6 +45,8 @@ mod identity;
 mod launch;
 mod leftovers;
 pub mod logs;
+#[cfg(test)]
+mod measure;
 mod record;
 mod secrets;
 mod sentry;
@@ -393,9 +395,10 @@ impl ProcessDriver {
             Some(handle.clone()),
             Life::Running { since },
         );
+        let spec = Some(launch.spec.clone());
         self.site
             .album()
-            .keep(sighting, Some(process), &self.sentry)
+            .keep(spec, sighting, Some(process), &self.sentry)
     }
 
     async fn stop_guarded(

@@ -20,7 +20,8 @@ pub(super) struct Post(u64);
 
 /// Watches processes and raises a hint when one ends.
 pub(super) struct Sentry {
-    queue: OwnedFd,
+    /// Held while events are taken out: whoever comes second finds all that the first took noted.
+    queue: Mutex<OwnedFd>,
     posts: Mutex<Posts>,
     hints: Hints,
 }
@@ -35,7 +36,7 @@ impl Sentry {
     /// A sentry that watches nothing yet and raises `hints`.
     pub(super) fn new(hints: Hints) -> io::Result<Self> {
         Ok(Self {
-            queue: epoll::create(CreateFlags::CLOEXEC)?,
+            queue: Mutex::new(epoll::create(CreateFlags::CLOEXEC)?),
             posts: Mutex::default(),
             hints,
         })
@@ -45,21 +46,24 @@ impl Sentry {
         self.posts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn queue(&self) -> MutexGuard<'_, OwnedFd> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Watches the process behind `pidfd`, which guards `instance`.
     pub(super) fn watch(&self, instance: InstanceId, pidfd: Arc<OwnedFd>) -> io::Result<Post> {
+        let queue = self.queue();
         let mut posts = self.lock();
         posts.last += 1;
         let post = posts.last;
-        let flags = EventFlags::IN | EventFlags::ONESHOT;
-        epoll::add(&self.queue, &pidfd, EventData::new_u64(post), flags)?;
+        epoll::add(&*queue, &pidfd, EventData::new_u64(post), EventFlags::IN)?;
         posts.alive.insert(post, (instance, pidfd));
         Ok(Post(post))
     }
 
     /// Stops watching.
     pub(super) fn dismiss(&self, post: Post) {
-        let dismissed = self.lock().alive.remove(&post.0);
-        self.remove(dismissed);
+        self.remove(&self.queue(), post.0);
     }
 
     /// Whether the process has not ended, as far as [`Sentry::collect`] has seen.
@@ -67,10 +71,9 @@ impl Sentry {
         self.lock().alive.contains_key(&post.0)
     }
 
-    fn remove(&self, ended: Option<(InstanceId, Arc<OwnedFd>)>) -> Option<InstanceId> {
-        let (instance, pidfd) = ended?;
-        // Closing the last copy of the descriptor removes it as well.
-        if let Err(error) = epoll::delete(&self.queue, &pidfd) {
+    fn remove(&self, queue: &OwnedFd, post: u64) -> Option<InstanceId> {
+        let (instance, pidfd) = self.lock().alive.remove(&post)?;
+        if let Err(error) = epoll::delete(queue, &pidfd) {
             tracing::debug!(%instance, %error, "a process descriptor was not watched");
         }
         Some(instance)
@@ -78,12 +81,13 @@ impl Sentry {
 
     /// Takes note of all that has ended by now.
     pub(super) fn collect(&self) {
+        let queue = self.queue();
         let mut events = [Event {
             flags: EventFlags::empty(),
             data: EventData::new_u64(0),
         }; 64];
         loop {
-            let count = match epoll::wait(&self.queue, &mut events, Some(&Timespec::default())) {
+            let count = match epoll::wait(&*queue, &mut events, Some(&Timespec::default())) {
                 Ok(count) => count,
                 Err(Errno::INTR) => continue,
                 Err(error) => {
@@ -92,8 +96,7 @@ impl Sentry {
                 }
             };
             for event in &events[..count] {
-                let ended = self.lock().alive.remove(&event.data.u64());
-                if let Some(instance) = self.remove(ended) {
+                if let Some(instance) = self.remove(&queue, event.data.u64()) {
                     self.hints.raise(instance);
                 }
             }
@@ -105,7 +108,7 @@ impl Sentry {
 
     /// Takes note of every end as it comes, for ever.
     pub(super) async fn keep_collecting(self: Arc<Self>) {
-        let queue = self.queue.try_clone().and_then(sys::waitable);
+        let queue = self.queue().try_clone().and_then(sys::waitable);
         let queue = match queue {
             Ok(queue) => queue,
             Err(error) => {

@@ -47,6 +47,18 @@ const KILL_RETRY_MS: i64 = 10;
 /// An unkillable process (blocked in the kernel) is looked at this often.
 const KILL_RETRY_MAX_MS: i64 = 1_000;
 
+/// Does once, in the fork server, what libraries do at their first use, so that every shim shares
+/// the memory that it touches.
+pub(super) fn warm_up() {
+    let line = [b'x', b'\n'];
+    std::hint::black_box((
+        memchr::memchr_iter(b'\n', &line).count(),
+        memchr::memrchr(b'\n', &line),
+        identity::own_stat(),
+        wall_ms(),
+    ));
+}
+
 /// Guards one instance to its end.
 pub(super) fn run(control: &OwnedFd) {
     sys::await_children();

@@ -31,6 +31,7 @@ pub(super) struct Album {
 }
 
 struct Entry {
+    spec: Option<Arc<ComponentSpec>>,
     sighting: Sighting,
     /// While the instance is guarded: its shim.
     guard: Option<Guard>,
@@ -260,6 +261,11 @@ impl Album {
         });
     }
 
+    /// What the instance was started from, if that was read before: it cannot change.
+    fn spec_of(&self, name: &OsStr) -> Option<Arc<ComponentSpec>> {
+        self.seen.get(name)?.spec.clone()
+    }
+
     /// Drops one instance.
     pub(super) fn forget(&mut self, name: &OsStr, sentry: &Sentry) {
         if let Some(guard) = self.seen.remove(name).and_then(|entry| entry.guard) {
@@ -270,6 +276,7 @@ impl Album {
     /// Keeps what was found, and watches the shim if there is one.
     pub(super) fn keep(
         &mut self,
+        spec: Option<Arc<ComponentSpec>>,
         sighting: Sighting,
         process: Option<OwnedFd>,
         sentry: &Sentry,
@@ -284,7 +291,12 @@ impl Album {
                 Some(Guard { process, post })
             }
         };
-        self.seen.insert(name, Entry { sighting, guard });
+        let entry = Entry {
+            spec,
+            sighting,
+            guard,
+        };
+        self.seen.insert(name, entry);
         Ok(())
     }
 }
@@ -302,8 +314,8 @@ fn look_closely(
     };
     let dir = site.config.instances_dir.join(&name);
     let starting = site.starting(&instance);
-    let described = match &starting {
-        Some(spec) => Some(spec.clone()),
+    let described = match starting.clone().or_else(|| album.spec_of(&name)) {
+        Some(spec) => Some(spec),
         None => Description::read(&dir)?.map(|description| description.spec),
     };
     let sighting = |handle, life| sighting_of(&instance, described.as_deref(), handle, life);
@@ -322,19 +334,18 @@ fn look_closely(
             life,
         } => {
             let sighting = sighting(handle, life);
-            album.keep(sighting.clone(), Some(process), sentry)?;
+            album.keep(described, sighting.clone(), Some(process), sentry)?;
             sightings.push(sighting);
         }
         Finding::Over { handle, life } => {
             let sighting = sighting(handle, life);
-            album.keep(sighting.clone(), None, sentry)?;
+            album.keep(described, sighting.clone(), None, sentry)?;
             sightings.push(sighting);
         }
         Finding::Abandoned { handle, exit } => {
             album.forget(&name, sentry);
-            let at = site.clock.now();
             abandoned.push(Abandoned {
-                sighting: sighting(handle, Life::Lost { at }),
+                sighting: sighting(handle, Life::Created),
                 name,
                 exit,
             });
@@ -365,17 +376,16 @@ fn settle_abandoned(
     } in abandoned
     {
         let dir = dir_of(&name);
+        let at = site.clock.now();
         sighting.life = if left.iter().any(|process| process.dir == dir) {
             // Alive until nothing is left, so that no second one is started beside it.
-            Life::Running {
-                since: site.clock.now(),
-            }
+            Life::Running { since: at }
         } else {
             if site.stance == Stance::Owner {
-                let at = site.clock.now().as_millis();
+                let at = at.as_millis();
                 StateFile::open(&dir)?.write(&Line::Lost { at })?;
             }
-            exit.map_or(sighting.life, Life::Exited)
+            exit.map_or(Life::Lost { at }, Life::Exited)
         };
         sightings.push(sighting);
     }

@@ -100,8 +100,19 @@ pub(super) fn block_signals() {
     }
 }
 
-/// Lets the kernel reap children, without zombies and without waking us.
-pub(super) fn ignore_children() {
+/// Gives every signal its default meaning, as programs that are started expect it; but lets the
+/// kernel reap children, without zombies and without waking us.
+pub(super) fn default_signals() {
+    // The kernel's `sigaction`, at most four words on every machine; zero means the default.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: no handler is installed. The C library would refuse two of the numbers, which
+        // an ancestor may all the same have ignored; SIGKILL and SIGSTOP cannot be changed.
+        unsafe {
+            let none: *mut u64 = ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8)
+        };
+    }
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
@@ -387,11 +398,6 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
     unsafe {
         if libc::setsid() < 0 {
             return (Stage::Session, errno());
-        }
-        let mut default: libc::sigaction = std::mem::zeroed();
-        default.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=64 {
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
         }
         let limits = [
             (libc::RLIMIT_NOFILE, Some(program.limits.nofile)),

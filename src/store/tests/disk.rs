@@ -45,9 +45,17 @@ impl Mounted {
 
     fn remount(&self, options: &str) {
         let options = format!("remount,{options}");
-        let mut mount = Command::new("mount");
-        let mount = mount.args(["-o", &options]).arg(self.folder.path());
-        assert!(mount.status().unwrap().success());
+        // Another test that forks at this moment may hold a file of ours until its child execs.
+        let done = (0..200).any(|_| {
+            let mut mount = Command::new("mount");
+            let mount = mount.args(["-o", &options]).arg(self.folder.path());
+            let done = mount.output().unwrap().status.success();
+            if !done {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done
+        });
+        assert!(done, "mount -o {options}");
     }
 
     fn unmount(&self) -> bool {

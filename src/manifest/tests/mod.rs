@@ -1,6 +1,12 @@
-//! Every broken file says what is wrong with it; every good one reads as expected.
+//! The whole room by its texts: broken files beside what is said of them, good ones, hostile ones.
+
+mod hashing;
+mod hostile;
+mod meaning;
 
 use std::path::{Path, PathBuf};
+
+use crate::model::{ComponentSpec, PipelineSpec};
 
 use super::{Colour, Options, Parsed, Problems, parse, starter};
 
@@ -13,6 +19,21 @@ fn data(folder: &str) -> PathBuf {
 fn read(text: &str) -> Result<Parsed, Problems> {
     parse("pipeline.yaml", text.as_bytes(), &Options::at("/base"))
 }
+
+/// The pipeline whose `spec` holds `body`.
+fn pipeline(body: &str) -> PipelineSpec {
+    let text = format!("{HEAD}{body}");
+    let parsed = read(&text).unwrap_or_else(|problems| panic!("{}", problems.render(Colour::Off)));
+    let [pipeline] = parsed.pipelines.try_into().unwrap();
+    pipeline
+}
+
+/// The component `id` of [`pipeline`].
+fn component(body: &str, id: &str) -> ComponentSpec {
+    pipeline(body).components[id].clone()
+}
+
+const HEAD: &str = "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: {name: p}\nspec:\n";
 
 /// Compares what each file of a folder gives with the text beside it.
 fn compare(folder: &str, outcome: impl Fn(&str, &[u8]) -> String) -> usize {
@@ -67,23 +88,36 @@ fn the_starter_file_is_read_without_a_word() {
 }
 
 #[test]
-fn every_example_is_read_without_a_word() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut files = 0;
-    for folder in std::fs::read_dir(examples).unwrap() {
-        let folder = folder.unwrap().path();
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_none_or(|extension| extension != "yaml") {
-                continue;
-            }
-            files += 1;
-            let name = path.display().to_string();
-            match parse(&name, &std::fs::read(&path).unwrap(), &Options::at(&folder)) {
-                Ok(parsed) => assert!(parsed.warnings.is_empty(), "{}", parsed.warnings),
-                Err(problems) => panic!("{problems}"),
-            }
-        }
-    }
-    assert!(files > 0);
+fn problems_go_to_machines_to_status_and_to_one_line_alike() {
+    let problems = read(&format!(
+        "{HEAD}  sources:\n    - {{id: a, comand: [x], zz: 1}}\n"
+    ))
+    .unwrap_err();
+    let rows = problems.to_json();
+    let expected = serde_json::json!({
+        "file": "pipeline.yaml", "line": 6, "column": 15, "severity": "error",
+        "message": "unknown field `comand` in a component", "fix": "did you mean `command`?",
+    });
+    assert_eq!(rows[1], expected);
+    let first = problems
+        .first(Some(Path::new("/base/pipeline.yaml")))
+        .unwrap();
+    assert_eq!((first.line, first.column), (Some(6), Some(8)));
+    assert!(
+        first.message.ends_with("(and 2 more problems)"),
+        "{}",
+        first.message
+    );
+    let text = problems.to_string();
+    assert!(
+        text.contains("pipeline.yaml:6:15: unknown field `comand`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn colours_are_only_used_when_asked_for() {
+    let problems = read("kind: [").unwrap_err();
+    assert!(problems.render(Colour::On).contains("\x1b["));
+    assert!(!problems.render(Colour::Off).contains('\x1b'));
 }
