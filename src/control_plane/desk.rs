@@ -209,8 +209,13 @@ fn check_owner(token: &InstanceId, record: &RegistrationRecord) -> Result<(), St
         return Ok(());
     };
     let owner = &owner.instance;
-    if owner.pipeline == token.pipeline && owner.replica == token.replica {
+    let same = owner.pipeline == token.pipeline && owner.replica == token.replica;
+    if same && owner.incarnation <= token.incarnation {
         return Ok(());
+    }
+    if same {
+        let ended = RegistryRefusal::EndedInstance(token.clone());
+        return Err(registry_refused(&ended));
     }
     Err(Status::permission_denied(format!(
         "the token belongs to {token}, and `{}` to {owner}",

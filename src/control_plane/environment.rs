@@ -25,8 +25,10 @@ impl From<SocketAddr> for Reach {
 }
 
 /// What was made for this instance.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
+    /// Which try of its replica this is, from 1.
+    pub attempt: u64,
     /// Its token.
     pub token: Option<String>,
     /// Where the renewed token is found.
@@ -61,7 +63,7 @@ pub fn injected(launch: &Launch, reach: &Reach, given: &Given) -> BTreeMap<Strin
     }
     let PipelineKey { namespace, name } = &instance.pipeline;
     set("FLOWCTL_RUN_ID", run_id(namespace, name, *generation));
-    set("FLOWCTL_ATTEMPT", instance.incarnation.to_string());
+    set("FLOWCTL_ATTEMPT", given.attempt.to_string());
     if let Some(port) = spec.health_port() {
         set("HEALTH_PORT", port.to_string());
         // Only reported by the clients, which makes it the one thing that tells them apart.
@@ -167,6 +169,7 @@ mod tests {
             injected: BTreeMap::new(),
         };
         let given = Given {
+            attempt: 7,
             token: Some("jwt".to_owned()),
             token_file: Some("/s/t".to_owned()),
         };

@@ -176,7 +176,8 @@ impl Daemon {
             probes,
         );
         keep_port(&store, control.address());
-        let reconciler = reconciler.with_environment(control.environment(clock.clone()));
+        let reconciler =
+            reconciler.with_environment(control.environment(clock.clone(), owner.clone()));
         let stop = CancellationToken::new();
         let mut tasks = vec![
             tokio::spawn(control.serve(owner.clone(), clock, stop.clone())),
