@@ -130,10 +130,11 @@ impl Daemon {
             next_seq: loaded.next_seq,
         };
         let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
-        // Components that run were told of a port; without any, the default is tried again.
-        let told = settings
-            .get(control::PORT)
-            .filter(|_| !kept.pipelines.is_empty());
+        let told = if kept.pipelines.is_empty() {
+            control::Told::Nobody
+        } else {
+            control::Told::Components
+        };
         let control = Control::open(&dir, options.control_plane.clone(), told)?;
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
@@ -175,7 +176,6 @@ impl Daemon {
             recorder(&store),
             probes,
         );
-        keep_port(&store, control.address());
         let reconciler =
             reconciler.with_environment(control.environment(clock.clone(), owner.clone()));
         let stop = CancellationToken::new();
@@ -291,22 +291,6 @@ impl Daemon {
             Err(error) => tracing::error!(%error, "the store did not close"),
         }
     }
-}
-
-/// Keeps the port that components are told of. It is recorded before any of them starts, since
-/// batches are recorded in order.
-fn keep_port(store: &Store, address: Option<std::net::SocketAddr>) {
-    let Some(address) = address else { return };
-    let mut batch = Batch::new();
-    batch.put_setting(control::PORT, address.port().to_string());
-    store.commit(batch, store::Durability::CrashSafe, |result| {
-        if let Err(error) = result {
-            tracing::warn!(
-                error = in_full(error),
-                "the control plane's port is not recorded"
-            );
-        }
-    });
 }
 
 /// What the holder of a lock that only looks says of itself.

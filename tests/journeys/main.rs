@@ -3,6 +3,7 @@
 
 mod adopt;
 mod apply;
+mod components;
 mod crash;
 mod run;
 mod support;
