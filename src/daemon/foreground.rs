@@ -110,6 +110,9 @@ pub enum RunError {
 pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd, RunError> {
     let source = SourceInput::File(options.file.clone());
     let checked = check(&[source], Watching::Yes, &options.reading)?;
+    let logs = options.state_dir.join("logs");
+    // Logs that somebody else left there are not this run's to remove.
+    let had_logs = logs.exists();
     let daemon = Daemon::open(Options {
         state_dir: options.state_dir.clone(),
         control_plane: options.control_plane.clone(),
@@ -117,12 +120,10 @@ pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd
     .await?;
     let ended = supervise(&daemon, &options, checked, said).await;
     let release = daemon.set_owner(None).await;
-    let state_dir = options.state_dir.clone();
     daemon.close().await;
     let ended = ended?;
     release?;
-    if options.logs == AfterRun::Remove {
-        let logs = state_dir.join("logs");
+    if options.logs == AfterRun::Remove && !had_logs {
         match std::fs::remove_dir_all(&logs) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -417,13 +418,21 @@ async fn kill_all(daemon: &Daemon) {
     }
 }
 
+/// Tells the lines that are written from this run's beginning on.
 fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>) {
     let drivers = daemon.drivers.clone();
+    let since = daemon
+        .owner
+        .snapshots()
+        .borrow()
+        .daemon
+        .as_ref()
+        .map(|daemon| daemon.started_at);
     tokio::spawn(async move {
         let query = LogQuery {
             pipeline,
             components: BTreeSet::new(),
-            since: None,
+            since,
             until: None,
             tail: None,
             runs: Runs::All,

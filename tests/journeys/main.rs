@@ -5,5 +5,8 @@ mod adopt;
 mod apply;
 mod components;
 mod crash;
+mod faults;
+mod readme;
 mod run;
+mod servers;
 mod support;

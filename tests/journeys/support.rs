@@ -1,7 +1,7 @@
 //! A world of its own per test: a state directory, a folder of manifests, the real binary.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -311,29 +311,7 @@ pub fn reap_later(mut child: std::process::Child) {
     std::thread::spawn(move || child.wait());
 }
 
-/// Whether this test may mount file systems; says so loudly when it may not.
-pub fn may_mount(test: &str) -> bool {
-    let may = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|id| id.stdout == b"0\n");
-    if !may {
-        eprintln!("NOT RUN: {test} needs root to mount a small tmpfs");
-        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
-    }
-    may
-}
-
 /// What a program printed.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The first line of `path` that satisfies `wanted`.
-pub fn line_of(path: &Path, wanted: impl Fn(&str) -> bool) -> Option<String> {
-    fs::read_to_string(path)
-        .ok()?
-        .lines()
-        .find(|line| wanted(line))
-        .map(str::to_owned)
 }
