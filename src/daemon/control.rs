@@ -227,7 +227,7 @@ impl Reached {
                 let ip = match own.ip() {
                     IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
                     IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                    ip => ip,
+                    ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
                 };
                 Some(SocketAddr::new(ip, own.port()).into())
             }
