@@ -295,6 +295,15 @@ pub(super) fn wire_time(at: Timestamp) -> WireTime {
     }
 }
 
+/// A point in time that a message carried.
+pub(super) fn time_of(at: WireTime) -> Timestamp {
+    let millis = at
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(at.nanos) / 1_000_000);
+    Timestamp::from_millis(millis)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

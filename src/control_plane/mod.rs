@@ -18,6 +18,7 @@ mod environment;
 mod legacy;
 mod listen;
 mod peer;
+mod remote;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use tonic_health::ServingStatus;
 
 pub use environment::{Given, Reach, Warning, injected, warnings};
 pub use listen::Limits;
+pub use remote::{RemoteError, components_at};
 pub use tls::{AuthorityError, TlsError, TlsFiles};
 pub use token::{KeyError, Keyring, TOKEN_LIFE, TokenError, write_private};
 

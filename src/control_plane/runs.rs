@@ -4,9 +4,7 @@
 //! read from what really runs, and stopping it stops its components. Beside those stand the runs
 //! that other runners tell of, which are kept and handed out as they were told.
 
-use prost_types::Timestamp as WireTime;
-
-use super::convert::wire_time;
+use super::convert::{time_of, wire_time};
 use super::wire::legacy::{
     ChunkRun, ComponentMetrics, PipelineRun, RunMetrics, RunStatus, UpdatePipelineRunRequest,
 };
@@ -241,16 +239,10 @@ pub(super) fn wire_chunk(chunk: &ChunkRecord) -> ChunkRun {
     }
 }
 
-fn time_of(at: WireTime) -> Timestamp {
-    let millis = at
-        .seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(at.nanos) / 1_000_000);
-    Timestamp::from_millis(millis)
-}
-
 #[cfg(test)]
 mod tests {
+    use prost_types::Timestamp as WireTime;
+
     use super::*;
 
     #[test]

@@ -7,6 +7,7 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
+mod entry;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ids;
@@ -18,6 +19,7 @@ mod state;
 mod status;
 mod time;
 
+pub use entry::{COMPONENTS_SCHEMA, ComponentEntry, ComponentList};
 pub use ids::{
     ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
     SpecHash,

@@ -138,6 +138,16 @@ pub enum ServiceHealth {
     Stopping,
 }
 
+impl ServiceHealth {
+    /// Whether it counts as working.
+    pub fn works(self) -> bool {
+        match self {
+            Self::Healthy | Self::Degraded => true,
+            Self::Starting | Self::Unhealthy | Self::Stopping => false,
+        }
+    }
+}
+
 impl fmt::Display for ServiceHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -353,10 +363,7 @@ impl RegistrationRecord {
 
     /// Whether it was heard of lately and says that it works.
     pub fn is_healthy(&self) -> bool {
-        match self.health() {
-            ServiceHealth::Healthy | ServiceHealth::Degraded => true,
-            ServiceHealth::Starting | ServiceHealth::Unhealthy | ServiceHealth::Stopping => false,
-        }
+        self.health().works()
     }
 
     /// The component that it is: its owner's, or the one that it claims to be.

@@ -137,6 +137,45 @@ fn components_of_the_field_are_known_and_outlive_the_daemon() {
             .all(|status| status["healthy"] == true)
     );
 
+    let listed = world.ok(&["components", "list"]);
+    assert_eq!(listed.lines().count(), 1 + all.len(), "{listed}");
+    let shown = world.ok(&["components", "show", "silent-one"]);
+    assert!(shown.contains("known by its health port"), "{shown}");
+    let writer = "stellar.token.transfer.v1";
+    let found = world.ok(&["components", "find", "--output", writer, "-o", "json"]);
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(found["components"].as_array().unwrap().len(), 1);
+    assert_eq!(found["components"][0]["component"], "sdk");
+    let address = before.0["daemon"]["control_plane"].as_str().unwrap();
+    let remote = world.ok(&["status", "--control-plane-address", address]);
+    assert!(
+        all.iter().all(|component| remote.contains(component)),
+        "{remote}"
+    );
+    let told = world.ok(&["describe", "sdk"]);
+    assert!(
+        told.contains("registered as sdk") && told.contains("processed_count"),
+        "{told}"
+    );
+    world.fails(
+        4,
+        &[
+            "components",
+            "list",
+            "--control-plane-address",
+            "127.0.0.1:1",
+        ],
+    );
+    world.fails(
+        2,
+        &[
+            "components",
+            "list",
+            "--control-plane-address",
+            "http://127.0.0.1:1",
+        ],
+    );
+
     world.kill_daemon();
     world.start_daemon();
     let restarted = world.status().0["daemon"]["started_at"]
@@ -258,6 +297,61 @@ fn a_component_that_stops_beating_is_shown_and_replaced_where_that_is_asked_for(
     );
     world.ok(&["down"]);
     daemon.wait().unwrap();
+}
+
+#[test]
+fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
+    let world = World::new();
+    let [port] = free_ports(1)[..] else {
+        unreachable!()
+    };
+    let temporary = world.path("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let server = world
+        .command(&[
+            "server",
+            "--no-persistence",
+            "--port",
+            &port.to_string(),
+            "--heartbeat-ttl",
+            "5s",
+        ])
+        .env_remove("FLOWCTL_STATE_DIR")
+        .env("TMPDIR", &temporary)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = server.id();
+    let mut server = Swarm(server);
+    let address = format!("127.0.0.1:{port}");
+    let listed = || world.run(&["components", "list", "--control-plane-address", &address]);
+    eventually("it answers", || listed().status.success());
+    let ports = free_ports(1);
+    world.write(
+        "p.yaml",
+        &pipeline(&component("ttp", &[&client(), "named"], ports[0], "")),
+    );
+    let run = world
+        .command(&["run", "p.yaml", "--use-external-control-plane", &address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let run = Swarm(run);
+    eventually("its component is known to the server", || {
+        text(&listed().stdout)
+            .lines()
+            .any(|line| line.starts_with("ttp"))
+    });
+    kill(run.0.id(), "TERM");
+    eventually("the run ended", || !crate::support::is_alive(run.0.id()));
+    kill(pid, "TERM");
+    server.0.wait().unwrap();
+    assert_eq!(
+        fs::read_dir(&temporary).unwrap().count(),
+        0,
+        "nothing is left"
+    );
 }
 
 /// Clients that flowctl did not start.
