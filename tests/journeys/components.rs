@@ -269,7 +269,7 @@ fn a_component_that_stops_beating_is_shown_and_replaced_where_that_is_asked_for(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut daemon = daemon.spawn().unwrap();
-    world.until("a daemon answers", Status::has_daemon);
+    eventually("a daemon answers", || world.run(&["status"]).status.success());
     world.ok(&["apply", "-f", "p.yaml", "--wait"]);
     let before = world.until("both beat", |status| {
         beat_since(status, &["lone", "watched"], "")
