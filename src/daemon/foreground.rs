@@ -280,6 +280,13 @@ async fn begin(
             },
         }
         let snapshot = Arc::clone(&snapshots.borrow());
+        // The events that led to a snapshot are sent before it: they are told before it is judged.
+        while let Ok(event) = events.try_recv() {
+            if let Some(failed) = tell(&event, &mut started, said).await {
+                tokio::time::sleep(LAST_LINES).await;
+                return Ok(RunEnd::Failed(vec![failed]));
+            }
+        }
         let failed = in_phase(&snapshot, PhaseName::Failed);
         if !failed.is_empty() {
             tokio::time::sleep(LAST_LINES).await;
@@ -362,7 +369,12 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
     }
     let mut killed = false;
     loop {
-        if snapshots.borrow_and_update().pipelines.is_empty() {
+        let is_empty = snapshots.borrow_and_update().pipelines.is_empty();
+        // The events that led to a snapshot are sent before it.
+        while let Ok(event) = events.try_recv() {
+            tell_of_stop(&event, said).await;
+        }
+        if is_empty {
             return if killed {
                 RunEnd::Killed
             } else {
@@ -377,17 +389,20 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
                 kill_all(daemon).await;
             }
             // Cancel-safe: receiving takes nothing out unless it wins.
-            event = events.recv() => if let Ok(event) = event
-                && event.kind == EventKind::Stopping
-                && let Some(component) = &event.component
-            {
-                say(said, &format!("Stopping component: {component}")).await;
+            event = events.recv() => if let Ok(event) = event {
+                tell_of_stop(&event, said).await;
             },
             // Cancel-safe: only the latest snapshot counts.
             changed = snapshots.changed() => if changed.is_err() {
                 return RunEnd::Killed;
             },
         }
+    }
+}
+
+async fn tell_of_stop(event: &Event, said: &mpsc::Sender<Said>) {
+    if let (EventKind::Stopping, Some(component)) = (event.kind, &event.component) {
+        say(said, &format!("Stopping component: {component}")).await;
     }
 }
 

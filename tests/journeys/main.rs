@@ -5,6 +5,7 @@ mod adopt;
 mod apply;
 mod components;
 mod crash;
+mod disk;
 mod faults;
 mod readme;
 mod run;

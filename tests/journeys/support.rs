@@ -1,6 +1,8 @@
 //! A world of its own per test: a state directory, a folder of manifests, the real binary.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A state directory, a folder of manifests, and the daemon that `apply` starts for them.
 pub struct World {
     folder: tempfile::TempDir,
+    mounted: Option<PathBuf>,
 }
 
 impl World {
@@ -23,7 +26,56 @@ impl World {
             .prefix("flowctl-")
             .tempdir()
             .unwrap();
-        Self { folder }
+        Self {
+            folder,
+            mounted: None,
+        }
+    }
+
+    /// A world with a file system of `size` mounted on a folder of it; `None`, said loudly, when
+    /// this test may not mount.
+    pub fn with_small_disk(test: &str, folder: &str, size: &str) -> Option<Self> {
+        if !may_mount(test) {
+            return None;
+        }
+        let mut world = Self::new();
+        let place = world.path(folder);
+        fs::create_dir_all(&place).unwrap();
+        fs::set_permissions(world.state(), fs::Permissions::from_mode(0o700)).unwrap();
+        let options = format!("mode=700,size={size}");
+        run_mount(&["-t", "tmpfs", "-o", &options, "none"], &place);
+        world.mounted = Some(place);
+        Some(world)
+    }
+
+    /// Unmounts the world's disk, whoever still looks at it.
+    fn unmount(&mut self) {
+        if let Some(place) = self.mounted.take() {
+            let unmounted = Command::new("umount").arg("-l").arg(&place).status();
+            assert!(unmounted.unwrap().success(), "umount {}", place.display());
+        }
+    }
+
+    /// Leaves the small disk no room at all. The disk's size bounds what is written.
+    pub fn fill_disk(&self) {
+        let mut filler = fs::File::create(self.filler()).unwrap();
+        let page = [b'x'; 4096];
+        let error = loop {
+            if let Err(error) = filler.write_all(&page) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    /// Takes away what `fill_disk` wrote.
+    pub fn free_disk(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        let place = self.mounted.as_ref().expect("a world with a small disk");
+        place.join("filler")
     }
 
     /// A path in the world's folder.
@@ -175,7 +227,16 @@ impl Drop for World {
         if !self.state().exists() {
             return;
         }
+        if let Some(place) = &self.mounted {
+            // Best effort: only a tmpfs that a failed test left full needs it.
+            Command::new("mount")
+                .args(["-o", "remount,rw,size=96m"])
+                .arg(place)
+                .status()
+                .ok();
+        }
         let output = self.run(&["down", "--timeout", "20s"]);
+        self.unmount();
         if !output.status.success() && !std::thread::panicking() {
             panic!(
                 "down failed: {}{}",
@@ -309,6 +370,26 @@ pub fn is_alive(pid: u32) -> bool {
 /// Keeps an ended background process from staying a zombie.
 pub fn reap_later(mut child: std::process::Child) {
     std::thread::spawn(move || child.wait());
+}
+
+/// Whether this test may mount file systems; says so loudly when it may not.
+fn may_mount(test: &str) -> bool {
+    let may = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
+    if !may {
+        eprintln!("NOT RUN: {test} needs root to mount a small tmpfs");
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+    }
+    may
+}
+
+/// Runs `mount` on `place`.
+fn run_mount(arguments: &[&str], place: &std::path::Path) {
+    let mut mount = Command::new("mount");
+    let status = mount.args(arguments).arg(place).status().unwrap();
+    assert!(status.success(), "mount {arguments:?}");
 }
 
 /// What a program printed.
