@@ -53,6 +53,7 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod control_plane;
 pub mod daemon;
 pub mod driver;
 pub mod manifest;

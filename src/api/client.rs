@@ -27,7 +27,7 @@ use super::socket;
 use super::wire::{
     ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer,
 };
-use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Snapshot};
+use crate::model::{ComponentId, ComponentList, Event, PipelineKey, PipelineSpec, Snapshot};
 
 /// A daemon that is alive accepts within this, unless thousands wait before us.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -117,6 +117,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn status(&self) -> Result<Snapshot, ClientError> {
         decode("/v1/status", &self.status_text().await?)
+    }
+
+    /// Everyone who is registered with the control plane.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn components(&self) -> Result<ComponentList, ClientError> {
+        self.ask(Method::GET, "/v1/components", QUESTION).await
     }
 
     /// The latest snapshot and each later one, a line each.

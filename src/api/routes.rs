@@ -23,7 +23,7 @@ use super::wire::{
     ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer, WhenUnready,
 };
 use crate::driver::{Follow, LogQuery, Runs};
-use crate::model::{ComponentId, Namespace, PipelineKey, PipelineName, Problem};
+use crate::model::{ComponentId, ComponentList, Namespace, PipelineKey, PipelineName, Problem};
 use crate::planner::diff::{PipelineDiff, diff};
 
 /// The version of this interface: grows when something is taken away, which is not planned.
@@ -35,6 +35,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
+        .route("/v1/components", get(components))
         .route("/v1/apply", post(apply))
         .route("/v1/diff", post(compare))
         .route("/v1/events", get(events))
@@ -88,6 +89,12 @@ async fn status(
     }
     let snapshot = shared.backend.owner().snapshots().borrow().clone();
     Ok(json(shared.written(&snapshot)))
+}
+
+async fn components(State(shared): State<Arc<Shared>>) -> Answer<Json<ComponentList>> {
+    let directory = shared.backend.owner().directory().await?;
+    let entries = directory.values().map(|record| record.as_ref().into());
+    Ok(Json(ComponentList::new(entries.collect())))
 }
 
 fn is_watch(query: Option<&str>) -> bool {

@@ -237,7 +237,7 @@ fn obey(command: Command) {
             let found = (wanted == known).then_some((Generation(1), spec));
             reply.send(found).is_ok()
         }
-        Command::Problem { .. } => true,
+        Command::Problem { .. } | Command::Registry(_) => true,
     };
     assert!(reached, "the asker waits for its answer");
 }

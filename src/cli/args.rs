@@ -109,6 +109,8 @@ pub enum Verb {
     Run(Run),
     /// Show what is running, since when, and why
     Status(Status),
+    /// Show which components have registered, and what they told
+    Components(Components),
     /// Show everything about a pipeline or a component on one screen
     Describe(Describe),
     /// Tell why a component is in the state it is in, and what happens next
@@ -287,10 +289,91 @@ pub struct Status {
     /// Go on showing each change
     #[arg(long, short)]
     pub watch: bool,
+    /// Show instead who is registered with this control plane, upstream's or another daemon's
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["watch", "check", "pipelines"])]
+    pub control_plane_address: Option<String>,
     /// Exit 1 unless a daemon is in charge, every pipeline is settled, its file is good and
     /// nothing has failed
     #[arg(long, conflicts_with = "watch")]
     pub check: bool,
+}
+
+/// `flowctl components`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl components list\n  \
+    flowctl components show ttp-processor\n  \
+    flowctl components find --output stellar.token.transfer.v1 --metadata network=testnet\n  \
+    flowctl components list --control-plane-address other-host:8080")]
+pub struct Components {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ComponentsVerb,
+    /// How to print the answer
+    #[arg(
+        long,
+        short = 'o',
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub format: TextOrJson,
+    /// Ask this control plane, upstream's or another daemon's, instead of the daemon
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub control_plane_address: Option<String>,
+}
+
+/// What can be asked about registered components.
+#[derive(Debug, Subcommand)]
+pub enum ComponentsVerb {
+    /// All of them
+    List,
+    /// One of them, with its metadata and figures
+    Show {
+        /// Its service id, or the component that it is
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Those that read, write or carry something
+    Find(Seek),
+}
+
+/// What a component must have.
+#[derive(Clone, Debug, Args)]
+pub struct Seek {
+    /// An event type that it reads
+    #[arg(long, value_name = "TYPE")]
+    pub input: Option<String>,
+    /// An event type that it writes
+    #[arg(long, value_name = "TYPE")]
+    pub output: Option<String>,
+    /// Metadata that it carries; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub metadata: Vec<Pair>,
+    /// Those too that are unhealthy or silent
+    #[arg(long)]
+    pub include_unhealthy: bool,
+}
+
+/// A key and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Before the `=`.
+    pub key: String,
+    /// After it.
+    pub value: String,
+}
+
+impl FromStr for Pair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+        Ok(Self {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        })
+    }
 }
 
 /// `flowctl describe`.
@@ -433,6 +516,9 @@ pub struct Daemon {
     /// Options of the control plane.
     #[command(flatten)]
     pub control_plane: ControlPlane,
+    /// Keep nothing: state goes to a folder of its own, which is removed at the end
+    #[arg(long, conflicts_with = "state_dir")]
+    pub no_persistence: bool,
     /// Leave the session of whoever started it
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -444,6 +530,7 @@ pub struct ControlPlane {
     /// Where components reach the control plane
     #[arg(
         long,
+        alias = "address",
         env = "FLOWCTL_CONTROL_PLANE_ADDRESS",
         hide_env_values = true,
         value_name = "ADDRESS",
@@ -453,11 +540,68 @@ pub struct ControlPlane {
     /// Its port [default: 8080, or a free one if that is taken]; 0 = any free one, kept from then on
     #[arg(
         long,
+        alias = "port",
         env = "FLOWCTL_CONTROL_PLANE_PORT",
         hide_env_values = true,
         value_name = "PORT"
     )]
     pub control_plane_port: Option<u16>,
+    /// How long a component may send no heartbeat before it counts as silent
+    #[arg(
+        long,
+        env = "FLOWCTL_HEARTBEAT_TTL",
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "30s"
+    )]
+    pub heartbeat_ttl: HumanDuration,
+    /// How often silent components are looked for
+    #[arg(
+        long,
+        env = "FLOWCTL_JANITOR_INTERVAL",
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "10s"
+    )]
+    pub janitor_interval: HumanDuration,
+    /// Refuse components that show no token, even from this machine
+    #[arg(long, env = "FLOWCTL_REQUIRE_TOKENS")]
+    pub require_tokens: bool,
+    /// The control plane's certificate and those that vouch for it, in PEM; read anew when it changes
+    #[arg(
+        long,
+        env = "FLOWCTL_TLS_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(
+        long,
+        env = "FLOWCTL_TLS_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Let in only components whose certificate this authority vouches for, in PEM
+    #[arg(
+        long,
+        env = "FLOWCTL_TLS_CLIENT_CA",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Tell components of another control plane and start none
+    #[arg(
+        long,
+        env = "FLOWCTL_USE_EXTERNAL_CONTROL_PLANE",
+        hide_env_values = true,
+        value_name = "HOST:PORT"
+    )]
+    pub use_external_control_plane: Option<String>,
 }
 
 /// `flowctl init`.

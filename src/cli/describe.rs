@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::Context;
 use super::args::{Describe, Why};
+use super::components::age;
 use super::events;
 use super::exit::{Exit, Failure};
 use super::render::{Columns, ended, heading, push, replica_name, status, why as reason};
@@ -155,6 +156,11 @@ impl Account<'_> {
         if replica.restarts > 0 {
             field(text, "restarts", &replica.restarts.to_string());
         }
+        if let Some(registration) = &replica.registration {
+            let heartbeat = age(registration.last_heartbeat, now);
+            let told = format!("as {}, last heartbeat {heartbeat}", registration.service_id);
+            field(text, "registered", &told);
+        }
         let lines: Vec<&LogEntry> = self
             .lines
             .iter()
@@ -209,6 +215,13 @@ fn identity(replica: &ReplicaStatus, text: &mut String) {
         if let Some(value) = value {
             field(text, name, value);
         }
+    }
+    let metrics = replica.registration.iter().flat_map(|told| &told.metrics);
+    for (name, value) in metrics {
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        field(text, "metric", &format!("{name} = {value}"));
     }
     for (name, address) in &replica.addresses {
         field(text, "address", &format!("{name} {address}"));

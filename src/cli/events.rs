@@ -100,6 +100,8 @@ fn tone(kind: EventKind) -> Tone {
         | EventKind::Adopted
         | EventKind::Recovered
         | EventKind::Sighted
+        | EventKind::Registered
+        | EventKind::Heard
         | EventKind::Durable => Tone::Good,
         EventKind::Applied
         | EventKind::Deleted
@@ -119,7 +121,8 @@ fn tone(kind: EventKind) -> Tone {
         | EventKind::Crashloop
         | EventKind::Failed
         | EventKind::NotDurable
-        | EventKind::Rebuilt => Tone::Bad,
+        | EventKind::Rebuilt
+        | EventKind::Silent => Tone::Bad,
         EventKind::Blind => Tone::Unknown,
     }
 }

@@ -62,6 +62,9 @@ pub enum Failure {
         /// The state directory that was looked at.
         state_dir: PathBuf,
     },
+    /// No control plane answers at the address that was asked.
+    #[error("{0}")]
+    NoControlPlane(String),
     /// A daemon was started and did not come up.
     #[error("the daemon did not start: {why}")]
     DaemonDied {
@@ -132,7 +135,8 @@ impl Failure {
                 | ClientError::Silent { .. }
                 | ClientError::Broken { .. },
             )
-            | Self::NoState { .. } => Exit::NoDaemon,
+            | Self::NoState { .. }
+            | Self::NoControlPlane(_) => Exit::NoDaemon,
             Self::Daemon(ClientError::Answer(error)) | Self::Told(error) => of_code(error.code),
             Self::NotFound(_) => Exit::NotFound,
             Self::DaemonDied { code, .. } => match code {
@@ -182,6 +186,7 @@ impl Failure {
             | Self::File { .. }
             | Self::ClosedPipe
             | Self::Output(_)
+            | Self::NoControlPlane(_)
             | Self::Interrupted => None,
         }
     }

@@ -37,6 +37,7 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
         } else {
             WhenUnready::Refuse
         },
+        control_plane: options.args.control_plane.chosen(),
         logs: if options.args.keep_logs {
             AfterRun::Keep
         } else {

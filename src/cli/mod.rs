@@ -10,6 +10,8 @@
 mod apply;
 pub mod args;
 mod completion;
+mod components;
+mod control;
 mod daemon;
 mod delete;
 mod describe;
@@ -114,6 +116,7 @@ fn explain(failure: &Failure) {
         | Failure::Told(_)
         | Failure::NotFound(_)
         | Failure::NoState { .. }
+        | Failure::NoControlPlane(_)
         | Failure::DaemonDied { .. }
         | Failure::TimedOut { .. }
         | Failure::ComponentFailed { .. }
@@ -150,6 +153,7 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Apply(args) => asking(apply::run(&mut cx, args)),
         Verb::Diff(args) => asking(diff::run(&mut cx, args)),
         Verb::Status(args) => asking(status::run(&mut cx, args)),
+        Verb::Components(args) => asking(components::run(&mut cx, args)),
         Verb::Describe(args) => asking(describe::run(&mut cx, args)),
         Verb::Why(args) => asking(describe::why(&mut cx, args)),
         Verb::Events(args) => asking(events::run(&mut cx, args)),

@@ -26,9 +26,12 @@ impl Host for Program {
     fn serve(&self, options: &DaemonOptions) -> Result<Exit, Failure> {
         telemetry::init(options.log.as_deref(), options.log_format)
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        let state_dir = options.state_dir.clone();
+        let options = daemon::Options {
+            state_dir: options.state_dir.clone(),
+            control_plane: options.control_plane.chosen(),
+        };
         block_on(async move {
-            let daemon = Daemon::open(daemon::Options { state_dir }).await?;
+            let daemon = Daemon::open(options).await?;
             daemon.serve(|| tracing::info!("ready")).await
         })?;
         Ok(Exit::Done)
@@ -107,7 +110,7 @@ impl From<DaemonError> for Failure {
 
 pub(super) fn failure(error: DaemonError) -> Failure {
     let code = match &error {
-        DaemonError::Lock(_) => ErrorCode::Refused,
+        DaemonError::Lock(_) | DaemonError::ControlPlane(_) => ErrorCode::Refused,
         DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
         DaemonError::Down(_) => ErrorCode::NotDurable,
         DaemonError::Ended => ErrorCode::Internal,

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::control_plane::DEFAULT_PORT;
 use crate::model::{
     ComponentStatus, DaemonStatus, ExitSummary, Namespace, PhaseName, PipelineStatus, ReplicaKey,
     ReplicaStatus, Signal, Snapshot, Timestamp,
 };
 
+use super::components::age;
 use super::text::{Cell, Look, Tone, clean, draw, paint, short, tone, upcoming, widths};
 
 /// Which columns are shown.
@@ -31,6 +33,7 @@ pub fn status(snapshot: &Snapshot, columns: Columns, look: Look, now: Timestamp)
     let mut text = String::new();
     if let Some(daemon) = &snapshot.daemon {
         not_durable(daemon, look, &mut text);
+        control_plane(daemon, columns, &mut text);
     }
     if snapshot.pipelines.is_empty() {
         text.push_str("no pipelines; `flowctl apply -f FILE` brings one\n");
@@ -97,6 +100,19 @@ fn not_durable(daemon: &DaemonStatus, look: Look, text: &mut String) {
     );
     text.push_str(&paint(&line, Tone::Bad, look.style));
     text.push_str("\n\n");
+}
+
+/// Where components reach us, when it is asked for or is not where they look by themselves.
+fn control_plane(daemon: &DaemonStatus, columns: Columns, text: &mut String) {
+    let Some(address) = &daemon.control_plane else {
+        return;
+    };
+    let is_usual = address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port == DEFAULT_PORT.to_string());
+    if columns == Columns::All || !is_usual {
+        push(text, |text| writeln!(text, "control plane  {address}\n"));
+    }
 }
 
 /// The lines above a pipeline's table.
@@ -193,6 +209,7 @@ fn rows(pipeline: &PipelineStatus, columns: Columns, now: Timestamp) -> Vec<Vec<
             "INSTANCE",
             "SPEC",
             "ADDRESSES",
+            "HEARTBEAT",
             "LAST EXIT",
         ]);
     }
@@ -217,7 +234,7 @@ fn rows(pipeline: &PipelineStatus, columns: Columns, now: Timestamp) -> Vec<Vec<
 fn without_replicas(component: &ComponentStatus, columns: Columns) -> Vec<Cell> {
     let blanks = match columns {
         Columns::Usual => 0,
-        Columns::All => 5,
+        Columns::All => 6,
     };
     let mut row = vec![
         Cell::new(component.id.as_str()),
@@ -256,6 +273,10 @@ fn row(
                 replica.instance.as_ref().map(ToString::to_string),
                 replica.spec.as_ref().map(ToString::to_string),
                 addresses(replica),
+                replica
+                    .registration
+                    .as_ref()
+                    .map(|told| age(told.last_heartbeat, now)),
                 replica.exit.as_ref().map(|exit| ended(exit, now)),
             ]
             .map(|text| Cell::new(text.unwrap_or_else(|| "-".to_owned()))),
@@ -421,16 +442,18 @@ mod tests {
     fn the_wide_table_adds_identity_and_the_last_exit() {
         let text = status(&snapshot(), Columns::All, plain(Some(40)), now());
         insta::assert_snapshot!(text, @r"
+        control plane  127.0.0.1:8080
+
         ttp  generation 3  not settled  1 of 6 ready, 1 failed  /srv/ttp/pipeline.yaml
-        COMPONENT        ROLE       STATE      READY  RESTARTS  SINCE  DRIVER   PID/CONTAINER  INSTANCE                       SPEC                 ADDRESSES             LAST EXIT           WHY
-        ledger-source    source     running    yes    0         3h4m   process  4711           default.ttp.ledger-source.0.1  v1:00000000000000aa  grpc=localhost:50051  -
-        ttp-processor    processor  starting   no     0         0s     process  -              default.ttp.ttp-processor.0.1  v1:00000000000000aa  -                     -                   not ready yet: no probe answered
-        ttp-processor-1  processor  crashloop  no     5         16s    process  -              default.ttp.ttp-processor.1.1  v1:00000000000000aa  -                     exit 1, 16s ago     exit 1 (failure 5); start in 12s
-        sink             sink       pending    no     0         20s    process  -              default.ttp.sink.0.1           v1:00000000000000aa  -                     -                   waiting for ttp-processor (unready since 02:43:00: connection refused)
-        audit            sink       failed     no     0         3d11h  process  -              default.ttp.audit.0.1          v1:00000000000000aa  -                     SIGSEGV, 3d11h ago  gave up after 3 restarts (SIGSEGV); `flowctl start` revives it
-        import           source     completed  no     0         1m30s  process  -              default.ttp.import.0.1         v1:00000000000000aa  -                     -                   exit 0
-        cache            sink       unknown    no     0         1m1s   process  -              default.ttp.cache.0.1          v1:00000000000000aa  -                     -                   the docker driver does not answer: connection refused
-        spare            sink       -          -      -         -      process  -              -                              -                    -                     -                   0 replicas wanted
+        COMPONENT        ROLE       STATE      READY  RESTARTS  SINCE  DRIVER   PID/CONTAINER  INSTANCE                       SPEC                 ADDRESSES             HEARTBEAT  LAST EXIT           WHY
+        ledger-source    source     running    yes    0         3h4m   process  4711           default.ttp.ledger-source.0.1  v1:00000000000000aa  grpc=localhost:50051  -          -
+        ttp-processor    processor  starting   no     0         0s     process  -              default.ttp.ttp-processor.0.1  v1:00000000000000aa  -                     -          -                   not ready yet: no probe answered
+        ttp-processor-1  processor  crashloop  no     5         16s    process  -              default.ttp.ttp-processor.1.1  v1:00000000000000aa  -                     -          exit 1, 16s ago     exit 1 (failure 5); start in 12s
+        sink             sink       pending    no     0         20s    process  -              default.ttp.sink.0.1           v1:00000000000000aa  -                     -          -                   waiting for ttp-processor (unready since 02:43:00: connection refused)
+        audit            sink       failed     no     0         3d11h  process  -              default.ttp.audit.0.1          v1:00000000000000aa  -                     -          SIGSEGV, 3d11h ago  gave up after 3 restarts (SIGSEGV); `flowctl start` revives it
+        import           source     completed  no     0         1m30s  process  -              default.ttp.import.0.1         v1:00000000000000aa  -                     -          -                   exit 0
+        cache            sink       unknown    no     0         1m1s   process  -              default.ttp.cache.0.1          v1:00000000000000aa  -                     -          -                   the docker driver does not answer: connection refused
+        spare            sink       -          -      -         -      process  -              -                              -                    -                     -          -                   0 replicas wanted
         ");
     }
 

@@ -6,12 +6,13 @@ use tokio::time::{Instant, timeout};
 
 use super::Context;
 use super::args::{Status, StatusFormat};
+use super::components;
 use super::exit::{Exit, Failure};
 use super::out::tell;
 use super::render::{Columns, status, unsettled};
 use super::target::narrowed;
 use crate::api::{ClientError, ErrorCode};
-use crate::model::Snapshot;
+use crate::model::{ComponentList, Snapshot};
 
 /// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
 /// takes seconds.
@@ -22,6 +23,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
         return watch(cx, &args).await;
+    }
+    if let Some(address) = &args.control_plane_address {
+        return elsewhere(cx, args.output, address).await;
     }
     let deadline = Instant::now() + COMING_UP;
     let written = loop {
@@ -50,6 +54,32 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     show(cx, &args, understood(&written)?)
+}
+
+/// Who is registered with a control plane that may not be ours.
+async fn elsewhere(
+    cx: &mut Context<'_>,
+    format: StatusFormat,
+    address: &str,
+) -> Result<Exit, Failure> {
+    let entries = components::remote(address).await?;
+    let list = ComponentList::new(entries);
+    match format {
+        StatusFormat::Table | StatusFormat::Wide => {
+            let (look, now) = (cx.out.look(), cx.clock.now());
+            cx.out
+                .put(&components::table(&list.components, look, now))?;
+        }
+        StatusFormat::Json => {
+            cx.out
+                .line(&serde_json::to_vec(&list).expect("a list has string keys only"))?;
+        }
+        StatusFormat::Yaml => {
+            let value = serde_json::to_value(&list).expect("a list has string keys only");
+            cx.out.put(&cx.host.yaml(&value)?)?;
+        }
+    }
+    Ok(Exit::Done)
 }
 
 /// Looks for itself: what runs does so without a daemon too.

@@ -9,7 +9,7 @@ use crate::model::{DaemonStatus, DriverKind, Snapshot};
 use crate::reconciler::{Core, Input, Kept};
 use crate::store::{self, Store};
 
-use super::{Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
+use super::{ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
 /// when nothing was ever kept there.
@@ -40,6 +40,8 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
     let kept = Kept {
         pipelines: loaded.pipelines,
         records: loaded.records,
+        registrations: super::registrations::kept(&loaded.settings),
+        notes: Vec::new(),
         next_seq: loaded.next_seq,
     };
     let kept = rebuilt(kept, &process, &loaded.recovery).await;
@@ -87,6 +89,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     }
     let daemon = Daemon::open(Options {
         state_dir: state_dir.to_owned(),
+        control_plane: ControlPlaneChoice::Absent,
     })
     .await?;
     let asked = daemon.owner().down().await;

@@ -20,7 +20,7 @@ use crate::model::{
 use crate::reconciler::Refusal;
 use crate::store::{self, Batch};
 
-use super::{Daemon, DaemonError, Options, Reading, Signals, check};
+use super::{ControlPlaneChoice, Daemon, DaemonError, Options, Reading, Signals, check};
 
 /// The setting by which a directory belongs to a run rather than to a daemon.
 const OWNER: &str = "owner";
@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub timeout: HumanDuration,
     /// What to do when the preflight finds problems.
     pub when_unready: WhenUnready,
+    /// Which control plane components are told of.
+    pub control_plane: ControlPlaneChoice,
     /// Whether logs stay when it ends.
     pub logs: AfterRun,
 }
@@ -113,6 +115,7 @@ pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd
     let had_logs = logs.exists();
     let daemon = Daemon::open(Options {
         state_dir: options.state_dir.clone(),
+        control_plane: options.control_plane.clone(),
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, said).await;
@@ -320,7 +323,9 @@ async fn tell(
             started.insert(component.clone());
             say(said, &format!("Component {component} completed")).await;
         }
-        EventKind::Unready | EventKind::Recovered => say(said, &event.message).await,
+        EventKind::Unready | EventKind::Recovered | EventKind::Silent => {
+            say(said, &event.message).await
+        }
         // One that ends before it was ever ready has failed to start; later ends are restarted.
         EventKind::Exited | EventKind::StartFailed if !started.contains(component) => {
             if event.reason != "exit 0" {
@@ -348,7 +353,9 @@ async fn tell(
         | EventKind::Rebuilt
         | EventKind::DaemonStarted
         | EventKind::DaemonStopping
-        | EventKind::Requested => {}
+        | EventKind::Requested
+        | EventKind::Registered
+        | EventKind::Heard => {}
     }
     None
 }

@@ -9,7 +9,9 @@
 
 mod alone;
 mod backend;
+mod control;
 mod foreground;
+mod registrations;
 mod sources;
 
 pub use sources::{Reading, check};
@@ -41,6 +43,8 @@ use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreErro
 
 pub use alone::{down, look};
 use backend::Backend;
+use control::Control;
+pub use control::{ControlError, ControlPlaneChoice};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
 
@@ -49,6 +53,8 @@ use sources::Sources;
 pub struct Options {
     /// Where everything is kept; made when it does not exist.
     pub state_dir: PathBuf,
+    /// Which control plane components are told of.
+    pub control_plane: ControlPlaneChoice,
 }
 
 /// Why a daemon could not start.
@@ -65,6 +71,9 @@ pub enum DaemonError {
         /// What went wrong.
         source: StoreError,
     },
+    /// The control plane cannot be started.
+    #[error("the control plane cannot be started")]
+    ControlPlane(#[from] ControlError),
     /// What the directory owns could not be ended.
     #[error("what runs cannot be ended")]
     Down(#[source] Refusal),
@@ -116,9 +125,17 @@ impl Daemon {
         let kept = Kept {
             pipelines: loaded.pipelines,
             records: loaded.records,
+            registrations: registrations::kept(&loaded.settings),
+            notes: registrations::notes(&loaded.settings),
             next_seq: loaded.next_seq,
         };
         let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
+        let told = if kept.pipelines.is_empty() {
+            control::Told::Nobody
+        } else {
+            control::Told::Components
+        };
+        let control = Control::open(&dir, options.control_plane.clone(), told)?;
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
         let daemon = DaemonStatus {
@@ -128,10 +145,13 @@ impl Daemon {
             state_dir: dir.clone(),
             durable: true,
             durable_why: None,
-            control_plane: None,
+            control_plane: control.address().map(|address| address.to_string()),
         };
         let files: Vec<PathBuf> = watched_files(&kept);
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
+        if let ControlPlaneChoice::Own(own) = &options.control_plane {
+            core.set_patience(own.patience);
+        }
         if let Recovery::Rebuilt { set_aside, why } = &loaded.recovery {
             core.rebuilt(set_aside, why);
         }
@@ -149,10 +169,18 @@ impl Daemon {
                 exec: exec_place(instance, spec),
             }),
         };
-        let (reconciler, owner) =
-            Reconciler::new(core, clock, drivers.clone(), recorder(&store), probes);
+        let (reconciler, owner) = Reconciler::new(
+            core,
+            clock.clone(),
+            drivers.clone(),
+            recorder(&store),
+            probes,
+        );
+        let reconciler =
+            reconciler.with_environment(control.environment(clock.clone(), owner.clone()));
         let stop = CancellationToken::new();
         let mut tasks = vec![
+            tokio::spawn(control.serve(owner.clone(), clock, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
         ];
@@ -428,6 +456,8 @@ fn batch(changes: Changes) -> Batch {
             None => batch.forget_record(key, replica),
         }
     }
+    registrations::put(&mut batch, changes.registrations);
+    registrations::put_notes(&mut batch, changes.notes);
     for event in changes.events {
         batch.push_event(event);
     }

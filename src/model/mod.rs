@@ -7,20 +7,29 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
+mod entry;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ids;
 mod plan;
+mod registry;
+mod runs;
 mod spec;
 mod state;
 mod status;
 mod time;
 
+pub use entry::{COMPONENTS_SCHEMA, ComponentEntry, ComponentList};
 pub use ids::{
     ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
     SpecHash,
 };
 pub use plan::{Action, Effort, Hold, InFlight, Plan, Reason, Step};
+pub use registry::{
+    About, BadServiceId, Evidence, Metric, Metrics, Owner, Patience, Provenance,
+    RegistrationRecord, ServiceHealth, ServiceId, ServiceKind,
+};
+pub use runs::{ChunkRecord, FlowFigures, RunChange, RunFigures, RunRecord, RunState};
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
     ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, PipelineSpec, Port, Probe,

@@ -207,6 +207,9 @@ pub struct Health {
     /// Why it is not ready, in words, from the last probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// Its readiness waits for its registration with the control plane.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unregistered: bool,
     /// It has to be replaced, since its liveness or startup probe failed for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condemned: Option<StopCause>,

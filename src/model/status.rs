@@ -297,6 +297,12 @@ pub enum EventKind {
     DaemonStopping,
     /// A person asked for something.
     Requested,
+    /// A component registered with the control plane.
+    Registered,
+    /// A registered component has not sent a heartbeat for too long.
+    Silent,
+    /// A silent component sends heartbeats again.
+    Heard,
 }
 
 impl fmt::Display for EventKind {
@@ -329,6 +335,9 @@ impl fmt::Display for EventKind {
             Self::DaemonStarted => "daemon-started",
             Self::DaemonStopping => "daemon-stopping",
             Self::Requested => "requested",
+            Self::Registered => "registered",
+            Self::Silent => "silent",
+            Self::Heard => "heard",
         })
     }
 }

@@ -33,6 +33,9 @@ pub enum Meaning {
     Failed(StopCause),
 }
 
+/// Why a component is not ready whose registration is required.
+pub const UNREGISTERED: &str = "it has not registered with the control plane";
+
 /// The health of an instance that has just been started.
 pub fn begin(probes: &Probes) -> Health {
     Health {
@@ -69,6 +72,23 @@ pub fn apply(
     HealthChange { health, meaning }
 }
 
+/// What a component that was waited for in the control plane's registry makes of `health`, at `at`.
+pub fn registered(health: &Health, probes: &Probes, at: Timestamp) -> HealthChange {
+    let mut health = health.clone();
+    health.unregistered = false;
+    let passed = |probe: &Probe| health.readiness.successes >= probe.successes;
+    let meaning =
+        if health.started && !health.ready && probes.readiness.as_ref().is_some_and(passed) {
+            health.ready = true;
+            health.ready_changed = Some(at);
+            health.why = None;
+            Meaning::BecameReady
+        } else {
+            Meaning::Nothing
+        };
+    HealthChange { health, meaning }
+}
+
 fn startup(health: &mut Health, probe: &Probe, counts: Counts, outcome: &ProbeOutcome) -> Meaning {
     match add(&mut health.startup, probe, counts, outcome) {
         Row::Passed => {
@@ -98,6 +118,10 @@ fn readiness(
         add(&mut health.readiness, probe, counts, outcome),
         health.ready,
     ) {
+        (Row::Passed, false) if health.unregistered => {
+            health.why = Some(UNREGISTERED.to_owned());
+            Meaning::Nothing
+        }
         (Row::Passed, false) => {
             health.ready = true;
             health.ready_changed = Some(at);

@@ -363,6 +363,10 @@ impl<'a> View<'a> {
             (_, Some(_)) => Hold::Unhealthy { because },
             (Some(_), None) => Hold::BecomingReady { because, at: None },
             (None, None) if !health.started => Hold::BecomingReady { because, at: None },
+            (None, None) if health.unregistered => Hold::BecomingReady {
+                because: health::UNREGISTERED.to_owned(),
+                at: None,
+            },
             (None, None) => {
                 let (Phase::Running { since, .. }
                 | Phase::Starting { since }

@@ -41,6 +41,7 @@ impl Core {
                     }
                 }
             }
+            Command::Registry(command) => self.registry_command(command),
             Command::Problem { file, problem } => self.report(&file, problem),
             Command::Delete { pipeline, reply } => match self.pipelines.get_mut(&pipeline) {
                 None => answer(reply, Err(Refusal::NoSuchPipeline(pipeline))),
@@ -339,6 +340,7 @@ impl Core {
 pub(super) fn refuse(core: &mut Core, refused: Answer, why: String) {
     match refused {
         Answer::Done { reply } => answer(reply, Ok(())),
+        Answer::Noted { reply } => answer(reply, ()),
         Answer::Asked { reply, before } => {
             for (key, replica, intent) in before {
                 if let Some(pipeline) = core.pipelines.get_mut(&key) {
@@ -371,6 +373,7 @@ pub(super) fn confirm(answer_to: Answer) {
     match answer_to {
         Answer::Applied { reply, applied, .. } => answer(reply, Ok(applied)),
         Answer::Asked { reply, .. } | Answer::Done { reply } => answer(reply, Ok(())),
+        Answer::Noted { reply } => answer(reply, ()),
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
     DaemonStatus, DriverKind, EventKind, InstanceId, Phase, PipelineKey, PipelineRecord,
-    PipelineStatus, Record, ReplicaKey, STATUS_SCHEMA, Sighting, Snapshot, StopCause, Timestamp,
+    PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA, ServiceId, Sighting,
+    Snapshot, StopCause, Timestamp,
 };
 
 use crate::probe::Report;
@@ -22,6 +23,7 @@ use super::ledger::{Answer, Changes, Durability, Effect, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
 use super::probing::ProbingChange;
+use super::registry::{Beat, Directory, Note, Registry};
 
 /// How often every driver is listed in full, which heals whatever an event lost.
 const RELIST: Duration = Duration::from_secs(10);
@@ -72,6 +74,8 @@ pub enum Input {
     },
     /// A probe was asked.
     Probed(Report),
+    /// Components sent heartbeats.
+    Beats(BTreeMap<ServiceId, Beat>),
     /// Time has passed.
     Tick,
 }
@@ -89,6 +93,8 @@ pub struct Turn {
     pub probing: Vec<ProbingChange>,
     /// What readers see now, when that changed.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// Who is registered now, when that changed.
+    pub directory: Option<Arc<Directory>>,
     /// When to hand in a [`Input::Tick`] at the latest.
     pub wake_at: Option<Timestamp>,
 }
@@ -100,6 +106,10 @@ pub struct Kept {
     pub pipelines: BTreeMap<PipelineKey, PipelineRecord>,
     /// Records as recorded.
     pub records: BTreeMap<PipelineKey, BTreeMap<ReplicaKey, Record>>,
+    /// Registrations as recorded.
+    pub registrations: BTreeMap<ServiceId, RegistrationRecord>,
+    /// What runners told, as recorded.
+    pub notes: Vec<Note>,
     /// The number of the next event.
     pub next_seq: u64,
 }
@@ -115,6 +125,7 @@ pub struct Core {
     pub(super) pipelines: BTreeMap<PipelineKey, Pipeline>,
     pub(super) drivers: BTreeMap<DriverKind, Looking>,
     pub(super) ledger: Ledger,
+    pub(super) registry: Registry,
     daemon: DaemonStatus,
     frozen: Option<String>,
     /// Why nothing can be recorded, and when it is tried again.
@@ -156,6 +167,7 @@ impl Core {
                 .map(|kind| (kind, Looking::default()))
                 .collect(),
             ledger: Ledger::new(kept.next_seq),
+            registry: Registry::new(kept.registrations, kept.notes, now),
             daemon,
             frozen: None,
             not_durable: None,
@@ -165,7 +177,9 @@ impl Core {
             relist_at: now,
             changed: true,
         };
+        core.ledger.now = now;
         core.clamp_to(now);
+        core.show_registrations();
         // Before anything was looked at, readers see that it is there and that nothing is known.
         for pipeline in core.pipelines.values_mut() {
             pipeline.status = Some(Arc::new(super::snapshot::status(pipeline, now)));
@@ -223,6 +237,7 @@ impl Core {
             Input::Command(command) => self.command(command),
             Input::ClockStepped { millis } => self.clock_stepped(millis),
             Input::Probed(report) => self.probed(&report),
+            Input::Beats(beats) => self.beats(beats),
             Input::Tick => {}
         }
     }
@@ -236,6 +251,7 @@ impl Core {
                 looking.want(Scope::All);
             }
         }
+        self.sweep();
         let keys: Vec<PipelineKey> = self.pipelines.keys().cloned().collect();
         for key in &keys {
             self.advance(key);
@@ -251,6 +267,7 @@ impl Core {
             }
         }
         turn.snapshot = std::mem::take(&mut self.changed).then(|| Arc::new(self.snapshot()));
+        turn.directory = self.registry.published();
         turn.probing = std::mem::take(&mut self.probing);
         turn.wake_at = Some(self.wake_at());
         turn
@@ -275,10 +292,10 @@ impl Core {
                 self.ledger.touch_pipeline(key);
                 return;
             }
-            pipeline.status = Some(Arc::new(super::snapshot::status(
-                &pipeline,
-                self.ledger.now,
-            )));
+            pipeline.state(self.ledger.now);
+        } else if pipeline.restate {
+            pipeline.state(self.ledger.now);
+            self.changed = true;
         }
         self.pipelines.insert(key.clone(), pipeline);
     }
@@ -318,6 +335,20 @@ impl Core {
                         .pipelines
                         .get(&key)
                         .map(|pipeline| pipeline.kept.clone());
+                    (key, kept)
+                })
+                .collect(),
+            registrations: std::mem::take(&mut self.ledger.registrations)
+                .into_iter()
+                .map(|id| {
+                    let kept = self.registry.take_record(&id);
+                    (id, kept)
+                })
+                .collect(),
+            notes: std::mem::take(&mut self.ledger.notes)
+                .into_iter()
+                .map(|key| {
+                    let kept = self.registry.notes.get(&key);
                     (key, kept)
                 })
                 .collect(),
@@ -364,6 +395,10 @@ impl Core {
                 self.ledger
                     .pipelines
                     .extend(pending.changes.pipelines.into_keys());
+                self.ledger
+                    .registrations
+                    .extend(pending.changes.registrations.into_keys());
+                self.ledger.notes.extend(pending.changes.notes.into_keys());
                 let mut events = pending.changes.events;
                 events.append(&mut self.ledger.events);
                 self.ledger.events = events;
@@ -387,6 +422,10 @@ impl Core {
                 .map(|replica| (key.clone(), replica.clone()));
             self.ledger.records.extend(replicas);
         }
+        self.ledger
+            .registrations
+            .extend(self.registry.ids().cloned());
+        self.ledger.notes.extend(self.registry.note_keys());
     }
 
     /// What becomes of an effect that could not be announced: new side effects are taken back, ends
@@ -469,6 +508,7 @@ impl Core {
         if let Some((_, again_at)) = &mut self.not_durable {
             *again_at = again_at.shifted(millis);
         }
+        self.registry.shift(millis);
         for pipeline in self.pipelines.values_mut() {
             pipeline.dirty = true;
             for record in pipeline.records.values_mut() {
@@ -511,6 +551,7 @@ impl Core {
         let record_again = record_again.filter(|_| self.pending.is_empty());
         let due = plans
             .chain(record_again)
+            .chain(self.registry.sweep_at())
             .fold(self.relist_at, Timestamp::min);
         // A deadline that a plan could not act on must not turn into a busy loop.
         due.max(self.ledger.now.after(MIN_PAUSE))

@@ -7,6 +7,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::model::{ComponentId, Event, Generation, PipelineKey, PipelineSpec, Problem, Snapshot};
 
+use super::registry::{Beats, Directory, RegistryCommand};
+
 /// What the owner can be asked to do. Each carries where to send the answer.
 #[derive(Debug)]
 pub enum Command {
@@ -56,6 +58,8 @@ pub enum Command {
         /// `None` = there is no such pipeline.
         reply: oneshot::Sender<Option<(Generation, Arc<PipelineSpec>)>>,
     },
+    /// Something about who is registered.
+    Registry(RegistryCommand),
 }
 
 /// Where pipelines come from.
@@ -151,6 +155,8 @@ pub struct ReconcilerHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) events: broadcast::Sender<Arc<Event>>,
+    pub(super) directories: watch::Receiver<Arc<Directory>>,
+    pub(super) beats: Beats,
 }
 
 impl ReconcilerHandle {
@@ -164,6 +170,8 @@ impl ReconcilerHandle {
             commands,
             snapshots,
             events,
+            directories: watch::channel(Arc::default()).1,
+            beats: Beats::default(),
         }
     }
 
@@ -247,7 +255,7 @@ impl ReconcilerHandle {
         self.ask(|reply| Command::Desired { pipeline, reply }).await
     }
 
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Refusal> {

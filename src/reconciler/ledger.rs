@@ -6,11 +6,12 @@ use tokio::sync::oneshot;
 
 use crate::driver::Launch;
 use crate::model::{
-    DriverKind, Event, InstanceId, Phase, PipelineKey, PipelineRecord, Record, ReplicaKey,
-    RunIntent, StopPolicy, Timestamp,
+    DriverKind, Event, InstanceId, Phase, PipelineKey, PipelineRecord, Record, RegistrationRecord,
+    ReplicaKey, RunIntent, ServiceId, StopPolicy, Timestamp,
 };
 
 use super::handle::{Applied, Refusal};
+use super::registry::{Note, NoteKey};
 
 /// How sure a change has to be before its effects are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +29,10 @@ pub struct Changes {
     pub records: BTreeMap<(PipelineKey, ReplicaKey), Option<Record>>,
     /// Pipelines to put, or to delete (`None`).
     pub pipelines: BTreeMap<PipelineKey, Option<PipelineRecord>>,
+    /// Registrations to put, or to delete (`None`).
+    pub registrations: BTreeMap<ServiceId, Option<RegistrationRecord>>,
+    /// What runners told, to put or to delete (`None`).
+    pub notes: BTreeMap<NoteKey, Option<Note>>,
     /// Events to append.
     pub events: Vec<Event>,
 }
@@ -78,6 +83,11 @@ pub enum Answer {
         /// What was there before.
         before: Vec<(PipelineKey, ReplicaKey, RunIntent)>,
     },
+    /// To a registration, which stands whether or not it can be recorded: nobody registers twice.
+    Noted {
+        /// Whom to tell.
+        reply: oneshot::Sender<()>,
+    },
     /// To a stop, delete or down: these are carried out even when they cannot be recorded, since a
     /// person must be able to end what fills the disk.
     Done {
@@ -95,6 +105,10 @@ pub(super) struct Ledger {
     pub records: BTreeSet<(PipelineKey, ReplicaKey)>,
     /// Pipelines that changed.
     pub pipelines: BTreeSet<PipelineKey>,
+    /// Registrations that changed.
+    pub registrations: BTreeSet<ServiceId>,
+    /// What runners told anew.
+    pub notes: BTreeSet<NoteKey>,
     /// Events that have their number.
     pub events: Vec<Event>,
     /// What waits for the commit.
@@ -113,6 +127,8 @@ impl Ledger {
             now: Timestamp::default(),
             records: BTreeSet::new(),
             pipelines: BTreeSet::new(),
+            registrations: BTreeSet::new(),
+            notes: BTreeSet::new(),
             events: Vec::new(),
             effects: Vec::new(),
             durability: Durability::CrashSafe,
@@ -151,6 +167,8 @@ impl Ledger {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
             && self.pipelines.is_empty()
+            && self.registrations.is_empty()
+            && self.notes.is_empty()
             && self.events.is_empty()
             && self.effects.is_empty()
     }

@@ -18,6 +18,7 @@ mod ledger;
 mod look;
 mod pipeline;
 mod probing;
+mod registry;
 mod run;
 #[cfg(test)]
 mod sim;
@@ -28,4 +29,8 @@ pub use self::core::{Core, Input, Kept, Turn};
 pub use handle::{Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Request, Source};
 pub use ledger::{Answer, Changes, Durability, Effect};
 pub use probing::{Probing, ProbingChange};
-pub use run::{Drivers, Probes, Reconciler, Recorder, TargetOf};
+pub use registry::{
+    Beat, Beats, Directory, Introduction, Note, NoteKey, Notes, Peer, PeerProcess, Registered,
+    RegistryCommand, RegistryRefusal, TooMany,
+};
+pub use run::{Drivers, Environment, Probes, Reconciler, Recorder, TargetOf};

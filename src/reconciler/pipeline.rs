@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::driver::Launch;
 use crate::model::{
     Ended, Event, EventKind, Exit, InFlight, Instance, InstanceId, Phase, PipelineKey,
-    PipelineRecord, PipelineStatus, Plan, Problem, Record, ReplicaKey, RestartPolicy, Timestamp,
+    PipelineRecord, PipelineStatus, Plan, Problem, Record, RegistrationRecord, ReplicaKey,
+    RestartPolicy, Timestamp,
 };
 use crate::planner::restart;
 use crate::planner::{Desired, blame};
@@ -36,8 +37,12 @@ pub(super) struct Pipeline {
     pub problem: Option<Problem>,
     /// What readers see of it.
     pub status: Option<Arc<PipelineStatus>>,
+    /// What its live instances told the control plane.
+    pub registrations: BTreeMap<InstanceId, Arc<RegistrationRecord>>,
     /// Whether it has to be looked at in this turn.
     pub dirty: bool,
+    /// Whether what readers see of it has to be said anew, with nothing to decide.
+    pub restate: bool,
 }
 
 impl Pipeline {
@@ -54,7 +59,9 @@ impl Pipeline {
             fresh: BTreeSet::new(),
             problem: None,
             status: None,
+            registrations: BTreeMap::new(),
             dirty: true,
+            restate: false,
         }
     }
 
@@ -103,6 +110,12 @@ impl Pipeline {
         } else {
             Desired::new(Arc::clone(&kept.spec))
         }
+    }
+
+    /// Says anew what readers see of it.
+    pub fn state(&mut self, now: Timestamp) {
+        self.restate = false;
+        self.status = Some(Arc::new(super::snapshot::status(self, now)));
     }
 
     /// Whether nothing is left of a pipeline that should not be.
@@ -196,6 +209,7 @@ impl Pipeline {
             | crate::model::EndCause::RuntimeRestarted => EventKind::Exited,
         };
         self.fresh.remove(&instance);
+        self.registrations.remove(&instance);
         let reboot = ended.cause == crate::model::EndCause::HostReboot;
         self.change(key, ledger, |record| {
             record.history = restart::ended(&record.history, ended, &policy);

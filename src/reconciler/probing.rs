@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{ComponentSpec, EventKind, Instance, InstanceId, Phase, Probes};
+use crate::model::{
+    ComponentSpec, Counts, EventKind, Instance, InstanceId, Phase, ProbeKind, ProbeOutcome, Probes,
+};
 use crate::planner::health::{self, Meaning};
 use crate::probe::{Found, Report, Stage};
 
@@ -30,14 +32,28 @@ impl Core {
     pub(super) fn probed(&mut self, report: &Report) {
         let id = &report.instance;
         if let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) {
-            pipeline.probed(report, &mut self.ledger);
+            let Report {
+                kind,
+                outcome,
+                counts,
+                ..
+            } = report;
+            pipeline.judged(id, *kind, outcome, *counts, &mut self.ledger);
         }
     }
 }
 
 impl Pipeline {
-    fn probed(&mut self, report: &Report, ledger: &mut Ledger) {
-        let (id, key) = (&report.instance, &report.instance.replica);
+    /// Takes in what one probe of `id` says.
+    pub(super) fn judged(
+        &mut self,
+        id: &InstanceId,
+        kind: ProbeKind,
+        outcome: &ProbeOutcome,
+        counts: Counts,
+        ledger: &mut Ledger,
+    ) {
+        let key = &id.replica;
         let Some(probes) = self.desired.wants(key).map(|spec| spec.probes.clone()) else {
             return;
         };
@@ -52,13 +68,7 @@ impl Pipeline {
         else {
             return;
         };
-        let Report {
-            kind,
-            outcome,
-            counts,
-            ..
-        } = report;
-        let change = health::apply(health, &probes, *kind, *counts, outcome, ledger.now);
+        let change = health::apply(health, &probes, kind, counts, outcome, ledger.now);
         let told = change.health.why != health.why;
         *health = change.health;
         self.dirty |= told;
@@ -69,7 +79,7 @@ impl Pipeline {
         self.act_on(id, change.meaning, ledger);
     }
 
-    fn act_on(&mut self, id: &InstanceId, meaning: Meaning, ledger: &mut Ledger) {
+    pub(super) fn act_on(&mut self, id: &InstanceId, meaning: Meaning, ledger: &mut Ledger) {
         let key = &id.replica;
         let (kind, reason, message) = match meaning {
             Meaning::Nothing | Meaning::Started => return,

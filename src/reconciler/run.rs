@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::driver::Driver;
+use crate::driver::{Driver, Launch};
 use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
 use crate::probe::{ProberHandle, Report, Target, Watched};
 
@@ -16,6 +16,7 @@ use super::core::{Core, Input, Turn};
 use super::handle::{Command, ReconcilerHandle};
 use super::ledger::{Changes, Durability, Effect};
 use super::probing::Probing;
+use super::registry::{Beats, Directory};
 
 /// The drivers of this daemon.
 pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
@@ -26,6 +27,9 @@ pub type Recorder =
 
 /// Where the probes of an instance ask.
 pub type TargetOf = Box<dyn Fn(&InstanceId, &ComponentSpec) -> Target + Send>;
+
+/// What is added to an instance's environment as it starts. Called off the owner's task.
+pub type Environment = Arc<dyn Fn(&Launch) -> BTreeMap<String, String> + Send + Sync>;
 
 /// How probes are asked.
 pub struct Probes {
@@ -58,12 +62,15 @@ pub struct Reconciler {
     answers: mpsc::UnboundedSender<Input>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     events: broadcast::Sender<Arc<Event>>,
+    directories: watch::Sender<Arc<Directory>>,
+    beats: Beats,
+    environment: Option<Environment>,
 }
 
 impl Reconciler {
     /// An owner and the way to it.
     pub fn new(
-        core: Core,
+        mut core: Core,
         clock: Clock,
         drivers: Drivers,
         recorder: Recorder,
@@ -74,10 +81,14 @@ impl Reconciler {
         let (answers, inputs) = mpsc::unbounded_channel();
         let (snapshots, snapshot) = watch::channel(Arc::new(core.snapshot()));
         let (events, _) = broadcast::channel(EVENTS);
+        let (directories, directory) = watch::channel(core.directory());
+        let beats = Beats::default();
         let handle = ReconcilerHandle {
             commands: command,
             snapshots: snapshot,
             events: events.clone(),
+            directories: directory,
+            beats: beats.clone(),
         };
         let reconciler = Self {
             core,
@@ -90,8 +101,18 @@ impl Reconciler {
             answers,
             snapshots,
             events,
+            directories,
+            beats,
+            environment: None,
         };
         (reconciler, handle)
+    }
+
+    /// Adds `environment` to that of every instance that is started.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
     }
 
     /// Runs until `stop` is cancelled. Components are left as they are.
@@ -116,6 +137,8 @@ impl Reconciler {
                 Some(command) = self.commands.recv() => Input::Command(command),
                 // Cancel-safe, as above; `None` means that the prober ended with the daemon.
                 Some(report) = self.probes.reports.recv() => Input::Probed(report),
+                // Cancel-safe: it only waits; what waits for us is taken below.
+                () = self.beats.due() => Input::Beats(self.beats.take()),
                 // Cancel-safe: a sleep that loses is made anew from the next turn's deadline.
                 () = wake => Input::Tick,
                 // Cancel-safe: a tick that loses stays due.
@@ -123,6 +146,7 @@ impl Reconciler {
                 // Cancel-safe: cancellation stays set.
                 () = stop.cancelled() => break,
             };
+            self.take_beats_for(&input);
             self.core.handle(input, self.clock.now());
             // Whatever else waits is taken in before planning: 500 answers cost one plan.
             while let Ok(input) = self.inputs.try_recv() {
@@ -132,11 +156,23 @@ impl Reconciler {
                 self.core.handle(Input::Probed(report), self.clock.now());
             }
             while let Ok(command) = self.commands.try_recv() {
-                self.core.handle(Input::Command(command), self.clock.now());
+                let input = Input::Command(command);
+                self.take_beats_for(&input);
+                self.core.handle(input, self.clock.now());
             }
         }
         for task in hints {
             task.abort();
+        }
+    }
+
+    /// Who asks about registrations is told of every heartbeat that came before the question.
+    fn take_beats_for(&mut self, input: &Input) {
+        if let Input::Command(Command::Registry(_)) = input {
+            let beats = self.beats.take();
+            if !beats.is_empty() {
+                self.core.handle(Input::Beats(beats), self.clock.now());
+            }
         }
     }
 
@@ -226,6 +262,9 @@ impl Reconciler {
                 }
             }
         }
+        if let Some(directory) = turn.directory {
+            self.directories.send_replace(directory);
+        }
         if let Some(snapshot) = turn.snapshot {
             self.snapshots.send_replace(snapshot);
         }
@@ -235,11 +274,15 @@ impl Reconciler {
         let answers = self.answers.clone();
         match effect {
             Effect::Answer(answer) => commands::confirm(answer),
-            Effect::Start(launch) => {
+            Effect::Start(mut launch) => {
                 let Some(driver) = self.drivers.get(&launch.spec.driver()).cloned() else {
                     return;
                 };
+                let environment = self.environment.clone();
                 tokio::spawn(async move {
+                    if let Some(environment) = environment {
+                        launch.injected = environment(&launch);
+                    }
                     let result = driver.start(&launch).await;
                     let instance = launch.instance;
                     send(&answers, Input::StartAnswered { instance, result });

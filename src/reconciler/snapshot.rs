@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus, ExitSummary, Handle,
-    Hold, InFlight, Instance, Next, Phase, PhaseName, PipelineStatus, Record, ReplicaKey,
-    ReplicaStatus, Role, RunIntent, Signal, Timestamp,
+    Hold, InFlight, Instance, Next, Phase, PhaseName, PipelineStatus, Record, RegistrationRecord,
+    RegistrationStatus, ReplicaKey, ReplicaStatus, Role, RunIntent, Signal, Timestamp,
 };
 use crate::planner::restart;
 
 use super::pipeline::Pipeline;
+use super::registry::silence;
 
 /// What readers see of `pipeline`.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> PipelineStatus {
@@ -99,6 +100,11 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
     };
     let last = record.history.last.as_ref();
+    let quiet = instance
+        .and_then(|instance| pipeline.registrations.get(&instance.id))
+        .filter(|record| record.silent_since.is_some())
+        .map(|record| silence(record))
+        .unwrap_or_default();
     ReplicaStatus {
         replica: key.replica,
         instance: instance
@@ -107,7 +113,7 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         phase: told.phase,
         ready,
         since: told.since,
-        why: told.why,
+        why: if told.why.is_empty() { quiet } else { told.why },
         next: told.next,
         restarts: record.history.restarts,
         pid,
@@ -117,8 +123,22 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
             .map(|i| i.spec.clone())
             .or_else(|| spec.map(|spec| spec.hash.clone())),
         addresses: spec.map(addresses).unwrap_or_default(),
-        registration: None,
+        registration: instance
+            .and_then(|instance| pipeline.registrations.get(&instance.id))
+            .map(|record| registration(record)),
         hold: hold.cloned(),
+    }
+}
+
+fn registration(record: &RegistrationRecord) -> RegistrationStatus {
+    RegistrationStatus {
+        service_id: record.service_id.to_string(),
+        last_heartbeat: record.last_heartbeat,
+        metrics: record
+            .metrics
+            .iter()
+            .map(|(name, value)| (name.clone(), value.to_json()))
+            .collect(),
     }
 }
 

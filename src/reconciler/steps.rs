@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
     Action, EndCause, Ended, EventKind, Exit, ExitStatus, Health, Hold, InFlight, Instance,
-    InstanceId, Phase, Reason, Record, ReplicaKey, Step, StopCause, StopFailure, Timestamp,
+    InstanceId, Phase, Reason, Record, Registration, ReplicaKey, Step, StopCause, StopFailure,
+    Timestamp,
 };
 use crate::planner::{self, Observed, health, restart};
 
@@ -35,6 +36,7 @@ impl Core {
             if let Phase::Running { since, health } = &instance.phase
                 && health.started
                 && !health.ready
+                && !health.unregistered
                 && spec.probes.readiness.is_none()
                 && since.after(spec.ready_after.get()) <= now
             {
@@ -417,12 +419,36 @@ impl Core {
 impl Pipeline {
     /// The health of an instance that has just started.
     pub(super) fn initial_health(&self, key: &ReplicaKey) -> Health {
-        let spec = self.desired.wants(key);
-        spec.map_or_else(Health::default, |spec| health::begin(&spec.probes))
+        let Some(spec) = self.desired.wants(key) else {
+            return Health::default();
+        };
+        let instance = self
+            .records
+            .get(key)
+            .and_then(|record| record.instance.as_ref());
+        let registered = instance.is_some_and(|i| self.registrations.contains_key(&i.id));
+        Health {
+            unregistered: spec.registration == Registration::Required && !registered,
+            ..health::begin(&spec.probes)
+        }
     }
 
-    /// A startup probe that was edited away gates nothing.
+    /// A startup probe that was edited away gates nothing, nor does a registration that is no longer
+    /// required.
     fn let_start(&mut self, key: &ReplicaKey, ledger: &mut Ledger) {
+        let optional = self
+            .desired
+            .wants(key)
+            .is_some_and(|spec| spec.registration == Registration::Optional);
+        if optional
+            && let Some(record) = self.records.get_mut(key)
+            && let Some(Instance {
+                phase: Phase::Running { health, .. },
+                ..
+            }) = &mut record.instance
+        {
+            health.unregistered = false;
+        }
         let gated = self
             .desired
             .wants(key)

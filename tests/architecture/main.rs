@@ -41,7 +41,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 30] = [
+const CRATES: [(&str, &[&str]); 39] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -53,6 +53,15 @@ const CRATES: [(&str, &[&str]); 30] = [
     ("h2", &["probe"]),
     ("terminal_size", &["cli"]),
     ("unicode_width", &["cli"]),
+    ("jsonwebtoken", &["control_plane"]),
+    ("prost", &["control_plane"]),
+    ("prost_types", &["control_plane"]),
+    ("signature", &["control_plane"]),
+    ("tokio_rustls", &["control_plane"]),
+    ("tonic", &["control_plane"]),
+    ("tonic_health", &["control_plane"]),
+    ("tonic_prost", &["control_plane"]),
+    ("tonic_reflection", &["control_plane"]),
     ("libc", &["driver/process"]),
     (
         "rustix",

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod apply;
+mod components;
 mod crash;
 mod disk;
 mod faults;

@@ -1,0 +1,322 @@
+//! `flowctl components`: who is registered with a control plane.
+
+use std::fmt::Write as _;
+
+use super::Context;
+use super::args::{Components, ComponentsVerb, Seek, TextOrJson};
+use super::exit::{Exit, Failure};
+use super::render::push;
+use super::text::{Cell, Look, Style, Tone, clean, draw, paint, short, widths};
+use crate::api::{ApiError, ErrorCode};
+use crate::control_plane::{RemoteError, components_at};
+use crate::model::{ComponentEntry, ComponentList, ServiceHealth, Timestamp};
+
+pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, Failure> {
+    let entries = match &args.control_plane_address {
+        Some(address) => remote(address).await?,
+        None => cx.client.components().await?.components,
+    };
+    let (look, now) = (cx.out.look(), cx.clock.now());
+    match args.verb {
+        ComponentsVerb::List => show(cx, args.format, entries, look, now),
+        ComponentsVerb::Find(seek) => {
+            let found = entries
+                .into_iter()
+                .filter(|entry| is_sought(entry, &seek))
+                .collect();
+            show(cx, args.format, found, look, now)
+        }
+        ComponentsVerb::Show { name } => {
+            let is_meant = |entry: &ComponentEntry| {
+                entry.service_id.as_str() == name || entry.component == name
+            };
+            let meant: Vec<_> = entries.into_iter().filter(is_meant).collect();
+            if meant.is_empty() {
+                return Err(Failure::NotFound(format!(
+                    "no component is registered as `{name}`"
+                )));
+            }
+            match args.format {
+                TextOrJson::Json => show(cx, args.format, meant, look, now),
+                TextOrJson::Text => {
+                    for entry in &meant {
+                        cx.out.put(&whole(entry, look.style, now))?;
+                    }
+                    Ok(Exit::Done)
+                }
+            }
+        }
+    }
+}
+
+/// Who is registered with the control plane at `address`.
+pub(super) async fn remote(address: &str) -> Result<Vec<ComponentEntry>, Failure> {
+    components_at(address).await.map_err(|error| match &error {
+        RemoteError::Address { .. } => Failure::Usage(error.to_string()),
+        RemoteError::Unreachable { .. } => Failure::NoControlPlane(error.to_string()),
+        RemoteError::Refused { .. } => {
+            Failure::Told(ApiError::new(ErrorCode::Refused, error.to_string()))
+        }
+    })
+}
+
+fn show(
+    cx: &mut Context<'_>,
+    format: TextOrJson,
+    entries: Vec<ComponentEntry>,
+    look: Look,
+    now: Timestamp,
+) -> Result<Exit, Failure> {
+    match format {
+        TextOrJson::Text => cx.out.put(&table(&entries, look, now))?,
+        TextOrJson::Json => {
+            let list = ComponentList::new(entries);
+            cx.out
+                .line(&serde_json::to_vec(&list).expect("a list has string keys only"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether a component has all that is asked for.
+fn is_sought(entry: &ComponentEntry, seek: &Seek) -> bool {
+    let handles = |types: &[String], wanted: &Option<String>| {
+        wanted.as_ref().is_none_or(|wanted| types.contains(wanted))
+    };
+    let carries = seek
+        .metadata
+        .iter()
+        .all(|pair| entry.metadata.get(&pair.key) == Some(&pair.value));
+    handles(&entry.input_event_types, &seek.input)
+        && handles(&entry.output_event_types, &seek.output)
+        && carries
+        && (seek.include_unhealthy || entry.is_healthy())
+}
+
+/// One line for each. Pure.
+pub(super) fn table(entries: &[ComponentEntry], look: Look, now: Timestamp) -> String {
+    if entries.is_empty() {
+        return "no component is registered\n".to_owned();
+    }
+    let titles = [
+        "SERVICE",
+        "COMPONENT",
+        "KIND",
+        "HEALTH",
+        "HEARTBEAT",
+        "INSTANCE",
+    ];
+    let mut rows = vec![
+        titles
+            .iter()
+            .map(|title| Cell::new(title).toned(Tone::Dim))
+            .collect(),
+    ];
+    rows.extend(entries.iter().map(|entry| {
+        vec![
+            Cell::new(clean(entry.service_id.as_str())).toned(Tone::Strong),
+            Cell::new(clean(&entry.component)),
+            Cell::new(entry.kind.to_string()),
+            Cell::new(entry.health.to_string()).toned(tone(entry.health)),
+            Cell::new(age(entry.last_heartbeat, now)),
+            Cell::new(
+                entry
+                    .instance
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            ),
+        ]
+    }));
+    let mut text = String::new();
+    draw(&rows, &widths(&rows), look, &mut text);
+    text
+}
+
+/// How long ago, for people; `never` for never.
+pub(super) fn age(at: Option<Timestamp>, now: Timestamp) -> String {
+    at.map_or_else(
+        || "never".to_owned(),
+        |at| format!("{} ago", short(now.since(at))),
+    )
+}
+
+fn tone(health: ServiceHealth) -> Tone {
+    match health {
+        ServiceHealth::Healthy => Tone::Good,
+        ServiceHealth::Starting | ServiceHealth::Stopping => Tone::Moving,
+        ServiceHealth::Degraded | ServiceHealth::Unhealthy => Tone::Bad,
+    }
+}
+
+/// All that is known of one. Pure.
+fn whole(entry: &ComponentEntry, style: Style, now: Timestamp) -> String {
+    let mut text = String::new();
+    let name = paint(&clean(entry.service_id.as_str()), Tone::Strong, style);
+    let health = paint(&entry.health.to_string(), tone(entry.health), style);
+    push(&mut text, |text| {
+        writeln!(text, "{name}: {health} {}", entry.kind)
+    });
+    let mut field = |name: &str, value: String| {
+        if !value.is_empty() {
+            let value = clean(&value).into_owned();
+            push(&mut text, |text| writeln!(text, "  {name:<12} {value}"));
+        }
+    };
+    field("component", entry.component.clone());
+    field("name", entry.name.clone());
+    field("version", entry.version.clone());
+    if let Some(instance) = &entry.instance {
+        let by = entry
+            .known_by
+            .map(|by| format!(" (known by its {by})"))
+            .unwrap_or_default();
+        field("instance", format!("{instance}{by}"));
+    }
+    field(
+        "registered",
+        entry
+            .registered_at
+            .map(|at| age(Some(at), now))
+            .unwrap_or_default(),
+    );
+    field("heartbeat", age(entry.last_heartbeat, now));
+    field("endpoint", entry.endpoint.clone());
+    field("health at", entry.health_endpoint.clone());
+    field("reads", entry.input_event_types.join(", "));
+    field("writes", entry.output_event_types.join(", "));
+    for (name, value) in &entry.metadata {
+        field("metadata", format!("{name} = {value}"));
+    }
+    for (name, value) in &entry.metrics {
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        field("metric", format!("{name} = {value}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Pair;
+    use super::*;
+
+    fn entry() -> ComponentEntry {
+        ComponentEntry {
+            service_id: "ttp".parse().unwrap(),
+            component: "ttp".to_owned(),
+            kind: crate::model::ServiceKind::Processor,
+            health: ServiceHealth::Healthy,
+            registered_at: Some(Timestamp::from_millis(1_000)),
+            last_heartbeat: Some(Timestamp::from_millis(58_000)),
+            instance: "default.p.ttp.0.3".parse().ok(),
+            known_by: Some(crate::model::Evidence::HealthPort),
+            name: String::new(),
+            version: "1.0".to_owned(),
+            endpoint: ":50051".to_owned(),
+            health_endpoint: String::new(),
+            input_event_types: vec!["ledger".to_owned()],
+            output_event_types: vec!["transfer".to_owned()],
+            metadata: [("network".to_owned(), "testnet".to_owned())].into(),
+            metrics: [("success_count".to_owned(), 12.into())].into(),
+        }
+    }
+
+    const NOW: i64 = 61_000;
+
+    #[test]
+    fn the_list_tells_who_how_and_when_it_was_last_heard_of() {
+        let look = Look {
+            columns: None,
+            style: Style::Plain,
+        };
+        insta::assert_snapshot!(table(&[entry()], look, Timestamp::from_millis(NOW)), @r"
+        SERVICE  COMPONENT  KIND       HEALTH   HEARTBEAT  INSTANCE
+        ttp      ttp        processor  healthy  3s ago     default.p.ttp.0.3
+        ");
+    }
+
+    #[test]
+    fn one_is_shown_with_all_that_it_said_and_nothing_that_it_did_not() {
+        insta::assert_snapshot!(whole(&entry(), Style::Plain, Timestamp::from_millis(NOW)), @r"
+        ttp: healthy processor
+          component    ttp
+          version      1.0
+          instance     default.p.ttp.0.3 (known by its health port)
+          registered   1m0s ago
+          heartbeat    3s ago
+          endpoint     :50051
+          reads        ledger
+          writes       transfer
+          metadata     network = testnet
+          metric       success_count = 12
+        ");
+    }
+
+    #[test]
+    fn it_is_found_by_what_it_reads_writes_and_carries() {
+        let nothing = Seek {
+            input: None,
+            output: None,
+            metadata: vec![],
+            include_unhealthy: false,
+        };
+        let network = |value: &str| Pair {
+            key: "network".to_owned(),
+            value: value.to_owned(),
+        };
+        for (seek, found) in [
+            (nothing.clone(), true),
+            (
+                Seek {
+                    input: Some("ledger".to_owned()),
+                    ..nothing.clone()
+                },
+                true,
+            ),
+            (
+                Seek {
+                    input: Some("transfer".to_owned()),
+                    ..nothing.clone()
+                },
+                false,
+            ),
+            (
+                Seek {
+                    output: Some("transfer".to_owned()),
+                    ..nothing.clone()
+                },
+                true,
+            ),
+            (
+                Seek {
+                    metadata: vec![network("testnet")],
+                    ..nothing.clone()
+                },
+                true,
+            ),
+            (
+                Seek {
+                    metadata: vec![network("mainnet")],
+                    ..nothing.clone()
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(is_sought(&entry(), &seek), found, "{seek:?}");
+        }
+        let ill = ComponentEntry {
+            health: ServiceHealth::Unhealthy,
+            ..entry()
+        };
+        assert!(!is_sought(&ill, &nothing));
+        assert!(is_sought(
+            &ill,
+            &Seek {
+                include_unhealthy: true,
+                ..nothing
+            }
+        ));
+    }
+}

@@ -1,0 +1,271 @@
+//! Clients that are broken, or mean harm.
+
+use proptest::prelude::*;
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::super::convert;
+use super::super::runs;
+use super::*;
+
+/// What an HTTP/2 client says first: the preface and an empty settings frame.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4096];
+    let closed = async {
+        loop {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), closed)
+        .await
+        .is_ok()
+}
+
+/// A well-behaved client is answered.
+async fn serves(plane: &Plane) {
+    let answer = plane
+        .legacy()
+        .await
+        .register(by_name("honest"))
+        .await
+        .unwrap();
+    assert_eq!(answer.into_inner().service_id, "honest");
+}
+
+fn with_limits(limits: Limits) -> ControlPlaneOptions {
+    ControlPlaneOptions {
+        limits,
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_greet_is_closed_and_harms_nobody() {
+    let limits = Limits {
+        greeting: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let plane = Plane::with(with_limits(limits), Disk::new()).await;
+    let mut silent = TcpStream::connect(plane.address).await.unwrap();
+    let mut slow = TcpStream::connect(plane.address).await.unwrap();
+    slow.write_all(&GREETING[..20]).await.unwrap();
+    serves(&plane).await;
+    assert!(is_closed(&mut silent).await && is_closed(&mut slow).await);
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_between_calls_stays_connected() {
+    let limits = Limits {
+        greeting: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let plane = Plane::with(with_limits(limits), Disk::new()).await;
+    let mut client = plane.legacy().await;
+    client.register(by_name("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    // A broken connection would fail this call, since it was sent before anything was noticed.
+    client.register(by_name("a")).await.unwrap();
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_closed_and_places_are_given_back() {
+    let limits = Limits {
+        connections: 3,
+        ..Limits::default()
+    };
+    let plane = Plane::with(with_limits(limits), Disk::new()).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(plane.address).await.unwrap();
+        stream.write_all(GREETING).await.unwrap();
+        // The answer to the greeting shows that it has its place.
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        open.push(stream);
+    }
+    let mut fourth = TcpStream::connect(plane.address).await.unwrap();
+    assert!(is_closed(&mut fourth).await);
+    drop(open);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let client = Endpoint::try_from(format!("http://{}", plane.address)).unwrap();
+        if let Ok(channel) = client.connect().await
+            && ControlPlaneClient::new(channel)
+                .list_services(())
+                .await
+                .is_ok()
+        {
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no place was given back"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn a_client_over_its_budget_is_told_to_slow_down_and_others_are_served() {
+    let limits = Limits {
+        calls_per_second: 20,
+        ..Limits::default()
+    };
+    let plane = Plane::with(with_limits(limits), Disk::new()).await;
+    let mut client = plane.legacy().await;
+    let mut refused = 0;
+    for _ in 0..60 {
+        let beat = legacy::ServiceHeartbeat {
+            service_id: "a".to_owned(),
+            ..Default::default()
+        };
+        match client.heartbeat(beat).await {
+            Ok(_) => {}
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    serves(&plane).await;
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn a_message_over_64_kib_is_refused_and_the_connection_lives() {
+    let plane = Plane::start().await;
+    let mut client = plane.sdk().await;
+    let mut request = component("big");
+    request.component.as_mut().unwrap().description = "x".repeat(100 * 1024);
+    assert_eq!(
+        code(client.register_component(request).await),
+        Code::OutOfRange
+    );
+    client.register_component(component("small")).await.unwrap();
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn garbage_of_every_kind_harms_nobody() {
+    let plane = Plane::start().await;
+    let mut random = proptest::test_runner::TestRng::deterministic_rng(Default::default());
+    for length in [1, 8, 9, 100, 5000, 70_000] {
+        for greeting in [&b""[..], GREETING, b"GET / HTTP/1.1\r\n\r\n"] {
+            let mut stream = TcpStream::connect(plane.address).await.unwrap();
+            let mut garbage = vec![0; length];
+            random.fill_bytes(&mut garbage);
+            // The server may hang up in the middle of it.
+            if stream.write_all(greeting).await.is_ok() {
+                stream.write_all(&garbage).await.ok();
+            }
+        }
+    }
+    serves(&plane).await;
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_heartbeats_cost_no_commit_and_no_memory_of_their_own() {
+    let plane = Plane::start().await;
+    let mut client = plane.legacy().await;
+    client.register(by_name("a")).await.unwrap();
+    let before = *plane.disk.commits.borrow();
+    let mut senders = Vec::new();
+    for sender in 0..50 {
+        let mut client = plane.legacy().await;
+        senders.push(tokio::spawn(async move {
+            for number in 0..200 {
+                let beat = legacy::ServiceHeartbeat {
+                    service_id: "a".to_owned(),
+                    timestamp: None,
+                    metrics: [(format!("m{}", number % 7), f64::from(sender))].into(),
+                };
+                client.heartbeat(beat).await.unwrap();
+            }
+        }));
+    }
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    assert_eq!(*plane.disk.commits.borrow(), before);
+    let status = client
+        .get_service_status(by_name("a"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.metrics.len(), 7);
+    plane.end().await;
+}
+
+/// Any bytes as any request: it is decoded or refused, and what was decoded is converted or
+/// refused; nothing crashes.
+fn feed(bytes: &[u8]) {
+    if let Ok(info) = legacy::ServiceInfo::decode(bytes)
+        && let Ok(intro) = convert::introduction(info)
+    {
+        convert::topics(&intro.about);
+    }
+    if let Ok(request) = v1::RegisterRequest::decode(bytes) {
+        convert::introduction_v1(request).ok();
+    }
+    if let Ok(beat) = legacy::ServiceHeartbeat::decode(bytes) {
+        convert::id("service_id", &beat.service_id).ok();
+        convert::metrics_of_legacy(beat.metrics);
+    }
+    if let Ok(beat) = v1::HeartbeatRequest::decode(bytes) {
+        convert::health_of_v1(beat.status);
+        convert::metrics_of_v1(beat.metrics);
+    }
+    if let Ok(update) = legacy::UpdatePipelineRunRequest::decode(bytes) {
+        runs::change_of(update);
+    }
+    if let Ok(legacy::UpsertChunkRunRequest { chunk: Some(chunk) }) =
+        legacy::UpsertChunkRunRequest::decode(bytes)
+    {
+        let kept = runs::chunk_of(chunk, Timestamp::default());
+        serde_json::to_string(&runs::wire_chunk(&kept).chunk_id).unwrap();
+    }
+    v1::DiscoveryRequest::decode(bytes).ok();
+    v1::WaitForComponentRequest::decode(bytes).ok();
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_crash_the_way_from_the_wire_to_the_owner(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+    ) {
+        feed(&bytes);
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_good_request_does_either(
+        position in 0usize..1000,
+        byte in any::<u8>(),
+        cut in 0usize..1000,
+    ) {
+        let info = legacy::ServiceInfo {
+            service_type: 4,
+            input_event_types: vec!["i".to_owned()],
+            health_endpoint: "http://localhost:8088/health".to_owned(),
+            metadata: [("component_id".to_owned(), "c".to_owned())].into(),
+            ..by_name("s")
+        };
+        for good in [component("ttp").encode_to_vec(), info.encode_to_vec()] {
+            let mut bytes = good;
+            let position = position % bytes.len();
+            bytes[position] = byte;
+            feed(&bytes);
+            bytes.truncate(cut % (bytes.len() + 1));
+            feed(&bytes);
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! Tokens by which an instance proves that it is one: JSON web tokens, HMAC-SHA256.
+//!
+//! **Guarantees.** A token names one instance and ends after a day. The keys lie in one file of the
+//! state directory, mode 0600, newest first; a rotation adds one and keeps the one before, so that
+//! tokens signed with it stay good for the rest of their day.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use signature::{Signer, Verifier};
+
+use crate::model::{InstanceId, Timestamp};
+
+/// How long a token is good.
+pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// What a token allows.
+const SCOPE: &str = "component:register";
+/// The file of the keys in the state directory.
+const KEYS: &str = "tokens.key";
+/// Keys that are good at the same time: the newest, and the one before it.
+const MAX_KEYS: usize = 2;
+/// Bytes of a key.
+const KEY_BYTES: usize = 32;
+/// By how much the clocks of two hosts may differ.
+const LEEWAY_SECONDS: u64 = 30;
+
+/// What a token says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Claims {
+    component_id: String,
+    instance: String,
+    /// Seconds since the Unix epoch.
+    iat: u64,
+    /// Seconds since the Unix epoch.
+    exp: u64,
+    scope: String,
+}
+
+/// Why a token was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Its time is over.
+    #[error("the token has expired; read the renewed one from COMPONENT_TOKEN_FILE")]
+    Expired,
+    /// It is not one of ours, or was tampered with.
+    #[error("the token is not valid here: {0}")]
+    Invalid(String),
+    /// It was made for something else.
+    #[error("the token is for `{0}`, not for `{SCOPE}`")]
+    WrongScope(String),
+}
+
+/// Why the keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read or written.
+    #[error("cannot {doing} the token keys in {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error(
+        "{} holds no token keys; move it away, and the next start makes new ones",
+        path.display()
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The host gives no random bytes.
+    #[error("the host gives no random bytes for a token key")]
+    NoRandomness,
+}
+
+/// The keys that tokens are signed with.
+pub struct Keyring {
+    /// Newest first; never empty.
+    keys: Vec<[u8; KEY_BYTES]>,
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keyring({} keys)", self.keys.len())
+    }
+}
+
+impl Keyring {
+    /// The keys of a state directory; made when there are none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or holds something else.
+    pub fn open(state_dir: &Path) -> Result<Self, KeyError> {
+        provide_crypto();
+        let path = state_dir.join(KEYS);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let keyring = Self {
+                    keys: vec![new_key()?],
+                };
+                keyring.save(&path)?;
+                return Ok(keyring);
+            }
+            Err(source) => {
+                return Err(KeyError::Io {
+                    doing: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        // A copy or an editor may have opened it to others.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(|source| {
+            KeyError::Io {
+                doing: "protect",
+                path: path.clone(),
+                source,
+            }
+        })?;
+        let keys: Option<Vec<_>> = text.lines().map(from_hex).collect();
+        match keys {
+            Some(keys) if !keys.is_empty() => Ok(Self { keys }),
+            Some(_) | None => Err(KeyError::Malformed { path }),
+        }
+    }
+
+    /// Keys that are kept nowhere, for tests and for servers without a state directory.
+    ///
+    /// # Errors
+    /// When the host gives no random bytes.
+    pub fn transient() -> Result<Self, KeyError> {
+        provide_crypto();
+        Ok(Self {
+            keys: vec![new_key()?],
+        })
+    }
+
+    /// Adds a new key, which signs from now on, and drops all but the one before it.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the keys are as before then.
+    pub fn rotate(&mut self, state_dir: &Path) -> Result<(), KeyError> {
+        let mut keys = vec![new_key()?];
+        keys.extend_from_slice(&self.keys[..self.keys.len().min(MAX_KEYS - 1)]);
+        let rotated = Self { keys };
+        rotated.save(&state_dir.join(KEYS))?;
+        *self = rotated;
+        Ok(())
+    }
+
+    fn save(&self, path: &Path) -> Result<(), KeyError> {
+        let text: String = self.keys.iter().map(|key| to_hex(key) + "\n").collect();
+        write_private(path, text.as_bytes()).map_err(|source| KeyError::Io {
+            doing: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// A token of `instance`, good from `now` on for [`TOKEN_LIFE`].
+    pub fn issue(&self, instance: &InstanceId, now: Timestamp) -> String {
+        let iat = seconds(now);
+        let claims = Claims {
+            component_id: instance.replica.component.to_string(),
+            instance: instance.to_string(),
+            iat,
+            exp: iat + TOKEN_LIFE.as_secs(),
+            scope: SCOPE.to_owned(),
+        };
+        let key = EncodingKey::from_secret(&self.keys[0]);
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
+            .expect("texts and numbers can be signed with a key of this kind")
+    }
+
+    /// The instance whose token `token` is, at `now`.
+    ///
+    /// # Errors
+    /// When it is not one of ours, or its time is over.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<InstanceId, TokenError> {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Time is an input here, so it is compared below.
+        validation.validate_exp = false;
+        validation.required_spec_claims.clear();
+        let mut refused = TokenError::Invalid("it is signed with no key of ours".to_owned());
+        for key in &self.keys {
+            let key = DecodingKey::from_secret(key);
+            match jsonwebtoken::decode::<Claims>(token, &key, &validation) {
+                Ok(token) => return check(&token.claims, now),
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
+                Err(error) => refused = TokenError::Invalid(error.to_string()),
+            }
+        }
+        Err(refused)
+    }
+}
+
+fn check(claims: &Claims, now: Timestamp) -> Result<InstanceId, TokenError> {
+    if claims.scope != SCOPE {
+        return Err(TokenError::WrongScope(claims.scope.clone()));
+    }
+    if seconds(now) > claims.exp.saturating_add(LEEWAY_SECONDS) {
+        return Err(TokenError::Expired);
+    }
+    if claims.iat > seconds(now).saturating_add(LEEWAY_SECONDS) {
+        return Err(TokenError::Invalid("it was made in the future".to_owned()));
+    }
+    let instance: InstanceId = claims
+        .instance
+        .parse()
+        .map_err(|error| TokenError::Invalid(format!("{error}")))?;
+    if instance.replica.component.as_str() != claims.component_id {
+        return Err(TokenError::Invalid(
+            "its component and instance differ".to_owned(),
+        ));
+    }
+    Ok(instance)
+}
+
+fn seconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_millis() / 1000).unwrap_or_default()
+}
+
+/// Writes a file that only we may read, whole or not at all.
+///
+/// # Errors
+/// When the host does not let us; the file is as before then.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+fn new_key() -> Result<[u8; KEY_BYTES], KeyError> {
+    let mut key = [0; KEY_BYTES];
+    SystemRandom::new()
+        .fill(&mut key)
+        .map_err(|_| KeyError::NoRandomness)?;
+    Ok(key)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
+    let mut key = [0; KEY_BYTES];
+    if text.len() != 2 * KEY_BYTES {
+        return None;
+    }
+    for (at, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(key)
+}
+
+/// HMAC-SHA256 of ring, for the token library, which brings no cryptography of its own.
+struct Hmac(hmac::Key);
+
+impl Signer<Vec<u8>> for Hmac {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        Ok(hmac::sign(&self.0, message).as_ref().to_vec())
+    }
+}
+
+impl Verifier<Vec<u8>> for Hmac {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        hmac::verify(&self.0, message, signature).map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtSigner for Hmac {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+impl JwtVerifier for Hmac {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |algorithm, key| Ok(Box::new(hmac_of(*algorithm, key.as_bytes())?)),
+    verifier_factory: |algorithm, key| Ok(Box::new(hmac_of(*algorithm, key.try_get_as_bytes()?)?)),
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+fn hmac_of(algorithm: Algorithm, key: &[u8]) -> Result<Hmac, JwtError> {
+    if algorithm == Algorithm::HS256 {
+        Ok(Hmac(hmac::Key::new(hmac::HMAC_SHA256, key)))
+    } else {
+        Err(ErrorKind::InvalidAlgorithm.into())
+    }
+}
+
+fn provide_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        PROVIDER
+            .install_default()
+            .expect("nobody else in this program installs one");
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn instance() -> InstanceId {
+        "default.p.ttp.0.3".parse().unwrap()
+    }
+
+    const NOW: i64 = 1_795_228_980_000;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(NOW + millis)
+    }
+
+    #[test]
+    fn a_token_names_its_instance_for_a_day() {
+        let keys = Keyring::transient().unwrap();
+        let token = keys.issue(&instance(), at(0));
+        assert_eq!(keys.verify(&token, at(0)), Ok(instance()));
+        let day = i64::try_from(TOKEN_LIFE.as_millis()).unwrap();
+        assert_eq!(keys.verify(&token, at(day)), Ok(instance()));
+        assert_eq!(
+            keys.verify(&token, at(day + 32_000)),
+            Err(TokenError::Expired)
+        );
+        assert!(matches!(
+            keys.verify(&token, at(-60_000)),
+            Err(TokenError::Invalid(_))
+        ));
+    }
+
+    #[test]
+    fn a_token_of_another_daemon_is_refused() {
+        let token = Keyring::transient().unwrap().issue(&instance(), at(0));
+        let refused = Keyring::transient()
+            .unwrap()
+            .verify(&token, at(0))
+            .unwrap_err();
+        assert!(refused.to_string().contains("no key of ours"), "{refused}");
+    }
+
+    #[test]
+    fn a_token_without_a_signature_is_refused_whatever_it_claims() {
+        // {"alg":"none"} . {"component_id":"ttp", ..} .
+        let token = "eyJhbGciOiJub25lIn0.eyJjb21wb25lbnRfaWQiOiJ0dHAifQ.";
+        assert!(Keyring::transient().unwrap().verify(token, at(0)).is_err());
+    }
+
+    #[test]
+    fn the_keys_are_private_and_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = Keyring::open(dir.path()).unwrap().issue(&instance(), at(0));
+        let mode = fs::metadata(dir.path().join(KEYS))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let again = Keyring::open(dir.path()).unwrap();
+        assert_eq!(again.verify(&token, at(0)), Ok(instance()));
+    }
+
+    #[test]
+    fn a_rotation_keeps_the_tokens_of_the_key_before_and_no_older_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keys = Keyring::open(dir.path()).unwrap();
+        let token = keys.issue(&instance(), at(0));
+        keys.rotate(dir.path()).unwrap();
+        let newer = keys.issue(&instance(), at(0));
+        assert_ne!(token, newer);
+        assert_eq!(keys.verify(&token, at(0)), Ok(instance()));
+        let mut keys = Keyring::open(dir.path()).unwrap();
+        keys.rotate(dir.path()).unwrap();
+        assert!(keys.verify(&token, at(0)).is_err());
+        assert_eq!(keys.verify(&newer, at(0)), Ok(instance()));
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_is_left_alone_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(KEYS), "hello").unwrap();
+        let refused = Keyring::open(dir.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("tokens.key holds no token keys"),
+            "{refused}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_crashes_the_check_and_no_changed_token_passes(
+            noise in ".{0,200}",
+            position in 0usize..300,
+            byte in any::<u8>(),
+        ) {
+            let keys = Keyring::transient().unwrap();
+            prop_assert!(keys.verify(&noise, at(0)).is_err());
+            let token = keys.issue(&instance(), at(0));
+            let mut changed = token.clone().into_bytes();
+            let position = position % changed.len();
+            changed[position] = byte;
+            if let Ok(changed) = String::from_utf8(changed)
+                && changed != token
+            {
+                prop_assert!(keys.verify(&changed, at(0)).is_err(), "{}", changed);
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `flowctl.v1`: what components of the SDK call, and the gate beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, BadMessage};
+use super::desk::{Desk, shown};
+use super::wire::v1::component_gate_server::ComponentGate;
+use super::wire::v1::control_plane_service_server::ControlPlaneService;
+use super::wire::v1::{
+    ComponentStatusRequest, ComponentStatusResponse, DiscoveryRequest, DiscoveryResponse,
+    HeartbeatRequest, ListComponentsRequest, ListComponentsResponse, RegisterRequest,
+    RegisterResponse, UnregisterRequest, WaitForComponentRequest,
+};
+use crate::model::{RegistrationRecord, ServiceKind};
+use crate::reconciler::Directory;
+
+/// How long the gate waits when the caller does not say.
+const WAIT: Duration = Duration::from_secs(20);
+/// How long it waits at most.
+const MAX_WAIT: Duration = Duration::from_secs(25);
+
+/// The service of the SDK.
+pub(super) struct Sdk(pub Desk);
+
+/// The gate.
+pub(super) struct Gate(pub Desk);
+
+#[tonic::async_trait]
+impl ControlPlaneService for Sdk {
+    async fn register_component(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        let caller = self.0.admit(&request)?;
+        let intro = convert::introduction_v1(request.into_inner())?;
+        let record = self.0.register(&caller, intro).await?;
+        Ok(Response::new(RegisterResponse {
+            service_id: record.service_id.to_string(),
+            assigned_topics: convert::topics(&record.about),
+            connection_info: caller.connection_info(),
+        }))
+    }
+
+    async fn unregister_component(
+        &self,
+        request: Request<UnregisterRequest>,
+    ) -> Result<Response<()>, Status> {
+        let caller = self.0.admit(&request)?;
+        let id = convert::id("service_id", &request.get_ref().service_id)?;
+        self.0.unregister(&caller, id).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn discover_components(
+        &self,
+        request: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        self.0.admit(&request)?;
+        let wanted = request.into_inner();
+        let directory = self.0.directory().await?;
+        let components = directory
+            .values()
+            .filter(|record| record.is_healthy() && is_wanted(record, &wanted))
+            .map(|record| convert::component_info(record))
+            .collect();
+        Ok(Response::new(DiscoveryResponse { components }))
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<()>, Status> {
+        let caller = self.0.admit(&request)?;
+        let beat = request.into_inner();
+        let id = convert::id("service_id", &beat.service_id)?;
+        let said = convert::health_of_v1(beat.status);
+        let metrics = convert::metrics_of_v1(beat.metrics);
+        self.0.beat(&caller, id, said, metrics).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn get_component_status(
+        &self,
+        request: Request<ComponentStatusRequest>,
+    ) -> Result<Response<ComponentStatusResponse>, Status> {
+        self.0.admit(&request)?;
+        let record = self.0.find(&request.get_ref().service_id).await?;
+        Ok(Response::new(convert::component_status(&record)))
+    }
+
+    async fn list_components(
+        &self,
+        request: Request<ListComponentsRequest>,
+    ) -> Result<Response<ListComponentsResponse>, Status> {
+        self.0.admit(&request)?;
+        let wanted = request.into_inner();
+        let kind = convert::kind_of_v1(wanted.type_filter);
+        let directory = self.0.directory().await?;
+        let components = directory
+            .values()
+            .filter(|record| kind == ServiceKind::Unspecified || record.about.kind == kind)
+            .filter(|record| wanted.include_unhealthy || record.is_healthy())
+            .map(|record| convert::component_status(record))
+            .collect();
+        Ok(Response::new(ListComponentsResponse { components }))
+    }
+}
+
+/// Any of the event types, all of the metadata.
+fn is_wanted(record: &RegistrationRecord, wanted: &DiscoveryRequest) -> bool {
+    let about = &record.about;
+    let kind = convert::kind_of_v1(wanted.r#type);
+    let of_kind = kind == ServiceKind::Unspecified || about.kind == kind;
+    let handled = || {
+        about
+            .input_event_types
+            .iter()
+            .chain(&about.output_event_types)
+    };
+    let handles = wanted.event_types.is_empty()
+        || handled().any(|event_type| wanted.event_types.contains(event_type));
+    let carries = wanted
+        .metadata_filters
+        .iter()
+        .all(|(name, value)| about.metadata.get(name) == Some(value));
+    of_kind && handles && carries
+}
+
+#[tonic::async_trait]
+impl ComponentGate for Gate {
+    async fn wait_for_component(
+        &self,
+        request: Request<WaitForComponentRequest>,
+    ) -> Result<Response<ComponentStatusResponse>, Status> {
+        self.0.admit(&request)?;
+        let WaitForComponentRequest {
+            component_id,
+            timeout,
+        } = request.into_inner();
+        if component_id.is_empty() {
+            return Err(BadMessage::Missing("component_id").into());
+        }
+        let patience = timeout
+            .and_then(|timeout| Duration::try_from(timeout).ok())
+            .map_or(WAIT, |timeout| timeout.min(MAX_WAIT));
+        let mut directories = self.0.owner.directories();
+        let arrived = directories.wait_for(|directory| find(directory, &component_id).is_some());
+        match tokio::time::timeout(patience, arrived).await {
+            Ok(Ok(directory)) => {
+                let record = find(&directory, &component_id);
+                let record = record.ok_or_else(|| Status::internal("the wait ended too early"))?;
+                Ok(Response::new(convert::component_status(record)))
+            }
+            Ok(Err(_)) => Err(Status::unavailable("the daemon is shutting down")),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "`{}` has not registered within {} s",
+                shown(&component_id),
+                patience.as_secs_f64()
+            ))),
+        }
+    }
+}
+
+/// A component that was heard of since it registered, or registered lately, by either of its ids.
+fn find<'a>(directory: &'a Directory, id: &str) -> Option<&'a Arc<RegistrationRecord>> {
+    let is_meant =
+        |record: &RegistrationRecord| record.service_id.as_str() == id || record.component() == id;
+    directory
+        .values()
+        .find(|record| record.silent_since.is_none() && is_meant(record))
+}

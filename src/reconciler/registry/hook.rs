@@ -1,0 +1,526 @@
+//! The registry as a part of the owner: registrations meet instances here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::model::{
+    ComponentSpec, Counts, Event, EventKind, Evidence, Handle, Health, Instance, InstanceId, Owner,
+    Patience, Phase, PipelineKey, Probe, ProbeCheck, ProbeKind, ProbeOutcome, Provenance,
+    RegistrationRecord, ServiceId, ServiceKind,
+};
+use crate::planner::health;
+
+use super::correlate::{self, Candidate, Clues};
+use super::{
+    Beat, Directory, Heard, Introduction, Note, NoteKey, Registered, RegistryCommand,
+    RegistryRefusal,
+};
+use crate::reconciler::core::Core;
+use crate::reconciler::ledger::{Answer, Effect, Ledger};
+use crate::reconciler::pipeline::Pipeline;
+
+/// Ids that are taken in from one group of heartbeats; the others come again with their next one.
+const ADOPTED_AT_ONCE: usize = 256;
+
+impl Core {
+    /// When a registration counts as silent.
+    pub fn set_patience(&mut self, patience: Patience) {
+        let now = self.ledger.now;
+        self.registry.set_patience(patience, now);
+    }
+
+    /// Shows what was registered before this daemon started beside the instances that did.
+    pub(in crate::reconciler) fn show_registrations(&mut self) {
+        let ids: Vec<ServiceId> = self.registry.ids().cloned().collect();
+        for id in &ids {
+            self.show(id);
+        }
+    }
+
+    pub(in crate::reconciler) fn registry_command(&mut self, command: RegistryCommand) {
+        match command {
+            RegistryCommand::Register { intro, reply } => self.register(*intro, reply),
+            RegistryCommand::Unregister { id, token, reply } => {
+                self.unregister(&id, token.as_ref(), reply);
+            }
+            RegistryCommand::Directory { reply } => answer(reply, self.directory()),
+            RegistryCommand::Tell { note, recorded } => {
+                let key = match note.as_ref() {
+                    Note::Run(run) => NoteKey::Run(run.id.clone()),
+                    Note::Chunk(chunk) => NoteKey::Chunk(chunk.id.clone()),
+                };
+                let gone = self.registry.notes.put(*note);
+                self.ledger.notes.insert(key);
+                self.ledger.notes.extend(gone);
+                let reply = Answer::Noted { reply: recorded };
+                self.ledger.effects.push(Effect::Answer(reply));
+            }
+            RegistryCommand::ChangeRun { id, change, reply } => {
+                let changed = self.registry.notes.change(&id, *change, self.ledger.now);
+                if changed.is_some() {
+                    self.ledger.notes.insert(NoteKey::Run(id));
+                }
+                answer(reply, changed);
+            }
+            RegistryCommand::Notes { reply } => answer(reply, self.registry.notes.clone()),
+        }
+    }
+
+    fn register(
+        &mut self,
+        intro: Introduction,
+        reply: oneshot::Sender<Result<Registered, RegistryRefusal>>,
+    ) {
+        let outcome = self.introduce(intro).map(|record| {
+            let (note, recorded) = oneshot::channel();
+            self.ledger
+                .effects
+                .push(Effect::Answer(Answer::Noted { reply: note }));
+            Registered { record, recorded }
+        });
+        answer(reply, outcome);
+    }
+
+    fn introduce(
+        &mut self,
+        intro: Introduction,
+    ) -> Result<Arc<RegistrationRecord>, RegistryRefusal> {
+        let now = self.ledger.now;
+        let owner = self.owner_of(&intro)?;
+        let id = self.registry.register(intro, owner, now)?;
+        self.ledger.registrations.insert(id.clone());
+        self.ledger
+            .registrations
+            .extend(self.registry.take_evicted());
+        self.show(&id);
+        let record = self.registry.get(&id).map(Arc::clone);
+        let record = record.expect("it was put there a moment ago");
+        let message = match &record.owner {
+            Some(owner) => format!("{} registered as {id}", owner.instance.replica),
+            None => format!("{id} registered; it is no component of a pipeline here"),
+        };
+        let reason = match &record.owner {
+            Some(owner) => format!("known by its {}", owner.by),
+            None => "nothing of it matches a running component".to_owned(),
+        };
+        self.emit_about(
+            record.owner.as_ref(),
+            EventKind::Registered,
+            reason,
+            message,
+        );
+        Ok(record)
+    }
+
+    /// The owner of a registration: its token's instance, or the one that the evidence points at.
+    fn owner_of(&self, intro: &Introduction) -> Result<Option<Owner>, RegistryRefusal> {
+        let candidates = candidates(&self.pipelines);
+        let Some(token) = &intro.token else {
+            let clues = Clues {
+                names: &intro.names,
+                health_endpoint: &intro.about.health_endpoint,
+                peer: &intro.peer,
+                kind: intro.about.kind,
+            };
+            return Ok(correlate::owner(&candidates, &clues));
+        };
+        if !candidates.iter().any(|candidate| candidate.id == token) {
+            return Err(RegistryRefusal::EndedInstance(token.clone()));
+        }
+        // A name that no component of its pipeline has is a nickname; another's is a lie.
+        let foreign = intro.names.iter().find(|name| {
+            let others = candidates.iter().any(|candidate| {
+                candidate.id.pipeline == token.pipeline
+                    && candidate.id.replica.component.as_str() == name.as_str()
+            });
+            others && token.replica.component.as_str() != name.as_str()
+        });
+        match foreign {
+            Some(named) => Err(RegistryRefusal::Foreign {
+                token: token.clone(),
+                named: named.clone(),
+            }),
+            None => Ok(Some(Owner {
+                instance: token.clone(),
+                by: Evidence::Token,
+            })),
+        }
+    }
+
+    fn unregister(
+        &mut self,
+        id: &ServiceId,
+        token: Option<&InstanceId>,
+        reply: oneshot::Sender<Result<(), RegistryRefusal>>,
+    ) {
+        let owner = self
+            .registry
+            .get(id)
+            .and_then(|record| record.owner.clone());
+        let foreign = token.filter(|token| {
+            owner
+                .as_ref()
+                .is_some_and(|owner| !is_same_replica(&owner.instance, token))
+        });
+        if let Some(token) = foreign {
+            let refusal = RegistryRefusal::Foreign {
+                token: token.clone(),
+                named: id.to_string(),
+            };
+            return answer(reply, Err(refusal));
+        }
+        if self.registry.remove(id).is_some() {
+            self.ledger.registrations.insert(id.clone());
+            if let Some(owner) = owner
+                && let Some(pipeline) = self.pipelines.get_mut(&owner.instance.pipeline)
+            {
+                pipeline.registrations.remove(&owner.instance);
+                pipeline.restate = true;
+            }
+        }
+        answer(reply, Ok(()));
+    }
+
+    pub(in crate::reconciler) fn directory(&mut self) -> Arc<Directory> {
+        self.registry.directory()
+    }
+
+    pub(in crate::reconciler) fn beats(&mut self, beats: BTreeMap<ServiceId, Beat>) {
+        let mut adopted = 0;
+        for (id, beat) in beats {
+            if self.registry.get(&id).is_none() {
+                adopted += 1;
+                if adopted > ADOPTED_AT_ONCE || self.adopt(&id, &beat).is_none() {
+                    continue;
+                }
+            }
+            let Some(heard) = self.registry.heard(&id, beat) else {
+                continue;
+            };
+            self.follow_restart(&id);
+            self.show(&id);
+            let Some(owner) = self
+                .registry
+                .get(&id)
+                .and_then(|record| record.owner.clone())
+            else {
+                continue;
+            };
+            if heard == Heard::Again {
+                let message = format!("{} sends heartbeats again", owner.instance.replica);
+                let reason = "a heartbeat arrived".to_owned();
+                self.emit_about(Some(&owner), EventKind::Heard, reason, message);
+            }
+            self.judge_heartbeat(&owner.instance, &ProbeOutcome::Pass);
+        }
+        self.ledger
+            .registrations
+            .extend(self.registry.take_evicted());
+    }
+
+    fn adopt(&mut self, id: &ServiceId, beat: &Beat) -> Option<()> {
+        let owner = {
+            let candidates = candidates(&self.pipelines);
+            let by_token = beat
+                .token
+                .clone()
+                .filter(|token| candidates.iter().any(|candidate| candidate.id == token))
+                .map(|instance| Owner {
+                    instance,
+                    by: Evidence::Token,
+                });
+            let names = [id.to_string()];
+            let clues = Clues {
+                names: &names,
+                health_endpoint: "",
+                peer: &beat.peer,
+                kind: ServiceKind::Unspecified,
+            };
+            by_token.or_else(|| correlate::owner(&candidates, &clues))
+        };
+        self.registry.adopt(id, beat, owner)
+    }
+
+    /// A component that restarted and beats on under its old id is the same replica's new instance.
+    fn follow_restart(&mut self, id: &ServiceId) {
+        let Some(owner) = self
+            .registry
+            .get(id)
+            .and_then(|record| record.owner.clone())
+        else {
+            return;
+        };
+        let Some(live) = live_instance(&self.pipelines, &owner.instance) else {
+            return;
+        };
+        if live.id != owner.instance {
+            let owner = Owner {
+                instance: live.id.clone(),
+                by: owner.by,
+            };
+            self.registry.own(id, owner);
+        }
+    }
+
+    /// Looks for components that fell silent, and for registrations that nobody owns any more.
+    pub(in crate::reconciler) fn sweep(&mut self) {
+        let now = self.ledger.now;
+        if self.registry.sweep_at().is_none_or(|at| at > now) {
+            return;
+        }
+        let pipelines = &self.pipelines;
+        let swept = self.registry.sweep(now, |instance| {
+            pipelines.get(&instance.pipeline).is_some_and(|pipeline| {
+                pipeline.desired.wants(&instance.replica).is_some()
+                    || pipeline.records.contains_key(&instance.replica)
+            })
+        });
+        self.ledger.registrations.extend(swept.forgotten);
+        self.ledger.registrations.extend(swept.to_record);
+        for id in &swept.silent {
+            self.show(id);
+            let Some(record) = self.registry.get(id).map(Arc::clone) else {
+                continue;
+            };
+            let Some(owner) = &record.owner else { continue };
+            if live_instance(&self.pipelines, &owner.instance)
+                .is_some_and(|live| live.id == owner.instance)
+            {
+                let message = format!("{} sends no heartbeats", owner.instance.replica);
+                let reason = silence(&record);
+                self.emit_about(Some(owner), EventKind::Silent, reason, message);
+            }
+        }
+        self.judge_silence();
+    }
+
+    /// Asks every heartbeat probe, whether or not its component ever registered.
+    fn judge_silence(&mut self) {
+        let now = self.ledger.now;
+        let mut late = Vec::new();
+        for pipeline in self.pipelines.values() {
+            for (key, record) in &pipeline.records {
+                let (Some(spec), Some(instance)) = (pipeline.desired.wants(key), &record.instance)
+                else {
+                    continue;
+                };
+                let Phase::Running { since, .. } = &instance.phase else {
+                    continue;
+                };
+                let heard = pipeline
+                    .registrations
+                    .get(&instance.id)
+                    .map_or(*since, |record| record.last_seen());
+                let silent_for = now.since(heard.max(self.registry.listening_since()));
+                let ttls = heartbeat_probes(spec).map(|(_, ttl)| ttl);
+                if ttls.clone().any(|ttl| silent_for > ttl) {
+                    let seconds = silent_for.as_secs();
+                    late.push((instance.id.clone(), format!("no heartbeat for {seconds} s")));
+                }
+            }
+        }
+        for (instance, why) in late {
+            self.judge_heartbeat(&instance, &ProbeOutcome::Fail(why));
+        }
+    }
+
+    fn judge_heartbeat(&mut self, id: &InstanceId, outcome: &ProbeOutcome) {
+        let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) else {
+            return;
+        };
+        let kinds: Vec<ProbeKind> = match pipeline.desired.wants(&id.replica) {
+            Some(spec) => heartbeat_probes(spec).map(|(kind, _)| kind).collect(),
+            None => return,
+        };
+        for kind in kinds {
+            pipeline.judged(id, kind, outcome, Counts::Counted, &mut self.ledger);
+        }
+    }
+
+    /// Puts a registration beside the instance that it belongs to.
+    fn show(&mut self, id: &ServiceId) {
+        let Some(record) = self.registry.get(id) else {
+            return;
+        };
+        let Some(owner) = &record.owner else { return };
+        let Some(pipeline) = self.pipelines.get_mut(&owner.instance.pipeline) else {
+            return;
+        };
+        let is_live = pipeline
+            .records
+            .get(&owner.instance.replica)
+            .and_then(|record| record.instance.as_ref())
+            .is_some_and(|instance| instance.id == owner.instance);
+        if !is_live {
+            return;
+        }
+        let shown = pipeline.registrations.get(&owner.instance);
+        let yields = shown.is_none_or(|shown| {
+            shown.service_id == *id
+                || shown.provenance == Provenance::Adopted
+                || (record.provenance == Provenance::Registered
+                    && shown.last_seen() <= record.last_seen())
+        });
+        if yields {
+            let first = shown.is_none();
+            pipeline
+                .registrations
+                .insert(owner.instance.clone(), Arc::clone(record));
+            pipeline.restate = true;
+            if first {
+                let instance = owner.instance.clone();
+                pipeline.has_registered(&instance, &mut self.ledger);
+            }
+        }
+    }
+
+    fn emit_about(
+        &mut self,
+        owner: Option<&Owner>,
+        kind: EventKind,
+        reason: String,
+        message: String,
+    ) {
+        let instance = owner.map(|owner| &owner.instance);
+        let at = self.ledger.now;
+        self.ledger.emit(Event {
+            seq: 0,
+            at,
+            namespace: instance.map(|id| id.pipeline.namespace.clone()),
+            pipeline: instance.map(|id| id.pipeline.name.clone()),
+            component: instance.map(|id| id.replica.component.clone()),
+            replica: instance.map(|id| id.replica.replica),
+            instance: instance.cloned(),
+            kind,
+            reason,
+            message,
+        });
+    }
+}
+
+impl Pipeline {
+    /// A component whose readiness waits for its registration has waited long enough.
+    fn has_registered(&mut self, id: &InstanceId, ledger: &mut Ledger) {
+        let Some(probes) = self
+            .desired
+            .wants(&id.replica)
+            .map(|spec| spec.probes.clone())
+        else {
+            return;
+        };
+        let now = ledger.now;
+        let waits = |instance: &Instance| {
+            matches!(
+                &instance.phase,
+                Phase::Running {
+                    health: Health {
+                        unregistered: true,
+                        ..
+                    },
+                    ..
+                }
+            )
+        };
+        let instance = self
+            .records
+            .get(&id.replica)
+            .and_then(|record| record.instance.as_ref());
+        if !instance.is_some_and(waits) {
+            return;
+        }
+        let meaning = self.change(&id.replica, ledger, |record| {
+            let Some(Instance {
+                phase: Phase::Running { health, .. },
+                ..
+            }) = &mut record.instance
+            else {
+                return health::Meaning::Nothing;
+            };
+            let change = health::registered(health, &probes, now);
+            *health = change.health;
+            change.meaning
+        });
+        self.act_on(id, meaning, ledger);
+    }
+}
+
+/// The probes of a component that ask for heartbeats, with the age that they accept.
+fn heartbeat_probes(
+    spec: &ComponentSpec,
+) -> impl Iterator<Item = (ProbeKind, std::time::Duration)> + Clone + use<> {
+    let ttl = |probe: &Option<Probe>| match probe.as_ref()?.check {
+        ProbeCheck::Heartbeat { ttl } => Some(ttl.get()),
+        ProbeCheck::Http(_)
+        | ProbeCheck::Grpc { .. }
+        | ProbeCheck::Tcp { .. }
+        | ProbeCheck::Exec { .. } => None,
+    };
+    let probes = [
+        (ProbeKind::Startup, ttl(&spec.probes.startup)),
+        (ProbeKind::Readiness, ttl(&spec.probes.readiness)),
+        (ProbeKind::Liveness, ttl(&spec.probes.liveness)),
+    ];
+    probes
+        .into_iter()
+        .filter_map(|(kind, ttl)| Some((kind, ttl?)))
+}
+
+/// Every live instance with what is known of it.
+fn candidates(pipelines: &BTreeMap<PipelineKey, Pipeline>) -> Vec<Candidate<'_>> {
+    let mut found = Vec::new();
+    for pipeline in pipelines.values() {
+        for (key, record) in &pipeline.records {
+            let spec = pipeline.kept.spec.components.get(&key.component);
+            let (Some(instance), Some(spec)) = (&record.instance, spec) else {
+                continue;
+            };
+            let (pid, container) = match &instance.handle {
+                Some(Handle::Process { child, .. }) => (Some(child.pid), None),
+                Some(Handle::Docker { container }) => (None, Some(container.as_str())),
+                Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
+            };
+            let registered = pipeline.registrations.contains_key(&instance.id);
+            found.push(Candidate {
+                id: &instance.id,
+                spec,
+                pid,
+                container,
+                registered,
+            });
+        }
+    }
+    found
+}
+
+/// The instance that lives of the replica that `instance` is or was a run of.
+fn live_instance<'a>(
+    pipelines: &'a BTreeMap<PipelineKey, Pipeline>,
+    instance: &InstanceId,
+) -> Option<&'a Instance> {
+    let pipeline = pipelines.get(&instance.pipeline)?;
+    pipeline.records.get(&instance.replica)?.instance.as_ref()
+}
+
+fn is_same_replica(one: &InstanceId, two: &InstanceId) -> bool {
+    one.pipeline == two.pipeline && one.replica == two.replica
+}
+
+/// Since when nothing was heard, in words.
+pub(in crate::reconciler) fn silence(record: &RegistrationRecord) -> String {
+    match record.last_heartbeat {
+        Some(at) => format!("no heartbeat since {at}"),
+        None => format!(
+            "no heartbeat since it registered at {}",
+            record.registered_at
+        ),
+    }
+}
+
+/// Whoever asked may have left meanwhile.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    if reply.send(value).is_err() {
+        tracing::debug!("the caller left before its answer");
+    }
+}
