@@ -1,6 +1,9 @@
 //! The messages and services of `proto/`, generated at build time.
 
-#![expect(missing_docs, reason = "generated code; proto/ says what each field means")]
+#![expect(
+    missing_docs,
+    reason = "generated code; proto/ says what each field means"
+)]
 
 /// Classic assets.
 pub mod asset {

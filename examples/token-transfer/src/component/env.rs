@@ -76,7 +76,11 @@ impl<'a> Env<'a> {
         };
         match read(&value) {
             Ok(read) => Ok(Some(read)),
-            Err(reason) => Err(SettingError::Unusable { name, value, reason }),
+            Err(reason) => Err(SettingError::Unusable {
+                name,
+                value,
+                reason,
+            }),
         }
     }
 
@@ -88,18 +92,26 @@ impl<'a> Env<'a> {
         &self,
         names: &[&str],
     ) -> Result<Option<T>, SettingError> {
-        self.with(names, |value| value.parse().map_err(|error: T::Err| error.to_string()))
+        self.with(names, |value| {
+            value.parse().map_err(|error: T::Err| error.to_string())
+        })
     }
 
     /// The component's id in its pipeline, or `default` outside of one.
     pub fn component(&self, default: &str) -> String {
-        let names = ["FLOWCTL_COMPONENT_ID", "COMPONENT_ID", "FLOWCTL_SERVICE_ID", "SERVICE_ID"];
+        let names = [
+            "FLOWCTL_COMPONENT_ID",
+            "COMPONENT_ID",
+            "FLOWCTL_SERVICE_ID",
+            "SERVICE_ID",
+        ];
         self.text(&names).unwrap_or_else(|| default.to_owned())
     }
 
     /// Whether one of `names` is set to `true` (any case) or `1`.
     pub fn flag(&self, names: &[&str]) -> bool {
-        self.text(names).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1")
+        self.text(names)
+            .is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1")
     }
 
     /// A length of time: `10s`, `250ms`, or a plain number of milliseconds; `0` and `0s` are zero.
@@ -124,7 +136,9 @@ impl<'a> Env<'a> {
             if let Ok(port) = value.strip_prefix(':').unwrap_or(value).parse() {
                 return Ok(everywhere(port));
             }
-            value.parse().map_err(|_| "not a port, nor an address and a port".to_owned())
+            value
+                .parse()
+                .map_err(|_| "not a port, nor an address and a port".to_owned())
         };
         Ok(self.with(names, read)?.unwrap_or_else(|| everywhere(port)))
     }
@@ -135,7 +149,10 @@ impl<'a> Env<'a> {
     /// It is set and is no host and port.
     pub fn peer(&self, names: &[&str], default: &str) -> Result<String, SettingError> {
         let read = |value: &str| {
-            let bare = value.strip_prefix("http://").unwrap_or(value).trim_end_matches('/');
+            let bare = value
+                .strip_prefix("http://")
+                .unwrap_or(value)
+                .trim_end_matches('/');
             match bare.rsplit_once(':') {
                 Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                     Ok(bare.to_owned())
@@ -143,7 +160,9 @@ impl<'a> Env<'a> {
                 Some(_) | None => Err("not of the form host:port".to_owned()),
             }
         };
-        Ok(self.with(names, read)?.unwrap_or_else(|| default.to_owned()))
+        Ok(self
+            .with(names, read)?
+            .unwrap_or_else(|| default.to_owned()))
     }
 }
 
@@ -153,7 +172,10 @@ mod tests {
 
     fn with<T>(pairs: &[(&str, &str)], ask: impl Fn(&Env) -> T) -> T {
         let lookup = |name: &str| {
-            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            pairs
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
         };
         ask(&Env::new(&lookup))
     }
@@ -167,25 +189,40 @@ mod tests {
 
     #[test]
     fn a_missing_value_names_every_name_it_may_have() {
-        let error = with(&[], |env| env.required(&["A", "B"], "a directory").unwrap_err());
-        assert_eq!(error.to_string(), "A or B is not set; it has to be a directory");
+        let error = with(&[], |env| {
+            env.required(&["A", "B"], "a directory").unwrap_err()
+        });
+        assert_eq!(
+            error.to_string(),
+            "A or B is not set; it has to be a directory"
+        );
     }
 
     #[test]
     fn durations_are_read_with_a_unit_or_as_milliseconds() {
-        for (text, milliseconds) in [("10000ms", 10_000), ("10s", 10_000), ("250", 250), ("0s", 0)]
-        {
+        for (text, milliseconds) in [
+            ("10000ms", 10_000),
+            ("10s", 10_000),
+            ("250", 250),
+            ("0s", 0),
+        ] {
             let read = with(&[("D", text)], |env| env.duration(&["D"]));
-            assert_eq!(read, Ok(Some(Duration::from_millis(milliseconds))), "{text}");
+            assert_eq!(
+                read,
+                Ok(Some(Duration::from_millis(milliseconds))),
+                "{text}"
+            );
         }
         assert!(with(&[("D", "soon")], |env| env.duration(&["D"])).is_err());
     }
 
     #[test]
     fn an_address_to_listen_on_may_be_a_bare_port() {
-        for (text, address) in
-            [("7", "0.0.0.0:7"), (":7", "0.0.0.0:7"), ("127.0.0.1:7", "127.0.0.1:7")]
-        {
+        for (text, address) in [
+            ("7", "0.0.0.0:7"),
+            (":7", "0.0.0.0:7"),
+            ("127.0.0.1:7", "127.0.0.1:7"),
+        ] {
             let read = with(&[("PORT", text)], |env| env.listen(&["PORT"], 1));
             assert_eq!(read, Ok(address.parse().unwrap()), "{text}");
         }

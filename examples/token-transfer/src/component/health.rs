@@ -30,7 +30,9 @@ impl Metric {
     pub fn add(&self, more: f64) {
         let sum = |bits| Some((f64::from_bits(bits) + more).to_bits());
         // The closure never refuses, so the update never fails.
-        let _previous = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
+        let _previous = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
     }
 
     /// Its value now.
@@ -72,7 +74,10 @@ impl Health {
     /// The health of `component`, which is starting. Work that was begun and then makes no
     /// progress for `stall_after` makes it unhealthy; zero turns that off.
     pub fn new(component: impl Into<String>, stall_after: Duration) -> Arc<Self> {
-        let now = Now { condition: Condition::Starting("starting".to_owned()), progress: None };
+        let now = Now {
+            condition: Condition::Starting("starting".to_owned()),
+            progress: None,
+        };
         Arc::new(Self {
             component: component.into(),
             started: Instant::now(),
@@ -116,7 +121,10 @@ impl Health {
     /// All figures by name.
     pub fn metrics(&self) -> BTreeMap<&'static str, f64> {
         let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics.iter().map(|(name, metric)| (*name, metric.get())).collect()
+        metrics
+            .iter()
+            .map(|(name, metric)| (*name, metric.get()))
+            .collect()
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -143,8 +151,11 @@ impl Health {
                 (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", message)
             }
         };
-        let metrics: BTreeMap<_, _> =
-            self.metrics().into_iter().map(|(name, value)| (name, number(value))).collect();
+        let metrics: BTreeMap<_, _> = self
+            .metrics()
+            .into_iter()
+            .map(|(name, value)| (name, number(value)))
+            .collect();
         let body = json!({
             "status": status,
             "component": self.component,
@@ -175,7 +186,10 @@ impl Health {
 fn number(value: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
-        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53, so exact")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "whole and within 2^53, so exact"
+        )]
         let whole = value as i64;
         json!(whole)
     } else {
@@ -198,7 +212,9 @@ pub async fn serve(
         .route("/", get(report))
         .route("/metrics", get(exposition))
         .with_state(health);
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 async fn report(State(health): State<Arc<Health>>) -> Response {
@@ -247,6 +263,10 @@ mod tests {
         let body = health.report().1;
         assert_eq!(body["metrics"]["total_processed"], json!(3));
         assert_eq!(body["metrics"]["latency_ms"], json!(0.5));
-        assert!(health.exposition().contains("total_processed{component=\"x\"} 3\n"));
+        assert!(
+            health
+                .exposition()
+                .contains("total_processed{component=\"x\"} 3\n")
+        );
     }
 }

@@ -61,7 +61,11 @@ pub struct Backoff {
 impl Backoff {
     /// Delays of `first`, then twice that, and so on up to `last`.
     pub fn new(first: Duration, last: Duration) -> Self {
-        Self { first, last, next: first }
+        Self {
+            first,
+            last,
+            next: first,
+        }
     }
 
     /// The delay before the next try.

@@ -37,7 +37,13 @@ const LEDGER: &str = "raw_ledger_service.RawLedger";
 const EVENT: &str = "token_transfer.TokenTransferEvent";
 
 impl Role {
-    fn describe(self) -> (ServiceType, &'static [&'static str], &'static [&'static str]) {
+    fn describe(
+        self,
+    ) -> (
+        ServiceType,
+        &'static [&'static str],
+        &'static [&'static str],
+    ) {
         match self {
             Self::Source => (ServiceType::Source, &[], &[LEDGER]),
             Self::Processor => (ServiceType::Processor, &[LEDGER], &[EVENT]),
@@ -73,14 +79,19 @@ impl Registration {
         if !env.flag(&["ENABLE_FLOWCTL", "FLOWCTL_ENABLED"]) {
             return Ok(None);
         }
-        let names = ["FLOWCTL_HEARTBEAT_INTERVAL", "FLOWCTL_HEARTBEAT_INTERVAL_MS"];
+        let names = [
+            "FLOWCTL_HEARTBEAT_INTERVAL",
+            "FLOWCTL_HEARTBEAT_INTERVAL_MS",
+        ];
         let interval = env.duration(&names)?.filter(|interval| !interval.is_zero());
         let endpoint = ["FLOWCTL_ENDPOINT", "CONTROL_PLANE_ENDPOINT"];
         Ok(Some(Self {
             endpoint: env.peer(&endpoint, "localhost:8080")?,
             role,
             component: component.to_owned(),
-            network: env.text(&["STELLAR_NETWORK"]).unwrap_or_else(|| "testnet".to_owned()),
+            network: env
+                .text(&["STELLAR_NETWORK"])
+                .unwrap_or_else(|| "testnet".to_owned()),
             health_endpoint: env
                 .text(&["HEALTH_ENDPOINT"])
                 .unwrap_or_else(|| format!("http://localhost:{health_port}/health")),
@@ -95,7 +106,9 @@ impl Registration {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
         let mut last_problem = String::new();
         loop {
-            let Some(outcome) = stop.run_until_cancelled(self.register_and_beat(&health, &mut backoff)).await
+            let Some(outcome) = stop
+                .run_until_cancelled(self.register_and_beat(&health, &mut backoff))
+                .await
             else {
                 return;
             };
@@ -104,7 +117,11 @@ impl Registration {
                 tracing::warn!(endpoint = self.endpoint, "control plane: {outcome}");
                 last_problem = outcome;
             }
-            if stop.run_until_cancelled(tokio::time::sleep(backoff.delay())).await.is_none() {
+            if stop
+                .run_until_cancelled(tokio::time::sleep(backoff.delay()))
+                .await
+                .is_none()
+            {
                 return;
             }
         }
@@ -121,7 +138,11 @@ impl Registration {
             Ok(service_id) => service_id,
             Err(status) => return format!("registration failed: {}", status.message()),
         };
-        tracing::info!(endpoint = self.endpoint, service_id, "registered with the control plane");
+        tracing::info!(
+            endpoint = self.endpoint,
+            service_id,
+            "registered with the control plane"
+        );
         backoff.reset();
         let mut beat = tokio::time::interval(self.interval);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -155,7 +176,11 @@ impl Registration {
             metadata,
             component_id: self.component.clone(),
         };
-        Ok(client.register(self.call(info)?).await?.into_inner().service_id)
+        Ok(client
+            .register(self.call(info)?)
+            .await?
+            .into_inner()
+            .service_id)
     }
 
     async fn beat(
@@ -165,12 +190,17 @@ impl Registration {
         health: &Health,
     ) -> Result<(), Status> {
         let metrics = health.metrics().into_iter();
-        #[expect(clippy::disallowed_methods, reason = "the protocol asks for the wall clock")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the protocol asks for the wall clock"
+        )]
         let now = SystemTime::now();
         let beat = ServiceHeartbeat {
             service_id: service_id.to_owned(),
             timestamp: Some(now.into()),
-            metrics: metrics.map(|(name, value)| (name.to_owned(), value)).collect(),
+            metrics: metrics
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
         };
         client.heartbeat(self.call(beat)?).await?;
         Ok(())
@@ -191,7 +221,12 @@ impl Registration {
 
     /// The token of the file, which is renewed while the component runs, else that of the variable.
     fn token(&self) -> Option<String> {
-        let renewed = self.token_file.as_ref().and_then(|path| fs::read_to_string(path).ok());
-        renewed.map(|text| text.trim().to_owned()).or_else(|| self.token.clone())
+        let renewed = self
+            .token_file
+            .as_ref()
+            .and_then(|path| fs::read_to_string(path).ok());
+        renewed
+            .map(|text| text.trim().to_owned())
+            .or_else(|| self.token.clone())
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::env::{Env, SettingError};
 use super::health::{self, Health};
+use super::log;
 use super::register::Registration;
 
 /// How long work that was asked to stop may take. The whole exit stays under 2 s.
@@ -99,10 +101,32 @@ async fn asked_to_stop() -> &'static str {
     }
 }
 
+/// Reads a program's settings from the environment and runs it with them, the log started.
+pub fn configured<S, F: Future<Output = ExitCode>>(
+    read: impl FnOnce(&Env) -> Result<S, SettingError>,
+    main: impl FnOnce(S) -> F,
+) -> ExitCode {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let env = Env::new(&lookup);
+    if let Err(error) = log::start(env.text(&["LOG_LEVEL"]).as_deref()) {
+        eprintln!("no log: {error}");
+    }
+    match read(&env) {
+        Ok(settings) => program(main(settings)),
+        Err(error) => {
+            tracing::error!("{error}; --help lists every setting");
+            ExitCode::from(2)
+        }
+    }
+}
+
 /// Runs a program's asynchronous part, on two threads: one for the work, one for everything else.
 /// What is left running when it ends is not waited for.
-pub fn program(main: impl Future<Output = ExitCode>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+fn program(main: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(main);

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use stellar_strkey as strkey;
 use stellar_xdr::{
-    AccountId, Asset, AssetCode12, AssetCode4, ClaimableBalanceId, ContractIdPreimage, Hash,
+    AccountId, Asset, AssetCode4, AssetCode12, ClaimableBalanceId, ContractIdPreimage, Hash,
     HashIdPreimage, HashIdPreimageContractId, Limits, MuxedAccount, PoolId, PublicKey, ScAddress,
     Uint256, WriteXdr,
 };
@@ -15,7 +15,9 @@ use crate::proto::asset as proto;
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 pub(super) fn account(id: &AccountId) -> String {
@@ -24,16 +26,25 @@ pub(super) fn account(id: &AccountId) -> String {
 }
 
 fn of_key(key: &[u8; 32]) -> String {
-    strkey::ed25519::PublicKey(*key).to_string().as_str().to_owned()
+    strkey::ed25519::PublicKey(*key)
+        .to_string()
+        .as_str()
+        .to_owned()
 }
 
 pub(super) fn pool(id: &PoolId) -> String {
-    strkey::LiquidityPool(id.0.0).to_string().as_str().to_owned()
+    strkey::LiquidityPool(id.0.0)
+        .to_string()
+        .as_str()
+        .to_owned()
 }
 
 pub(super) fn balance(id: &ClaimableBalanceId) -> String {
     let ClaimableBalanceId::ClaimableBalanceIdTypeV0(Hash(hash)) = id;
-    strkey::ClaimableBalance::V0(*hash).to_string().as_str().to_owned()
+    strkey::ClaimableBalance::V0(*hash)
+        .to_string()
+        .as_str()
+        .to_owned()
 }
 
 pub(super) fn contract(id: &[u8; 32]) -> String {
@@ -73,7 +84,10 @@ pub(super) fn issuer(asset: &Asset) -> Option<&AccountId> {
 /// An asset as a message.
 pub(super) fn message(asset: &Asset) -> proto::Asset {
     let text = |code: &[u8]| {
-        let end = code.iter().position(|byte| *byte == 0).unwrap_or(code.len());
+        let end = code
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(code.len());
         String::from_utf8_lossy(&code[..end]).into_owned()
     };
     let issued = |asset_code, issuer| {
@@ -91,9 +105,10 @@ pub(super) fn message(asset: &Asset) -> proto::Asset {
             issued(text(code), &asset.issuer)
         }
     };
-    proto::Asset { asset_type: Some(kind) }
+    proto::Asset {
+        asset_type: Some(kind),
+    }
 }
-
 
 /// The asset that contracts write as `text`.
 pub(super) fn parse(text: &str) -> Option<Asset> {
@@ -109,11 +124,17 @@ pub(super) fn parse(text: &str) -> Option<Asset> {
     match code.len() {
         1..=4 => {
             let code = AssetCode4([padded[0], padded[1], padded[2], padded[3]]);
-            Some(Asset::CreditAlphanum4(stellar_xdr::AlphaNum4 { asset_code: code, issuer }))
+            Some(Asset::CreditAlphanum4(stellar_xdr::AlphaNum4 {
+                asset_code: code,
+                issuer,
+            }))
         }
         5..=12 => {
             let code = AssetCode12(padded);
-            Some(Asset::CreditAlphanum12(stellar_xdr::AlphaNum12 { asset_code: code, issuer }))
+            Some(Asset::CreditAlphanum12(stellar_xdr::AlphaNum12 {
+                asset_code: code,
+                issuer,
+            }))
         }
         _ => None,
     }
@@ -125,6 +146,8 @@ pub fn contract_of(network: Network, asset: &Asset) -> [u8; 32] {
         network_id: Hash(network.id()),
         contract_id_preimage: ContractIdPreimage::Asset(asset.clone()),
     });
-    let bytes = preimage.to_xdr(Limits::none()).expect("a preimage can be written to memory");
+    let bytes = preimage
+        .to_xdr(Limits::none())
+        .expect("a preimage can be written to memory");
     Sha256::digest(bytes).into()
 }

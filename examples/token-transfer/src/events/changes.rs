@@ -29,7 +29,10 @@ pub(super) struct PoolChange {
 }
 
 /// The pools whose reserves or shares were touched, each once.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds of entries are no pools")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other kinds of entries are no pools"
+)]
 pub(super) fn pools(changes: &LedgerEntryChanges) -> Vec<PoolChange> {
     let pool = |entry: &LedgerEntry| match &entry.data {
         LedgerEntryData::LiquidityPool(pool) => Some(pool.clone()),
@@ -79,7 +82,10 @@ fn difference(
 }
 
 /// The claimable balances that came to be.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other changes create no balance")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other changes create no balance"
+)]
 pub(super) fn created_balances(changes: &LedgerEntryChanges) -> Vec<ClaimableBalanceEntry> {
     let created = changes.0.iter().filter_map(|change| match change {
         LedgerEntryChange::Created(entry) => balance(entry),
@@ -89,7 +95,10 @@ pub(super) fn created_balances(changes: &LedgerEntryChanges) -> Vec<ClaimableBal
 }
 
 /// The claimable balance `id` as it was before it was removed.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other changes remove no balance")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other changes remove no balance"
+)]
 pub(super) fn removed_balance<'a>(
     changes: &'a LedgerEntryChanges,
     id: &ClaimableBalanceId,
@@ -105,7 +114,10 @@ pub(super) fn removed_balance<'a>(
     before.filter(|_| removed)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds of entries are no balances")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other kinds of entries are no balances"
+)]
 fn balance(entry: &LedgerEntry) -> Option<&ClaimableBalanceEntry> {
     match &entry.data {
         LedgerEntryData::ClaimableBalance(balance) => Some(balance),

@@ -37,10 +37,20 @@ pub(super) fn events(
     };
     match (&scene.operation.body, result) {
         (Body::CreateAccount(op), Outcome::CreateAccount(_)) => {
-            named(&Asset::Native, &source, &Party::from(&op.destination), op.starting_balance);
+            named(
+                &Asset::Native,
+                &source,
+                &Party::from(&op.destination),
+                op.starting_balance,
+            );
         }
         (Body::Payment(op), Outcome::Payment(_)) => {
-            named(&op.asset, &source, &op.destination.clone().into(), op.amount);
+            named(
+                &op.asset,
+                &source,
+                &op.destination.clone().into(),
+                op.amount,
+            );
         }
         (Body::AccountMerge(to), Outcome::AccountMerge(AccountMergeResult::Success(amount))) => {
             named(&Asset::Native, &source, &to.clone().into(), *amount);
@@ -59,7 +69,13 @@ pub(super) fn events(
         ) => {
             traded(scene, &done.offers, out);
             let to = op.destination.clone().into();
-            out.push(scene.moved(&op.dest_asset, &source, &to, op.dest_amount, Recipient::Named));
+            out.push(scene.moved(
+                &op.dest_asset,
+                &source,
+                &to,
+                op.dest_amount,
+                Recipient::Named,
+            ));
         }
         (
             Body::ManageSellOffer(_),
@@ -71,7 +87,8 @@ pub(super) fn events(
             Outcome::CreatePassiveSellOffer(ManageSellOfferResult::Success(done))
             | Outcome::ManageSellOffer(ManageSellOfferResult::Success(done)),
         )
-        | (Body::ManageBuyOffer(_), Outcome::ManageBuyOffer(ManageBuyOfferResult::Success(done))) => {
+        | (Body::ManageBuyOffer(_), Outcome::ManageBuyOffer(ManageBuyOfferResult::Success(done))) =>
+        {
             traded(scene, &done.offers_claimed, out);
         }
         (
@@ -114,9 +131,15 @@ pub(super) fn events(
             revocation::events(scene, changed(scene)?, out);
         }
         (Body::Inflation, Outcome::Inflation(InflationResult::Success(payouts))) => {
-            out.extend(payouts.iter().map(|paid| scene.inflated(&paid.destination, paid.amount)));
+            out.extend(
+                payouts
+                    .iter()
+                    .map(|paid| scene.inflated(&paid.destination, paid.amount)),
+            );
         }
-        (Body::InvokeHostFunction(_), Outcome::InvokeHostFunction(_)) => contract::events(scene, out),
+        (Body::InvokeHostFunction(_), Outcome::InvokeHostFunction(_)) => {
+            contract::events(scene, out)
+        }
         // These move no tokens, whatever their result.
         (
             Body::SetOptions(_)
@@ -151,16 +174,30 @@ fn traded(scene: &Scene<'_>, claims: &[ClaimAtom], out: &mut Events) {
     for claim in claims {
         let (seller, sold, bought) = match claim {
             ClaimAtom::V0(offer) => {
-                let seller = AccountId(PublicKey::PublicKeyTypeEd25519(offer.seller_ed25519.clone()));
-                (Party::from(&seller), (&offer.asset_sold, offer.amount_sold), (&offer.asset_bought, offer.amount_bought))
+                let seller = AccountId(PublicKey::PublicKeyTypeEd25519(
+                    offer.seller_ed25519.clone(),
+                ));
+                (
+                    Party::from(&seller),
+                    (&offer.asset_sold, offer.amount_sold),
+                    (&offer.asset_bought, offer.amount_bought),
+                )
             }
             ClaimAtom::OrderBook(offer) => {
                 let seller = Party::from(&offer.seller_id);
-                (seller, (&offer.asset_sold, offer.amount_sold), (&offer.asset_bought, offer.amount_bought))
+                (
+                    seller,
+                    (&offer.asset_sold, offer.amount_sold),
+                    (&offer.asset_bought, offer.amount_bought),
+                )
             }
             ClaimAtom::LiquidityPool(pool) => {
                 let seller = Party::Pool(pool.liquidity_pool_id.clone());
-                (seller, (&pool.asset_sold, pool.amount_sold), (&pool.asset_bought, pool.amount_bought))
+                (
+                    seller,
+                    (&pool.asset_sold, pool.amount_sold),
+                    (&pool.asset_bought, pool.amount_bought),
+                )
             }
         };
         out.push(scene.moved(sold.0, &seller, &us, sold.1, Recipient::Counterparty));

@@ -18,9 +18,7 @@ use super::address;
 use super::movement::{Scene, info};
 use crate::proto::token_transfer::muxed_info::Content;
 use crate::proto::token_transfer::token_transfer_event::Event;
-use crate::proto::token_transfer::{
-    Burn, Clawback, Mint, MuxedInfo, TokenTransferEvent, Transfer,
-};
+use crate::proto::token_transfer::{Burn, Clawback, Mint, MuxedInfo, TokenTransferEvent, Transfer};
 
 /// Adds the token events among those that the operation's contracts emitted.
 pub(super) fn events(scene: &Scene<'_>, out: &mut Vec<TokenTransferEvent>) {
@@ -35,7 +33,11 @@ pub(super) fn events(scene: &Scene<'_>, out: &mut Vec<TokenTransferEvent>) {
             None => return,
         },
     };
-    out.extend(emitted.iter().filter_map(|event| token_event(scene, event, before_cap_67)));
+    out.extend(
+        emitted
+            .iter()
+            .filter_map(|event| token_event(scene, event, before_cap_67)),
+    );
 }
 
 /// What a token event says, before it is known whether its token stands for a classic asset.
@@ -90,16 +92,34 @@ fn token_event(
     };
     let asset = asset.as_ref().map(address::message);
     let event = match what {
-        What::Transfer { from, to } => Event::Transfer(Transfer { from, to, asset, amount }),
+        What::Transfer { from, to } => Event::Transfer(Transfer {
+            from,
+            to,
+            asset,
+            amount,
+        }),
         What::Mint { to } => Event::Mint(Mint { to, asset, amount }),
-        What::Burn { from } => Event::Burn(Burn { from, asset, amount }),
-        What::Clawback { from } => Event::Clawback(Clawback { from, asset, amount }),
+        What::Burn { from } => Event::Burn(Burn {
+            from,
+            asset,
+            amount,
+        }),
+        What::Clawback { from } => Event::Clawback(Clawback {
+            from,
+            asset,
+            amount,
+        }),
     };
-    Some(TokenTransferEvent { meta: Some(meta), event: Some(event) })
+    Some(TokenTransferEvent {
+        meta: Some(meta),
+        event: Some(event),
+    })
 }
 
 fn said(topics: &[ScVal]) -> Option<Said<'_>> {
-    let ScVal::Symbol(name) = topics.first()? else { return None };
+    let ScVal::Symbol(name) = topics.first()? else {
+        return None;
+    };
     let party = |index: usize| match topics.get(index)? {
         ScVal::Address(address) => address::of_contract_value(address),
         _ => None,
@@ -111,7 +131,13 @@ fn said(topics: &[ScVal]) -> Option<Said<'_>> {
         None => party(1).map(|about| (about, 2)),
     };
     let (what, next) = match name {
-        "transfer" => (What::Transfer { from: party(1)?, to: party(2)? }, 3),
+        "transfer" => (
+            What::Transfer {
+                from: party(1)?,
+                to: party(2)?,
+            },
+            3,
+        ),
         "burn" => (What::Burn { from: party(1)? }, 2),
         "mint" => about().map(|(to, next)| (What::Mint { to }, next))?,
         "clawback" => about().map(|(from, next)| (What::Clawback { from }, next))?,
@@ -129,7 +155,9 @@ fn amount(data: &ScVal) -> Option<(String, Option<MuxedInfo>)> {
         ScVal::Map(Some(ScMap(entries))) => {
             let (mut amount, mut told_apart) = (None, None);
             for entry in entries.iter() {
-                let ScVal::Symbol(key) = &entry.key else { return None };
+                let ScVal::Symbol(key) = &entry.key else {
+                    return None;
+                };
                 match (key.as_slice(), &entry.val) {
                     (b"amount", ScVal::I128(parts)) => amount = Some(decimal(parts)),
                     (b"amount", _) => return None,
@@ -152,9 +180,9 @@ fn content(value: &ScVal) -> Option<Content> {
             hash.resize(32, 0);
             Some(Content::Hash(hash))
         }
-        ScVal::String(text) => {
-            Some(Content::Text(String::from_utf8_lossy(text.as_slice()).into_owned()))
-        }
+        ScVal::String(text) => Some(Content::Text(
+            String::from_utf8_lossy(text.as_slice()).into_owned(),
+        )),
         _ => None,
     }
 }
@@ -165,7 +193,9 @@ fn decimal(parts: &stellar_xdr::Int128Parts) -> String {
 
 /// The classic asset that `topic` names, if `contract` is truly the one that stands for it.
 fn classic(scene: &Scene<'_>, topic: &ScVal, contract: &[u8; 32]) -> Option<Asset> {
-    let ScVal::String(text) = topic else { return None };
+    let ScVal::String(text) = topic else {
+        return None;
+    };
     let asset = address::parse(std::str::from_utf8(text.as_slice()).ok()?)?;
     (address::contract_of(scene.network, &asset) == *contract).then_some(asset)
 }

@@ -51,7 +51,10 @@ fn after_apply(meta: &TransactionMeta) -> Option<&LedgerEntryChanges> {
 }
 
 /// By how much the account's balance grew; `None` when the changes don't touch it.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only accounts hold the native asset")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only accounts hold the native asset"
+)]
 fn gained(account: &stellar_xdr::AccountId, changes: &LedgerEntryChanges) -> Option<i64> {
     let balance = |entry: &stellar_xdr::LedgerEntry| match &entry.data {
         LedgerEntryData::Account(entry) if entry.account_id == *account => Some(entry.balance),

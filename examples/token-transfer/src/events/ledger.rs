@@ -62,12 +62,18 @@ impl<'a> Ledger<'a> {
             LedgerCloseMeta::V0(meta) => {
                 header = &meta.ledger_header.header;
                 envelopes.extend(meta.tx_set.txs.iter());
-                meta.tx_processing.iter().map(Outcome::before_protocol_23).collect()
+                meta.tx_processing
+                    .iter()
+                    .map(Outcome::before_protocol_23)
+                    .collect()
             }
             LedgerCloseMeta::V1(meta) => {
                 header = &meta.ledger_header.header;
                 collect(&meta.tx_set, &mut envelopes);
-                meta.tx_processing.iter().map(Outcome::before_protocol_23).collect()
+                meta.tx_processing
+                    .iter()
+                    .map(Outcome::before_protocol_23)
+                    .collect()
             }
             LedgerCloseMeta::V2(meta) => {
                 header = &meta.ledger_header.header;
@@ -85,7 +91,10 @@ impl<'a> Ledger<'a> {
         let mut by_hash = HashMap::with_capacity(envelopes.len());
         for envelope in envelopes {
             let hash = envelope.hash(network.id());
-            by_hash.insert(hash.map_err(|error| EventsError::Xdr(error.to_string()))?, envelope);
+            by_hash.insert(
+                hash.map_err(|error| EventsError::Xdr(error.to_string()))?,
+                envelope,
+            );
         }
         let transactions = outcomes.into_iter().zip(1..).map(|(outcome, index)| {
             let hash = address::hexadecimal(&outcome.pair.transaction_hash.0);
@@ -95,7 +104,12 @@ impl<'a> Ledger<'a> {
             }
         });
         let transactions = transactions.collect::<Result<_, _>>()?;
-        let LedgerHeader { ledger_seq, ledger_version, scp_value, .. } = header;
+        let LedgerHeader {
+            ledger_seq,
+            ledger_version,
+            scp_value,
+            ..
+        } = header;
         Ok(Self {
             sequence: *ledger_seq,
             protocol: *ledger_version,
@@ -127,7 +141,10 @@ fn collect<'a>(set: &'a GeneralizedTransactionSet, into: &mut Vec<&'a Transactio
                 }
             }
             TransactionPhase::V1(parallel) => {
-                let clusters = parallel.execution_stages.iter().flat_map(|stage| stage.0.iter());
+                let clusters = parallel
+                    .execution_stages
+                    .iter()
+                    .flat_map(|stage| stage.0.iter());
                 into.extend(clusters.flat_map(|cluster| cluster.0.iter()));
             }
         }
@@ -154,11 +171,23 @@ fn transaction<'a>(
         Inner::V1(tx) => {
             let soroban = matches!(tx.ext, TransactionExt::V1(_));
             let source = tx.source_account.clone();
-            (source, tx.seq_num.0, &tx.memo, tx.operations.as_slice(), soroban)
+            (
+                source,
+                tx.seq_num.0,
+                &tx.memo,
+                tx.operations.as_slice(),
+                soroban,
+            )
         }
         Inner::V0(tx) => {
             let source = MuxedAccount::Ed25519(tx.source_account_ed25519.clone());
-            (source, tx.seq_num.0, &tx.memo, tx.operations.as_slice(), false)
+            (
+                source,
+                tx.seq_num.0,
+                &tx.memo,
+                tx.operations.as_slice(),
+                false,
+            )
         }
     };
     Transaction {
@@ -184,7 +213,10 @@ enum Inner<'a> {
 }
 
 /// The results of a successful transaction's operations.
-#[expect(clippy::wildcard_enum_match_arm, reason = "every other outcome is a failure")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other outcome is a failure"
+)]
 fn results(result: &TransactionResult) -> Option<&[OperationResult]> {
     match &result.result {
         TransactionResultResult::TxSuccess(results) => Some(results),

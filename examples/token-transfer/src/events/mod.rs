@@ -36,7 +36,9 @@ pub struct Network {
 impl Network {
     /// The network of `passphrase`.
     pub fn new(passphrase: &str) -> Self {
-        Self { id: Sha256::digest(passphrase.as_bytes()).into() }
+        Self {
+            id: Sha256::digest(passphrase.as_bytes()).into(),
+        }
     }
 
     /// The hash of the passphrase.
@@ -52,7 +54,9 @@ pub enum EventsError {
     #[error("not the XDR of a ledger: {0}")]
     Xdr(String),
     /// A transaction was applied that the ledger's transaction set does not hold.
-    #[error("transaction {0} was applied and is not in the ledger's transaction set; is the network passphrase right?")]
+    #[error(
+        "transaction {0} was applied and is not in the ledger's transaction set; is the network passphrase right?"
+    )]
     UnknownTransaction(String),
     /// An operation's outcome contradicts the operation, or lacks what it has to have.
     #[error("operation {operation} of transaction {transaction}: {reason}")]
@@ -71,7 +75,10 @@ pub enum EventsError {
 /// # Errors
 /// The bytes are no ledger.
 pub fn decode(xdr: &[u8]) -> Result<LedgerCloseMeta, EventsError> {
-    let limits = Limits { depth: MAX_DEPTH, len: xdr.len() };
+    let limits = Limits {
+        depth: MAX_DEPTH,
+        len: xdr.len(),
+    };
     LedgerCloseMeta::from_xdr(xdr, limits).map_err(|error| EventsError::Xdr(error.to_string()))
 }
 
@@ -108,7 +115,9 @@ fn of_operations(
     out: &mut Vec<TokenTransferEvent>,
 ) -> Result<(), EventsError> {
     // A transaction that failed moved nothing but its fee.
-    let Some(results) = transaction.results else { return Ok(()) };
+    let Some(results) = transaction.results else {
+        return Ok(());
+    };
     for (index, operation) in transaction.operations.iter().enumerate() {
         let contradiction = |reason| EventsError::Contradiction {
             transaction: transaction.hash.clone(),
@@ -119,7 +128,13 @@ fn of_operations(
             Some(stellar_xdr::OperationResult::OpInner(result)) => result,
             Some(_) | None => return Err(contradiction("it has no result")),
         };
-        let scene = Scene { network, ledger, transaction, operation, index };
+        let scene = Scene {
+            network,
+            ledger,
+            transaction,
+            operation,
+            index,
+        };
         classic::events(&scene, result, out).map_err(contradiction)?;
     }
     Ok(())

@@ -103,13 +103,27 @@ impl Scene<'_> {
         let amount = amount.to_string();
         let kind = Some(address::message(asset));
         let event = match (minted, burned) {
-            (true, false) => Event::Mint(Mint { to: to.text(), asset: kind, amount }),
-            (false, true) => Event::Burn(Burn { from: from.text(), asset: kind, amount }),
-            (true, true) | (false, false) => {
-                Event::Transfer(Transfer { from: from.text(), to: to.text(), asset: kind, amount })
-            }
+            (true, false) => Event::Mint(Mint {
+                to: to.text(),
+                asset: kind,
+                amount,
+            }),
+            (false, true) => Event::Burn(Burn {
+                from: from.text(),
+                asset: kind,
+                amount,
+            }),
+            (true, true) | (false, false) => Event::Transfer(Transfer {
+                from: from.text(),
+                to: to.text(),
+                asset: kind,
+                amount,
+            }),
         };
-        TokenTransferEvent { meta: Some(meta), event: Some(event) }
+        TokenTransferEvent {
+            meta: Some(meta),
+            event: Some(event),
+        }
     }
 
     /// The issuer took back `amount` of `asset`.
@@ -137,7 +151,10 @@ impl Scene<'_> {
             asset: Some(address::message(asset)),
             amount: amount.to_string(),
         };
-        TokenTransferEvent { meta: Some(self.asset_meta(asset)), event: Some(Event::Burn(event)) }
+        TokenTransferEvent {
+            meta: Some(self.asset_meta(asset)),
+            event: Some(Event::Burn(event)),
+        }
     }
 
     /// `amount` of the native asset came into being.
@@ -166,9 +183,9 @@ impl Scene<'_> {
     pub(super) fn memo(&self) -> Option<MuxedInfo> {
         match self.transaction.memo {
             Memo::None => None,
-            Memo::Text(text) => {
-                Some(info(Content::Text(String::from_utf8_lossy(text.as_slice()).into_owned())))
-            }
+            Memo::Text(text) => Some(info(Content::Text(
+                String::from_utf8_lossy(text.as_slice()).into_owned(),
+            ))),
             Memo::Id(id) => Some(info(Content::Id(*id))),
             Memo::Hash(hash) | Memo::Return(hash) => Some(info(Content::Hash(hash.0.to_vec()))),
         }
@@ -176,7 +193,9 @@ impl Scene<'_> {
 }
 
 pub(super) fn info(content: Content) -> MuxedInfo {
-    MuxedInfo { content: Some(content) }
+    MuxedInfo {
+        content: Some(content),
+    }
 }
 
 /// The position of an event; an operation's is counted from 1, fees have none.

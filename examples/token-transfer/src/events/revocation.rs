@@ -53,6 +53,8 @@ fn balance_id(scene: &Scene<'_>, pool: &PoolId, asset: &Asset) -> ClaimableBalan
         liquidity_pool_id: pool.clone(),
         asset: asset.clone(),
     });
-    let bytes = preimage.to_xdr(Limits::none()).expect("a preimage can be written to memory");
+    let bytes = preimage
+        .to_xdr(Limits::none())
+        .expect("a preimage can be written to memory");
     ClaimableBalanceId::ClaimableBalanceIdTypeV0(Hash(Sha256::digest(bytes).into()))
 }

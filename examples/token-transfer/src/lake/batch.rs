@@ -26,21 +26,35 @@ pub fn decode(file: &[u8], span: Span) -> Result<Vec<RawLedger>, String> {
     read.map_err(|error| format!("zstd: {error}"))?;
     let xdr = Bytes::from(xdr);
 
-    let mut reader = Limited::new(Cursor::new(xdr.clone()), Limits { depth: MAX_DEPTH, len: xdr.len() });
+    let mut reader = Limited::new(
+        Cursor::new(xdr.clone()),
+        Limits {
+            depth: MAX_DEPTH,
+            len: xdr.len(),
+        },
+    );
     let mut number = |what| {
-        u32::read_xdr(&mut reader).map_err(|error| format!("the XDR ends within the {what}: {error}"))
+        u32::read_xdr(&mut reader)
+            .map_err(|error| format!("the XDR ends within the {what}: {error}"))
     };
-    let found = Span { first: number("first sequence")?, last: number("last sequence")? };
+    let found = Span {
+        first: number("first sequence")?,
+        last: number("last sequence")?,
+    };
     // A file's name gives the stretch it is for; the first file of a network begins later.
     if found.last != span.last || found.first < span.first || found.first > found.last {
         let Span { first, last } = span;
         let (from, to) = (found.first, found.last);
-        return Err(format!("it should hold ledgers {first} to {last} and says {from} to {to}"));
+        return Err(format!(
+            "it should hold ledgers {first} to {last} and says {from} to {to}"
+        ));
     }
     let count = number("number of ledgers")?;
     if count != found.last - found.first + 1 {
         let (from, to) = (found.first, found.last);
-        return Err(format!("it should hold ledgers {from} to {to} and has {count} of them"));
+        return Err(format!(
+            "it should hold ledgers {from} to {to} and has {count} of them"
+        ));
     }
     let mut ledgers = Vec::with_capacity(count.min(10_000) as usize);
     for sequence in found.first..=found.last {
@@ -49,9 +63,14 @@ pub fn decode(file: &[u8], span: Span) -> Result<Vec<RawLedger>, String> {
             .map_err(|error| format!("the XDR of ledger {sequence}: {error}"))?;
         let inside = sequence_of(&meta);
         if inside != sequence {
-            return Err(format!("ledger {inside} is in the place of ledger {sequence}"));
+            return Err(format!(
+                "ledger {inside} is in the place of ledger {sequence}"
+            ));
         }
-        ledgers.push(RawLedger { sequence, xdr: xdr.slice(start..position(&reader)) });
+        ledgers.push(RawLedger {
+            sequence,
+            xdr: xdr.slice(start..position(&reader)),
+        });
     }
     let rest = xdr.len() - position(&reader);
     if rest > 0 {
@@ -79,7 +98,9 @@ pub fn sequence_of(meta: &LedgerCloseMeta) -> u32 {
 /// # Errors
 /// The batch can't be written as XDR, or zstd refuses.
 pub fn encode(batch: &LedgerCloseMetaBatch) -> Result<Vec<u8>, String> {
-    let xdr = batch.to_xdr(Limits::none()).map_err(|error| error.to_string())?;
+    let xdr = batch
+        .to_xdr(Limits::none())
+        .map_err(|error| error.to_string())?;
     let compress = || {
         let mut encoder = zstd::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL)?;
         encoder.include_checksum(true)?;

@@ -42,26 +42,44 @@ impl Layout {
         let name = if self.ledgers_per_file.get() == 1 {
             format!("{:08X}--{}", u32::MAX - file.first, file.first)
         } else {
-            format!("{:08X}--{}-{}", u32::MAX - file.first, file.first, file.last)
+            format!(
+                "{:08X}--{}-{}",
+                u32::MAX - file.first,
+                file.first,
+                file.last
+            )
         };
         if self.files_per_partition.get() == 1 {
             return name;
         }
-        let size = self.ledgers_per_file.saturating_mul(self.files_per_partition);
+        let size = self
+            .ledgers_per_file
+            .saturating_mul(self.files_per_partition);
         let folder = span(file.first, size);
-        format!("{:08X}--{}-{}/{name}", u32::MAX - folder.first, folder.first, folder.last)
+        format!(
+            "{:08X}--{}-{}/{name}",
+            u32::MAX - folder.first,
+            folder.first,
+            folder.last
+        )
     }
 }
 
 /// The stretch of `size` ledgers that `ledger` lies in.
 fn span(ledger: u32, size: NonZeroU32) -> Span {
     let first = ledger - ledger % size;
-    Span { first, last: first.saturating_add(size.get() - 1) }
+    Span {
+        first,
+        last: first.saturating_add(size.get() - 1),
+    }
 }
 
 /// The ledgers that a file or folder is named for, or `None` when it is named otherwise.
 pub fn parse(name: &str) -> Option<Span> {
-    let stem = EXTENSIONS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+    let stem = EXTENSIONS
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+        .unwrap_or(name);
     let (complement, rest) = stem.split_once("--")?;
     let complement = u32::from_str_radix(complement, 16).ok()?;
     let (first, last) = match rest.split_once('-') {
@@ -93,10 +111,33 @@ mod tests {
 
     #[test]
     fn a_name_tells_its_ledgers_and_foreign_names_tell_nothing() {
-        assert_eq!(parse("FFFFFFE4--27.xdr.zstd"), Some(Span { first: 27, last: 27 }));
-        assert_eq!(parse("FFFFFFEB--20-29"), Some(Span { first: 20, last: 29 }));
-        assert_eq!(parse("FFFFFFE4--27.xdr.zst"), Some(Span { first: 27, last: 27 }));
-        for foreign in ["manifest.json", ".config.json", "FFFFFFE4--28.xdr.zstd", "FFFFFFE4--27.tmp"] {
+        assert_eq!(
+            parse("FFFFFFE4--27.xdr.zstd"),
+            Some(Span {
+                first: 27,
+                last: 27
+            })
+        );
+        assert_eq!(
+            parse("FFFFFFEB--20-29"),
+            Some(Span {
+                first: 20,
+                last: 29
+            })
+        );
+        assert_eq!(
+            parse("FFFFFFE4--27.xdr.zst"),
+            Some(Span {
+                first: 27,
+                last: 27
+            })
+        );
+        for foreign in [
+            "manifest.json",
+            ".config.json",
+            "FFFFFFE4--28.xdr.zstd",
+            "FFFFFFE4--27.tmp",
+        ] {
             assert_eq!(parse(foreign), None, "{foreign}");
         }
     }

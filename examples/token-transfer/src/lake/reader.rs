@@ -83,12 +83,16 @@ impl Reader {
         while next <= end {
             let tip = self.lake.tip().await?.unwrap_or(0);
             if next <= tip {
-                next = self.read_known(layout, next, tip.min(end), end, out, watch).await?;
+                next = self
+                    .read_known(layout, next, tip.min(end), end, out, watch)
+                    .await?;
                 continue;
             }
             watch(Sign::WaitingFor(next));
             if let Some(ledgers) = self.wait_for(layout, next, out).await? {
-                next = self.hand_out(layout, ledgers, next, end, out, watch).await?;
+                next = self
+                    .hand_out(layout, ledgers, next, end, out, watch)
+                    .await?;
             }
         }
         Ok(())
@@ -131,11 +135,16 @@ impl Reader {
     ) -> Result<u32, Stop> {
         let first = layout.file_of(next);
         let size = layout.ledgers_per_file.get() as usize;
-        let spans = (first.first..=tip).step_by(size).map(|ledger| layout.file_of(ledger));
-        let mut files =
-            stream::iter(spans).map(|span| self.existing(layout, span)).buffered(AHEAD);
+        let spans = (first.first..=tip)
+            .step_by(size)
+            .map(|ledger| layout.file_of(ledger));
+        let mut files = stream::iter(spans)
+            .map(|span| self.existing(layout, span))
+            .buffered(AHEAD);
         while let Some(ledgers) = files.next().await {
-            next = self.hand_out(layout, ledgers?, next, end, out, watch).await?;
+            next = self
+                .hand_out(layout, ledgers?, next, end, out, watch)
+                .await?;
         }
         Ok(next)
     }
@@ -177,7 +186,10 @@ impl Reader {
         watch: &impl Fn(Sign),
     ) -> Result<u32, Stop> {
         let wanted = next..=end;
-        for ledger in ledgers.into_iter().filter(|ledger| wanted.contains(&ledger.sequence)) {
+        for ledger in ledgers
+            .into_iter()
+            .filter(|ledger| wanted.contains(&ledger.sequence))
+        {
             let sequence = ledger.sequence;
             if sequence != next {
                 let key = layout.key(layout.file_of(next));

@@ -37,7 +37,10 @@ pub struct Lake {
 #[derive(Debug, Clone)]
 enum Place {
     Directory(PathBuf),
-    Bucket { store: Arc<dyn ObjectStore>, root: Key },
+    Bucket {
+        store: Arc<dyn ObjectStore>,
+        root: Key,
+    },
 }
 
 /// The part of a lake's own description that matters here.
@@ -66,7 +69,13 @@ impl Lake {
     }
 
     fn at(location: String, place: Place, given: Option<Layout>) -> Self {
-        Self { location, place, given, found: OnceCell::new(), extension: AtomicUsize::new(0) }
+        Self {
+            location,
+            place,
+            given,
+            found: OnceCell::new(),
+            extension: AtomicUsize::new(0),
+        }
     }
 
     /// Where the lake is, as it was given.
@@ -82,14 +91,20 @@ impl Lake {
         if let Some(given) = self.given {
             return Ok(given);
         }
-        self.found.get_or_try_init(|| self.find_layout()).await.copied()
+        self.found
+            .get_or_try_init(|| self.find_layout())
+            .await
+            .copied()
     }
 
     async fn find_layout(&self) -> Result<Layout, LakeError> {
         let usual = Layout::new(DEFAULT_LEDGERS_PER_FILE, DEFAULT_FILES_PER_PARTITION);
         let found = match self.read(CONFIG).await? {
             Some(text) => {
-                let damaged = |reason| LakeError::Damaged { key: CONFIG.to_owned(), reason };
+                let damaged = |reason| LakeError::Damaged {
+                    key: CONFIG.to_owned(),
+                    reason,
+                };
                 let config: Config =
                     serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
                 let files = config.batches_per_partition.max(1);
@@ -105,7 +120,11 @@ impl Lake {
     ///
     /// # Errors
     /// The lake can't be read, or the file is damaged.
-    pub async fn file(&self, layout: Layout, span: Span) -> Result<Option<Vec<RawLedger>>, LakeError> {
+    pub async fn file(
+        &self,
+        layout: Layout,
+        span: Span,
+    ) -> Result<Option<Vec<RawLedger>>, LakeError> {
         let usual = self.extension.load(Ordering::Relaxed);
         for choice in [usual, 1 - usual] {
             let key = format!("{}{}", layout.key(span), EXTENSIONS[choice]);
@@ -136,7 +155,10 @@ impl Lake {
                     Ok(None) => return Ok(None),
                     Err(error) => {
                         let reason = format!("{key}: {error}");
-                        return Err(LakeError::Unreachable { lake: location, reason });
+                        return Err(LakeError::Unreachable {
+                            lake: location,
+                            reason,
+                        });
                     }
                 },
                 (None, Place::Bucket { .. }) => return Ok(None),
@@ -146,7 +168,9 @@ impl Lake {
                 Err(reason) => Err(LakeError::Damaged { key, reason }),
             }
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| self.unreachable(&error))?
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| self.unreachable(&error))?
     }
 
     /// The bytes of the file `key`; `None` when there is none.
@@ -206,7 +230,10 @@ impl Lake {
     }
 
     fn unreachable(&self, error: &dyn std::fmt::Display) -> LakeError {
-        LakeError::Unreachable { lake: self.location.clone(), reason: error.to_string() }
+        LakeError::Unreachable {
+            lake: self.location.clone(),
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -225,7 +252,9 @@ fn newest_in(directory: &Path) -> io::Result<Option<u32>> {
     let mut folders = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Some(span) = entry.file_name().to_str().and_then(layout::parse) else { continue };
+        let Some(span) = entry.file_name().to_str().and_then(layout::parse) else {
+            continue;
+        };
         if entry.file_type()?.is_dir() {
             folders.push((span.first, entry.path()));
         } else {
@@ -250,10 +279,16 @@ async fn newest_under(
 ) -> Result<Option<u32>, object_store::Error> {
     let listing = store.list_with_delimiter(Some(root)).await?;
     let named = |key: &Key| key.filename().and_then(layout::parse);
-    let files = listing.objects.iter().filter_map(|found| named(&found.location));
+    let files = listing
+        .objects
+        .iter()
+        .filter_map(|found| named(&found.location));
     let files = files.map(|span| span.last).max();
-    let mut folders: Vec<_> =
-        listing.common_prefixes.into_iter().filter_map(|key| Some((named(&key)?.first, key))).collect();
+    let mut folders: Vec<_> = listing
+        .common_prefixes
+        .into_iter()
+        .filter_map(|key| Some((named(&key)?.first, key)))
+        .collect();
     folders.sort_unstable_by(|one, other| other.0.cmp(&one.0));
     for (_, folder) in folders {
         let mut found = store.list(Some(&folder));

@@ -64,7 +64,12 @@ impl LedgerService {
             last: health.metric("last_successful_sequence"),
         };
         Self {
-            shared: Arc::new(Shared { lake, health, fault: Mutex::new(None), figures }),
+            shared: Arc::new(Shared {
+                lake,
+                health,
+                fault: Mutex::new(None),
+                figures,
+            }),
             start: settings.start,
             end: settings.end,
             poll: settings.lake.poll,
@@ -91,11 +96,15 @@ impl LedgerService {
                 }
                 Ok(_) if shared.faulty() => None,
                 Ok(Some(tip)) => {
-                    shared.health.healthy(format!("the lake reaches to ledger {tip}"));
+                    shared
+                        .health
+                        .healthy(format!("the lake reaches to ledger {tip}"));
                     Some(true)
                 }
                 Ok(None) => {
-                    shared.health.healthy("the lake is empty: waiting for its first ledger");
+                    shared
+                        .health
+                        .healthy("the lake is empty: waiting for its first ledger");
                     Some(true)
                 }
             };
@@ -112,7 +121,10 @@ impl LedgerService {
 
 impl Shared {
     fn faulty(&self) -> bool {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 
     fn delivered(&self, sequence: u32) {
@@ -120,7 +132,10 @@ impl Shared {
         self.figures.processed.add(1.0);
         self.figures.last.set(f64::from(sequence));
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        if fault.as_ref().is_some_and(|(faulty, _)| *faulty <= sequence) {
+        if fault
+            .as_ref()
+            .is_some_and(|(faulty, _)| *faulty <= sequence)
+        {
             tracing::info!(ledger = sequence, "the ledger that failed was streamed now");
             *fault = None;
             self.health.healthy(format!("streamed ledger {sequence}"));
@@ -165,7 +180,9 @@ impl RawLedgerService for LedgerService {
         };
         let start = start.max(FIRST_LEDGER);
         // An end before the start is the older way of asking for no end.
-        let end = Some(wanted.end_ledger).filter(|end| *end >= start).or(self.end);
+        let end = Some(wanted.end_ledger)
+            .filter(|end| *end >= start)
+            .or(self.end);
         tracing::info!(peer, start, end, "stream opened");
 
         let (out, ledgers) = mpsc::channel(WAITING);
@@ -178,16 +195,23 @@ impl RawLedgerService for LedgerService {
                     watching.delivered(sequence);
                 }
             };
-            stop.run_until_cancelled(reader.run(start, end, out, watch)).await;
+            stop.run_until_cancelled(reader.run(start, end, out, watch))
+                .await;
         });
 
         let mut next = start;
         let stream = ReceiverStream::new(ledgers).map(move |ledger| match ledger {
             Ok(ledger) => {
                 next = ledger.sequence + 1;
-                #[expect(clippy::cast_precision_loss, reason = "a file has less than 2^53 bytes")]
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "a file has less than 2^53 bytes"
+                )]
                 shared.figures.bytes.add(ledger.xdr.len() as f64);
-                Ok(RawLedger { sequence: ledger.sequence, ledger_close_meta_xdr: ledger.xdr })
+                Ok(RawLedger {
+                    sequence: ledger.sequence,
+                    ledger_close_meta_xdr: ledger.xdr,
+                })
             }
             Err(error) => Err(shared.failed(next, &error)),
         });
