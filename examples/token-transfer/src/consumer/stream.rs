@@ -184,6 +184,7 @@ impl Consumer {
             self.output.complete(end);
         }
         self.output.commit()?;
+        self.show();
         Ok(pause)
     }
 
