@@ -1,9 +1,66 @@
 //! flowctl: a declarative reconciliation controller for data pipelines.
+//!
+//! A pipeline is a YAML file of sources, processors and sinks. `flowctl apply` hands it to a daemon
+//! that compares, for ever, what is wanted with what runs, and takes the smallest set of start,
+//! stop and restart actions that makes them equal. What users rely on is told in the README; this
+//! page is the tour for those who read or change the code.
+//!
+//! # The house
+//!
+//! The crate is a house of rooms. A room imports only rooms of lower levels, and a heavy dependency
+//! is at home in one room, so that it can be replaced there. `tests/architecture` keeps both rules.
+//!
+//! | level | room | what it is |
+//! |---|---|---|
+//! | 0 | [`model`] | the vocabulary: every concept as one type, from YAML to status |
+//! | 1 | [`manifest`] | YAML text to pipelines, or to every problem with its place |
+//! | 1 | [`planner`] | what to do, given what is wanted, what is seen, and the time |
+//! | 1 | [`clock`] | wall time that tests can move |
+//! | 2 | [`store`] | what is remembered, in an embedded database |
+//! | 2 | [`driver`] | where components run |
+//! | 2 | [`probe`] | asks components whether they are well |
+//! | 2 | [`watch`] | a file, to the last good pipelines in it |
+//! | 2 | [`preflight`] | what will not work on this host, found before anything is started |
+//! | 3 | [`reconciler`] | the only writer: commands in, snapshots out |
+//! | 4 | [`api`] | what the command line and scripts call, and its client |
+//! | 4 | [`telemetry`] | the daemon's log |
+//! | 5 | [`daemon`] | wires all of the above |
+//! | 6 | [`cli`] | what people type, and what they read |
+//!
+//! # Five ideas
+//!
+//! 1. **Decide in pure code, act in thin code.** [`planner`] is total and deterministic, without IO,
+//!    clock or async. Its [`Plan`](model::Plan) is so specific that execution has no choice left.
+//!    Why nothing happened is data too: whatever is unsettled has a step with a
+//!    [`Reason`](model::Reason), or a [`Hold`](model::Hold).
+//! 2. **Level-triggered.** File events, exits, probe results and commands only say "look again".
+//!    Boot, edit, crash and tick take one path, and a full look every 10 s heals whatever an event
+//!    lost. A driver that does not answer is blind: absence of evidence is not evidence of absence.
+//! 3. **One owner.** One task owns the state. Everybody else holds a
+//!    [`ReconcilerHandle`](reconciler::ReconcilerHandle): it sends a
+//!    [`Command`](reconciler::Command) and reads the latest [`Snapshot`](model::Snapshot).
+//! 4. **Adoption is not a code path.** Record the intent, act, record the result. Instances carry
+//!    their identity, so a new daemon finds them by looking, and what runs as it should is an empty
+//!    plan.
+//! 5. **One type per concept.** The driver is a variant of [`Workload`](model::Workload), a
+//!    [`Phase`](model::Phase) carries its data, no state is a string.
+//!
+//! # Where to start reading
+//!
+//! [`model::Plan`] for the words, [`planner`] for the decisions, [`driver`] for the contract that a
+//! backend keeps, [`reconciler`] for the loop that joins them.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod daemon;
 pub mod driver;
+pub mod manifest;
 pub mod model;
 pub mod planner;
+pub mod preflight;
 pub mod probe;
 pub mod reconciler;
+pub mod store;
+pub mod telemetry;
+pub mod watch;

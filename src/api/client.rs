@@ -36,6 +36,11 @@ const QUESTION: Duration = Duration::from_secs(10);
 /// A command is recorded power-safe before it is answered; a slow disk takes its time.
 const COMMAND: Duration = Duration::from_secs(60);
 
+/// How often a question is repeated whose connection broke, and after which pause: a process that
+/// was killed is gone by then.
+const REPEATS: u32 = 3;
+const REPEAT_PAUSE: Duration = Duration::from_millis(20);
+
 /// The way to the daemon of one state directory.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -263,10 +268,33 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. A daemon that dies just then takes the
+    /// connection along: asking again tells whether there is one. Doing so is safe, since every
+    /// request says what is to be and not what is to be done, but for a restart.
     async fn send(
         &self,
         method: Method,
+        path: &str,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let again = if path.ends_with("/restart") {
+            0
+        } else {
+            REPEATS
+        };
+        for _ in 0..again {
+            match self.attempt(&method, path, body.clone(), within).await {
+                Err(ClientError::Broken { .. }) => sleep(REPEAT_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+        self.attempt(&method, path, body, within).await
+    }
+
+    async fn attempt(
+        &self,
+        method: &Method,
         path: &str,
         body: Bytes,
         within: Duration,
@@ -281,7 +309,7 @@ impl Client {
                 }
             });
             let request = Request::builder()
-                .method(method)
+                .method(method.clone())
                 .uri(path)
                 .header(header::HOST, "flowctl")
                 .header(header::CONTENT_TYPE, "application/json")

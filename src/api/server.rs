@@ -35,6 +35,9 @@ const BODY_LIMIT: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request's head arrives within this, also on a connection that is kept open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while more than half of all connections are taken: whoever means it sends its head at
+/// once, and the others must not keep everyone else out.
+const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
 /// A peer that reads nothing of its answer for this long is dropped.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// After the request to end, answers in progress get this long.
@@ -55,8 +58,13 @@ pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, closing: Cance
     {
         let shared = Arc::clone(&shared);
         let closing = closing.clone();
+        let patience = if connections.available_permits() > MAX_CONNECTIONS / 2 {
+            HEADER_TIMEOUT
+        } else {
+            HURRIED_HEADER_TIMEOUT
+        };
         tasks.spawn(async move {
-            converse(stream, shared, closing).await;
+            converse(stream, patience, shared, closing).await;
             drop(permit);
         });
     }
@@ -96,7 +104,12 @@ fn is_permitted(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
-async fn converse(stream: UnixStream, shared: Arc<Shared>, closing: CancellationToken) {
+async fn converse(
+    stream: UnixStream,
+    patience: Duration,
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+) {
     let streaming = Streaming::default();
     let io = TokioIo::new(Impatient::new(stream, READ_PATIENCE, streaming.clone()));
     let router = routes::router(shared);
@@ -107,7 +120,7 @@ async fn converse(stream: UnixStream, shared: Arc<Shared>, closing: Cancellation
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(patience)
         .serve_connection(io, service);
     tokio::pin!(connection);
     let outcome = tokio::select! {

@@ -237,7 +237,7 @@ fn obey(command: Command) {
             let found = (wanted == known).then_some((Generation(1), spec));
             reply.send(found).is_ok()
         }
-        Command::Problem { .. } | Command::Probed { .. } => true,
+        Command::Problem { .. } => true,
     };
     assert!(reached, "the asker waits for its answer");
 }
@@ -488,4 +488,17 @@ async fn a_client_does_not_wait_for_a_daemon_that_never_answers() {
     let _listener = socket::bind(dir.path()).unwrap();
     let outcome = Client::new(dir.path()).status().await;
     assert!(matches!(outcome, Err(ClientError::Silent { .. })));
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_while_it_is_asked_counts_as_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = socket::bind(dir.path()).unwrap();
+    let dying = tokio::spawn(async move {
+        let (connection, _) = listener.inner.accept().await.unwrap();
+        drop((connection, listener));
+    });
+    let outcome = Client::new(dir.path()).down().await;
+    assert!(matches!(outcome, Err(ClientError::NoDaemon { .. })));
+    dying.await.unwrap();
 }

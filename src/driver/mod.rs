@@ -23,6 +23,12 @@ use crate::model::{
     ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
 };
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+pub mod fake;
+pub mod process;
+
 /// One place where components run.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
@@ -63,6 +69,14 @@ pub trait Driver: Send + Sync + 'static {
     /// When the logs cannot be read at all; a later error arrives in the stream.
     async fn logs(&self, query: &LogQuery) -> Result<LogStream, DriverError>;
 
+    /// What the instances that carry our mark were started from, for a store that was lost.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn describe(&self) -> Result<Vec<Description>, DriverError> {
+        Ok(Vec::new())
+    }
+
     /// Which instances are worth a look.
     fn hints(&self) -> Hints;
 }
@@ -89,6 +103,19 @@ pub struct Launch {
     pub file: Option<PathBuf>,
     /// Variables that flowctl injects; the user's own values win over them.
     pub injected: BTreeMap<String, String>,
+}
+
+/// What an instance was started from, as it carries it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Its component.
+    pub spec: Arc<ComponentSpec>,
+    /// The pipeline's generation by which it was decided.
+    pub generation: Generation,
+    /// The pipeline's file.
+    pub file: Option<PathBuf>,
 }
 
 /// A started instance.

@@ -192,8 +192,8 @@ pub enum Hold {
         /// Which driver.
         driver: DriverKind,
     },
-    /// The intent cannot be recorded, so nothing new is begun.
-    NotDurable {
+    /// Nothing new is begun: the intent could not be recorded, or no daemon runs.
+    Frozen {
         /// What went wrong.
         because: String,
     },
@@ -246,7 +246,7 @@ impl Hold {
             | Self::Unhealthy { .. }
             | Self::StopFailed { .. }
             | Self::Blind { .. }
-            | Self::NotDurable { .. } => Effort::Ongoing,
+            | Self::Frozen { .. } => Effort::Ongoing,
             Self::NoDriver { .. }
             | Self::StoppedByRequest
             | Self::Completed
@@ -301,12 +301,7 @@ impl fmt::Display for Hold {
                     "this build of flowctl cannot run {driver} components yet"
                 )
             }
-            Self::NotDurable { because } => {
-                write!(
-                    f,
-                    "nothing new is started while state cannot be recorded: {because}"
-                )
-            }
+            Self::Frozen { because } => write!(f, "nothing new is begun: {because}"),
             Self::StoppedByRequest => f.write_str("stopped by request; `flowctl start` revives it"),
             Self::Completed => f.write_str("completed"),
             Self::Failed { last } => {
@@ -334,7 +329,7 @@ impl Hold {
             | Self::Unhealthy { .. }
             | Self::Blind { .. }
             | Self::NoDriver { .. }
-            | Self::NotDurable { .. }
+            | Self::Frozen { .. }
             | Self::StoppedByRequest
             | Self::Completed
             | Self::Failed { .. }

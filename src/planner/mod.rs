@@ -112,8 +112,8 @@ pub struct Observed<'a> {
     pub drivers: BTreeSet<DriverKind>,
     /// Replicas with an unanswered driver call.
     pub busy: Busy<'a>,
-    /// Why nothing can be recorded, if so.
-    pub not_durable: Option<&'a str>,
+    /// Why nothing new may begin, if so.
+    pub frozen: Option<&'a str>,
     /// Above every incarnation of this host's past, those of forgotten replicas included: what they
     /// left behind is never taken for what is started now.
     pub next_incarnation: u64,
@@ -454,8 +454,8 @@ impl<'a> View<'a> {
                 }
             }
         }
-        match self.observed.not_durable {
-            Some(because) => Err(Hold::NotDurable {
+        match self.observed.frozen {
+            Some(because) => Err(Hold::Frozen {
                 because: because.to_owned(),
             }),
             None => Ok(()),

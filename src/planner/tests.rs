@@ -507,7 +507,7 @@ proptest! {
         if blind {
             seen.blind = Cow::Owned([(DriverKind::Process, "down".to_owned())].into());
         }
-        seen.not_durable = full.then_some("disk full");
+        seen.frozen = full.then_some("disk full");
         let plan_one = plan(&desired, &seen, now());
         prop_assert_eq!(&plan_one, &plan(&desired, &seen, now()));
         let mut stepped = std::collections::BTreeSet::new();

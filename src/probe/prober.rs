@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 
+use futures_util::future::{AbortHandle, Abortable, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::model::{InstanceId, ProbeOutcome};
@@ -83,22 +85,26 @@ impl Prober {
     /// As [`Prober::run`], with the answers of `question`.
     pub(super) async fn run_with<F>(self, question: impl Fn(Ask) -> F)
     where
-        F: Future<Output = Result<ProbeOutcome, AskError>> + Send + 'static,
+        F: Future<Output = Answer>,
     {
         let Self {
             mut wishes,
             reports,
             mut schedule,
         } = self;
-        let mut asks = Asks::default();
+        let mut asks = Asks {
+            running: FuturesUnordered::new(),
+            aborts: HashMap::new(),
+            troubled: None,
+        };
         let mut outbox = VecDeque::new();
         loop {
             // Reports that nobody takes hold new asks up, not memory.
-            while asks.running.len() < MAX_ASKS && outbox.len() < MAX_ASKS {
-                let Some(ask) = schedule.take_due(Instant::now()) else {
-                    break;
-                };
-                asks.begin(ask.slot, question(ask));
+            if outbox.len() < MAX_ASKS {
+                let room = MAX_ASKS - asks.running.len();
+                for ask in schedule.take_due(Instant::now(), room) {
+                    asks.begin(ask.slot, guarded(ask.slot, question(ask)));
+                }
             }
             let may_ask = asks.running.len() < MAX_ASKS && outbox.len() < MAX_ASKS;
             let next = schedule.next().filter(|_| may_ask);
@@ -109,8 +115,10 @@ impl Prober {
                     Some(wish) => asks.abandon(&wish.fulfil(&mut schedule)),
                     None => return,
                 },
-                Some(ended) = asks.running.join_next_with_id() => {
-                    if let Some((slot, answer)) = asks.end(ended) {
+                Some(ended) = asks.running.next() => {
+                    // An abandoned one has nothing to say.
+                    if let Ok((slot, answer)) = ended {
+                        asks.end(slot, answer.as_ref().err());
                         outbox.extend(schedule.answered(slot, answer, Instant::now()));
                     }
                 }
@@ -138,55 +146,45 @@ impl Wish {
     }
 }
 
-type Ended = Result<(tokio::task::Id, Result<ProbeOutcome, AskError>), JoinError>;
+type Answer = Result<ProbeOutcome, AskError>;
 
-/// The asks that are under way.
-#[derive(Default)]
-struct Asks {
-    running: JoinSet<Result<ProbeOutcome, AskError>>,
-    slots: HashMap<tokio::task::Id, (Slot, AbortHandle)>,
+/// The asks that are under way. They live in the prober's own task: waking another thread would
+/// cost as much as asking.
+struct Asks<F> {
+    running: FuturesUnordered<Abortable<F>>,
+    aborts: HashMap<Slot, AbortHandle>,
     /// Whether the last ask met trouble of our own: told once, not with every ask.
     troubled: Option<AskError>,
 }
 
-impl Asks {
-    fn begin(
-        &mut self,
-        slot: Slot,
-        question: impl Future<Output = Result<ProbeOutcome, AskError>> + Send + 'static,
-    ) {
-        let task = self.running.spawn(question);
-        self.slots.insert(task.id(), (slot, task));
+impl<F: Future<Output = (Slot, Answer)>> Asks<F> {
+    fn begin(&mut self, slot: Slot, question: F) {
+        let (abort, registration) = AbortHandle::new_pair();
+        self.running.push(Abortable::new(question, registration));
+        self.aborts.insert(slot, abort);
     }
 
     /// Ends the asks of these slots. They make room when they are gone.
     fn abandon(&mut self, ended: &[Slot]) {
-        for (slot, task) in self.slots.values() {
-            if ended.contains(slot) {
-                task.abort();
-            }
+        for abort in ended.iter().filter_map(|slot| self.aborts.remove(slot)) {
+            abort.abort();
         }
     }
 
-    /// Whose ask ended, and with what.
-    fn end(&mut self, ended: Ended) -> Option<(Slot, Result<ProbeOutcome, AskError>)> {
-        let (id, answer) = match ended {
-            Ok((id, answer)) => (id, answer),
-            // A bug in one ask must not silence all probes.
-            Err(error) if error.is_panic() => (error.id(), Err(AskError::Panicked)),
-            Err(error) => {
-                self.slots.remove(&error.id());
-                return None;
-            }
-        };
-        let troubled = answer.as_ref().err().cloned();
-        if let Some(error) = &troubled
-            && self.troubled != troubled
+    /// Notes that an ask ended, and whether that was our own trouble.
+    fn end(&mut self, slot: Slot, trouble: Option<&AskError>) {
+        self.aborts.remove(&slot);
+        if let Some(error) = trouble
+            && self.troubled.as_ref() != trouble
         {
             tracing::warn!(%error, "probe not asked");
         }
-        self.troubled = troubled;
-        let (slot, _) = self.slots.remove(&id)?;
-        Some((slot, answer))
+        self.troubled = trouble.cloned();
     }
+}
+
+/// An ask with its slot. A bug in one ask must not silence all probes, so a panic is its answer.
+async fn guarded(slot: Slot, question: impl Future<Output = Answer>) -> (Slot, Answer) {
+    let caught = AssertUnwindSafe(question).catch_unwind().await;
+    (slot, caught.unwrap_or(Err(AskError::Panicked)))
 }

@@ -198,22 +198,29 @@ impl Schedule {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Takes the ask that has been due for longest, if any is.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Ask> {
-        let (at, slot) = *self.due.first()?;
-        if at > now {
-            return None;
+    /// Takes at most `room` asks, the longest due first; none before the first is due. Those that
+    /// would come due a moment later come along, since each wake-up costs as much as an ask.
+    pub(super) fn take_due(&mut self, now: Instant, room: usize) -> Vec<Ask> {
+        let mut taken = Vec::new();
+        if self.next().is_none_or(|at| at > now) {
+            return taken;
         }
-        self.due.pop_first();
-        let turn = self.slots.get_mut(&slot)?;
-        turn.state = State::Asking { since: now };
-        let target = Arc::clone(&self.instances.get(&turn.instance)?.watched.target);
-        Some(Ask {
-            slot,
-            check: turn.probe.check.clone(),
-            target,
-            timeout: turn.probe.timeout.get(),
-        })
+        while taken.len() < room
+            && let Some((at, slot)) = self.due.first().copied()
+            && let Some(turn) = self.slots.get_mut(&slot)
+            && let Some(entry) = self.instances.get(&turn.instance)
+            && at <= now + turn.pace.slack(&turn.probe)
+        {
+            self.due.pop_first();
+            turn.state = State::Asking { since: now };
+            taken.push(Ask {
+                slot,
+                check: turn.probe.check.clone(),
+                target: Arc::clone(&entry.watched.target),
+                timeout: turn.probe.timeout.get(),
+            });
+        }
+        taken
     }
 
     /// Takes an answer in, sets the next ask, and says what there is to report. An answer of a
@@ -311,6 +318,14 @@ impl Pace {
                 Counts::Counted
             }
             Some(ProbeOutcome::Fail(_)) | None => Counts::Early,
+        }
+    }
+
+    /// How much sooner than due an ask may come. Asks that came together once stay together.
+    fn slack(&self, probe: &Probe) -> Duration {
+        match self {
+            Self::Early { .. } => Duration::ZERO,
+            Self::Regular => period(probe) / 40,
         }
     }
 

@@ -5,6 +5,7 @@
 //! may die: a new core made from what was recorded, fed with what the drivers see, goes on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,6 +116,7 @@ pub struct Core {
     pub(super) drivers: BTreeMap<DriverKind, Looking>,
     pub(super) ledger: Ledger,
     daemon: DaemonStatus,
+    frozen: Option<String>,
     /// Why nothing can be recorded, and when it is tried again.
     not_durable: Option<(String, Timestamp)>,
     pending: VecDeque<Pending>,
@@ -155,6 +157,7 @@ impl Core {
                 .collect(),
             ledger: Ledger::new(kept.next_seq),
             daemon,
+            frozen: None,
             not_durable: None,
             pending: VecDeque::new(),
             ready: Vec::new(),
@@ -163,6 +166,10 @@ impl Core {
             changed: true,
         };
         core.clamp_to(now);
+        // Before anything was looked at, readers see that it is there and that nothing is known.
+        for pipeline in core.pipelines.values_mut() {
+            pipeline.status = Some(Arc::new(super::snapshot::status(pipeline, now)));
+        }
         core
     }
 
@@ -181,6 +188,23 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Says that the store was damaged and set aside; all that is known is recorded anew.
+    pub fn rebuilt(&mut self, set_aside: &Path, why: &str) {
+        let kept = set_aside.display();
+        self.emit_daemon(
+            EventKind::Rebuilt,
+            &format!(
+                "the state was damaged ({why}) and is rebuilt from what runs; the old one is {kept}"
+            ),
+        );
+        self.record_anew();
+    }
+
+    /// Records all that is known with the next turn.
+    pub fn record_anew(&mut self) {
+        self.touch_all();
     }
 
     /// Takes one input.
@@ -424,6 +448,16 @@ impl Core {
             .as_ref()
             .map_or_else(String::new, |(why, _)| why.clone());
         super::commands::refuse(self, answer, why);
+    }
+
+    /// Why nothing new may begin, if so.
+    pub(super) fn frozen(&self) -> Option<&str> {
+        self.frozen.as_deref().or_else(|| self.not_durable())
+    }
+
+    /// Lets nothing new begin from now on: for looking without a daemon.
+    pub fn freeze(&mut self, why: &str) {
+        self.frozen = Some(why.to_owned());
     }
 
     pub(super) fn not_durable(&self) -> Option<&str> {

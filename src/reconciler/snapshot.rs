@@ -244,7 +244,7 @@ fn idle(
         Some(
             hold @ (Hold::WaitingFor { .. }
             | Hold::NoDriver { .. }
-            | Hold::NotDurable { .. }
+            | Hold::Frozen { .. }
             | Hold::InFlight {
                 call: InFlight::Start,
             }

@@ -85,7 +85,7 @@ impl Core {
                 blind: Cow::Owned(self.blind()),
                 drivers: self.drivers.keys().copied().collect(),
                 busy: Cow::Borrowed(&pipeline.busy),
-                not_durable: self.not_durable(),
+                frozen: self.frozen(),
                 next_incarnation: self.ledger.next_seq(),
             };
             planner::plan(&pipeline.desired, &observed, self.ledger.now)
@@ -402,7 +402,7 @@ impl Core {
                 | Hold::Unhealthy { .. }
                 | Hold::StopFailed { .. }
                 | Hold::Blind { .. }
-                | Hold::NotDurable { .. }
+                | Hold::Frozen { .. }
                 | Hold::StoppedByRequest => continue,
             };
             let message = match hold.until() {

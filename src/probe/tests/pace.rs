@@ -216,7 +216,8 @@ async fn the_startup_probe_gates_the_other_two() {
     world.handle.watch(id(0), now);
     world.until(25_000).await;
     assert_eq!(world.times(STARTUP), [10]);
-    assert_eq!(world.times(READINESS), [110, 10_110, 20_110]);
+    // It came along with liveness, a little sooner than due, and stays with it.
+    assert_eq!(world.times(READINESS), [110, 10_100, 20_100]);
     assert_eq!(world.times(LIVENESS), [10_100, 20_100]);
 }
 
@@ -237,6 +238,9 @@ async fn after_a_daemon_restart_the_first_asks_are_spread_over_the_period() {
             let within = times.iter().filter(|at| **at / 1000 == tenth).count();
             assert!((20..=80).contains(&within), "{within} in second {tenth}");
         }
+        // Five hundred asks in some forty wake-ups: that is what keeps them cheap.
+        let moments: BTreeSet<_> = times.iter().collect();
+        assert!(moments.len() <= 50, "{}", moments.len());
         firsts.push(times);
     }
     assert_eq!(firsts[0], firsts[1]);

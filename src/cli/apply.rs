@@ -1,0 +1,113 @@
+//! `flowctl apply`.
+
+use super::args::{self, TextOrJson};
+use super::diff;
+use super::exit::{Exit, Failure};
+use super::goal::Goal;
+use super::host::Question;
+use super::out::tell;
+use super::sources::gather;
+use super::text::clean;
+use super::{Context, spawn, wait};
+use crate::api::{
+    AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, Watching, WhenUnready,
+};
+
+pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
+    let request = ApplyRequest {
+        sources: gather(&args.files.all())?,
+        namespace: cx.global.namespace.clone(),
+        watch: if args.no_watch {
+            Watching::No
+        } else {
+            Watching::Yes
+        },
+        orchestrator: args.orchestrator.map(Into::into),
+        when_unready: if args.force {
+            WhenUnready::Force
+        } else {
+            WhenUnready::Refuse
+        },
+    };
+    if args.dry_run {
+        diff::show(cx, &request, args.output).await?;
+        return Ok(Exit::Done);
+    }
+    let answer = match cx.client.apply(&request).await {
+        Err(ClientError::NoDaemon { .. }) => {
+            // A file that is wrong is told before anything is started for it.
+            cx.host.check(&Question {
+                sources: &request.sources,
+                namespace: request.namespace.as_ref(),
+                orchestrator: request.orchestrator,
+                style: cx.out.look().style,
+            })?;
+            spawn::daemon(&cx.client, &daemon_options(cx)).await?;
+            cx.client.apply(&request).await?
+        }
+        other => other?,
+    };
+    report(cx, &answer, args.output)?;
+    if args.wait {
+        // What is known so far is worth seeing while one waits.
+        cx.out.flush()?;
+        let goal = Goal::Applied(answer.pipelines.clone());
+        wait::until(&cx.client, &goal, args.timeout).await?;
+        if args.output == TextOrJson::Text {
+            for pipeline in &answer.pipelines {
+                cx.out.put(&arrived(pipeline))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// What was typed and concerns the daemon; its variables are inherited anyway.
+fn daemon_options(cx: &Context<'_>) -> Vec<String> {
+    cx.global
+        .log
+        .as_ref()
+        .map(|filter| vec!["--log".to_owned(), filter.clone()])
+        .unwrap_or_default()
+}
+
+fn report(cx: &mut Context<'_>, answer: &ApplyAnswer, output: TextOrJson) -> Result<(), Failure> {
+    if !answer.remarks.rendered.is_empty() {
+        tell(answer.remarks.rendered.trim_end());
+    }
+    match output {
+        TextOrJson::Json => {
+            let json = serde_json::to_vec(answer).expect("answers have string keys only");
+            cx.out.line(&json)?;
+        }
+        TextOrJson::Text => {
+            for pipeline in &answer.pipelines {
+                cx.out.put(&line(pipeline))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn line(pipeline: &AppliedPipeline) -> String {
+    let AppliedPipeline {
+        generation, change, ..
+    } = pipeline;
+    let moved = match &pipeline.moved_from {
+        Some(file) => format!("; no longer watched at {}", clean(&file.to_string_lossy())),
+        None => String::new(),
+    };
+    format!(
+        "{} {change} (generation {generation}){moved}\n",
+        pipeline.key()
+    )
+}
+
+fn arrived(pipeline: &AppliedPipeline) -> String {
+    match pipeline.change {
+        ChangeWord::Deleted => format!("{} is gone\n", pipeline.key()),
+        ChangeWord::Created | ChangeWord::Changed | ChangeWord::Unchanged => {
+            format!("{} runs as applied\n", pipeline.key())
+        }
+    }
+}

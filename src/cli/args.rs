@@ -1,0 +1,625 @@
+//! What can be typed. Nothing but clap, and the words that only clap needs.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::Orchestrator;
+use crate::model::{DurationError, HumanDuration, Namespace, Timestamp};
+use crate::telemetry::LogFormat;
+
+/// Runs data pipelines unattended: declared in a file, kept as declared.
+///
+/// A pipeline is a YAML file of sources, processors and sinks. `apply` hands it to a daemon that
+/// keeps what runs equal to what the file says: it starts, stops and restarts the least it must,
+/// and can tell you why.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flowctl",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "Start with:\n  \
+        flowctl init                            write a commented pipeline.yaml\n  \
+        flowctl apply -f pipeline.yaml --wait   run it\n  \
+        flowctl status                          see it\n  \
+        flowctl why COMPONENT                   understand it\n  \
+        flowctl down                            end everything"
+)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Where the daemon keeps its state [default: ./state if it is marked as flowctl's, else
+    /// $XDG_STATE_HOME/flowctl, else ~/.local/state/flowctl]
+    #[arg(
+        long,
+        global = true,
+        env = "FLOWCTL_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub state_dir: Option<PathBuf>,
+
+    /// Only pipelines of this namespace; for `apply`, the namespace of files that name none
+    #[arg(
+        long,
+        short = 'n',
+        global = true,
+        env = "FLOWCTL_NAMESPACE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub namespace: Option<Namespace>,
+
+    /// Colours: `auto` = on a terminal, unless NO_COLOR is set
+    #[arg(
+        long,
+        global = true,
+        env = "FLOWCTL_COLOR",
+        hide_env_values = true,
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    pub color: When,
+
+    /// What the daemon logs about itself, like `info` or `flowctl=debug,sled=warn`
+    #[arg(
+        long,
+        global = true,
+        env = "FLOWCTL_LOG",
+        hide_env_values = true,
+        value_name = "FILTER"
+    )]
+    pub log: Option<String>,
+}
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make pipelines run as their files say, now and after each save
+    Apply(Apply),
+    /// Show what `apply` would change; exits 1 if anything would
+    Diff(Diff),
+    /// Check pipeline files without running anything
+    Validate(Validate),
+    /// Run one pipeline in the foreground and leave nothing behind
+    Run(Run),
+    /// Show what is running, since when, and why
+    Status(Status),
+    /// Show everything about a pipeline or a component on one screen
+    Describe(Describe),
+    /// Tell why a component is in the state it is in, and what happens next
+    Why(Why),
+    /// Show what happened
+    Events(Events),
+    /// Show what components wrote
+    Logs(Logs),
+    /// Start a component that was stopped, failed or waits
+    Start(Steer),
+    /// Stop a component; it stays down until `start`, over daemon restarts too
+    Stop(Steer),
+    /// Replace a component's instances with new ones
+    Restart(Steer),
+    /// Take pipelines down and forget them
+    Delete(Delete),
+    /// Take everything down and end the daemon
+    Down(Down),
+    /// Run the daemon in the foreground, as a service manager does
+    #[command(alias = "server")]
+    Daemon(Daemon),
+    /// Write a commented starter file
+    Init(Init),
+    /// Print a completion script for a shell
+    Completion(Completion),
+}
+
+/// Which files.
+#[derive(Clone, Debug, Args)]
+pub struct Files {
+    /// A file, a folder of `.yaml`/`.yml` files, or `-` for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
+    pub file: Vec<PathBuf>,
+    /// The same without `-f`
+    #[arg(value_name = "FILE")]
+    pub more: Vec<PathBuf>,
+}
+
+impl Files {
+    /// All of them in the order given.
+    pub fn all(&self) -> Vec<PathBuf> {
+        self.file.iter().chain(&self.more).cloned().collect()
+    }
+}
+
+/// Whether and how long to wait.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Patience {
+    /// Return as soon as the daemon has recorded the request
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait at most; `0s` = without end. Exits 5 when it is over
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: HumanDuration,
+}
+
+/// `flowctl apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl apply -f pipeline.yaml          apply, and go on applying each save\n  \
+    flowctl apply -f pipelines/ --wait      wait until all of it runs; exit 8 if something fails\n  \
+    flowctl apply -f p.yaml --dry-run       only show what would change\n\n\
+    A daemon is started in the background if none answers. Without --wait the command returns once\n\
+    the change is recorded; the daemon carries it out. Only what changed is restarted.")]
+pub struct Apply {
+    /// Which files.
+    #[command(flatten)]
+    pub files: Files,
+    /// Show what would change, field by field, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait until everything runs and is ready, or one component has failed for good (exit 8)
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
+    /// Return as soon as the change is recorded (the default)
+    #[arg(long, overrides_with = "wait")]
+    pub no_wait: bool,
+    /// With --wait: how long at most; `0s` = without end. Exits 5 when it is over
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: HumanDuration,
+    /// Apply once; later saves of the file change nothing
+    #[arg(long)]
+    pub no_watch: bool,
+    /// Go on although the preflight found something that will not work
+    #[arg(long)]
+    pub force: bool,
+    /// Where components run whose file leaves that open
+    #[arg(long, value_name = "WHERE")]
+    pub orchestrator: Option<Where>,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
+}
+
+/// `flowctl diff`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl diff -f pipeline.yaml\n  \
+    flowctl diff -f pipeline.yaml && echo nothing to do")]
+pub struct Diff {
+    /// Which files.
+    #[command(flatten)]
+    pub files: Files,
+    /// Where components run whose file leaves that open
+    #[arg(long, value_name = "WHERE")]
+    pub orchestrator: Option<Where>,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
+}
+
+/// `flowctl validate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl validate pipeline.yaml\n  \
+    flowctl validate -o json pipelines/\n\n\
+    All problems of all files are told at once, each with its line and what to write instead.\n\
+    Exits 3 if there is any.")]
+pub struct Validate {
+    /// Which files.
+    #[command(flatten)]
+    pub files: Files,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
+}
+
+/// `flowctl run`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl run pipeline.yaml\n  \
+    flowctl run --orchestrator container flow.yml\n\n\
+    Starts in order, each component gated by the health of what it depends on, and shows their\n\
+    output. The first Ctrl+C stops everything in reverse order with grace (exit 0), the second\n\
+    kills at once (exit 130). If a component fails to start, everything is stopped (exit 8).")]
+pub struct Run {
+    /// The pipeline's file [default: flow.yml, then pipeline.yaml]
+    pub file: Option<PathBuf>,
+    /// Where components run whose file leaves that open
+    #[arg(
+        long,
+        env = "FLOWCTL_ORCHESTRATOR",
+        hide_env_values = true,
+        value_name = "WHERE"
+    )]
+    pub orchestrator: Option<Where>,
+    /// Leave the components' logs where they are when the run ends
+    #[arg(long)]
+    pub keep_logs: bool,
+    /// How long the start of everything may take; `0s` = without end
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: HumanDuration,
+    /// Go on although the preflight found something that will not work
+    #[arg(long)]
+    pub force: bool,
+    /// Options of the control plane.
+    #[command(flatten)]
+    pub control_plane: ControlPlane,
+}
+
+/// `flowctl status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl status\n  \
+    flowctl status -o wide            with pids, instances, addresses and the last exit\n  \
+    flowctl status --check || page    exit 1 unless all is settled and nothing has failed\n  \
+    flowctl status -o json | jq '.pipelines[].components[].replicas[].phase'\n\n\
+    Without a daemon it looks for itself and says so.")]
+pub struct Status {
+    /// Only these pipelines
+    #[arg(value_name = "PIPELINE")]
+    pub pipelines: Vec<String>,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub output: StatusFormat,
+    /// Go on showing each change
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Exit 1 unless a daemon is in charge, every pipeline is settled, its file is good and
+    /// nothing has failed
+    #[arg(long, conflicts_with = "watch")]
+    pub check: bool,
+}
+
+/// `flowctl describe`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl describe ttp\n  \
+    flowctl describe ttp/ledger-source")]
+pub struct Describe {
+    /// A pipeline, or a component as [PIPELINE/]COMPONENT
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// `flowctl why`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    flowctl why ttp-processor")]
+pub struct Why {
+    /// Which component
+    #[arg(value_name = "[PIPELINE/]COMPONENT")]
+    pub component: String,
+}
+
+/// `flowctl events`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl events --tail 20\n  \
+    flowctl events ttp/ledger-source -f\n  \
+    flowctl events --since 1h -o json")]
+pub struct Events {
+    /// Only of this pipeline or component
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what happened since: a time ago (`10m`) or a moment (`2026-11-21T02:00:00Z`)
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<Moment>,
+    /// Only the last so many
+    #[arg(long, value_name = "N")]
+    pub tail: Option<usize>,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
+}
+
+/// `flowctl logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl logs                        all components, merged by time\n  \
+    flowctl logs ledger-source -f       follow one, over restarts and rotations\n  \
+    flowctl logs --since 10m --tail 100 at most 100 lines of each, of the last ten minutes\n  \
+    flowctl logs sink --previous        what the instance before this one wrote")]
+pub struct Logs {
+    /// Which components; none = all
+    #[arg(value_name = "[PIPELINE/]COMPONENT")]
+    pub components: Vec<String>,
+    /// Go on with what is written from now on
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what was written since: a time ago (`10m`) or a moment (`2026-11-21T02:00:00Z`)
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<Moment>,
+    /// Only what was written before
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<Moment>,
+    /// Only the last so many lines of each component
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Begin each line with its time
+    #[arg(long, short)]
+    pub timestamps: bool,
+    /// Only the instance before the latest, of each replica
+    #[arg(long, short, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Print what components wrote as it is, terminal escapes included
+    #[arg(long)]
+    pub raw: bool,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
+}
+
+/// `flowctl start`, `stop` and `restart`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl restart ledger-source\n  \
+    flowctl stop ttp/ledger-source --no-wait")]
+pub struct Steer {
+    /// Which components
+    #[arg(value_name = "[PIPELINE/]COMPONENT", required = true)]
+    pub components: Vec<String>,
+    /// Whether and how long to wait.
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// `flowctl delete`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    flowctl delete ttp\n\n\
+    Its components are stopped in reverse order. The file is left alone.")]
+pub struct Delete {
+    /// Which pipelines, as [NAMESPACE/]NAME
+    #[arg(value_name = "PIPELINE", required = true)]
+    pub pipelines: Vec<String>,
+    /// Whether and how long to wait.
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// `flowctl down`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without a daemon it takes the state directory over and ends what belongs to it."
+)]
+pub struct Down {
+    /// How long to wait at most; `0s` = without end. Exits 5 when it is over
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: HumanDuration,
+}
+
+/// `flowctl daemon`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "SIGTERM and Ctrl+C end the daemon and leave components running; the next one\n\
+    takes them over. `flowctl down` ends both. There is one daemon per state directory."
+)]
+pub struct Daemon {
+    /// How the log is written
+    #[arg(
+        long,
+        env = "FLOWCTL_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        default_value = "human"
+    )]
+    pub log_format: LogForm,
+    /// Options of the control plane.
+    #[command(flatten)]
+    pub control_plane: ControlPlane,
+    /// Leave the session of whoever started it
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+/// Options of the control plane.
+#[derive(Clone, Debug, Args)]
+pub struct ControlPlane {
+    /// Where components reach the control plane
+    #[arg(
+        long,
+        env = "FLOWCTL_CONTROL_PLANE_ADDRESS",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1"
+    )]
+    pub control_plane_address: std::net::IpAddr,
+    /// Its port [default: 8080, or a free one if that is taken]; 0 = any free one, kept from then on
+    #[arg(
+        long,
+        env = "FLOWCTL_CONTROL_PLANE_PORT",
+        hide_env_values = true,
+        value_name = "PORT"
+    )]
+    pub control_plane_port: Option<u16>,
+}
+
+/// `flowctl init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to write it; `-` = standard output
+    #[arg(value_name = "FILE", default_value = "pipeline.yaml")]
+    pub file: PathBuf,
+    /// Overwrite a file that is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `flowctl completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    flowctl completion bash > ~/.local/share/bash-completion/completions/flowctl")]
+pub struct Completion {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Where components run whose file leaves that open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Where {
+    /// As local processes.
+    #[value(alias = "local")]
+    Process,
+    /// As containers.
+    #[value(alias = "docker")]
+    Container,
+}
+
+impl From<Where> for Orchestrator {
+    fn from(place: Where) -> Self {
+        match place {
+            Where::Process => Self::Process,
+            Where::Container => Self::Container,
+        }
+    }
+}
+
+/// Text for people or JSON for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TextOrJson {
+    /// For people.
+    Text,
+    /// For programs; streams are one object a line.
+    Json,
+}
+
+/// The forms of `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// A line per replica, as wide as the terminal.
+    Table,
+    /// The same with all columns, as wide as they need.
+    Wide,
+    /// `flowctl.status/v1`.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// How the daemon's log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// A line of text for each.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+impl From<LogForm> for LogFormat {
+    fn from(form: LogForm) -> Self {
+        match form {
+            LogForm::Human => Self::Human,
+            LogForm::Json => Self::Json,
+        }
+    }
+}
+
+/// A moment as it is typed: so long ago, or a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// So long before now.
+    Ago(HumanDuration),
+    /// Then.
+    At(Timestamp),
+}
+
+impl Moment {
+    /// The point in time that is meant.
+    pub fn from(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(length) => {
+                let millis = i64::try_from(length.get().as_millis()).unwrap_or(i64::MAX);
+                now.shifted(-millis)
+            }
+        }
+    }
+}
+
+/// A text that is neither a time ago nor a point in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write a time ago like `10m`, or a moment like `2026-11-21T02:00:00Z` ({0})")]
+pub struct NoSuchMoment(DurationError);
+
+impl FromStr for Moment {
+    type Err = NoSuchMoment;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchMoment> {
+        if let Ok(at) = text.parse() {
+            return Ok(Self::At(at));
+        }
+        text.parse().map(Self::Ago).map_err(NoSuchMoment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_form_is_understood() {
+        for line in [
+            "apply -f p.yaml --wait --timeout 30s --no-watch --force",
+            "apply p.yaml --no-wait --dry-run",
+            "diff -f -",
+            "validate a.yaml b.yaml -o json",
+            "run --orchestrator docker --keep-logs",
+            "status -o wide --check",
+            "status --watch -o json",
+            "why ttp/source",
+            "events -f -o json",
+            "logs a b -f --since 10m --tail 100 --timestamps",
+            "logs a --previous --raw --until 2026-11-21T02:00:00Z",
+            "restart ttp/a --no-wait",
+            "delete ttp --timeout 10s",
+            "server --control-plane-port 0",
+            "completion zsh",
+            "status --state-dir /tmp/x --color never",
+        ] {
+            let words = std::iter::once("flowctl").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_ago_or_a_point_in_time() {
+        let now = Timestamp::from_millis(1_000_000);
+        let ago: Moment = "10s".parse().unwrap();
+        assert_eq!(ago.from(now), Timestamp::from_millis(990_000));
+        let at: Moment = "1970-01-01T00:00:01Z".parse().unwrap();
+        assert_eq!(at.from(now), Timestamp::from_millis(1_000));
+        assert!("yesterday".parse::<Moment>().is_err());
+    }
+}

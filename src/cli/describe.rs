@@ -1,0 +1,379 @@
+//! `flowctl describe` and `flowctl why`: why is it (not) running, on one screen.
+
+use std::fmt::Write as _;
+
+use super::Context;
+use super::args::{Describe, Why};
+use super::events;
+use super::exit::{Exit, Failure};
+use super::render::{Columns, ended, heading, push, replica_name, status, why as reason};
+use super::target::{Named, Target, component, either, find, narrowed};
+use super::text::{Look, Style, Tone, clean, paint, short, tone};
+use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
+use crate::model::{
+    ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
+    Timestamp,
+};
+
+/// Events shown.
+const EVENTS: usize = 10;
+/// Log lines shown, per replica.
+const LINES: u64 = 10;
+
+pub(super) async fn why(cx: &mut Context<'_>, args: Why) -> Result<Exit, Failure> {
+    let snapshot = cx.client.status().await?;
+    let target = component(&snapshot, cx.global.namespace.as_ref(), &args.component)?;
+    let account = account(cx, &snapshot, target).await?;
+    let text = account.why(cx.out.look().style, cx.clock.now());
+    cx.out.put(&text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Failure> {
+    let snapshot = cx.client.status().await?;
+    let (look, now) = (cx.out.look(), cx.clock.now());
+    let text = match either(&snapshot, cx.global.namespace.as_ref(), &args.name)? {
+        Named::Pipeline(key) => {
+            let events = recent(cx, &key, None).await?;
+            let only = narrowed(snapshot, Some(&key.namespace), &[key.name.to_string()])?;
+            let mut text = status(&only, Columns::Usual, look, now);
+            recent_events(&events, look.style, &mut text);
+            text
+        }
+        Named::Component(target) => {
+            let definition = cx.client.definition(&target.pipeline).await;
+            let spec = match definition {
+                Ok(mut pipeline) => pipeline.components.remove(&target.component),
+                // It is being deleted: nothing is wanted of it any more.
+                Err(ClientError::Answer(_)) => None,
+                Err(
+                    error @ (ClientError::NoDaemon { .. }
+                    | ClientError::Silent { .. }
+                    | ClientError::Broken { .. }),
+                ) => return Err(error.into()),
+            };
+            let account = account(cx, &snapshot, target).await?;
+            account.whole(spec.as_ref(), look, now)
+        }
+    };
+    cx.out.put(&text)?;
+    Ok(Exit::Done)
+}
+
+/// All that is known of one component.
+struct Account<'a> {
+    pipeline: &'a PipelineStatus,
+    component: &'a ComponentStatus,
+    events: Vec<Event>,
+    lines: Vec<LogEntry>,
+}
+
+async fn account<'a>(
+    cx: &Context<'_>,
+    snapshot: &'a Snapshot,
+    target: Target,
+) -> Result<Account<'a>, Failure> {
+    let (pipeline, component) = find(snapshot, &target)
+        .ok_or_else(|| Failure::NotFound(format!("there is no component `{target}`")))?;
+    let replicas = u64::try_from(component.replicas.len()).unwrap_or(1);
+    let params = LogParams {
+        namespace: target.pipeline.namespace.clone(),
+        pipeline: target.pipeline.name.clone(),
+        components: target.component.to_string(),
+        since: None,
+        until: None,
+        tail: Some(LINES * replicas.max(1)),
+        previous: false,
+        follow: false,
+    };
+    let mut lines = Vec::new();
+    let mut feed = cx.client.logs(&params).await?;
+    loop {
+        match feed.decoded::<LogEntry>().await {
+            Ok(Some(entry)) => lines.push(entry),
+            Ok(None) => break,
+            // The rest of the account is worth telling without the logs.
+            Err(ClientError::Answer(error)) => super::tell(&format!("warning: {error}")),
+            Err(
+                error @ (ClientError::NoDaemon { .. }
+                | ClientError::Silent { .. }
+                | ClientError::Broken { .. }),
+            ) => return Err(error.into()),
+        }
+    }
+    Ok(Account {
+        pipeline,
+        component,
+        events: recent(cx, &target.pipeline, Some(&target)).await?,
+        lines,
+    })
+}
+
+async fn recent(
+    cx: &Context<'_>,
+    pipeline: &PipelineKey,
+    target: Option<&Target>,
+) -> Result<Vec<Event>, Failure> {
+    let query = EventQuery {
+        namespace: Some(pipeline.namespace.clone()),
+        pipeline: Some(pipeline.name.clone()),
+        component: target.map(|target| target.component.clone()),
+        tail: Some(EVENTS),
+        ..EventQuery::default()
+    };
+    Ok(cx.client.kept_events(query).await?)
+}
+
+impl Account<'_> {
+    /// The state of each replica, why it is so, what comes next, and what led there.
+    fn why(&self, style: Style, now: Timestamp) -> String {
+        let mut text = String::new();
+        for replica in &self.component.replicas {
+            self.replica(replica, style, now, &mut text);
+        }
+        if self.component.replicas.is_empty() {
+            let id = &self.component.id;
+            push(&mut text, |text| writeln!(text, "{id} has no replicas"));
+        }
+        recent_events(&self.events, style, &mut text);
+        text
+    }
+
+    fn replica(&self, replica: &ReplicaStatus, style: Style, now: Timestamp, text: &mut String) {
+        let name = replica_name(self.component, replica);
+        let phase = paint(&replica.phase.to_string(), tone(replica.phase), style);
+        let since = short(now.since(replica.since));
+        let name = paint(&name, Tone::Strong, style);
+        push(text, |text| writeln!(text, "{name}: {phase} for {since}"));
+        let reason = reason(replica, now);
+        if !reason.is_empty() {
+            field(text, "why", &reason);
+        }
+        if let Some(exit) = &replica.exit {
+            field(text, "last exit", &ended(exit, now));
+        }
+        if replica.restarts > 0 {
+            field(text, "restarts", &replica.restarts.to_string());
+        }
+        let lines: Vec<&LogEntry> = self
+            .lines
+            .iter()
+            .filter(|line| line.replica == replica.replica)
+            .collect();
+        let first = lines.len().saturating_sub(10);
+        if !lines.is_empty() {
+            text.push_str("  last lines\n");
+        }
+        for line in &lines[first..] {
+            let shown = clean(&line.text);
+            push(text, |text| writeln!(text, "    {shown}"));
+        }
+    }
+
+    /// The same with identity and definition.
+    fn whole(&self, spec: Option<&ComponentSpec>, look: Look, now: Timestamp) -> String {
+        let mut text = String::new();
+        heading(self.pipeline, look, &mut text);
+        text.push('\n');
+        for replica in &self.component.replicas {
+            self.replica(replica, look.style, now, &mut text);
+            identity(replica, &mut text);
+        }
+        text.push('\n');
+        let component = self.component;
+        push(&mut text, |text| {
+            writeln!(
+                text,
+                "{} is a {} of the {} driver, {} wanted",
+                component.id, component.role, component.driver, component.desired
+            )
+        });
+        if let Some(spec) = spec {
+            definition(spec, &mut text);
+        }
+        recent_events(&self.events, look.style, &mut text);
+        text
+    }
+}
+
+fn identity(replica: &ReplicaStatus, text: &mut String) {
+    let pid = replica.pid.map(|pid| pid.to_string());
+    let instance = replica.instance.as_ref().map(ToString::to_string);
+    let spec = replica.spec.as_ref().map(ToString::to_string);
+    for (name, value) in [
+        ("pid", pid.as_ref()),
+        ("container", replica.container.as_ref()),
+        ("instance", instance.as_ref()),
+        ("spec", spec.as_ref()),
+    ] {
+        if let Some(value) = value {
+            field(text, name, value);
+        }
+    }
+    for (name, address) in &replica.addresses {
+        field(text, "address", &format!("{name} {address}"));
+    }
+}
+
+/// What the file says, as far as it decides about running.
+fn definition(spec: &ComponentSpec, text: &mut String) {
+    for dependency in &spec.dependencies {
+        let words = format!("{} to be {}", dependency.id, dependency.condition);
+        field(text, "waits for", &words);
+    }
+    let restart = &spec.restart;
+    let limit = match restart.limit {
+        Some(limit) => format!(", at most {} times", limit.max_retries),
+        None => String::new(),
+    };
+    field(
+        text,
+        "restart",
+        &format!(
+            "{} after {} to {}{limit}",
+            match restart.mode {
+                crate::model::RestartMode::Always => "always",
+                crate::model::RestartMode::OnFailure => "on failure",
+                crate::model::RestartMode::Never => "never",
+            },
+            restart.initial_delay,
+            restart.max_delay,
+        ),
+    );
+    field(
+        text,
+        "stop",
+        &format!(
+            "{}, then {} of grace",
+            spec.stop.signal, spec.stop.grace_period
+        ),
+    );
+    let probes = [
+        ("startup", &spec.probes.startup),
+        ("readiness", &spec.probes.readiness),
+        ("liveness", &spec.probes.liveness),
+    ];
+    for (name, probe) in probes {
+        if let Some(probe) = probe {
+            let words = format!("{name} every {}", probe.period);
+            field(text, "probe", &words);
+        }
+    }
+    // Names only: values may be secrets.
+    let names: Vec<&str> = spec.env.keys().map(String::as_str).collect();
+    if !names.is_empty() {
+        field(text, "variables", &names.join(" "));
+    }
+}
+
+fn recent_events(events: &[Event], style: Style, text: &mut String) {
+    if events.is_empty() {
+        return;
+    }
+    text.push_str("\nlast events\n");
+    for event in events {
+        text.push_str("  ");
+        text.push_str(&events::line(event, style));
+    }
+}
+
+fn field(text: &mut String, name: &str, value: &str) {
+    let value = clean(value);
+    push(text, |text| writeln!(text, "  {name:<10} {value}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{ago, now, snapshot};
+    use super::*;
+    use crate::driver::{LogLine, OutputStream};
+    use crate::model::{EventKind, ReplicaKey};
+
+    fn target() -> Target {
+        Target {
+            pipeline: PipelineKey {
+                namespace: Default::default(),
+                name: "ttp".parse().unwrap(),
+            },
+            component: "ttp-processor".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn why_tells_state_reason_next_step_last_exit_last_lines_and_events_on_one_screen() {
+        let snapshot = snapshot();
+        let (pipeline, component) = find(&snapshot, &target()).unwrap();
+        let line = |replica, text: &str| {
+            let line = LogLine {
+                at_nanos: 0,
+                replica: ReplicaKey {
+                    component: component.id.clone(),
+                    replica,
+                },
+                incarnation: 1,
+                stream: OutputStream::Stderr,
+                text: text.as_bytes().to_vec(),
+            };
+            LogEntry::new(&target().pipeline, line)
+        };
+        let account = Account {
+            pipeline,
+            component,
+            events: vec![Event {
+                seq: 1,
+                at: ago(16),
+                namespace: Some(Default::default()),
+                pipeline: Some(target().pipeline.name),
+                component: Some(target().component),
+                replica: Some(1),
+                instance: None,
+                kind: EventKind::Exited,
+                reason: "exit 1".to_owned(),
+                message: "exit 1 after 3s".to_owned(),
+            }],
+            lines: vec![line(0, "hello"), line(1, "panic: \x1b[31mno route")],
+        };
+        insta::assert_snapshot!(account.why(Style::Plain, now()), @r"
+        ttp-processor: starting for 0s
+          why        not ready yet: no probe answered
+          last lines
+            hello
+        ttp-processor-1: crashloop for 16s
+          why        exit 1 (failure 5); start in 12s
+          last exit  exit 1, 16s ago
+          restarts   5
+          last lines
+            panic: \u{1b}[31mno route
+
+        last events
+          2026-11-21T02:42:44.000Z  exited         ttp/ttp-processor-1       exit 1 after 3s
+        ");
+        let look = Look {
+            style: Style::Plain,
+            columns: None,
+        };
+        insta::assert_snapshot!(account.whole(None, look, now()), @r"
+        ttp  generation 3  not settled  1 of 6 ready, 1 failed  /srv/ttp/pipeline.yaml
+
+        ttp-processor: starting for 0s
+          why        not ready yet: no probe answered
+          last lines
+            hello
+          instance   default.ttp.ttp-processor.0.1
+          spec       v1:00000000000000aa
+        ttp-processor-1: crashloop for 16s
+          why        exit 1 (failure 5); start in 12s
+          last exit  exit 1, 16s ago
+          restarts   5
+          last lines
+            panic: \u{1b}[31mno route
+          instance   default.ttp.ttp-processor.1.1
+          spec       v1:00000000000000aa
+
+        ttp-processor is a processor of the process driver, 2 wanted
+
+        last events
+          2026-11-21T02:42:44.000Z  exited         ttp/ttp-processor-1       exit 1 after 3s
+        ");
+    }
+}

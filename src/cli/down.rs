@@ -1,0 +1,62 @@
+//! `flowctl down`.
+
+use std::time::Duration;
+
+use super::args::Down;
+use super::exit::{Exit, Failure};
+use super::goal::Goal;
+use super::out::tell;
+use super::{Context, asking, wait};
+use crate::api::ClientError;
+use crate::model::HumanDuration;
+
+/// A daemon that has nothing left to do is gone within this.
+const FAREWELL: Duration = Duration::from_secs(15);
+
+pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
+    match asking(through_the_daemon(cx, &args)) {
+        Ok(Left::Nothing) => {}
+        Ok(Left::Perhaps) => cx.host.end_all(&cx.state_dir, wait::limit(args.timeout))?,
+        Err(Failure::Daemon(ClientError::NoDaemon { .. })) => {
+            if cx.host.look(&cx.state_dir)?.is_none() {
+                tell(&format!(
+                    "nothing to do: there is no state in {}",
+                    cx.state_dir.display()
+                ));
+                return Ok(Exit::Done);
+            }
+            tell("no daemon answers; ending what the state directory owns");
+            cx.host.end_all(&cx.state_dir, wait::limit(args.timeout))?;
+        }
+        Err(other) => return Err(other),
+    }
+    cx.out.put("everything is down\n")?;
+    Ok(Exit::Done)
+}
+
+/// What a daemon that has ended left behind.
+enum Left {
+    /// Its last word was that nothing runs.
+    Nothing,
+    /// It ended before it said so.
+    Perhaps,
+}
+
+async fn through_the_daemon(cx: &Context<'_>, args: &Down) -> Result<Left, Failure> {
+    let process = cx.client.process().await?;
+    cx.client.down().await?;
+    let left = match wait::until(&cx.client, &Goal::Empty, args.timeout).await {
+        Ok(()) => Left::Nothing,
+        Err(Failure::Daemon(ClientError::NoDaemon { .. } | ClientError::Broken { .. })) => {
+            Left::Perhaps
+        }
+        Err(other) => return Err(other),
+    };
+    if process.ended(FAREWELL).await {
+        return Ok(left);
+    }
+    Err(Failure::TimedOut {
+        after: HumanDuration::new(FAREWELL),
+        waiting: vec!["the daemon to end".to_owned()],
+    })
+}

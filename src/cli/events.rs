@@ -1,0 +1,158 @@
+//! `flowctl events`.
+
+use super::Context;
+use super::args::{Events, TextOrJson};
+use super::exit::{Exit, Failure};
+use super::status::ended;
+use super::target::{Named, either};
+use super::text::{Style, Tone, clean, paint};
+use crate::api::{ClientError, EventQuery};
+use crate::model::{Event, EventKind, Namespace, ReplicaKey};
+
+pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Failure> {
+    let query = query(cx, &args).await?;
+    let mut lines = cx.client.events(&query).await?;
+    let style = cx.out.look().style;
+    while let Some(written) = lines.next().await? {
+        match args.output {
+            TextOrJson::Json => cx.out.line(&written)?,
+            TextOrJson::Text => {
+                let event = serde_json::from_slice(&written).map_err(|error| {
+                    Failure::Daemon(ClientError::Broken {
+                        question: "/v1/events".to_owned(),
+                        why: error.to_string(),
+                    })
+                })?;
+                cx.out.put(&line(&event, style))?;
+            }
+        }
+        if args.follow {
+            cx.out.flush()?;
+        }
+    }
+    if args.follow {
+        return Err(ended(cx));
+    }
+    Ok(Exit::Done)
+}
+
+async fn query(cx: &Context<'_>, args: &Events) -> Result<EventQuery, Failure> {
+    let mut query = EventQuery {
+        since: args.since.map(|moment| moment.from(cx.clock.now())),
+        namespace: cx.global.namespace.clone(),
+        tail: args.tail,
+        follow: args.follow,
+        ..EventQuery::default()
+    };
+    if let Some(name) = &args.name {
+        let snapshot = cx.client.status().await?;
+        let pipeline = match either(&snapshot, cx.global.namespace.as_ref(), name)? {
+            Named::Pipeline(pipeline) => pipeline,
+            Named::Component(target) => {
+                query.component = Some(target.component);
+                target.pipeline
+            }
+        };
+        query.namespace = Some(pipeline.namespace);
+        query.pipeline = Some(pipeline.name);
+    }
+    Ok(query)
+}
+
+/// An event as people read it: when, where, what, in a sentence. Pure.
+pub(super) fn line(event: &Event, style: Style) -> String {
+    let kind = format!("{:<13}", event.kind);
+    format!(
+        "{}  {}  {:<24}  {}\n",
+        paint(&event.at.to_string(), Tone::Dim, style),
+        paint(&kind, tone(event.kind), style),
+        place(event),
+        clean(&event.message),
+    )
+}
+
+/// `pipeline/replica`, as far as it is known.
+fn place(event: &Event) -> String {
+    let mut words = Vec::new();
+    if let Some(namespace) = &event.namespace
+        && *namespace != Namespace::default()
+    {
+        words.push(namespace.to_string());
+    }
+    words.extend(event.pipeline.as_ref().map(ToString::to_string));
+    words.extend(event.component.as_ref().map(|component| {
+        let component = component.clone();
+        let replica = event.replica.unwrap_or(0);
+        ReplicaKey { component, replica }.to_string()
+    }));
+    if words.is_empty() {
+        "daemon".to_owned()
+    } else {
+        words.join("/")
+    }
+}
+
+fn tone(kind: EventKind) -> Tone {
+    match kind {
+        EventKind::Started
+        | EventKind::Ready
+        | EventKind::Completed
+        | EventKind::Adopted
+        | EventKind::Recovered
+        | EventKind::Sighted
+        | EventKind::Durable => Tone::Good,
+        EventKind::Applied
+        | EventKind::Deleted
+        | EventKind::Starting
+        | EventKind::Stopping
+        | EventKind::Stopped
+        | EventKind::Waiting
+        | EventKind::DaemonStarted
+        | EventKind::DaemonStopping
+        | EventKind::Requested => Tone::Moving,
+        EventKind::Rejected
+        | EventKind::StartFailed
+        | EventKind::Unready
+        | EventKind::StopFailed
+        | EventKind::Exited
+        | EventKind::Backoff
+        | EventKind::Crashloop
+        | EventKind::Failed
+        | EventKind::NotDurable
+        | EventKind::Rebuilt => Tone::Bad,
+        EventKind::Blind => Tone::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::ago;
+    use super::*;
+
+    #[test]
+    fn an_event_tells_when_where_and_what() {
+        let mut event = Event {
+            seq: 7,
+            at: ago(0),
+            namespace: Some(Namespace::default()),
+            pipeline: "ttp".parse().ok(),
+            component: "ttp-processor".parse().ok(),
+            replica: Some(1),
+            instance: None,
+            kind: EventKind::Exited,
+            reason: "exit 1".to_owned(),
+            message: "exit 1 after 3s\x07".to_owned(),
+        };
+        let mut text = line(&event, Style::Plain);
+        event.component = None;
+        event.namespace = "lab".parse().ok();
+        text += &line(&event, Style::Plain);
+        (event.namespace, event.pipeline) = (None, None);
+        text += &line(&event, Style::Plain);
+        insta::assert_snapshot!(text, @r"
+        2026-11-21T02:43:00.000Z  exited         ttp/ttp-processor-1       exit 1 after 3s\u{7}
+        2026-11-21T02:43:00.000Z  exited         lab/ttp                   exit 1 after 3s\u{7}
+        2026-11-21T02:43:00.000Z  exited         daemon                    exit 1 after 3s\u{7}
+        ");
+    }
+}

@@ -1,0 +1,337 @@
+//! `flowctl logs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::select_all;
+
+use super::Context;
+use super::args::{Logs, TextOrJson};
+use super::exit::{Exit, Failure};
+use super::out::tell;
+use super::status::ended;
+use super::target::{Target, component, key};
+use super::text::{Style, Tone, clean, paint};
+use crate::api::{ClientError, Lines, LogEntry, LogParams};
+use crate::model::{ComponentId, Namespace, PipelineKey, ReplicaKey};
+
+/// Which components of which pipelines.
+type Wanted = BTreeMap<PipelineKey, BTreeSet<ComponentId>>;
+
+pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failure> {
+    let wanted = wanted(cx, &args).await?;
+    let now = cx.clock.now();
+    let mut feeds = Vec::new();
+    for (pipeline, components) in &wanted {
+        let ids: Vec<&str> = components.iter().map(ComponentId::as_str).collect();
+        let params = LogParams {
+            namespace: pipeline.namespace.clone(),
+            pipeline: pipeline.name.clone(),
+            components: ids.join(","),
+            since: args.since.map(|moment| moment.from(now)),
+            until: args.until.map(|moment| moment.from(now)),
+            tail: args.tail,
+            previous: args.previous,
+            follow: args.follow,
+        };
+        feeds.push(Feed {
+            lines: cx.client.logs(&params).await?,
+            head: None,
+        });
+    }
+    let mut page = Page {
+        prefixes: Prefixes::new(&wanted, cx.out.look().style),
+        args: &args,
+    };
+    if args.follow {
+        follow(cx, feeds, &mut page).await
+    } else {
+        merge(cx, feeds, &mut page).await
+    }
+}
+
+async fn wanted(cx: &Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
+    let snapshot = cx.client.status().await?;
+    let namespace = cx.global.namespace.as_ref();
+    let mut wanted = Wanted::new();
+    for text in &args.components {
+        let Target {
+            pipeline,
+            component,
+        } = component(&snapshot, namespace, text)?;
+        wanted.entry(pipeline).or_default().insert(component);
+    }
+    if wanted.is_empty() {
+        for status in &snapshot.pipelines {
+            if namespace.is_none_or(|wanted| *wanted == status.namespace) {
+                let ids = status.components.iter().map(|c| c.id.clone());
+                wanted.insert(key(status), ids.collect());
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// The lines of one pipeline, which its daemon has merged already.
+struct Feed {
+    lines: Lines,
+    /// The next line, where it was read ahead.
+    head: Option<LogEntry>,
+}
+
+impl Feed {
+    /// The next line; a driver that fails says so and the others go on. Cancel-safe.
+    async fn next(&mut self) -> Result<Option<LogEntry>, Failure> {
+        loop {
+            match self.lines.decoded().await {
+                Ok(entry) => return Ok(entry),
+                Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
+                Err(
+                    error @ (ClientError::NoDaemon { .. }
+                    | ClientError::Silent { .. }
+                    | ClientError::Broken { .. }),
+                ) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Kept lines of all pipelines in the order of their times.
+async fn merge(
+    cx: &mut Context<'_>,
+    mut feeds: Vec<Feed>,
+    page: &mut Page<'_>,
+) -> Result<Exit, Failure> {
+    loop {
+        for feed in &mut feeds {
+            if feed.head.is_none() {
+                feed.head = feed.next().await?;
+            }
+        }
+        let earliest = feeds
+            .iter_mut()
+            .filter(|feed| feed.head.is_some())
+            .min_by_key(|feed| feed.head.as_ref().map(|entry| entry.at_nanos));
+        let Some(entry) = earliest.and_then(|feed| feed.head.take()) else {
+            return Ok(Exit::Done);
+        };
+        page.print(cx, &entry)?;
+    }
+}
+
+/// Lines of all pipelines as they come.
+async fn follow(
+    cx: &mut Context<'_>,
+    mut feeds: Vec<Feed>,
+    page: &mut Page<'_>,
+) -> Result<Exit, Failure> {
+    while !feeds.is_empty() {
+        let (outcome, index, _) = {
+            let waits = feeds.iter_mut().map(|feed| Box::pin(feed.next()));
+            select_all(waits).await
+        };
+        match outcome? {
+            Some(entry) => {
+                page.print(cx, &entry)?;
+                cx.out.flush()?;
+            }
+            None => drop(feeds.remove(index)),
+        }
+    }
+    Err(ended(cx))
+}
+
+/// How lines are printed.
+struct Page<'a> {
+    prefixes: Prefixes,
+    args: &'a Logs,
+}
+
+impl Page<'_> {
+    fn print(&mut self, cx: &mut Context<'_>, entry: &LogEntry) -> Result<(), Failure> {
+        match self.args.output {
+            TextOrJson::Json => {
+                let json = serde_json::to_vec(entry).expect("a line has string keys only");
+                cx.out.line(&json)?;
+            }
+            TextOrJson::Text => {
+                let line = self.line(entry);
+                cx.out.put(&line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, entry: &LogEntry) -> String {
+        let mut line = self.prefixes.of(entry);
+        if self.args.timestamps {
+            line.push_str(&paint(&entry.at, Tone::Dim, self.prefixes.style));
+            line.push(' ');
+        }
+        if self.args.raw {
+            line.push_str(&entry.text);
+        } else {
+            line.push_str(&clean(&entry.text));
+        }
+        line.push('\n');
+        line
+    }
+}
+
+/// The beginnings of lines, which tell components apart.
+struct Prefixes {
+    style: Style,
+    /// Whether lines need a beginning at all: one component alone needs none.
+    is_shown: Shown,
+    /// So wide that the lines stand under each other.
+    width: usize,
+    /// Colours in the order in which components were met.
+    series: BTreeMap<String, usize>,
+}
+
+/// What of a name is needed to tell components apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Component,
+    PipelineToo,
+}
+
+impl Prefixes {
+    fn new(wanted: &Wanted, style: Style) -> Self {
+        let count: usize = wanted.values().map(BTreeSet::len).sum();
+        let is_shown = match (wanted.len(), count) {
+            (_, 0 | 1) => Shown::Nothing,
+            (1, _) => Shown::Component,
+            _ => Shown::PipelineToo,
+        };
+        let names = wanted.iter().flat_map(|(pipeline, components)| {
+            components
+                .iter()
+                .map(move |id| prefix(is_shown, pipeline, id.as_str()))
+        });
+        let width = names.map(|name| name.len()).max().unwrap_or(0);
+        // Colours by name, so that a component keeps its own from call to call.
+        let series = wanted
+            .iter()
+            .flat_map(|(pipeline, ids)| ids.iter().map(move |id| format!("{pipeline}/{id}")))
+            .enumerate()
+            .map(|(n, name)| (name, n))
+            .collect();
+        Self {
+            style,
+            is_shown,
+            width,
+            series,
+        }
+    }
+
+    fn of(&mut self, entry: &LogEntry) -> String {
+        if self.is_shown == Shown::Nothing && entry.replica == 0 {
+            return String::new();
+        }
+        let pipeline = PipelineKey {
+            namespace: entry.namespace.clone(),
+            name: entry.pipeline.clone(),
+        };
+        let replica = ReplicaKey {
+            component: entry.component.clone(),
+            replica: entry.replica,
+        };
+        let name = prefix(self.is_shown, &pipeline, &replica.to_string());
+        self.width = self.width.max(name.len());
+        let met = self.series.len();
+        let series = *self
+            .series
+            .entry(format!("{pipeline}/{}", entry.component))
+            .or_insert(met);
+        let name = format!("{name:<width$}", width = self.width);
+        format!("{} | ", paint(&name, Tone::Series(series), self.style))
+    }
+}
+
+fn prefix(shown: Shown, pipeline: &PipelineKey, id: &str) -> String {
+    match shown {
+        Shown::Nothing | Shown::Component => id.to_owned(),
+        Shown::PipelineToo if pipeline.namespace == Namespace::default() => {
+            format!("{}/{id}", pipeline.name)
+        }
+        Shown::PipelineToo => format!("{pipeline}/{id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{LogLine, OutputStream};
+    use clap::Parser;
+
+    fn key(name: &str) -> PipelineKey {
+        PipelineKey {
+            namespace: Namespace::default(),
+            name: name.parse().unwrap(),
+        }
+    }
+
+    fn entry(pipeline: &str, id: &str, replica: u32, text: &str) -> LogEntry {
+        let line = LogLine {
+            at_nanos: 1_795_228_980_000_000_001,
+            replica: ReplicaKey {
+                component: id.parse().unwrap(),
+                replica,
+            },
+            incarnation: 1,
+            stream: OutputStream::Stdout,
+            text: text.as_bytes().to_vec(),
+        };
+        LogEntry::new(&key(pipeline), line)
+    }
+
+    fn page(words: &str, wanted: &[(&str, &[&str])], entries: &[LogEntry]) -> String {
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            logs: Logs,
+        }
+        let words = std::iter::once("logs").chain(words.split_whitespace());
+        let wanted = wanted
+            .iter()
+            .map(|(pipeline, ids)| {
+                let ids = ids.iter().map(|id| id.parse().unwrap()).collect();
+                (key(pipeline), ids)
+            })
+            .collect();
+        let mut page = Page {
+            prefixes: Prefixes::new(&wanted, Style::Plain),
+            args: &Only::parse_from(words).logs,
+        };
+        entries.iter().map(|entry| page.line(entry)).collect()
+    }
+
+    #[test]
+    fn one_component_is_printed_as_it_wrote() {
+        let text = page("a", &[("p", &["a"])], &[entry("p", "a", 0, "hello")]);
+        assert_eq!(text, "hello\n");
+    }
+
+    #[test]
+    fn several_components_are_told_apart_in_columns() {
+        let entries = [entry("p", "a", 0, "one"), entry("p", "long-name", 1, "two")];
+        let text = page("", &[("p", &["a", "long-name"])], &entries);
+        assert_eq!(text, "a         | one\nlong-name-1 | two\n");
+        let entries = [entry("p", "a", 0, "one"), entry("q", "a", 0, "two")];
+        let text = page("", &[("p", &["a"]), ("q", &["a"])], &entries);
+        assert_eq!(text, "p/a | one\nq/a | two\n");
+    }
+
+    #[test]
+    fn escapes_only_pass_when_they_are_asked_for() {
+        let entries = [entry("p", "a", 0, "\x1b[31mred")];
+        let wanted: &[(&str, &[&str])] = &[("p", &["a"])];
+        assert_eq!(page("a", wanted, &entries), "\\u{1b}[31mred\n");
+        assert_eq!(page("a --raw", wanted, &entries), "\x1b[31mred\n");
+        assert_eq!(
+            page("a --timestamps --raw", wanted, &entries),
+            "2026-11-21T02:43:00.000000001Z \x1b[31mred\n"
+        );
+    }
+}

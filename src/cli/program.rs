@@ -1,0 +1,116 @@
+//! The rest of the program behind the command line: the daemon in this process, or a look without
+//! one.
+
+use std::future::Future;
+use std::path::Path;
+
+use super::exit::{Exit, Failure};
+use super::foreground;
+use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
+use super::out::Out;
+use super::text::Style;
+use crate::api::{ApiError, ErrorCode, Watching};
+use crate::daemon::{self, Daemon, DaemonError, Reading};
+use crate::manifest::{self, Colour};
+use crate::model::{HumanDuration, Snapshot};
+use crate::telemetry;
+
+/// Threads of the daemon's runtime: one may be held up by a slow file system while the other
+/// answers.
+const WORKERS: usize = 2;
+
+/// flowctl itself.
+pub struct Program;
+
+impl Host for Program {
+    fn serve(&self, options: &DaemonOptions) -> Result<Exit, Failure> {
+        telemetry::init(options.log.as_deref(), options.log_format)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        let state_dir = options.state_dir.clone();
+        block_on(async move {
+            let daemon = Daemon::open(daemon::Options { state_dir }).await?;
+            daemon.serve(|| tracing::info!("ready")).await
+        })?;
+        Ok(Exit::Done)
+    }
+
+    fn run(&self, options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> {
+        foreground::run(options, out)
+    }
+
+    fn look(&self, state_dir: &Path) -> Result<Option<Snapshot>, Failure> {
+        block_on(daemon::look(state_dir))
+    }
+
+    fn end_all(&self, state_dir: &Path, within: HumanDuration) -> Result<(), Failure> {
+        block_on(async {
+            match tokio::time::timeout(within.get(), daemon::down(state_dir)).await {
+                Ok(ended) => ended.map_err(failure),
+                Err(_) => Err(Failure::TimedOut {
+                    after: within,
+                    waiting: Vec::new(),
+                }),
+            }
+        })
+    }
+
+    fn check(&self, question: &Question<'_>) -> Result<Approved, Failure> {
+        let reading = Reading {
+            namespace: question.namespace.cloned(),
+            orchestrator: question.orchestrator,
+            colour: match question.style {
+                Style::Plain => Colour::Off,
+                Style::Coloured => Colour::On,
+            },
+        };
+        let checked = daemon::check(question.sources, Watching::No, &reading)?;
+        let numbered = checked.loaded.into_iter().enumerate();
+        let pipelines = numbered
+            .flat_map(|(index, loaded)| loaded.pipelines.into_iter().map(move |spec| (index, spec)))
+            .collect();
+        Ok(Approved {
+            pipelines,
+            remarks: checked.remarks,
+        })
+    }
+
+    fn yaml(&self, value: &serde_json::Value) -> Result<String, Failure> {
+        manifest::yaml::to_string(value)
+            .map_err(|error| Failure::Told(ApiError::new(ErrorCode::Internal, error.to_string())))
+    }
+}
+
+/// Waits for `work` on a runtime of its own, in a thread of its own: the caller may be on one.
+pub(super) fn block_on<T: Send, E: Into<Failure> + Send>(
+    work: impl Future<Output = Result<T, E>> + Send,
+) -> Result<T, Failure> {
+    let wait = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .enable_all()
+            .build()
+            .map_err(Failure::Output)?
+            .block_on(work)
+            .map_err(Into::into)
+    };
+    match std::thread::scope(|scope| scope.spawn(wait).join()) {
+        Ok(answer) => answer,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        failure(error)
+    }
+}
+
+pub(super) fn failure(error: DaemonError) -> Failure {
+    let code = match &error {
+        DaemonError::Lock(_) => ErrorCode::Refused,
+        DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
+        DaemonError::Down(_) => ErrorCode::NotDurable,
+        DaemonError::Ended => ErrorCode::Internal,
+    };
+    Failure::Told(ApiError::new(code, daemon::in_full(error)))
+}

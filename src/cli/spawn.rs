@@ -1,0 +1,185 @@
+//! Starts a daemon in the background.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::exit::Failure;
+use super::out::tell;
+use crate::api::{Client, ClientError};
+
+/// What a daemon writes that nobody looks at, in its state directory.
+const LOG: &str = "daemon.log";
+/// A daemon that has a damaged store to rebuild takes its time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How much of its last words is shown.
+const LAST_WORDS: u64 = 4096;
+/// Distance of the first looks for its socket; it doubles up to [`LONGEST_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+
+/// Leaves the session of whoever started this process, so that closing a terminal or pressing
+/// Ctrl+C there does not reach it.
+///
+/// # Errors
+/// When this process leads a group already.
+pub fn detach() -> Result<(), Failure> {
+    rustix::process::setsid()
+        .map(|_| ())
+        .map_err(|error| Failure::Output(error.into()))
+}
+
+/// Starts a daemon for the state directory of `client` and waits until it answers. `options` are
+/// those of `flowctl daemon` beside it; variables are inherited.
+///
+/// # Errors
+/// [`Failure::DaemonDied`] with its last words.
+pub async fn daemon(client: &Client, options: &[String]) -> Result<(), Failure> {
+    let state_dir = client.state_dir();
+    make_private(state_dir)?;
+    let path = state_dir.join(LOG);
+    let named = |source| Failure::File {
+        operation: "write",
+        path: path.clone(),
+        source,
+    };
+    let mut log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(named)?;
+    let before = log.seek(SeekFrom::End(0)).map_err(named)?;
+    let mut child = launch(state_dir, &log, options).map_err(|source| Failure::DaemonDied {
+        why: format!("could not run this program again: {source}"),
+        code: None,
+    })?;
+    answers(client, &mut child, &mut log, before).await?;
+    tell(&format!(
+        "started a daemon (pid {}, state in {})",
+        child.id(),
+        state_dir.display()
+    ));
+    Ok(())
+}
+
+fn make_private(state_dir: &Path) -> Result<(), Failure> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(|source| Failure::File {
+            operation: "create",
+            path: state_dir.to_path_buf(),
+            source,
+        })
+}
+
+fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .arg("daemon")
+        .arg("--detached")
+        .arg("--state-dir")
+        .arg(state_dir)
+        .args(options)
+        // No folder is kept from being unmounted by a daemon that nobody remembers.
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .spawn()
+}
+
+/// Waits until somebody answers: the child, or another daemon that was faster.
+async fn answers(
+    client: &Client,
+    child: &mut Child,
+    log: &mut File,
+    before: u64,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = FIRST_LOOK;
+    loop {
+        let ended = child.try_wait().map_err(Failure::Output)?;
+        match client.version().await {
+            Ok(_) => return Ok(()),
+            Err(ClientError::NoDaemon { .. }) => {}
+            Err(
+                error @ (ClientError::Silent { .. }
+                | ClientError::Answer(_)
+                | ClientError::Broken { .. }),
+            ) => return Err(error.into()),
+        }
+        if let Some(status) = ended {
+            return Err(Failure::DaemonDied {
+                why: last_words(log, before),
+                code: status.code(),
+            });
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::DaemonDied {
+                why: format!("it runs as pid {} and does not answer", child.id()),
+                code: None,
+            });
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_LOOK);
+    }
+}
+
+/// The end of what was written to `log` since it was `before` bytes long.
+fn last_words(log: &mut File, before: u64) -> String {
+    let mut read = || -> io::Result<String> {
+        let end = log.seek(SeekFrom::End(0))?;
+        log.seek(SeekFrom::Start(before.max(end.saturating_sub(LAST_WORDS))))?;
+        let mut bytes = Vec::new();
+        log.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    };
+    match read() {
+        Ok(words) if words.is_empty() => format!("it left no word in {LOG}"),
+        // It prints its errors as this program does; the prefix would stand there twice.
+        Ok(words) => words
+            .strip_prefix("error: ")
+            .map_or_else(|| words.clone(), ToOwned::to_owned),
+        Err(error) => format!("its log could not be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOG);
+        std::fs::write(&path, "old lines\n").unwrap();
+        let mut log = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "echo 'error: the lock is held by pid 7'; exit 7"])
+            .stdout(log.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let client = Client::new(dir.path());
+        let outcome = answers(&client, &mut child, &mut log, 10).await;
+        let Err(failure @ Failure::DaemonDied { .. }) = outcome else {
+            panic!("it cannot answer");
+        };
+        assert_eq!(failure.exit(), super::super::exit::Exit::Refused);
+        assert_eq!(
+            failure.to_string(),
+            "the daemon did not start: the lock is held by pid 7"
+        );
+    }
+}

@@ -1,0 +1,156 @@
+//! `flowctl status`.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::Context;
+use super::args::{Status, StatusFormat};
+use super::exit::{Exit, Failure};
+use super::out::tell;
+use super::render::{Columns, status, unsettled};
+use super::target::narrowed;
+use crate::api::{ClientError, ErrorCode};
+use crate::model::Snapshot;
+
+/// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
+/// takes seconds.
+const COMING_UP: Duration = Duration::from_secs(10);
+/// Between two looks at a daemon that comes up.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
+    if args.watch {
+        return watch(cx, &args).await;
+    }
+    let deadline = Instant::now() + COMING_UP;
+    let written = loop {
+        match cx.client.status_text().await {
+            Ok(written) => break written,
+            // Broken off: it ended while it answered.
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => {}
+            Err(error @ (ClientError::Silent { .. } | ClientError::Answer(_))) => {
+                return Err(error.into());
+            }
+        }
+        match without_daemon(cx, &args) {
+            // Somebody holds the directory and does not answer yet: a daemon that starts.
+            Err(Failure::Told(error))
+                if error.code == ErrorCode::Refused && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            answer => return answer,
+        }
+    };
+    let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
+    if is_whole && args.output == StatusFormat::Json && !args.check {
+        // The daemon's own line, which need not be understood to be passed on.
+        cx.out.put(&String::from_utf8_lossy(&written))?;
+        return Ok(Exit::Done);
+    }
+    show(cx, &args, understood(&written)?)
+}
+
+/// Looks for itself: what runs does so without a daemon too.
+fn without_daemon(cx: &mut Context<'_>, args: &Status) -> Result<Exit, Failure> {
+    let Some(snapshot) = cx.host.look(&cx.state_dir)? else {
+        return Err(Failure::NoState {
+            state_dir: cx.state_dir.clone(),
+        });
+    };
+    tell(&format!(
+        "warning: no daemon runs for {}; nothing is restarted or applied until one does",
+        cx.state_dir.display()
+    ));
+    show(cx, args, snapshot)
+}
+
+fn show(cx: &mut Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Exit, Failure> {
+    let snapshot = narrowed(snapshot, cx.global.namespace.as_ref(), &args.pipelines)?;
+    print(cx, args.output, &snapshot)?;
+    if !args.check {
+        return Ok(Exit::Done);
+    }
+    let open = unsettled(&snapshot, cx.clock.now());
+    if open.is_empty() {
+        return Ok(Exit::Done);
+    }
+    // The table has told already; a program's reader has the JSON.
+    for line in &open {
+        tell(line);
+    }
+    Ok(Exit::Differs)
+}
+
+fn print(cx: &mut Context<'_>, format: StatusFormat, snapshot: &Snapshot) -> Result<(), Failure> {
+    let (look, now) = (cx.out.look(), cx.clock.now());
+    match format {
+        StatusFormat::Table => cx.out.put(&status(snapshot, Columns::Usual, look, now))?,
+        StatusFormat::Wide => cx.out.put(&status(snapshot, Columns::All, look, now))?,
+        StatusFormat::Json => {
+            let json = serde_json::to_vec(snapshot).expect("a snapshot has string keys only");
+            cx.out.line(&json)?;
+        }
+        StatusFormat::Yaml => {
+            let value = serde_json::to_value(snapshot).expect("a snapshot has string keys only");
+            let yaml = cx.host.yaml(&value)?;
+            // Several are several documents.
+            cx.out.put("---\n")?;
+            cx.out.put(&yaml)?;
+        }
+    }
+    Ok(())
+}
+
+/// On a terminal the table is drawn at least this often, so that ages move.
+const REDRAW: Duration = Duration::from_secs(1);
+
+async fn watch(cx: &mut Context<'_>, args: &Status) -> Result<Exit, Failure> {
+    let mut lines = cx.client.watch().await?;
+    let is_table = matches!(args.output, StatusFormat::Table | StatusFormat::Wide);
+    let is_redrawn = is_table && cx.out.is_terminal();
+    let mut shown: Option<Snapshot> = None;
+    loop {
+        let line = match &shown {
+            // Cancel-safe: a line that is not whole yet stays in `lines`.
+            Some(_) if is_redrawn => timeout(REDRAW, lines.next()).await.ok(),
+            Some(_) | None => Some(lines.next().await),
+        };
+        let is_first = shown.is_none();
+        if let Some(line) = line {
+            let Some(line) = line? else {
+                return Err(ended(cx));
+            };
+            let snapshot = understood(&line)?;
+            let namespace = cx.global.namespace.as_ref();
+            shown = Some(narrowed(snapshot, namespace, &args.pipelines)?);
+        }
+        if is_redrawn {
+            cx.out.clear()?;
+        } else if is_table && !is_first {
+            cx.out.put("\n")?;
+        }
+        if let Some(snapshot) = &shown {
+            print(cx, args.output, snapshot)?;
+        }
+        cx.out.flush()?;
+    }
+}
+
+/// The end of a stream that was to go on.
+pub(super) fn ended(cx: &Context<'_>) -> Failure {
+    Failure::Daemon(ClientError::NoDaemon {
+        state_dir: cx.state_dir.clone(),
+        why: "it has just ended".to_owned(),
+    })
+}
+
+fn understood(written: &[u8]) -> Result<Snapshot, Failure> {
+    serde_json::from_slice(written).map_err(|error| {
+        Failure::Daemon(ClientError::Broken {
+            question: "/v1/status".to_owned(),
+            why: error.to_string(),
+        })
+    })
+}

@@ -1,0 +1,252 @@
+//! Which pipeline or component a typed name means. Pure.
+
+use crate::model::{
+    ComponentId, ComponentStatus, Namespace, PipelineKey, PipelineStatus, Snapshot,
+};
+
+use super::exit::Failure;
+
+/// A component of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// In which pipeline.
+    pub pipeline: PipelineKey,
+    /// Which component.
+    pub component: ComponentId,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.pipeline, self.component)
+    }
+}
+
+/// What a name may mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A whole pipeline.
+    Pipeline(PipelineKey),
+    /// One component.
+    Component(Target),
+}
+
+/// Which namespace a pipeline's status belongs to, and its name.
+pub fn key(status: &PipelineStatus) -> PipelineKey {
+    PipelineKey {
+        namespace: status.namespace.clone(),
+        name: status.name.clone(),
+    }
+}
+
+/// The component that `text` means: `COMPONENT`, `PIPELINE/COMPONENT` or
+/// `NAMESPACE/PIPELINE/COMPONENT`.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn component(
+    snapshot: &Snapshot,
+    namespace: Option<&Namespace>,
+    text: &str,
+) -> Result<Target, Failure> {
+    let candidates: Vec<Target> = targets(snapshot, namespace)
+        .filter(|target| matches_component(target, text))
+        .collect();
+    only(candidates, text, "component")
+}
+
+/// The pipeline that `text` means: `NAME` or `NAMESPACE/NAME`.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn pipeline(
+    snapshot: &Snapshot,
+    namespace: Option<&Namespace>,
+    text: &str,
+) -> Result<PipelineKey, Failure> {
+    let candidates: Vec<PipelineKey> = pipelines(snapshot, namespace)
+        .map(key)
+        .filter(|key| matches_pipeline(key, text))
+        .collect();
+    only(candidates, text, "pipeline")
+}
+
+/// The pipeline or component that `text` means; a pipeline of that name goes first.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn either(
+    snapshot: &Snapshot,
+    namespace: Option<&Namespace>,
+    text: &str,
+) -> Result<Named, Failure> {
+    let exists = pipelines(snapshot, namespace).any(|status| matches_pipeline(&key(status), text));
+    if exists {
+        pipeline(snapshot, namespace, text).map(Named::Pipeline)
+    } else {
+        component(snapshot, namespace, text).map(Named::Component)
+    }
+}
+
+/// The status of a target.
+pub fn find<'a>(
+    snapshot: &'a Snapshot,
+    target: &Target,
+) -> Option<(&'a PipelineStatus, &'a ComponentStatus)> {
+    let pipeline = snapshot
+        .pipelines
+        .iter()
+        .find(|status| key(status) == target.pipeline)?;
+    let component = pipeline
+        .components
+        .iter()
+        .find(|component| component.id == target.component)?;
+    Some((pipeline, component))
+}
+
+/// `snapshot` with only the pipelines of `namespace` that are named; no names = all.
+///
+/// # Errors
+/// When a name means nothing, or several.
+pub fn narrowed(
+    mut snapshot: Snapshot,
+    namespace: Option<&Namespace>,
+    names: &[String],
+) -> Result<Snapshot, Failure> {
+    let wanted = names
+        .iter()
+        .map(|name| pipeline(&snapshot, namespace, name))
+        .collect::<Result<Vec<_>, _>>()?;
+    snapshot.pipelines.retain(|status| {
+        namespace.is_none_or(|wanted| *wanted == status.namespace)
+            && (wanted.is_empty() || wanted.contains(&key(status)))
+    });
+    Ok(snapshot)
+}
+
+fn pipelines<'a>(
+    snapshot: &'a Snapshot,
+    namespace: Option<&'a Namespace>,
+) -> impl Iterator<Item = &'a PipelineStatus> {
+    snapshot
+        .pipelines
+        .iter()
+        .map(|status| &**status)
+        .filter(move |status| namespace.is_none_or(|wanted| *wanted == status.namespace))
+}
+
+fn targets<'a>(
+    snapshot: &'a Snapshot,
+    namespace: Option<&'a Namespace>,
+) -> impl Iterator<Item = Target> {
+    pipelines(snapshot, namespace).flat_map(|status| {
+        status.components.iter().map(|component| Target {
+            pipeline: key(status),
+            component: component.id.clone(),
+        })
+    })
+}
+
+fn matches_pipeline(key: &PipelineKey, text: &str) -> bool {
+    match text.split_once('/') {
+        Some((namespace, name)) => key.namespace.as_str() == namespace && key.name.as_str() == name,
+        None => key.name.as_str() == text,
+    }
+}
+
+fn matches_component(target: &Target, text: &str) -> bool {
+    match text.rsplit_once('/') {
+        Some((pipeline, id)) => {
+            target.component.as_str() == id && matches_pipeline(&target.pipeline, pipeline)
+        }
+        None => target.component.as_str() == text,
+    }
+}
+
+fn only<T: ToString>(mut candidates: Vec<T>, text: &str, what: &str) -> Result<T, Failure> {
+    match (candidates.pop(), candidates.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => Err(Failure::NotFound(format!("there is no {what} `{text}`"))),
+        (Some(one), false) => {
+            let names: Vec<String> = candidates
+                .iter()
+                .chain([&one])
+                .map(ToString::to_string)
+                .collect();
+            let names = names.join(", ");
+            Err(Failure::Usage(format!(
+                "`{text}` may mean {names}; write which"
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exit::Exit;
+    use super::super::sample;
+    use super::*;
+    use std::sync::Arc;
+
+    fn names(snapshot: &Snapshot) -> Vec<String> {
+        let pipelines = snapshot.pipelines.iter();
+        pipelines.map(|status| key(status).to_string()).collect()
+    }
+
+    /// The sample, and a second pipeline `other` in the namespace `lab` with a `sink` too.
+    fn two() -> Snapshot {
+        let mut snapshot = sample::snapshot();
+        let mut other = (*snapshot.pipelines[0]).clone();
+        other.namespace = "lab".parse().unwrap();
+        other.name = "other".parse().unwrap();
+        other.components.retain(|c| c.id.as_str() == "sink");
+        snapshot.pipelines.push(Arc::new(other));
+        snapshot
+    }
+
+    #[test]
+    fn a_component_is_found_by_its_own_name_where_that_is_enough() {
+        let snapshot = two();
+        let found = |text| component(&snapshot, None, text).map(|t| t.to_string());
+        assert_eq!(found("ledger-source").unwrap(), "ttp/ledger-source");
+        assert_eq!(found("ttp/sink").unwrap(), "ttp/sink");
+        assert_eq!(found("lab/other/sink").unwrap(), "lab/other/sink");
+        let ambiguous = found("sink").unwrap_err();
+        assert_eq!(ambiguous.exit(), Exit::Usage);
+        assert_eq!(
+            ambiguous.to_string(),
+            "`sink` may mean ttp/sink, lab/other/sink; write which"
+        );
+        assert_eq!(found("nope").unwrap_err().exit(), Exit::NotFound);
+        let lab: Namespace = "lab".parse().unwrap();
+        assert!(component(&snapshot, Some(&lab), "sink").is_ok());
+    }
+
+    #[test]
+    fn a_name_means_a_pipeline_before_it_means_a_component() {
+        let snapshot = two();
+        assert!(matches!(
+            either(&snapshot, None, "ttp"),
+            Ok(Named::Pipeline(_))
+        ));
+        assert!(matches!(
+            either(&snapshot, None, "ttp/sink"),
+            Ok(Named::Component(_))
+        ));
+        assert!(matches!(
+            either(&snapshot, None, "lab/other"),
+            Ok(Named::Pipeline(_))
+        ));
+    }
+
+    #[test]
+    fn a_snapshot_is_narrowed_to_what_was_named() {
+        let narrow = narrowed(two(), None, &["other".to_owned()]).unwrap();
+        assert_eq!(names(&narrow), ["lab/other"]);
+        let lab = "lab".parse().unwrap();
+        assert_eq!(
+            names(&narrowed(two(), Some(&lab), &[]).unwrap()),
+            ["lab/other"]
+        );
+        assert!(narrowed(two(), None, &["nope".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! The daemon as the API sees it.
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
+use crate::driver::{LogQuery, LogStream};
+use crate::model::{Event, PipelineSpec, Problem};
+use crate::preflight::{self, PreflightProblem, Running};
+use crate::reconciler::{Drivers, ReconcilerHandle, Source};
+use crate::store::{self, Store};
+
+use super::sources::Sources;
+
+/// Handles of everything that requests are answered from.
+pub(super) struct Backend {
+    pub owner: ReconcilerHandle,
+    pub store: Store,
+    pub drivers: Drivers,
+    pub sources: Sources,
+    pub down: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl api::Backend for Backend {
+    fn owner(&self) -> &ReconcilerHandle {
+        &self.owner
+    }
+
+    async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
+        self.sources.load(request).await
+    }
+
+    async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
+        let specs: Vec<PipelineSpec> = loaded
+            .iter()
+            .flat_map(|loaded| loaded.pipelines.iter().cloned())
+            .collect();
+        let running = Running::all(&self.owner.snapshots().borrow());
+        let search_path = std::env::var_os("PATH");
+        let looked = tokio::task::spawn_blocking(move || {
+            let specs: Vec<&PipelineSpec> = specs.iter().collect();
+            preflight::preflight(&specs, &running, search_path.as_deref())
+        });
+        match looked.await {
+            Ok(found) => found.into_iter().map(obstacle).collect(),
+            Err(error) => {
+                tracing::error!(%error, "the preflight broke; the apply goes on without it");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn applied(&self, source: &Source) {
+        self.sources.follow(source).await;
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
+        let wanted = store::EventQuery {
+            after: query.after,
+            before: None,
+            pipeline: None,
+            component: query.component.clone(),
+            last: None,
+        };
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.events(&wanted)).await;
+        let kept = match read {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(error)) => return Err(failed(super::in_full(error))),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let mut kept: Vec<Event> = kept
+            .into_iter()
+            .filter(|event| query.wants(event))
+            .collect();
+        if let Some(tail) = query.tail {
+            kept.drain(..kept.len().saturating_sub(tail));
+        }
+        Ok(kept)
+    }
+
+    async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError> {
+        let mut streams = Vec::new();
+        for driver in self.drivers.values() {
+            let stream = driver.logs(&query).await;
+            streams.push(stream.map_err(|error| failed(error.to_string()))?);
+        }
+        Ok(merged(streams))
+    }
+
+    fn end_when_empty(&self) {
+        self.down.send_replace(true);
+    }
+}
+
+/// A preflight finding in the form that the API tells.
+fn obstacle(found: PreflightProblem) -> Problem {
+    Problem {
+        file: None,
+        line: None,
+        column: None,
+        message: found.to_string(),
+    }
+}
+
+fn failed(message: String) -> ApiError {
+    ApiError::new(ErrorCode::Internal, message)
+}
+
+/// The lines of all drivers in one stream. Each driver's own are in order.
+fn merged(mut streams: Vec<LogStream>) -> LogStream {
+    if let (Some(only), true) = (streams.pop(), streams.is_empty()) {
+        return only;
+    }
+    let (lines, stream) = mpsc::channel(64);
+    for mut one in streams {
+        let lines = lines.clone();
+        tokio::spawn(async move {
+            while let Some(line) = one.recv().await {
+                if lines.send(line).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    stream
+}

@@ -1,0 +1,512 @@
+//! `flowctl run`: one pipeline in the foreground, with nothing left behind.
+//!
+//! It is a daemon that applies one file, tells what happens, and takes everything down before it
+//! ends. A setting in its store says so: should it be killed, the next run knows that what it finds
+//! is nobody's, and ends it first.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+
+use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
+use crate::driver::{Follow, LogLine, LogQuery, Runs};
+use crate::model::{
+    ComponentId, Event, EventKind, HumanDuration, PhaseName, PipelineKey, Signal, Snapshot,
+    StopPolicy,
+};
+use crate::reconciler::Refusal;
+use crate::store::{self, Batch};
+
+use super::{Daemon, DaemonError, Options, Reading, Signals, check};
+
+/// The setting by which a directory belongs to a run rather than to a daemon.
+const OWNER: &str = "owner";
+/// See [`OWNER`].
+const RUN: &str = "run";
+/// How long log lines on their way are waited for at the end: a follower notices the files of a new
+/// component within 500 ms.
+const LAST_LINES: Duration = Duration::from_millis(700);
+
+/// What is run, and how.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Where state is kept while it runs.
+    pub state_dir: PathBuf,
+    /// The manifest.
+    pub file: PathBuf,
+    /// How it is read.
+    pub reading: Reading,
+    /// How long the start of everything may take; zero = without end.
+    pub timeout: HumanDuration,
+    /// What to do when the preflight finds problems.
+    pub when_unready: WhenUnready,
+    /// Whether logs stay when it ends.
+    pub logs: AfterRun,
+}
+
+/// What becomes of the logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterRun {
+    /// They stay in the state directory.
+    Keep,
+    /// They go.
+    Remove,
+}
+
+/// What a run tells while it goes on.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// What happens.
+    Progress(String),
+    /// What a component wrote.
+    Log(LogLine),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Everything was stopped in order, or had completed.
+    Stopped,
+    /// A component failed to start, or for good; one line each.
+    Failed(Vec<String>),
+    /// Not everything was ready in time; one line for each that was not.
+    TimedOut(Vec<String>),
+    /// A second signal: everything was killed.
+    Killed,
+}
+
+/// Why nothing was run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The manifest, or what it needs, is not in order.
+    #[error(transparent)]
+    Manifest(#[from] ApiError),
+    /// The daemon's part failed.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// It could not be recorded.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The directory holds the pipelines of a daemon.
+    #[error("{} holds pipelines of a daemon ({pipelines})", state_dir.display())]
+    NotOurs {
+        /// The directory.
+        state_dir: PathBuf,
+        /// Their names.
+        pipelines: String,
+    },
+}
+
+/// Runs the file until it is told to end, has ended, or failed. Whatever the end, nothing of it
+/// runs afterwards.
+///
+/// # Errors
+/// When nothing was run.
+pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd, RunError> {
+    let source = SourceInput::File(options.file.clone());
+    let checked = check(&[source], Watching::Yes, &options.reading)?;
+    let daemon = Daemon::open(Options {
+        state_dir: options.state_dir.clone(),
+    })
+    .await?;
+    let ended = supervise(&daemon, &options, checked, said).await;
+    let release = daemon.set_owner(None).await;
+    let state_dir = options.state_dir.clone();
+    daemon.close().await;
+    let ended = ended?;
+    release?;
+    if options.logs == AfterRun::Remove {
+        let logs = state_dir.join("logs");
+        match std::fs::remove_dir_all(&logs) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, path = %logs.display(), "logs are left over"),
+        }
+    }
+    Ok(ended)
+}
+
+async fn supervise(
+    daemon: &Daemon,
+    options: &RunOptions,
+    checked: crate::api::Checked,
+    said: mpsc::Sender<Said>,
+) -> Result<RunEnd, RunError> {
+    let mut signals = daemon.signals()?;
+    clear_leftovers(daemon, options, &said).await?;
+    let answering = daemon.answer()?;
+    let ended = begin(daemon, options, checked, &said, &mut signals).await;
+    // However it went, nothing stays.
+    let stopped = take_down(daemon, &said, &mut signals).await;
+    answering.end().await;
+    match (ended?, stopped) {
+        (_, RunEnd::Killed) => Ok(RunEnd::Killed),
+        (ended, _) => {
+            if ended == RunEnd::Stopped {
+                say(&said, "Pipeline stopped successfully").await;
+            }
+            Ok(ended)
+        }
+    }
+}
+
+/// Ends what a run left behind that was killed.
+async fn clear_leftovers(
+    daemon: &Daemon,
+    options: &RunOptions,
+    said: &mpsc::Sender<Said>,
+) -> Result<(), RunError> {
+    let names: Vec<String> = names(&daemon.owner.snapshots().borrow());
+    if names.is_empty() {
+        return Ok(daemon.set_owner(Some(RUN)).await?);
+    }
+    if daemon.settings.get(OWNER).is_none_or(|owner| owner != RUN) {
+        let state_dir = options.state_dir.clone();
+        return Err(RunError::NotOurs {
+            state_dir,
+            pipelines: names.join(", "),
+        });
+    }
+    say(
+        said,
+        &format!(
+            "Ending what an earlier run left behind: {}",
+            names.join(", ")
+        ),
+    )
+    .await;
+    daemon.owner.down().await?;
+    let mut snapshots = daemon.owner.snapshots();
+    let emptied = snapshots
+        .wait_for(|snapshot| snapshot.pipelines.is_empty())
+        .await
+        .is_ok();
+    if emptied {
+        Ok(())
+    } else {
+        Err(DaemonError::Ended.into())
+    }
+}
+
+fn names(snapshot: &Snapshot) -> Vec<String> {
+    snapshot
+        .pipelines
+        .iter()
+        .map(|pipeline| pipeline.name.to_string())
+        .collect()
+}
+
+/// Applies the file and goes along until something ends it.
+async fn begin(
+    daemon: &Daemon,
+    options: &RunOptions,
+    checked: crate::api::Checked,
+    said: &mpsc::Sender<Said>,
+    signals: &mut Signals,
+) -> Result<RunEnd, RunError> {
+    if !checked.remarks.rendered.is_empty() {
+        say(said, checked.remarks.rendered.trim_end()).await;
+    }
+    let obstacles = daemon.backend().preflight(&checked.loaded).await;
+    if !obstacles.is_empty() && options.when_unready == WhenUnready::Refuse {
+        let lines: Vec<String> = obstacles
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect();
+        return Err(ApiError::new(ErrorCode::Refused, lines.join("\n"))
+            .with_hint("mend it, or go on with --force")
+            .into());
+    }
+    let mut events = daemon.owner.events();
+    let mut keys = Vec::new();
+    for loaded in checked.loaded {
+        for spec in &loaded.pipelines {
+            say(said, &format!("Starting pipeline: {}", spec.key)).await;
+            keys.push(spec.key.clone());
+        }
+        daemon
+            .owner
+            .apply(loaded.pipelines, loaded.source.clone())
+            .await?;
+        daemon.sources.follow(&loaded.source).await;
+    }
+    for key in &keys {
+        stream_logs(daemon, key.clone(), said.clone());
+    }
+    let mut snapshots = daemon.owner.snapshots();
+    let mut started = BTreeSet::new();
+    let deadline = options.timeout.get();
+    let late = async {
+        if deadline.is_zero() {
+            std::future::pending().await
+        } else {
+            tokio::time::sleep(deadline).await
+        }
+    };
+    tokio::pin!(late);
+    let mut up = false;
+    loop {
+        tokio::select! {
+            // Events first: a snapshot is newer than the events that led to it.
+            biased;
+            // Cancel-safe: a signal that was not taken stays pending.
+            _ = signals.next() => {
+                say(said, "Received shutdown signal").await;
+                return Ok(RunEnd::Stopped);
+            }
+            // Cancel-safe: the deadline is kept outside of the loop.
+            () = &mut late, if !up => {
+                return Ok(RunEnd::TimedOut(unready(&snapshots.borrow())));
+            }
+            // Cancel-safe: receiving takes nothing out unless it wins.
+            event = events.recv() => match event {
+                Ok(event) => if let Some(failed) = tell(&event, &mut started, said).await {
+                    tokio::time::sleep(LAST_LINES).await;
+                    return Ok(RunEnd::Failed(vec![failed]));
+                },
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return Err(DaemonError::Ended.into()),
+            },
+            // Cancel-safe: only the latest snapshot counts.
+            changed = snapshots.changed() => if changed.is_err() {
+                return Err(DaemonError::Ended.into());
+            },
+        }
+        let snapshot = Arc::clone(&snapshots.borrow());
+        let failed = in_phase(&snapshot, PhaseName::Failed);
+        if !failed.is_empty() {
+            tokio::time::sleep(LAST_LINES).await;
+            return Ok(RunEnd::Failed(failed));
+        }
+        let settled = !snapshot.pipelines.is_empty()
+            && snapshot.pipelines.iter().all(|pipeline| pipeline.settled);
+        if settled && !up {
+            up = true;
+            say(said, "Pipeline started successfully").await;
+        }
+        if settled && all_completed(&snapshot) {
+            tokio::time::sleep(LAST_LINES).await;
+            say(said, "Every component has completed").await;
+            return Ok(RunEnd::Stopped);
+        }
+    }
+}
+
+/// Tells what an event means to the person who runs it. Answers what failed to start.
+async fn tell(
+    event: &Event,
+    started: &mut BTreeSet<ComponentId>,
+    said: &mpsc::Sender<Said>,
+) -> Option<String> {
+    let component = event.component.as_ref()?;
+    match event.kind {
+        EventKind::Starting => say(said, &format!("Starting component: {component}")).await,
+        EventKind::Ready => {
+            started.insert(component.clone());
+            say(said, &format!("Component {component} health check passed")).await;
+        }
+        EventKind::Completed => {
+            started.insert(component.clone());
+            say(said, &format!("Component {component} completed")).await;
+        }
+        EventKind::Unready | EventKind::Recovered => say(said, &event.message).await,
+        // One that ends before it was ever ready has failed to start; later ends are restarted.
+        EventKind::Exited | EventKind::StartFailed if !started.contains(component) => {
+            if event.reason != "exit 0" {
+                return Some(format!("{component} failed to start: {}", event.reason));
+            }
+        }
+        EventKind::Exited | EventKind::StartFailed | EventKind::Crashloop => {
+            say(said, &event.message).await;
+        }
+        EventKind::Applied
+        | EventKind::Deleted
+        | EventKind::Rejected
+        | EventKind::Started
+        | EventKind::Stopping
+        | EventKind::Stopped
+        | EventKind::StopFailed
+        | EventKind::Backoff
+        | EventKind::Failed
+        | EventKind::Waiting
+        | EventKind::Adopted
+        | EventKind::Blind
+        | EventKind::Sighted
+        | EventKind::NotDurable
+        | EventKind::Durable
+        | EventKind::Rebuilt
+        | EventKind::DaemonStarted
+        | EventKind::DaemonStopping
+        | EventKind::Requested => {}
+    }
+    None
+}
+
+/// Stops everything in order; a signal meanwhile kills everything at once.
+async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Signals) -> RunEnd {
+    let mut events = daemon.owner.events();
+    let mut snapshots = daemon.owner.snapshots();
+    if let Err(error) = daemon.owner.down().await {
+        tracing::error!(%error, "the end is not recorded; it is carried out all the same");
+    }
+    let mut killed = false;
+    loop {
+        if snapshots.borrow_and_update().pipelines.is_empty() {
+            return if killed {
+                RunEnd::Killed
+            } else {
+                RunEnd::Stopped
+            };
+        }
+        tokio::select! {
+            // Cancel-safe: a signal that was not taken stays pending.
+            _ = signals.next() => {
+                killed = true;
+                say(said, "Killing everything").await;
+                kill_all(daemon).await;
+            }
+            // Cancel-safe: receiving takes nothing out unless it wins.
+            event = events.recv() => if let Ok(event) = event
+                && event.kind == EventKind::Stopping
+                && let Some(component) = &event.component
+            {
+                say(said, &format!("Stopping component: {component}")).await;
+            },
+            // Cancel-safe: only the latest snapshot counts.
+            changed = snapshots.changed() => if changed.is_err() {
+                return RunEnd::Killed;
+            },
+        }
+    }
+}
+
+/// Kills what lives, without grace and without order.
+async fn kill_all(daemon: &Daemon) {
+    let how = StopPolicy {
+        signal: Signal::KILL,
+        grace_period: HumanDuration::from_secs(0),
+    };
+    let snapshot = Arc::clone(&daemon.owner.snapshots().borrow());
+    let components = snapshot
+        .pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.components);
+    for component in components {
+        let Some(driver) = daemon.drivers.get(&component.driver) else {
+            continue;
+        };
+        for instance in component
+            .replicas
+            .iter()
+            .filter_map(|r| r.instance.as_ref())
+        {
+            if let Err(error) = driver.stop(instance, &how).await {
+                tracing::error!(%instance, %error, "it could not be killed");
+            }
+        }
+    }
+}
+
+fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>) {
+    let drivers = daemon.drivers.clone();
+    tokio::spawn(async move {
+        let query = LogQuery {
+            pipeline,
+            components: BTreeSet::new(),
+            since: None,
+            until: None,
+            tail: None,
+            runs: Runs::All,
+            follow: Follow::Yes,
+        };
+        for driver in drivers.values() {
+            let mut lines = match driver.logs(&query).await {
+                Ok(lines) => lines,
+                Err(error) => {
+                    tracing::warn!(%error, "logs cannot be followed");
+                    continue;
+                }
+            };
+            let said = said.clone();
+            tokio::spawn(async move {
+                while let Some(Ok(line)) = lines.recv().await {
+                    if said.send(Said::Log(line)).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn in_phase(snapshot: &Snapshot, phase: PhaseName) -> Vec<String> {
+    lines(snapshot, |found| found == phase)
+}
+
+fn unready(snapshot: &Snapshot) -> Vec<String> {
+    lines(snapshot, |phase| {
+        phase != PhaseName::Running && phase != PhaseName::Completed
+    })
+}
+
+fn lines(snapshot: &Snapshot, wanted: impl Fn(PhaseName) -> bool) -> Vec<String> {
+    let components = snapshot
+        .pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.components);
+    components
+        .flat_map(|component| {
+            component
+                .replicas
+                .iter()
+                .map(move |replica| (component, replica))
+        })
+        .filter(|(_, replica)| wanted(replica.phase))
+        .map(|(component, replica)| {
+            format!("{}: {} ({})", component.id, replica.phase, replica.why)
+        })
+        .collect()
+}
+
+fn all_completed(snapshot: &Snapshot) -> bool {
+    let components = snapshot
+        .pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.components);
+    let mut replicas = components.flat_map(|component| &component.replicas);
+    replicas.all(|replica| replica.phase == PhaseName::Completed)
+}
+
+/// A reader that has gone needs no telling; the run goes on until it is stopped.
+async fn say(said: &mpsc::Sender<Said>, line: &str) {
+    if said.send(Said::Progress(line.to_owned())).await.is_err() {
+        tracing::debug!(line, "nobody listens to the run");
+    }
+}
+
+impl Daemon {
+    /// Says in the store whose the directory is.
+    async fn set_owner(&self, owner: Option<&str>) -> Result<(), DaemonError> {
+        let mut batch = Batch::new();
+        match owner {
+            Some(owner) => batch.put_setting(OWNER, owner),
+            None => batch.forget_setting(OWNER),
+        }
+        let (done, recorded) = tokio::sync::oneshot::channel();
+        self.store
+            .commit(batch, store::Durability::PowerSafe, move |result| {
+                if done.send(result).is_err() {
+                    tracing::debug!("the run ended before its mark was recorded");
+                }
+            });
+        let dir = self.options.state_dir.clone();
+        match recorded.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(DaemonError::Store { dir, source }),
+            Err(_) => Err(DaemonError::Ended),
+        }
+    }
+}

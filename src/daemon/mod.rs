@@ -1,0 +1,496 @@
+//! The composition root: opens the state, builds the drivers, wires the rooms, waits for a signal.
+//!
+//! **Expected flow.** [`Daemon::open`] takes the state directory's lock, opens the store and the
+//! drivers, and starts the reconciler: from here on everything that was running is being looked
+//! after. [`Daemon::serve`] answers on the socket until a signal or `down` ends it.
+//!
+//! **Guarantees.** One daemon per state directory. Ending the daemon, however it happens, leaves
+//! components running; only `down` ends them.
+
+mod alone;
+mod backend;
+mod foreground;
+mod sources;
+
+pub use sources::{Reading, check};
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, socket};
+use crate::clock::Clock;
+use crate::driver::Driver;
+use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
+use crate::model::{
+    ComponentSpec, DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec,
+    Snapshot, Workload,
+};
+use crate::probe::{ExecPlace, Host, Prober, Target};
+use crate::reconciler::{
+    Changes, Core, Drivers, Durability, Kept, Probes, Reconciler, ReconcilerHandle, Recorder,
+    Refusal,
+};
+use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
+
+pub use alone::{down, look};
+use backend::Backend;
+pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
+use sources::Sources;
+
+/// How a daemon is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept; made when it does not exist.
+    pub state_dir: PathBuf,
+}
+
+/// Why a daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another daemon has the state directory, or it cannot be used.
+    #[error("the state directory cannot be taken")]
+    Lock(#[from] LockError),
+    /// The store cannot be opened.
+    #[error("the state in {} cannot be opened", dir.display())]
+    Store {
+        /// Where it is.
+        dir: PathBuf,
+        /// What went wrong.
+        source: StoreError,
+    },
+    /// What the directory owns could not be ended.
+    #[error("what runs cannot be ended")]
+    Down(#[source] Refusal),
+    /// The owner of the state ended early, by a defect of ours.
+    #[error("the reconciler ended before its time")]
+    Ended,
+    /// Something else of the host.
+    #[error("cannot {doing} in {}", dir.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The state directory.
+        dir: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// A running daemon.
+pub struct Daemon {
+    options: Options,
+    owner: ReconcilerHandle,
+    store: Store,
+    drivers: Drivers,
+    sources: Sources,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    settings: BTreeMap<String, String>,
+    _lock: StateLock,
+}
+
+impl Daemon {
+    /// Takes the state directory and starts to look after what it owns.
+    ///
+    /// # Errors
+    /// When another daemon has it, or it cannot be used; nothing was changed then.
+    pub async fn open(options: Options) -> Result<Self, DaemonError> {
+        let dir = options.state_dir.clone();
+        let clock = Clock::new();
+        let lock = take(&dir, &clock).await?;
+        let (store, loaded) =
+            Store::open(&dir.join("store"), clock.now()).map_err(|source| DaemonError::Store {
+                dir: dir.clone(),
+                source,
+            })?;
+        let process = open_process_driver(&dir, &clock)?;
+
+        let settings = loaded.settings.clone();
+        let kept = Kept {
+            pipelines: loaded.pipelines,
+            records: loaded.records,
+            next_seq: loaded.next_seq,
+        };
+        let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
+        let mut drivers: Drivers = BTreeMap::new();
+        drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
+        let daemon = DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: clock.now(),
+            state_dir: dir.clone(),
+            durable: true,
+            durable_why: None,
+            control_plane: None,
+        };
+        let files: Vec<PathBuf> = watched_files(&kept);
+        let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
+        if let Recovery::Rebuilt { set_aside, why } = &loaded.recovery {
+            core.rebuilt(set_aside, why);
+        }
+        if loaded.recovery == Recovery::New {
+            core.record_anew();
+        }
+
+        let (reports, answers) = mpsc::channel(1024);
+        let (prober, prober_handle) = Prober::new(reports);
+        let probes = Probes {
+            prober: prober_handle,
+            reports: answers,
+            target: Box::new(move |instance, spec| Target {
+                host: Host::Loopback,
+                exec: exec_place(instance, spec),
+            }),
+        };
+        let (reconciler, owner) =
+            Reconciler::new(core, clock, drivers.clone(), recorder(&store), probes);
+        let stop = CancellationToken::new();
+        let mut tasks = vec![
+            tokio::spawn(reconciler.run(stop.clone())),
+            tokio::spawn(prober.run()),
+        ];
+        if loaded.recovery != Recovery::Intact {
+            tasks.push(tokio::spawn(end_rebuilding(
+                store.clone(),
+                owner.snapshots(),
+            )));
+        }
+        let sources = Sources::start(owner.clone(), files, &stop)
+            .await
+            .map_err(|source| DaemonError::Io {
+                doing: "watch files",
+                dir,
+                source,
+            })?;
+        Ok(Self {
+            options,
+            owner,
+            store,
+            drivers,
+            sources,
+            stop,
+            tasks,
+            settings,
+            _lock: lock,
+        })
+    }
+
+    /// The way to the owner of the state.
+    pub fn owner(&self) -> &ReconcilerHandle {
+        &self.owner
+    }
+
+    /// Answers on the state directory's socket until a signal says to end, or `down` was asked and
+    /// nothing is left. Tells `ready` once it answers.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
+        let mut answering = self.answer()?;
+        let mut signals = self.signals()?;
+        ready();
+        tokio::select! {
+            // Cancel-safe: a signal that was not taken stays pending.
+            name = signals.next() => {
+                tracing::info!(signal = name, "ending; components run on");
+            }
+            // Cancel-safe: both waits look at the latest value.
+            () = answering.downed() => tracing::info!("everything is down; ending"),
+        }
+        answering.end().await;
+        self.close().await;
+        Ok(())
+    }
+
+    /// Begins to answer on the state directory's socket.
+    fn answer(&self) -> Result<Answering, DaemonError> {
+        let listener = socket::bind(&self.options.state_dir)
+            .map_err(|source| self.failed("bind the socket", source))?;
+        let backend = self.backend();
+        let downed = backend.down.subscribe();
+        let closing = CancellationToken::new();
+        let server = api::server::serve(listener, Arc::new(backend), closing.clone());
+        let server = tokio::spawn(server);
+        Ok(Answering {
+            server,
+            closing,
+            downed,
+            snapshots: self.owner.snapshots(),
+        })
+    }
+
+    fn backend(&self) -> Backend {
+        Backend {
+            owner: self.owner.clone(),
+            store: self.store.clone(),
+            drivers: self.drivers.clone(),
+            sources: self.sources.clone(),
+            down: watch::Sender::new(false),
+        }
+    }
+
+    fn signals(&self) -> Result<Signals, DaemonError> {
+        Signals::listen().map_err(|source| self.failed("listen for signals", source))
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> DaemonError {
+        DaemonError::Io {
+            doing,
+            dir: self.options.state_dir.clone(),
+            source,
+        }
+    }
+
+    /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
+    pub async fn close(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            task.abort();
+            // A task that was cancelled has nothing to say; one that panicked said it already.
+            task.await.ok();
+        }
+        let store = self.store;
+        match tokio::task::spawn_blocking(move || store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = in_full(error), "the store did not close"),
+            Err(error) => tracing::error!(%error, "the store did not close"),
+        }
+    }
+}
+
+/// What the holder of a lock that only looks says of itself.
+const LOOKING: &str = "looking";
+/// How long somebody who looks may keep a daemon from starting.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes the directory; waits for those who only look at it.
+async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
+    let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
+    loop {
+        match store::lock(dir, &format!("since {}", clock.now())) {
+            Err(LockError::Held { about, .. })
+                if about == LOOKING && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn process_config(dir: &Path) -> ProcessConfig {
+    ProcessConfig {
+        instances_dir: dir.join("instances"),
+        logs_dir: dir.join("logs"),
+    }
+}
+
+/// What the programs of an instance's exec probes find around them.
+fn exec_place(instance: &InstanceId, spec: &ComponentSpec) -> Option<ExecPlace> {
+    let Workload::Process(process) = &spec.workload else {
+        return None;
+    };
+    let passed = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
+    let mut env: BTreeMap<String, String> = passed
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+        .collect();
+    let replica = instance.replica.replica;
+    let own = |(name, value): (&String, &String)| {
+        (name.clone(), ComponentSpec::for_replica(value, replica))
+    };
+    env.extend(spec.env.iter().map(own));
+    Some(ExecPlace {
+        env,
+        working_dir: process.working_dir.clone(),
+        run_as: None,
+    })
+}
+
+fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, DaemonError> {
+    let failed = |doing, source| DaemonError::Io {
+        doing,
+        dir: dir.to_owned(),
+        source,
+    };
+    let forks = ForkServer::start().map_err(|source| failed("start the fork server", source))?;
+    ProcessDriver::new(forks, process_config(dir), clock.clone())
+        .map(Arc::new)
+        .map_err(|source| failed("open the instance directories", source))
+}
+
+/// Pipelines of a lost store, put together from what their instances carry.
+async fn rebuilt(mut kept: Kept, process: &dyn Driver, recovery: &Recovery) -> Kept {
+    if *recovery == Recovery::Intact {
+        return kept;
+    }
+    let described = process.describe().await.unwrap_or_else(|error| {
+        tracing::error!(%error, "what runs cannot be read; it is left alone");
+        Vec::new()
+    });
+    for launch in described {
+        let key = launch.instance.pipeline.clone();
+        let record = kept
+            .pipelines
+            .entry(key.clone())
+            .or_insert_with(|| PipelineRecord {
+                spec: Arc::new(PipelineSpec {
+                    key,
+                    description: None,
+                    labels: BTreeMap::new(),
+                    annotations: BTreeMap::new(),
+                    network: None,
+                    components: BTreeMap::new(),
+                }),
+                generation: launch.generation,
+                watched: launch.file.is_some(),
+                file: launch.file.clone(),
+                deleting: false,
+            });
+        record.generation = record.generation.max(launch.generation);
+        Arc::make_mut(&mut record.spec)
+            .components
+            .entry(launch.spec.id.clone())
+            .or_insert_with(|| launch.spec.as_ref().clone());
+    }
+    kept
+}
+
+fn watched_files(kept: &Kept) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = kept
+        .pipelines
+        .values()
+        .filter(|record| record.watched && !record.deleting)
+        .filter_map(|record| record.file.clone())
+        .collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+fn recorder(store: &Store) -> Recorder {
+    let store = store.clone();
+    Box::new(move |changes, durability, done| {
+        let durability = match durability {
+            Durability::CrashSafe => store::Durability::CrashSafe,
+            Durability::PowerSafe => store::Durability::PowerSafe,
+        };
+        store.commit(batch(changes), durability, |result| {
+            done(result.map_err(in_full))
+        });
+    })
+}
+
+fn batch(changes: Changes) -> Batch {
+    let mut batch = Batch::new();
+    for (key, record) in changes.pipelines {
+        match record {
+            Some(record) => batch.put_pipeline(key, record),
+            None => batch.forget_pipeline(key),
+        }
+    }
+    for ((key, replica), record) in changes.records {
+        match record {
+            Some(record) => batch.put_record(key, replica, record),
+            None => batch.forget_record(key, replica),
+        }
+    }
+    for event in changes.events {
+        batch.push_event(event);
+    }
+    batch
+}
+
+/// Tells the store that everything is recorded anew, once every driver has been looked at.
+async fn end_rebuilding(store: Store, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let sighted = |snapshot: &Arc<Snapshot>| {
+        let mut replicas = snapshot
+            .pipelines
+            .iter()
+            .flat_map(|pipeline| &pipeline.components)
+            .flat_map(|component| &component.replicas);
+        !replicas.any(|replica| matches!(replica.hold, Some(Hold::Blind { .. })))
+    };
+    if snapshots.wait_for(sighted).await.is_ok() {
+        let mut batch = Batch::new();
+        batch.end_rebuilding();
+        store.commit(batch, store::Durability::PowerSafe, |result| {
+            if let Err(error) = result {
+                tracing::warn!(
+                    error = in_full(error),
+                    "the rebuilt state is not recorded yet"
+                );
+            }
+        });
+    }
+}
+
+/// An error with all its causes, for people.
+pub(crate) fn in_full(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The server while it answers.
+struct Answering {
+    server: JoinHandle<()>,
+    closing: CancellationToken,
+    downed: watch::Receiver<bool>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Answering {
+    /// Waits until `down` was asked and nothing is left.
+    async fn downed(&mut self) {
+        // An error would mean that the backend is gone, and so the server.
+        if self.downed.wait_for(|down| *down).await.is_ok() {
+            let empty = |snapshot: &Arc<Snapshot>| snapshot.pipelines.is_empty();
+            if self.snapshots.wait_for(empty).await.is_err() {
+                tracing::error!("the reconciler ended before everything was down");
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.closing.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended with a panic");
+        }
+    }
+}
+
+/// The signals that end a daemon.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            // Cancel-safe, both: a signal that was not taken stays pending.
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

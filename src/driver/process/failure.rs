@@ -1,0 +1,173 @@
+//! Why a program could not be started, in words that say what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::{ComponentSpec, StartFailure, Workload};
+
+use super::wire::Stage;
+
+/// Why an instance never got to run its program.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("component {0} is no process: this driver cannot run it")]
+    WrongDriver(String),
+    #[error(
+        "this process driver only looks: it was opened without a fork server, so it starts nothing"
+    )]
+    OnlyLooks,
+    #[error("{0} holds a NUL byte, which no program can be given: remove it")]
+    NulByte(&'static str),
+    #[error(
+        "arguments and environment are larger than {max} bytes together: pass the data in a file"
+    )]
+    TooLong { max: usize },
+    #[error("there is no user `{0}` on this host: create it or correct `user`")]
+    NoSuchUser(String),
+    #[error("there is no group `{0}` on this host: create it or correct `user`")]
+    NoSuchGroup(String),
+    #[error(
+        "cannot become user `{0}`: only root may change the user, so run the daemon as root or \
+         remove `user`"
+    )]
+    UserNotPermitted(String),
+    #[error("cannot look up user `{user}`: {error}")]
+    UserLookup { user: String, error: io::Error },
+    #[error("cannot read env_file {}: {error}", path.display())]
+    EnvFile { path: PathBuf, error: io::Error },
+    #[error(
+        "env_file {}, line {line}: write NAME=value",
+        path.display()
+    )]
+    EnvFileLine { path: PathBuf, line: usize },
+    #[error("secret `{name}`: cannot read {}: {error}", path.display())]
+    SecretFile {
+        name: String,
+        path: PathBuf,
+        error: io::Error,
+    },
+    #[error(
+        "secret `{name}`: the daemon has no variable {variable}: set it and start the daemon again"
+    )]
+    SecretVariable { name: String, variable: String },
+    #[error("secret `{0}`: a secret's name must be a plain file name")]
+    SecretName(String),
+    #[error("secret `{name}`: cannot write it to {}: {error}", path.display())]
+    SecretWrite {
+        name: String,
+        path: PathBuf,
+        error: io::Error,
+    },
+    #[error(
+        "no memory file system (/run or /dev/shm) is writable, and user `{0}` cannot reach the \
+         state directory: its secrets have no safe place"
+    )]
+    NoSecretsPlace(String),
+    #[error("cannot write {}: {error}", path.display())]
+    StateDir { path: PathBuf, error: io::Error },
+    #[error("program `{program}` was not found in {searched}: install it or correct `command`")]
+    ExecNotFound { program: String, searched: String },
+    #[error(
+        "program `{program}` cannot be executed: it is not an executable file of this user \
+         (chmod +x?), or lies on a file system mounted noexec"
+    )]
+    NotExecutable { program: String },
+    #[error("program `{program}` is neither a binary of this machine nor a script with a #! line")]
+    BadFormat { program: String },
+    #[error("working directory {} does not exist: create it or correct `working_dir`", .0.display())]
+    WorkingDirMissing(PathBuf),
+    #[error("cannot enter working directory {}: {error}", path.display())]
+    WorkingDir { path: PathBuf, error: io::Error },
+    #[error("cannot set the limit on open files or core size: {0}")]
+    Rlimit(io::Error),
+    #[error("cannot change to user `{user}`: {error}")]
+    User { user: String, error: io::Error },
+    #[error("cannot make a process: {0}; the host's limit on processes or memory is reached")]
+    Process(io::Error),
+    #[error("its guardian could not begin: {0}")]
+    Guardian(io::Error),
+    #[error("could not start `{program}`: {error}")]
+    Exec { program: String, error: io::Error },
+}
+
+impl Refusal {
+    /// One word for scripts. Part of the interface: only ever add.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::WrongDriver(_) => "WrongDriver",
+            Self::OnlyLooks => "ReadOnlyDriver",
+            Self::NulByte(_) => "NulByte",
+            Self::TooLong { .. } => "ArgumentsTooLong",
+            Self::NoSuchUser(_) => "NoSuchUser",
+            Self::NoSuchGroup(_) => "NoSuchGroup",
+            Self::UserNotPermitted(_) | Self::User { .. } => "UserNotPermitted",
+            Self::UserLookup { .. } => "UserLookupFailed",
+            Self::EnvFile { .. } => "EnvFileUnreadable",
+            Self::EnvFileLine { .. } => "EnvFileInvalid",
+            Self::SecretFile { .. } | Self::SecretVariable { .. } => "SecretMissing",
+            Self::SecretName(_) => "SecretNameInvalid",
+            Self::SecretWrite { .. } | Self::NoSecretsPlace(_) => "SecretNotWritable",
+            Self::StateDir { .. } => "StateDirNotWritable",
+            Self::ExecNotFound { .. } => "ExecNotFound",
+            Self::NotExecutable { .. } => "NotExecutable",
+            Self::BadFormat { .. } => "ExecFormat",
+            Self::WorkingDirMissing(_) => "WorkingDirMissing",
+            Self::WorkingDir { .. } => "WorkingDirUnusable",
+            Self::Rlimit(_) => "LimitNotPermitted",
+            Self::Process(_) => "ProcessLimit",
+            Self::Guardian(_) => "GuardianFailed",
+            Self::Exec { .. } => "ExecFailed",
+        }
+    }
+
+    /// What a shim's failure means for this component.
+    pub(super) fn of_stage(stage: Option<Stage>, errno: i32, spec: &ComponentSpec) -> Self {
+        let error = io::Error::from_raw_os_error(errno);
+        let Workload::Process(process) = &spec.workload else {
+            return Self::WrongDriver(spec.id.to_string());
+        };
+        let program = process.program.clone();
+        let user = || spec.user.clone().unwrap_or_default();
+        let is = |kind| error.kind() == kind;
+        match stage {
+            Some(Stage::Exec) if is(io::ErrorKind::NotFound) => Self::ExecNotFound {
+                searched: if program.contains('/') {
+                    process.working_dir.display().to_string()
+                } else {
+                    "the component's PATH".to_owned()
+                },
+                program,
+            },
+            Some(Stage::Exec) if is(io::ErrorKind::PermissionDenied) => {
+                Self::NotExecutable { program }
+            }
+            Some(Stage::Exec) if errno == libc::ENOEXEC => Self::BadFormat { program },
+            Some(Stage::WorkingDir) if is(io::ErrorKind::NotFound) => {
+                Self::WorkingDirMissing(process.working_dir.clone())
+            }
+            Some(Stage::WorkingDir) => Self::WorkingDir {
+                path: process.working_dir.clone(),
+                error,
+            },
+            Some(Stage::Limits) => Self::Rlimit(error),
+            Some(Stage::Groups | Stage::Group | Stage::User) => Self::User {
+                user: user(),
+                error,
+            },
+            Some(Stage::Shim | Stage::Spawn) => Self::Process(error),
+            Some(Stage::Claim) => Self::Guardian(error),
+            Some(Stage::Session | Stage::Privileges | Stage::Descriptors | Stage::Exec) | None => {
+                Self::Exec { program, error }
+            }
+        }
+    }
+}
+
+impl From<Refusal> for StartFailure {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            reason: refusal.reason().to_owned(),
+            message: refusal.to_string(),
+        }
+    }
+}

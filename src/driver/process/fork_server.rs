@@ -1,0 +1,207 @@
+//! Where shims come from: a small process with one thread that forks them without executing.
+//!
+//! A process with threads cannot fork safely, and executing a large program for each shim costs
+//! three times as much as forking a small one. So the driver starts this program once more as a
+//! fork server, and passes it one socket per shim.
+//!
+//! **Guarantees.** It ends when the driver's end of its socket is closed, however that happens;
+//! shims live on, since each has a session of its own. One that died is started anew.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::shim;
+use super::sys::{self, Fork};
+use super::wire::{Reply, Stage};
+
+/// The hidden verb by which `main` knows that it is to be the fork server.
+pub const FORK_SERVER_VERB: &str = "__fork-server";
+
+/// The process that shims are forked from.
+pub struct ForkServer {
+    program: PathBuf,
+    arguments: Vec<String>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    process: Child,
+    socket: UnixStream,
+}
+
+impl ForkServer {
+    /// Starts this very program as a fork server, by [`FORK_SERVER_VERB`]. Its file may be replaced
+    /// meanwhile: the running one is used.
+    ///
+    /// # Errors
+    /// When no process can be made.
+    pub fn start() -> io::Result<Self> {
+        let verb = vec![FORK_SERVER_VERB.to_owned()];
+        Self::start_with("/proc/self/exe".into(), verb)
+    }
+
+    /// Starts `program` with `arguments`; it must call [`run_fork_server`] before it starts any
+    /// thread.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(program: PathBuf, arguments: Vec<String>) -> io::Result<Self> {
+        let server = Self {
+            program,
+            arguments,
+            running: Mutex::new(None),
+        };
+        let running = server.spawn()?;
+        *server.lock() = Some(running);
+        Ok(server)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self) -> io::Result<Running> {
+        let (socket, theirs) = UnixStream::pair()?;
+        let process = Command::new(&self.program)
+            .arg0("flowctl")
+            .args(&self.arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Running { process, socket })
+    }
+
+    /// The fork server's pid.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.lock().as_ref().map(|running| running.process.id())
+    }
+
+    /// Asks for a shim that speaks on `control`. The shim, not this call, tells what comes of it.
+    ///
+    /// # Errors
+    /// When there is no fork server and none can be started.
+    pub(super) fn launch(&self, control: BorrowedFd<'_>) -> io::Result<()> {
+        let mut running = self.lock();
+        if let Some(server) = &*running
+            && send(&server.socket, control).is_ok()
+        {
+            return Ok(());
+        }
+        if let Some(mut dead) = running.take() {
+            drop(dead.socket);
+            dead.process.wait()?;
+        }
+        let server = self.spawn()?;
+        send(&server.socket, control)?;
+        *running = Some(server);
+        Ok(())
+    }
+}
+
+impl Drop for ForkServer {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.lock().take() {
+            drop(server.socket);
+            // It ends at once, having nothing to do; the wait only avoids a zombie.
+            if let Err(error) = server.process.wait() {
+                tracing::debug!(%error, "fork server could not be reaped");
+            }
+        }
+    }
+}
+
+fn send(socket: &UnixStream, control: BorrowedFd<'_>) -> io::Result<()> {
+    let passed = [control];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&passed));
+    let byte = [IoSlice::new(&[1])];
+    loop {
+        match sendmsg(socket, &byte, &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Is the fork server until the driver is gone. `main` calls it for [`FORK_SERVER_VERB`], before
+/// any thread is started.
+pub fn run_fork_server() {
+    sys::close_from(3);
+    sys::block_signals();
+    sys::default_signals();
+    sys::set_name(c"flowctl-forks");
+    // A session of its own keeps the terminal's signals away; one that has it already is as good.
+    // The root directory pins no mount.
+    if rustix::process::setsid().is_err() || rustix::process::chdir(c"/").is_err() {
+        tracing::trace!("the fork server keeps its session or directory");
+    }
+    shim::warm_up();
+    let socket = std::io::stdin();
+    while let Some(control) = receive(socket.as_fd()) {
+        match sys::fork() {
+            Ok(Fork::Parent) => {}
+            Ok(Fork::Child) => {
+                // Descriptor 0 was the server's socket: the shim must not keep it open.
+                sys::empty_stdin();
+                shim::run(&control);
+                sys::exit_now(0);
+            }
+            Err(error) => {
+                let failed = Reply::Failed {
+                    stage: Stage::Shim,
+                    errno: error.raw_os_error().unwrap_or_default(),
+                    at: clock_gettime(ClockId::Realtime).tv_sec * 1_000,
+                };
+                // The driver sees the closed socket if this does not reach it.
+                if rustix::net::send(&control, &failed.encode(), SendFlags::NOSIGNAL).is_err() {
+                    continue;
+                }
+            }
+        }
+    }
+}
+
+/// The next socket; `None` when the driver is gone.
+fn receive(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let mut buffers = [IoSliceMut::new(&mut byte)];
+        match recvmsg(
+            socket,
+            &mut buffers,
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Ok(message) if message.bytes == 0 => return None,
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(_) => return None,
+        }
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut passed) = message
+                && let Some(control) = passed.next()
+            {
+                return Some(control);
+            }
+        }
+    }
+}

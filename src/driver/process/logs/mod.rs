@@ -1,0 +1,362 @@
+//! Reading what shims wrote: merged by time, lines put together again, from the end where only the
+//! end is wanted, and on over rotations and restarts.
+//!
+//! **Guarantees.** Needs no daemon and no driver: the files are all there is. Following loses
+//! nothing that is still on disk when it is read: files are held open before they are removed.
+//! A line that is being written is never shown half.
+//!
+//! **Caveats.** Lines are merged by the time they carry; where the host's clock was set back, the
+//! order within one replica stands. Times are searched for by halving, which a clock that was set
+//! back can mislead by as much.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use tokio::sync::mpsc;
+
+use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
+use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey};
+
+mod replica;
+mod tail;
+
+use replica::{Replica, Start};
+
+/// How often a follower looks for replicas that are new, and whether its reader has left.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Lines sent before the other replicas are asked again whether they have older ones.
+const ROUND: usize = 4_096;
+/// Lines under way to a slow reader.
+const BUFFER: usize = 1_024;
+
+/// Where logs lie.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Log files, as `NAMESPACE/PIPELINE/COMPONENT/REPLICA/INCARNATION-SEQUENCE.log`.
+    pub logs_dir: PathBuf,
+    /// Instance directories: they tell of a latest run that has not written a line yet.
+    pub instances_dir: PathBuf,
+}
+
+/// The log directory of one replica.
+pub(super) fn replica_dir(logs: &Path, pipeline: &PipelineKey, replica: &ReplicaKey) -> PathBuf {
+    pipeline_dir(logs, pipeline)
+        .join(replica.component.as_str())
+        .join(replica.replica.to_string())
+}
+
+fn pipeline_dir(logs: &Path, pipeline: &PipelineKey) -> PathBuf {
+    logs.join(pipeline.namespace.as_str())
+        .join(pipeline.name.as_str())
+}
+
+/// The lines that `query` asks for, oldest first. Reads in a thread of its own, which ends with the
+/// stream; needs no runtime.
+pub fn stream(place: Place, query: LogQuery) -> LogStream {
+    let (lines, stream) = mpsc::channel(BUFFER);
+    let failed = lines.clone();
+    let reader = std::thread::Builder::new().name("flowctl-logs".to_owned());
+    let spawned = reader.spawn(move || {
+        let outcome = Reading::new(place, query, lines.clone()).and_then(Reading::run);
+        if let Err(Stopped::Failed(error)) = outcome
+            && lines.blocking_send(Err(unreadable(&error))).is_err()
+        {
+            tracing::debug!(%error, "the reader of the logs left before it could be told");
+        }
+    });
+    // The channel is empty, so this one message fits.
+    if let Err(error) = spawned
+        && failed.try_send(Err(unreadable(&error))).is_err()
+    {
+        tracing::debug!(%error, "the reader of the logs left before it could be told");
+    }
+    stream
+}
+
+fn unreadable(error: &io::Error) -> DriverError {
+    DriverError::Unreachable {
+        driver: DriverKind::Process,
+        operation: "read logs".to_owned(),
+        why: error.to_string(),
+    }
+}
+
+/// Why reading ended early.
+enum Stopped {
+    /// Nobody reads any more.
+    Unwanted,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+struct Reading {
+    place: Place,
+    query: LogQuery,
+    lines: mpsc::Sender<Result<LogLine, DriverError>>,
+    replicas: BTreeMap<ReplicaKey, Replica>,
+}
+
+impl Reading {
+    fn new(
+        place: Place,
+        query: LogQuery,
+        lines: mpsc::Sender<Result<LogLine, DriverError>>,
+    ) -> Result<Self, Stopped> {
+        Ok(Self {
+            place,
+            query,
+            lines,
+            replicas: BTreeMap::new(),
+        })
+    }
+
+    fn run(mut self) -> Result<(), Stopped> {
+        let start = match (self.query.tail, self.query.since) {
+            (Some(lines), _) => Start::Tail(lines),
+            (None, Some(since)) => Start::At(since),
+            (None, None) => Start::Beginning,
+        };
+        let follows = self.query.follow == Follow::Yes && self.query.runs == Runs::All;
+        // Watched before it is read, so that nothing falls between.
+        let mut watch = follows.then(Watch::new);
+        self.discover(start, watch.as_mut())?;
+        match self.query.tail {
+            None => {
+                let all: Vec<ReplicaKey> = self.replicas.keys().cloned().collect();
+                while self.round(&all)? {}
+            }
+            Some(count) => self.send_tails(count)?,
+        }
+        match watch {
+            None => self.send_rests(),
+            Some(watch) => self.follow(watch),
+        }
+    }
+
+    /// Opens replicas that are not open yet.
+    fn discover(&mut self, start: Start, mut watch: Option<&mut Watch>) -> Result<(), Stopped> {
+        let pipeline = pipeline_dir(&self.place.logs_dir, &self.query.pipeline);
+        for component in names(&pipeline)? {
+            let Ok(component) = component.parse::<ComponentId>() else {
+                continue;
+            };
+            if !self.query.components.is_empty() && !self.query.components.contains(&component) {
+                continue;
+            }
+            for number in names(&pipeline.join(component.as_str()))? {
+                let Ok(replica) = number.parse() else {
+                    continue;
+                };
+                let key = ReplicaKey {
+                    component: component.clone(),
+                    replica,
+                };
+                if self.replicas.contains_key(&key) {
+                    continue;
+                }
+                let dir = replica_dir(&self.place.logs_dir, &self.query.pipeline, &key);
+                if let Some(watch) = &mut watch {
+                    watch.add(&dir, &key);
+                }
+                let run = match self.query.runs {
+                    Runs::All => None,
+                    Runs::Previous => match self.previous(&dir, &key)? {
+                        Some(run) => Some(run),
+                        None => continue,
+                    },
+                };
+                let mut reader = Replica::new(dir, key.clone(), run);
+                reader.until(self.query.until);
+                reader.since(self.query.since);
+                reader.seek(start)?;
+                self.replicas.insert(key, reader);
+            }
+        }
+        Ok(())
+    }
+
+    /// The run before the latest, of those that wrote something.
+    fn previous(&self, dir: &Path, key: &ReplicaKey) -> io::Result<Option<u64>> {
+        let written: Vec<u64> = replica::files(dir)?.iter().map(|file| file.0).collect();
+        let known = names(&self.place.instances_dir)?
+            .into_iter()
+            .filter_map(|name| name.parse::<InstanceId>().ok())
+            .filter(|id| id.pipeline == self.query.pipeline && id.replica == *key)
+            .map(|id| id.incarnation);
+        let latest = known.chain(written.iter().copied()).max();
+        Ok(latest.and_then(|latest| written.into_iter().filter(|run| *run < latest).max()))
+    }
+
+    fn send(&self, line: LogLine) -> Result<(), Stopped> {
+        self.lines
+            .blocking_send(Ok(line))
+            .map_err(|_| Stopped::Unwanted)
+    }
+
+    /// Sends lines of these replicas, merged; false once none of them has any more for now.
+    fn round(&mut self, keys: &[ReplicaKey]) -> Result<bool, Stopped> {
+        let mut heads = BinaryHeap::new();
+        for (index, key) in keys.iter().enumerate() {
+            if let Some(replica) = self.replicas.get_mut(key)
+                && let Some(line) = replica.peek()?
+            {
+                heads.push(Reverse((line.at_nanos, index)));
+            }
+        }
+        for _ in 0..ROUND {
+            let Some(Reverse((_, index))) = heads.pop() else {
+                return Ok(false);
+            };
+            let Some(replica) = self.replicas.get_mut(&keys[index]) else {
+                continue;
+            };
+            if let Some(line) = replica.take()? {
+                let next = replica.peek()?.map(|line| line.at_nanos);
+                heads.extend(next.map(|at| Reverse((at, index))));
+                self.send(line)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The last lines of each component, merged.
+    fn send_tails(&mut self, count: u64) -> Result<(), Stopped> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut all = Vec::new();
+        let mut by_component: BTreeMap<_, Vec<&mut Replica>> = BTreeMap::new();
+        for (key, replica) in &mut self.replicas {
+            by_component
+                .entry(&key.component)
+                .or_default()
+                .push(replica);
+        }
+        for replicas in by_component.into_values() {
+            let mut lines = Vec::new();
+            for replica in replicas {
+                let mut last = VecDeque::new();
+                while let Some(line) = replica.take()? {
+                    if last.len() == count {
+                        last.pop_front();
+                    }
+                    if count > 0 {
+                        last.push_back(line);
+                    }
+                }
+                lines.extend(last);
+            }
+            lines.sort_by_key(|line| line.at_nanos);
+            all.extend(lines.drain(lines.len().saturating_sub(count)..));
+        }
+        all.sort_by_key(|line| line.at_nanos);
+        all.into_iter().try_for_each(|line| self.send(line))
+    }
+
+    /// The beginnings of lines that have not ended, when no more is waited for.
+    fn send_rests(mut self) -> Result<(), Stopped> {
+        let rests: Vec<LogLine> = self
+            .replicas
+            .values_mut()
+            .flat_map(Replica::rests)
+            .collect();
+        rests.into_iter().try_for_each(|line| self.send(line))
+    }
+
+    fn follow(mut self, mut watch: Watch) -> Result<(), Stopped> {
+        let mut looked = Instant::now();
+        loop {
+            let mut changed = watch.wait(LOOK_AGAIN)?;
+            if self.lines.is_closed() {
+                return Err(Stopped::Unwanted);
+            }
+            if looked.elapsed() >= LOOK_AGAIN {
+                looked = Instant::now();
+                self.discover(Start::Beginning, Some(&mut watch))?;
+                changed = self.replicas.keys().cloned().collect();
+            }
+            while self.round(&changed)? {}
+        }
+    }
+}
+
+/// Names in a directory; none when it is not there.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Tells which replicas have written. Without inotify, whose instances are limited per user, the
+/// regular look serves alone.
+struct Watch {
+    queue: Option<OwnedFd>,
+    replicas: HashMap<i32, ReplicaKey>,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        Self {
+            queue: inotify::init(flags).ok(),
+            replicas: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, dir: &Path, key: &ReplicaKey) {
+        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+        if let Some(queue) = &self.queue
+            && let Ok(watched) = inotify::add_watch(queue, dir, events)
+        {
+            self.replicas.insert(watched, key.clone());
+        }
+    }
+
+    /// Who has written; empty after `at_most` without a word.
+    fn wait(&mut self, at_most: Duration) -> io::Result<Vec<ReplicaKey>> {
+        let Some(queue) = &self.queue else {
+            std::thread::sleep(at_most);
+            return Ok(Vec::new());
+        };
+        let patience = Timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        match poll(&mut [PollFd::new(queue, PollFlags::IN)], Some(&patience)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(queue, &mut space);
+        let mut changed = std::collections::BTreeSet::new();
+        loop {
+            match events.next() {
+                Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => {
+                    changed.extend(self.replicas.values().cloned());
+                }
+                Ok(event) => changed.extend(self.replicas.get(&event.wd()).cloned()),
+                Err(Errno::AGAIN) => return Ok(changed.into_iter().collect()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! What an instance directory holds, and how both sides write it.
+//!
+//! `instance.json` is the driver's: what was started. It is complete before a shim is asked for.
+//!
+//! `state` is the shim's: who guards, what runs, how it ended. It is one disk block of four lines
+//! of fixed width that are overwritten in place, so it can be written on a full disk, is never
+//! torn (each line ends with a checksum) and is read with one system call. A line that is blank
+//! has not happened yet:
+//!
+//! ```text
+//! shim BOOT_ID PID TICKS                     this process guards the instance
+//! child PID TICKS AT | failed STAGE ERRNO AT its program started, or could not
+//! exit code|signal N OOM AT                  its program ended
+//! gone AT | lost AT                          nothing is left; the guardian died
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    ComponentSpec, Exit, ExitStatus, Generation, InstanceId, ProcessIdentity, Signal, Timestamp,
+};
+
+use super::text::{Text, hash};
+use super::wire::Stage;
+
+/// Name of the description in an instance directory.
+pub(super) const DESCRIPTION: &str = "instance.json";
+/// Name of the shim's file in an instance directory.
+pub(super) const STATE: &str = "state";
+
+/// What was started: all that a lost store needs to know about a running instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Description {
+    /// The form of this file.
+    pub(super) schema: Schema,
+    /// The instance.
+    pub(super) instance: InstanceId,
+    /// The boot in which it was started.
+    pub(super) boot_id: String,
+    /// The pipeline's generation by which it was decided.
+    pub(super) generation: Generation,
+    /// The pipeline's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<PathBuf>,
+    /// Names of the injected variables; their values may be secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) injected: Vec<String>,
+    /// Its component.
+    pub(super) spec: Arc<ComponentSpec>,
+}
+
+/// The form of `instance.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Schema {
+    /// The first.
+    #[serde(rename = "flowctl.instance/v1")]
+    V1,
+}
+
+/// What a shim recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) struct State {
+    /// Who guards the instance.
+    pub(super) shim: Option<ProcessIdentity>,
+    /// Whether its program started.
+    pub(super) start: Option<Start>,
+    /// How its program ended.
+    pub(super) exit: Option<Exit>,
+    /// That nothing is left.
+    pub(super) end: Option<End>,
+}
+
+/// Whether the program started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It did.
+    Running {
+        /// The program.
+        child: ProcessIdentity,
+        /// When it started.
+        since: Timestamp,
+    },
+    /// It did not.
+    Failed {
+        /// Where that stopped; `None` = a stage of a later release.
+        stage: Option<Stage>,
+        /// The error number.
+        errno: i32,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// That nothing is left of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its shim saw to it.
+    Gone,
+    /// Its shim died, and a driver saw to it.
+    Lost {
+        /// When that was seen.
+        at: Timestamp,
+    },
+}
+
+/// One line of the state file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Line<'a> {
+    /// Line 1.
+    Shim {
+        /// The present boot.
+        boot_id: &'a str,
+        /// The shim's pid.
+        pid: u32,
+        /// Its start time in clock ticks since boot.
+        ticks: u64,
+    },
+    /// Line 2.
+    Child {
+        /// The program's pid.
+        pid: u32,
+        /// Its start time in clock ticks since boot.
+        ticks: u64,
+        /// When, in milliseconds since the Unix epoch.
+        at: i64,
+    },
+    /// Line 2.
+    Failed {
+        /// Where it stopped.
+        stage: Stage,
+        /// The error number.
+        errno: i32,
+        /// When.
+        at: i64,
+    },
+    /// Line 3.
+    Exit {
+        /// How the program ended.
+        status: Ended,
+        /// Whether the out-of-memory killer did it.
+        oom: bool,
+        /// When.
+        at: i64,
+    },
+    /// Line 4.
+    Gone {
+        /// When.
+        at: i64,
+    },
+    /// Line 4.
+    Lost {
+        /// When.
+        at: i64,
+    },
+}
+
+/// How a program ended, as the kernel says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It exited.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+}
+
+/// Bytes of a line, its newline included.
+const WIDTH: usize = 128;
+/// Bytes of the file.
+const SIZE: usize = 4 * WIDTH;
+
+const BLANK: [u8; WIDTH] = {
+    let mut blank = [b' '; WIDTH];
+    blank[WIDTH - 1] = b'\n';
+    blank
+};
+
+/// Where the checksum of a line starts.
+const SUM: usize = WIDTH - 17;
+
+impl Line<'_> {
+    fn position(&self) -> usize {
+        match self {
+            Self::Shim { .. } => 0,
+            Self::Child { .. } | Self::Failed { .. } => WIDTH,
+            Self::Exit { .. } => 2 * WIDTH,
+            Self::Gone { .. } | Self::Lost { .. } => 3 * WIDTH,
+        }
+    }
+
+    fn row(&self) -> [u8; WIDTH] {
+        let text = match *self {
+            Self::Shim {
+                boot_id,
+                pid,
+                ticks,
+            } => Text::<WIDTH>::format(format_args!("shim {boot_id} {pid} {ticks}")),
+            Self::Child { pid, ticks, at } => {
+                Text::format(format_args!("child {pid} {ticks} {at}"))
+            }
+            Self::Failed { stage, errno, at } => {
+                Text::format(format_args!("failed {} {errno} {at}", stage as u8))
+            }
+            Self::Exit { status, oom, at } => {
+                let (what, number) = match status {
+                    Ended::Code(code) => ("code", code),
+                    Ended::Signal(signal) => ("signal", signal),
+                };
+                let oom = u8::from(oom);
+                Text::format(format_args!("exit {what} {number} {oom} {at}"))
+            }
+            Self::Gone { at } => Text::format(format_args!("gone {at}")),
+            Self::Lost { at } => Text::format(format_args!("lost {at}")),
+        };
+        let text = text.as_bytes();
+        debug_assert!(text.len() < SUM, "a line fits its width");
+        let mut row = BLANK;
+        row[..text.len()].copy_from_slice(text);
+        let sum = Text::<17>::format(format_args!("{:016x}", hash(&row[..SUM])));
+        row[SUM..WIDTH - 1].copy_from_slice(sum.as_bytes());
+        row
+    }
+}
+
+/// The shim's file, open for writing.
+pub(super) struct StateFile(OwnedFd);
+
+impl StateFile {
+    /// Claims the instance directory behind `dir` for this shim: fails when another did.
+    pub(super) fn claim(dir: &OwnedFd, line: &Line<'_>) -> Result<Self, Errno> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, c"state", flags, Mode::from_raw_mode(0o600))?;
+        let mut block = [b' '; SIZE];
+        for row in block.chunks_exact_mut(WIDTH) {
+            row.copy_from_slice(&BLANK);
+        }
+        block[..WIDTH].copy_from_slice(&line.row());
+        let written = rustix::io::pwrite(&file, &block, 0)?;
+        if written != SIZE {
+            return Err(Errno::NOSPC);
+        }
+        Ok(Self(file))
+    }
+
+    /// Opens the file of an instance whose shim is dead.
+    pub(super) fn open(dir: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::open(dir.join(STATE), flags, Mode::empty()).map(Self)
+    }
+
+    /// Writes one line.
+    pub(super) fn write(&self, line: &Line<'_>) -> Result<(), Errno> {
+        rustix::io::pwrite(&self.0, &line.row(), line.position() as u64).map(drop)
+    }
+}
+
+impl State {
+    /// Reads the state file of an instance directory; `None` when no shim has claimed it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a line is damaged and stays so.
+    pub(super) fn read(dir: &Path) -> std::io::Result<Option<Self>> {
+        // A line that is being written may be seen half; it is whole a moment later.
+        const TRIES: u32 = 50;
+        let file = match rustix::fs::open(
+            dir.join(STATE),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        for attempt in 1.. {
+            let mut block = [0; SIZE];
+            let read = rustix::io::pread(&file, &mut block, 0)?;
+            if read == SIZE
+                && let Some(state) = Self::parse(&block)
+            {
+                return Ok(Some(state));
+            }
+            if attempt == TRIES {
+                // Created, and its writer died before the first byte: nobody claimed it.
+                if read == 0 {
+                    return Ok(None);
+                }
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+        Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "its lines do not match their checksums",
+        ))
+    }
+
+    fn parse(block: &[u8; SIZE]) -> Option<Self> {
+        let mut state = Self::default();
+        let mut boot = String::new();
+        for row in block.chunks_exact(WIDTH) {
+            if row == BLANK {
+                continue;
+            }
+            let sum = std::str::from_utf8(&row[SUM..WIDTH - 1]).ok()?;
+            if u64::from_str_radix(sum, 16).ok()? != hash(&row[..SUM]) {
+                return None;
+            }
+            let mut words = std::str::from_utf8(&row[..SUM])
+                .ok()?
+                .split_ascii_whitespace();
+            match words.next()? {
+                "shim" => {
+                    boot = words.next()?.to_owned();
+                    state.shim = Some(identity(&boot, &mut words)?);
+                }
+                "child" => {
+                    state.start = Some(Start::Running {
+                        child: identity(&boot, &mut words)?,
+                        since: moment(&mut words)?,
+                    });
+                }
+                "failed" => {
+                    state.start = Some(Start::Failed {
+                        stage: Stage::from_number(words.next()?.parse().ok()?),
+                        errno: words.next()?.parse().ok()?,
+                        at: moment(&mut words)?,
+                    });
+                }
+                "exit" => {
+                    let what = words.next()?;
+                    let number = words.next()?.parse().ok()?;
+                    let status = match what {
+                        "code" => ExitStatus::Code(number),
+                        "signal" => Signal::from_number(number)
+                            .map_or(ExitStatus::Unknown, ExitStatus::Signal),
+                        _ => ExitStatus::Unknown,
+                    };
+                    let oom = words.next()? == "1";
+                    let started_at = match &state.start {
+                        Some(Start::Running { since, .. }) => Some(*since),
+                        Some(Start::Failed { .. }) | None => None,
+                    };
+                    state.exit = Some(Exit {
+                        status,
+                        oom,
+                        started_at,
+                        at: moment(&mut words)?,
+                    });
+                }
+                "gone" => state.end = Some(End::Gone),
+                "lost" => {
+                    state.end = Some(End::Lost {
+                        at: moment(&mut words)?,
+                    });
+                }
+                _ => return None,
+            }
+        }
+        Some(state)
+    }
+}
+
+fn identity<'a>(boot: &str, words: &mut impl Iterator<Item = &'a str>) -> Option<ProcessIdentity> {
+    Some(ProcessIdentity {
+        boot_id: boot.to_owned(),
+        pid: words.next()?.parse().ok()?,
+        start_ticks: words.next()?.parse().ok()?,
+    })
+}
+
+fn moment<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Timestamp> {
+    Some(Timestamp::from_millis(words.next()?.parse().ok()?))
+}
+
+impl Description {
+    /// Reads the description in an instance directory; `None` when there is none, or half of one.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(super) fn read(dir: &Path) -> std::io::Result<Option<Self>> {
+        match std::fs::read(dir.join(DESCRIPTION)) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes it into an instance directory that is still nobody's.
+    pub(super) fn write(&self, dir: &Path) -> std::io::Result<()> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let text = serde_json::to_vec(self)?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(dir.join(DESCRIPTION))?
+            .write_all(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        (dir, fd)
+    }
+
+    const SHIM: Line<'_> = Line::Shim {
+        boot_id: "36f2b1d4-8a55-4a07-9c63-e1f2a3b4c5d6",
+        pid: u32::MAX,
+        ticks: u64::MAX,
+    };
+
+    #[test]
+    fn a_life_is_read_back_as_it_was_written() {
+        let (dir, fd) = directory();
+        assert_eq!(State::read(dir.path()).unwrap(), None);
+        let file = StateFile::claim(&fd, &SHIM).unwrap();
+        for line in [
+            Line::Child {
+                pid: 7,
+                ticks: 8,
+                at: 9,
+            },
+            Line::Exit {
+                status: Ended::Signal(11),
+                oom: true,
+                at: i64::MAX / 2,
+            },
+            Line::Gone { at: 12 },
+        ] {
+            file.write(&line).unwrap();
+        }
+        let state = State::read(dir.path()).unwrap().unwrap();
+        assert_eq!(state.shim.unwrap().start_ticks, u64::MAX);
+        let exit = state.exit.unwrap();
+        assert_eq!(
+            exit.status,
+            ExitStatus::Signal(Signal::from_number(11).unwrap())
+        );
+        assert_eq!(exit.started_at, Some(Timestamp::from_millis(9)));
+        assert!(exit.oom);
+        assert_eq!(state.end, Some(End::Gone));
+    }
+
+    #[test]
+    fn one_directory_is_claimed_once() {
+        let (_dir, fd) = directory();
+        assert!(StateFile::claim(&fd, &SHIM).is_ok());
+        assert_eq!(StateFile::claim(&fd, &SHIM).err(), Some(Errno::EXIST));
+    }
+
+    #[test]
+    fn any_flipped_byte_is_noticed() {
+        let (dir, fd) = directory();
+        StateFile::claim(&fd, &SHIM).unwrap();
+        let path = dir.path().join(STATE);
+        let good = std::fs::read(&path).unwrap();
+        for position in (0..SIZE).step_by(7) {
+            let mut bad = good.clone();
+            bad[position] ^= 0x41;
+            let block: &[u8; SIZE] = bad.as_slice().try_into().unwrap();
+            assert_eq!(State::parse(block), None, "byte {position}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_byte_was_claimed_by_nobody() {
+        let (dir, _fd) = directory();
+        std::fs::write(dir.path().join(STATE), "").unwrap();
+        assert_eq!(State::read(dir.path()).unwrap(), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Secrets of a component: files that only it can read, in memory where the host has a place for
+//! that, gone with the instance. Their values are in no state, no log and no environment.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use crate::model::{ComponentSpec, InstanceId, SecretSource, SecretSpec};
+
+use super::failure::Refusal;
+use super::text::hash;
+
+/// The largest secret; Kubernetes' limit.
+const MAX_SECRET: u64 = 1 << 20;
+
+/// Where the secrets of all instances of one state directory lie.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// A directory of ours in memory.
+    Memory(PathBuf),
+    /// Each instance's own directory, on disk.
+    InstanceDirs(PathBuf),
+}
+
+impl Place {
+    /// The best place of this host for the instances in `instances_dir`.
+    pub(super) fn find(instances_dir: &Path) -> Self {
+        // Several state directories of one user share the memory file system.
+        let mark = hash(instances_dir.as_os_str().as_bytes());
+        let uid = rustix::process::geteuid().as_raw();
+        let name = format!("flowctl-{uid}-{mark:016x}");
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let candidates = [
+            (uid == 0).then(|| PathBuf::from("/run")),
+            runtime.filter(|_| uid != 0),
+            Some(PathBuf::from("/dev/shm")),
+        ];
+        candidates
+            .into_iter()
+            .flatten()
+            .filter(|parent| is_memory(parent))
+            .map(|parent| parent.join(&name))
+            .find(|dir| is_ours(dir))
+            .map_or_else(
+                || Self::InstanceDirs(instances_dir.to_owned()),
+                Self::Memory,
+            )
+    }
+
+    /// The directory of one instance's secrets.
+    pub(super) fn of(&self, instance: &InstanceId) -> PathBuf {
+        match self {
+            Self::Memory(dir) => dir.join(instance.to_string()),
+            Self::InstanceDirs(dir) => dir.join(instance.to_string()).join("secrets"),
+        }
+    }
+
+    /// Writes the secrets of `spec` for `owner` (user and group id; `None` = ours) and answers
+    /// their directory; `None` when there are none.
+    pub(super) fn write(
+        &self,
+        instance: &InstanceId,
+        spec: &ComponentSpec,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Option<PathBuf>, Refusal> {
+        if spec.secrets.is_empty() {
+            return Ok(None);
+        }
+        match self {
+            Self::InstanceDirs(_) if owner.is_some() => {
+                return Err(Refusal::NoSecretsPlace(
+                    spec.user.clone().unwrap_or_default(),
+                ));
+            }
+            Self::InstanceDirs(_) => {}
+            Self::Memory(dir) => {
+                if !is_ours(dir) {
+                    return Err(Refusal::StateDir {
+                        path: dir.clone(),
+                        error: io::ErrorKind::PermissionDenied.into(),
+                    });
+                }
+            }
+        }
+        let dir = self.of(instance);
+        let failed = |error| Refusal::StateDir {
+            path: dir.clone(),
+            error,
+        };
+        remove(&dir).map_err(failed)?;
+        DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+        for secret in &spec.secrets {
+            write_one(&dir, secret, owner)?;
+        }
+        if let Some((uid, gid)) = owner {
+            chown(&dir, Some(uid), Some(gid)).map_err(failed)?;
+        }
+        fs::set_permissions(&dir, Permissions::from_mode(0o500)).map_err(failed)?;
+        Ok(Some(dir))
+    }
+
+    /// Removes the secrets of an instance, if it had any.
+    pub(super) fn forget(&self, instance: &InstanceId) -> io::Result<()> {
+        remove(&self.of(instance))
+    }
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    if !dir.try_exists()? {
+        return Ok(());
+    }
+    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    fs::remove_dir_all(dir)
+}
+
+fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Result<(), Refusal> {
+    let plain = Path::new(&secret.name).file_name() == Some(secret.name.as_ref());
+    if !plain || secret.name.contains('\0') {
+        return Err(Refusal::SecretName(secret.name.clone()));
+    }
+    let value = match &secret.source {
+        SecretSource::File(path) => read_limited(path).map_err(|error| Refusal::SecretFile {
+            name: secret.name.clone(),
+            path: path.clone(),
+            error,
+        })?,
+        SecretSource::Env(variable) => {
+            use std::os::unix::ffi::OsStringExt;
+            std::env::var_os(variable)
+                .ok_or_else(|| Refusal::SecretVariable {
+                    name: secret.name.clone(),
+                    variable: variable.clone(),
+                })?
+                .into_vec()
+        }
+    };
+    let path = dir.join(&secret.name);
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        file.write_all(&value)?;
+        if let Some((uid, gid)) = owner {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        file.set_permissions(Permissions::from_mode(secret.mode & 0o777))
+    };
+    write().map_err(|error| Refusal::SecretWrite {
+        name: secret.name.clone(),
+        path,
+        error,
+    })
+}
+
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    let mut value = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_SECRET + 1)
+        .read_to_end(&mut value)?;
+    if value.len() as u64 > MAX_SECRET {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "larger than 1 MiB",
+        ));
+    }
+    Ok(value)
+}
+
+fn is_memory(dir: &Path) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    rustix::fs::statfs(dir).is_ok_and(|fs| fs.f_type == TMPFS)
+}
+
+/// Makes sure that `dir` exists and that no one else made it: others may write beside it.
+fn is_ours(dir: &Path) -> bool {
+    // Others may pass through to what is theirs, and list nothing.
+    match DirBuilder::new().mode(0o711).create(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(_) => return false,
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(dir).is_ok_and(|meta| {
+        meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0
+    })
+}

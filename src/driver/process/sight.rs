@@ -1,0 +1,417 @@
+//! Looking: from instance directories to sightings.
+//!
+//! What cannot change is read once: an ended instance for good, a running one until its shim's
+//! descriptor says that it ended. A look at five hundred idle instances lists one directory.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::driver::Scope;
+use crate::model::{
+    ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting,
+    SpecHash, StopPolicy,
+};
+
+use super::failure::Refusal;
+use super::launch::instance_of;
+use super::record::{Description, End, Line, Start, State, StateFile};
+use super::sentry::{Post, Sentry};
+use super::{Site, Stance, identity, leftovers};
+
+/// What is known of the instances of one state directory.
+#[derive(Default)]
+pub(super) struct Album {
+    seen: HashMap<OsString, Entry>,
+}
+
+struct Entry {
+    spec: Option<Arc<ComponentSpec>>,
+    sighting: Sighting,
+    /// While the instance is guarded: its shim.
+    guard: Option<Guard>,
+}
+
+/// A living shim.
+#[derive(Clone)]
+pub(super) struct Guard {
+    /// Reaches it and nothing else.
+    pub(super) process: Arc<OwnedFd>,
+    post: Post,
+}
+
+/// What one instance directory says.
+pub(super) enum Finding {
+    /// There is none.
+    Absent,
+    /// Its program was never started and never will be.
+    Debris,
+    /// Its shim lives.
+    Guarded {
+        /// Reaches the shim and nothing else.
+        process: OwnedFd,
+        /// Once the program runs.
+        handle: Option<Handle>,
+        /// Created or running.
+        life: Life,
+    },
+    /// It is over, and nothing of it is left.
+    Over {
+        /// If its program ever ran.
+        handle: Option<Handle>,
+        /// How it ended.
+        life: Life,
+    },
+    /// Its shim died before it could say that nothing is left.
+    Abandoned {
+        /// If its program ever ran.
+        handle: Option<Handle>,
+        /// If the shim saw the program end.
+        exit: Option<Exit>,
+    },
+}
+
+/// What one instance directory says.
+///
+/// # Errors
+/// When it cannot be read; then nothing is known of the instance.
+pub(super) fn examine(
+    site: &Site,
+    dir: &Path,
+    spec: Option<&ComponentSpec>,
+) -> io::Result<Finding> {
+    let about = |error: io::Error| {
+        let kind = error.kind();
+        io::Error::new(kind, format!("{}: {error}", dir.display()))
+    };
+    let Some(mut state) = State::read(dir).map_err(about)? else {
+        let exists = dir.try_exists().map_err(about)?;
+        return Ok(if exists {
+            Finding::Debris
+        } else {
+            Finding::Absent
+        });
+    };
+    let mut guard = None;
+    if state.end.is_none()
+        && !matches!(state.start, Some(Start::Failed { .. }))
+        && let Some(shim) = &state.shim
+    {
+        guard = identity::open(shim, &site.boot).map_err(about)?;
+        if guard.is_none() {
+            // It may have finished its record between the read and the look.
+            state = State::read(dir).map_err(about)?.unwrap_or(state);
+        }
+    }
+    Ok(classify(site, state, guard, spec))
+}
+
+fn classify(
+    site: &Site,
+    state: State,
+    guard: Option<OwnedFd>,
+    spec: Option<&ComponentSpec>,
+) -> Finding {
+    let handle = match (&state.shim, &state.start) {
+        (Some(shim), Some(Start::Running { child, .. })) => Some(Handle::Process {
+            shim: shim.clone(),
+            child: child.clone(),
+        }),
+        (Some(_) | None, Some(_) | None) => None,
+    };
+    if let Some(Start::Failed { stage, errno, at }) = state.start {
+        let failure = match spec {
+            Some(spec) => Refusal::of_stage(stage, errno, spec),
+            None => Refusal::Guardian(io::Error::from_raw_os_error(errno)),
+        };
+        let life = Life::NotStarted {
+            failure: failure.into(),
+            at,
+        };
+        return Finding::Over { handle, life };
+    }
+    let over = |handle, life| Finding::Over { handle, life };
+    match (state.end, state.exit, state.start) {
+        (Some(End::Gone), Some(exit), _) => over(handle, Life::Exited(exit)),
+        (Some(End::Gone), None, None) => Finding::Debris,
+        (Some(End::Gone), None, Some(Start::Running { .. } | Start::Failed { .. })) => {
+            // It could not record the exit, but left in good order.
+            let exit = Exit {
+                status: ExitStatus::Unknown,
+                oom: false,
+                started_at: None,
+                at: site.clock.now(),
+            };
+            over(handle, Life::Exited(exit))
+        }
+        (Some(End::Lost { .. }), Some(exit), _) => over(handle, Life::Exited(exit)),
+        (Some(End::Lost { at }), None, _) => over(handle, Life::Lost { at }),
+        (None, exit, start) => match (guard, start) {
+            (Some(process), Some(Start::Running { since, .. })) => Finding::Guarded {
+                process,
+                handle,
+                life: Life::Running { since },
+            },
+            (Some(process), Some(Start::Failed { .. }) | None) => Finding::Guarded {
+                process,
+                handle,
+                life: Life::Created,
+            },
+            (None, _) if state.shim.is_some_and(|shim| shim.boot_id != site.boot.id) => {
+                let at = site.boot.began_at;
+                match exit {
+                    Some(exit) => over(handle, Life::Exited(exit)),
+                    None => over(handle, Life::HostReboot { at }),
+                }
+            }
+            (None, _) => Finding::Abandoned { handle, exit },
+        },
+    }
+}
+
+/// An instance whose shim died, until it is known whether anything is left of it.
+struct Abandoned {
+    name: OsString,
+    sighting: Sighting,
+    exit: Option<Exit>,
+}
+
+/// Looks at the instances in `scope`.
+///
+/// # Errors
+/// When the instances directory, or one instance in it, cannot be read.
+pub(super) fn look(site: &Site, sentry: &Sentry, scope: &Scope) -> io::Result<Vec<Sighting>> {
+    sentry.collect();
+    let names: Vec<OsString> = match scope {
+        Scope::All => list(&site.config.instances_dir)?,
+        Scope::Instances(wanted) => wanted.iter().map(|id| id.to_string().into()).collect(),
+    };
+    let mut sightings = Vec::with_capacity(names.len());
+    let mut abandoned = Vec::new();
+    {
+        let mut album = site.album();
+        if *scope == Scope::All {
+            album.retain(&names, sentry);
+        }
+        for name in names {
+            if let Some(entry) = album.current(&name, sentry) {
+                sightings.push(entry);
+            } else {
+                look_closely(
+                    site,
+                    sentry,
+                    &mut album,
+                    name,
+                    &mut sightings,
+                    &mut abandoned,
+                )?;
+            }
+        }
+    }
+    // Without the lock: whoever wants to start something does not wait for the dead.
+    settle_abandoned(site, abandoned, &mut sightings)?;
+    Ok(sightings)
+}
+
+/// Names in the instances directory; none when nothing was ever started.
+fn list(dir: &Path) -> io::Result<Vec<OsString>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    entries.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+impl Album {
+    /// What is known for sure without looking again.
+    fn current(&self, name: &OsStr, sentry: &Sentry) -> Option<Sighting> {
+        let entry = self.seen.get(name)?;
+        if let Some(guard) = &entry.guard {
+            let settled = matches!(entry.sighting.life, Life::Running { .. });
+            if !settled || !sentry.is_alive(guard.post) {
+                return None;
+            }
+            // A shim that someone stopped would miss the end of its program. To one that runs
+            // this does nothing, not even wake it.
+            if let Err(error) = pidfd_send_signal(&guard.process, Signal::CONT) {
+                tracing::debug!(instance = %entry.sighting.instance, %error, "shim is ending");
+            }
+        }
+        Some(entry.sighting.clone())
+    }
+
+    /// Drops what is no longer there.
+    fn retain(&mut self, names: &[OsString], sentry: &Sentry) {
+        if self.seen.len() <= names.len() && names.iter().all(|name| self.seen.contains_key(name)) {
+            return;
+        }
+        let names: std::collections::HashSet<&OsString> = names.iter().collect();
+        self.seen.retain(|name, entry| {
+            let stays = names.contains(name);
+            if !stays && let Some(guard) = &entry.guard {
+                sentry.dismiss(guard.post);
+            }
+            stays
+        });
+    }
+
+    /// What the instance was started from, if that was read before: it cannot change.
+    fn spec_of(&self, name: &OsStr) -> Option<Arc<ComponentSpec>> {
+        self.seen.get(name)?.spec.clone()
+    }
+
+    /// Drops one instance.
+    pub(super) fn forget(&mut self, name: &OsStr, sentry: &Sentry) {
+        if let Some(guard) = self.seen.remove(name).and_then(|entry| entry.guard) {
+            sentry.dismiss(guard.post);
+        }
+    }
+
+    /// Keeps what was found, and watches the shim if there is one.
+    pub(super) fn keep(
+        &mut self,
+        spec: Option<Arc<ComponentSpec>>,
+        sighting: Sighting,
+        process: Option<OwnedFd>,
+        sentry: &Sentry,
+    ) -> io::Result<()> {
+        let name: OsString = sighting.instance.to_string().into();
+        self.forget(&name, sentry);
+        let guard = match process {
+            None => None,
+            Some(process) => {
+                let process = Arc::new(process);
+                let post = sentry.watch(sighting.instance.clone(), process.clone())?;
+                Some(Guard { process, post })
+            }
+        };
+        let entry = Entry {
+            spec,
+            sighting,
+            guard,
+        };
+        self.seen.insert(name, entry);
+        Ok(())
+    }
+}
+
+fn look_closely(
+    site: &Site,
+    sentry: &Sentry,
+    album: &mut Album,
+    name: OsString,
+    sightings: &mut Vec<Sighting>,
+    abandoned: &mut Vec<Abandoned>,
+) -> io::Result<()> {
+    let Some(instance) = instance_of(&name) else {
+        return Ok(());
+    };
+    let dir = site.config.instances_dir.join(&name);
+    let starting = site.starting(&instance);
+    let described = match starting.clone().or_else(|| album.spec_of(&name)) {
+        Some(spec) => Some(spec),
+        None => Description::read(&dir)?.map(|description| description.spec),
+    };
+    let sighting = |handle, life| sighting_of(&instance, described.as_deref(), handle, life);
+    match examine(site, &dir, described.as_deref())? {
+        Finding::Absent | Finding::Debris if starting.is_some() => {
+            sightings.push(sighting(None, Life::Created));
+        }
+        Finding::Absent => album.forget(&name, sentry),
+        Finding::Debris => {
+            album.forget(&name, sentry);
+            site.clear_debris(&instance, &dir)?;
+        }
+        Finding::Guarded {
+            process,
+            handle,
+            life,
+        } => {
+            let sighting = sighting(handle, life);
+            album.keep(described, sighting.clone(), Some(process), sentry)?;
+            sightings.push(sighting);
+        }
+        Finding::Over { handle, life } => {
+            let sighting = sighting(handle, life);
+            album.keep(described, sighting.clone(), None, sentry)?;
+            sightings.push(sighting);
+        }
+        Finding::Abandoned { handle, exit } => {
+            album.forget(&name, sentry);
+            abandoned.push(Abandoned {
+                sighting: sighting(handle, Life::Created),
+                name,
+                exit,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Ends what is left of instances whose shims died, or, where we only look, says what is left.
+fn settle_abandoned(
+    site: &Site,
+    abandoned: Vec<Abandoned>,
+    sightings: &mut Vec<Sighting>,
+) -> io::Result<()> {
+    if abandoned.is_empty() {
+        return Ok(());
+    }
+    let dir_of = |name: &OsString| site.config.instances_dir.join(name);
+    let dirs: Vec<PathBuf> = abandoned.iter().map(|lost| dir_of(&lost.name)).collect();
+    let left = match site.stance {
+        Stance::Owner => leftovers::end(&dirs)?,
+        Stance::Onlooker => leftovers::find(&dirs)?,
+    };
+    for Abandoned {
+        name,
+        mut sighting,
+        exit,
+    } in abandoned
+    {
+        let dir = dir_of(&name);
+        let at = site.clock.now();
+        sighting.life = if left.iter().any(|process| process.dir == dir) {
+            // Alive until nothing is left, so that no second one is started beside it.
+            Life::Running { since: at }
+        } else {
+            if site.stance == Stance::Owner {
+                let at = at.as_millis();
+                StateFile::open(&dir)?.write(&Line::Lost { at })?;
+            }
+            exit.map_or(Life::Lost { at }, Life::Exited)
+        };
+        sightings.push(sighting);
+    }
+    Ok(())
+}
+
+/// A sighting of `instance`; one whose description is damaged is seen with what is safe to assume.
+pub(super) fn sighting_of(
+    instance: &InstanceId,
+    spec: Option<&ComponentSpec>,
+    handle: Option<Handle>,
+    life: Life,
+) -> Sighting {
+    let after: Vec<ComponentId> = spec.map_or_else(Vec::new, |spec| {
+        spec.dependencies
+            .iter()
+            .map(|dependency| dependency.id.clone())
+            .collect()
+    });
+    Sighting {
+        instance: instance.clone(),
+        spec: spec.map_or_else(|| SpecHash::new("unknown"), |spec| spec.hash.clone()),
+        handle,
+        stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
+        after,
+        driver: DriverKind::Process,
+        life,
+    }
+}

@@ -1,0 +1,567 @@
+//! The system calls that no safe wrapper offers. The only unsafe code of the crate.
+//!
+//! **Assumptions.** [`fork`], [`spawn`] and everything that the shim uses run in a process with
+//! one thread. Linux on a 64-bit machine.
+#![expect(
+    unsafe_code,
+    reason = "fork, clone, signalfd, queued signals, private mappings and the user database have no safe wrapper"
+)]
+
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::wire::{Credentials, Limits, Stage, Strings};
+
+/// The real-time signal that carries orders to a shim. Fixed by number, not by `SIGRTMIN`, which
+/// differs between C libraries: shims of an earlier release must understand a later driver.
+pub(super) const ORDER_SIGNAL: c_int = 40;
+
+/// Anonymous private memory that costs nothing until it is touched and is given back as a whole.
+pub(super) struct Mapping {
+    start: ptr::NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    /// `len` zero bytes, at least one.
+    pub(super) fn new(len: usize) -> io::Result<Self> {
+        let len = len.max(1);
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // existing memory.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` initialised (zero) bytes and lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Mapping {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Gives the whole pages of `memory` back to the kernel; they read as zero afterwards.
+/// `memory` must lie in a [`Mapping`].
+pub(super) fn discard(memory: &mut [u8]) {
+    const PAGE: usize = 4096;
+    let start = (memory.as_mut_ptr() as usize).next_multiple_of(PAGE);
+    let end = (memory.as_mut_ptr() as usize + memory.len()) / PAGE * PAGE;
+    if start < end {
+        // SAFETY: the whole pages inside an exclusively borrowed slice of an anonymous mapping;
+        // zeroing bytes of a `[u8]` keeps it valid.
+        unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Blocks every signal, so that [`SignalQueue`] receives them all; all but SIGCONT, which wakes
+/// nobody who is not stopped only while it is not blocked.
+pub(super) fn block_signals() {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigfillset` initialises the set; changing the mask of the only thread is sound.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigdelset(all.as_mut_ptr(), libc::SIGCONT);
+        libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// Gives every signal its default meaning, as programs that are started expect it; but lets the
+/// kernel reap children, without zombies and without waking us.
+pub(super) fn default_signals() {
+    // The kernel's `sigaction`, at most four words on every machine; zero means the default.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: no handler is installed. The C library would refuse two of the numbers, which
+        // an ancestor may all the same have ignored; SIGKILL and SIGSTOP cannot be changed.
+        unsafe {
+            let none: *mut u64 = ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8)
+        };
+    }
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Makes children wait to be reaped.
+pub(super) fn await_children() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Sets the name that `ps` and `top` show, at most 15 bytes.
+pub(super) fn set_name(name: &CStr) {
+    // SAFETY: the kernel copies at most 16 bytes of a terminated string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Makes standard input, whatever it was, the same as standard output.
+pub(super) fn empty_stdin() {
+    // SAFETY: replaces a descriptor that no owner in this process closes.
+    unsafe { libc::dup2(1, 0) };
+}
+
+/// Closes every descriptor from `first` on.
+pub(super) fn close_from(first: u32) {
+    // SAFETY: only called before any owner of such a descriptor exists in this process.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// Which side of a [`fork`] this is.
+pub(super) enum Fork {
+    /// The process that called.
+    Parent,
+    /// The new one.
+    Child,
+}
+
+/// Copies this process, which must have a single thread.
+pub(super) fn fork() -> io::Result<Fork> {
+    // SAFETY: with one thread no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        _ => Ok(Fork::Parent),
+    }
+}
+
+/// Ends the process at once: no destructors, no exit handlers.
+pub(super) fn exit_now(code: c_int) -> ! {
+    // SAFETY: `_exit` is always sound.
+    unsafe { libc::_exit(code) }
+}
+
+/// SIGCHLD and the orders, as a descriptor. All signals must be blocked.
+pub(super) struct SignalQueue(OwnedFd);
+
+/// One received signal.
+pub(super) enum Received {
+    /// Some child changed state.
+    Child,
+    /// A driver sent an order with this payload.
+    Order(u64),
+}
+
+impl SignalQueue {
+    /// Opens the queue.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set; `signalfd` returns a fresh descriptor.
+        let fd = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+            libc::sigaddset(set.as_mut_ptr(), ORDER_SIGNAL);
+            libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is open and owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// To poll for.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// The next signal, `None` when there is none.
+    pub(super) fn next(&self) -> Option<Received> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the buffer is writable and `size` bytes long; any bytes are a valid value.
+        let (read, info) = unsafe {
+            let read = libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size);
+            (read, info.assume_init())
+        };
+        if usize::try_from(read) != Ok(size) {
+            return None;
+        }
+        if info.ssi_signo == libc::SIGCHLD as u32 {
+            Some(Received::Child)
+        } else {
+            Some(Received::Order(info.ssi_ptr))
+        }
+    }
+}
+
+/// Queues an order for the process behind `pidfd`; it cannot reach any other process.
+pub(super) fn send_order(pidfd: BorrowedFd<'_>, payload: u64) -> io::Result<()> {
+    /// The kernel's `siginfo_t` for a queued signal on 64-bit machines.
+    #[repr(C)]
+    struct Queued {
+        signo: c_int,
+        errno: c_int,
+        code: c_int,
+        pad: c_int,
+        pid: libc::pid_t,
+        uid: libc::uid_t,
+        value: u64,
+        rest: [u64; 12],
+    }
+    const { assert!(size_of::<Queued>() == size_of::<libc::siginfo_t>()) };
+    // SAFETY: both calls only read the ids of this process.
+    let (pid, uid) = unsafe { (libc::getpid(), libc::getuid()) };
+    let info = Queued {
+        signo: ORDER_SIGNAL,
+        errno: 0,
+        code: libc::SI_QUEUE,
+        pad: 0,
+        pid,
+        uid,
+        value: payload,
+        rest: [0; 12],
+    };
+    // SAFETY: `info` has the size and layout of `siginfo_t` and outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            ORDER_SIGNAL,
+            &raw const info,
+            0,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends a signal of any number to a process group that is known to be ours.
+pub(super) fn signal_group(group: libc::pid_t, signal: c_int) {
+    // Zero and one would mean other groups than the one named.
+    if group > 1 {
+        // SAFETY: sending a signal touches no memory.
+        unsafe { libc::kill(-group, signal) };
+    }
+}
+
+/// A descriptor that tokio waits for. Call it inside a runtime.
+pub(super) fn waitable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names one open descriptor for as long as it lives, and the `AsyncFd`
+    // owns it from now on.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+/// A program to start. Standard input is the caller's descriptor 0.
+pub(super) struct Program<'a> {
+    /// Paths to try in turn, as `execvp` does.
+    pub(super) candidates: Strings<'a>,
+    /// With `argv[0]`.
+    pub(super) argv: Strings<'a>,
+    /// `NAME=value`.
+    pub(super) envp: Strings<'a>,
+    /// Entered after the change of user.
+    pub(super) working_dir: &'a CStr,
+    /// Whom to become.
+    pub(super) credentials: Option<Credentials<'a>>,
+    /// Resource limits.
+    pub(super) limits: Limits,
+    /// A descriptor over 2.
+    pub(super) stdout: BorrowedFd<'a>,
+    /// A descriptor over 2.
+    pub(super) stderr: BorrowedFd<'a>,
+}
+
+/// Where a start stopped, and the error number.
+pub(super) type SpawnError = (Stage, i32);
+
+/// What the new process reads, and where it leaves why it failed. All of it is prepared before,
+/// since a process that shares its parent's memory must not allocate.
+struct Birth<'a> {
+    program: &'a Program<'a>,
+    candidates: &'a [*const libc::c_char],
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+    parent: libc::pid_t,
+    failed: Option<SpawnError>,
+}
+
+/// Starts `program` in a session of its own, to be killed when this process dies, and returns its
+/// pid once it runs. Memory is shared until then, so a start costs no page of ours.
+pub(super) fn spawn(program: &Program<'_>) -> Result<libc::pid_t, SpawnError> {
+    /// Deep enough for unoptimised builds.
+    const STACK: usize = 128 << 10;
+    let failed = |error: io::Error| (Stage::Spawn, error.raw_os_error().unwrap_or(libc::ENOMEM));
+
+    let count = program.candidates.count() + program.argv.count() + program.envp.count() + 3;
+    let mut memory = Mapping::new(count * size_of::<*const libc::c_char>()).map_err(failed)?;
+    let mut stack = Mapping::new(STACK).map_err(failed)?;
+    // SAFETY: a mapping is page-aligned and long enough for `count` pointers, and zero bytes are
+    // null pointers.
+    let table = unsafe {
+        std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<*const libc::c_char>(), count)
+    };
+    let (candidates, rest) = table.split_at_mut(program.candidates.count() + 1);
+    let (argv, envp) = rest.split_at_mut(program.argv.count() + 1);
+    for (slots, strings) in [
+        (&mut *candidates, program.candidates),
+        (&mut *argv, program.argv),
+        (&mut *envp, program.envp),
+    ] {
+        for (slot, string) in slots.iter_mut().zip(strings.iter()) {
+            *slot = string.as_ptr();
+        }
+    }
+    let mut birth = Birth {
+        program,
+        candidates: &candidates[..program.candidates.count()],
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        // SAFETY: only reads our own id.
+        parent: unsafe { libc::getpid() },
+        failed: None,
+    };
+    // SAFETY: with CLONE_VFORK this thread sleeps until the child has executed or ended, so
+    // `birth` and the stack, which is 16-byte aligned at its top, are used by the child alone.
+    let pid = unsafe {
+        libc::clone(
+            born,
+            stack.as_mut_ptr().add(STACK).cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut birth).cast(),
+        )
+    };
+    if pid < 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    // SAFETY: a read of our own variable; volatile since the other process wrote it.
+    match unsafe { (&raw const birth.failed).read_volatile() } {
+        None => Ok(pid),
+        Some(error) => {
+            // SAFETY: reaps our own child, which has ended.
+            unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+            Err(error)
+        }
+    }
+}
+
+/// The first function of the new process; returns only when it failed.
+extern "C" fn born(birth: *mut c_void) -> c_int {
+    let birth: *mut Birth<'_> = birth.cast();
+    // SAFETY: `spawn` passed a valid `Birth` and sleeps until we are done with it.
+    unsafe {
+        let error = become_program(&*birth);
+        (*birth).failed = Some(error);
+    }
+    127
+}
+
+fn errno() -> i32 {
+    // SAFETY: the location is valid for the calling thread; the parent sleeps.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Turns this process into the program; answers why it could not.
+///
+/// # Safety
+/// Only in the child of [`spawn`].
+unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
+    let program = birth.program;
+    // SAFETY: plain system calls on our own process with valid arguments. Ids are changed by raw
+    // calls, since the C library's would also signal threads that the parent may have.
+    unsafe {
+        if libc::setsid() < 0 {
+            return (Stage::Session, errno());
+        }
+        let limits = [
+            (libc::RLIMIT_NOFILE, Some(program.limits.nofile)),
+            (
+                libc::RLIMIT_CORE,
+                program.limits.core.map(|limit| (limit, limit)),
+            ),
+        ];
+        for (resource, limit) in limits {
+            if let Some((soft, hard)) = limit {
+                let limit = libc::rlimit {
+                    rlim_cur: soft,
+                    rlim_max: hard,
+                };
+                if libc::setrlimit(resource, &raw const limit) < 0 {
+                    return (Stage::Limits, errno());
+                }
+            }
+        }
+        if let Some(who) = &program.credentials {
+            let (count, groups) = (who.groups.len() / size_of::<u32>(), who.groups.as_ptr());
+            if libc::syscall(libc::SYS_setgroups, count, groups) < 0 {
+                return (Stage::Groups, errno());
+            }
+            if libc::syscall(libc::SYS_setresgid, who.gid, who.gid, who.gid) < 0 {
+                return (Stage::Group, errno());
+            }
+            if libc::syscall(libc::SYS_setresuid, who.uid, who.uid, who.uid) < 0 {
+                return (Stage::User, errno());
+            }
+            let regained = who.uid != 0 && libc::syscall(libc::SYS_setresuid, -1, 0, -1) == 0;
+            if libc::geteuid() != who.uid || libc::getegid() != who.gid || regained {
+                return (Stage::User, libc::EPERM);
+            }
+        }
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
+            return (Stage::Privileges, errno());
+        }
+        // After the change of user, which clears it.
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+            return (Stage::Privileges, errno());
+        }
+        if libc::getppid() != birth.parent {
+            libc::_exit(127);
+        }
+        if libc::dup2(program.stdout.as_raw_fd(), 1) < 0
+            || libc::dup2(program.stderr.as_raw_fd(), 2) < 0
+        {
+            return (Stage::Descriptors, errno());
+        }
+        // Older kernels lack the call; ours all close on exec anyway.
+        libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+        if libc::chdir(program.working_dir.as_ptr()) < 0 {
+            return (Stage::WorkingDir, errno());
+        }
+        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+        // A candidate that exists but may not be executed is the better explanation.
+        let mut error = libc::ENOENT;
+        for &candidate in birth.candidates {
+            libc::execve(candidate, birth.argv, birth.envp);
+            match errno() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => error = libc::EACCES,
+                other => return (Stage::Exec, other),
+            }
+        }
+        (Stage::Exec, error)
+    }
+}
+
+/// A user of the host's database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    /// Login name.
+    pub(super) name: String,
+    /// User id.
+    pub(super) uid: u32,
+    /// Primary group.
+    pub(super) gid: u32,
+    /// Home directory.
+    pub(super) home: String,
+}
+
+/// How a user is asked for.
+pub(super) enum UserKey<'a> {
+    /// By login name.
+    Name(&'a str),
+    /// By id.
+    Id(u32),
+}
+
+/// Looks a user up; `None` = there is none.
+pub(super) fn user(key: &UserKey<'_>) -> io::Result<Option<User>> {
+    let name = match key {
+        UserKey::Name(name) => CString::new(*name)?,
+        UserKey::Id(_) => CString::default(),
+    };
+    let mut space = vec![0 as libc::c_char; 16 << 10];
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut found: *mut libc::passwd = ptr::null_mut();
+    // SAFETY: all buffers are valid for the call, and the strings of a found entry lie in
+    // `space`, which outlives their copies.
+    unsafe {
+        let (entry, buffer, len) = (entry.as_mut_ptr(), space.as_mut_ptr(), space.len());
+        let code = match key {
+            UserKey::Name(_) => libc::getpwnam_r(name.as_ptr(), entry, buffer, len, &raw mut found),
+            UserKey::Id(uid) => libc::getpwuid_r(*uid, entry, buffer, len, &raw mut found),
+        };
+        match (code, found.as_ref()) {
+            (_, Some(entry)) => Ok(Some(User {
+                name: CStr::from_ptr(entry.pw_name).to_string_lossy().into_owned(),
+                uid: entry.pw_uid,
+                gid: entry.pw_gid,
+                home: CStr::from_ptr(entry.pw_dir).to_string_lossy().into_owned(),
+            })),
+            (0 | libc::ENOENT | libc::ESRCH, None) => Ok(None),
+            (code, None) => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// The id of a group by name; `None` = there is none.
+pub(super) fn group(name: &str) -> io::Result<Option<u32>> {
+    let name = CString::new(name)?;
+    let mut space = vec![0 as libc::c_char; 64 << 10];
+    let mut entry = MaybeUninit::<libc::group>::uninit();
+    let mut found: *mut libc::group = ptr::null_mut();
+    // SAFETY: all buffers are valid for the call.
+    unsafe {
+        let code = libc::getgrnam_r(
+            name.as_ptr(),
+            entry.as_mut_ptr(),
+            space.as_mut_ptr(),
+            space.len(),
+            &raw mut found,
+        );
+        match (code, found.as_ref()) {
+            (_, Some(entry)) => Ok(Some(entry.gr_gid)),
+            (0 | libc::ENOENT | libc::ESRCH, None) => Ok(None),
+            (code, None) => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// The groups that `user` is in, `gid` included.
+pub(super) fn groups_of(user: &str, gid: u32) -> io::Result<Vec<u32>> {
+    let user = CString::new(user)?;
+    let mut groups = vec![0; 64];
+    loop {
+        let mut count = c_int::try_from(groups.len()).unwrap_or(c_int::MAX);
+        // SAFETY: `groups` has room for `count` ids.
+        let code =
+            unsafe { libc::getgrouplist(user.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+        let wanted = usize::try_from(count).unwrap_or(0);
+        if code >= 0 {
+            groups.truncate(wanted);
+            return Ok(groups);
+        }
+        // The kernel knows no more groups than this per process.
+        if groups.len() >= 1 << 16 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        groups.resize(wanted.max(groups.len() * 2), 0);
+    }
+}

@@ -1,0 +1,183 @@
+//! Instance directories as crashes, reboots and strangers leave them.
+
+use super::*;
+use crate::driver::conformance::eventually;
+
+/// Writes an instance directory as if `shim` had claimed it and started `child`.
+fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks: u64) {
+    let dir = stage.dir_of(launch);
+    std::fs::create_dir(&dir).unwrap();
+    record::Description {
+        schema: record::Schema::V1,
+        instance: launch.instance.clone(),
+        boot_id: boot_id.to_owned(),
+        generation: launch.generation,
+        file: None,
+        injected: Vec::new(),
+        spec: launch.spec.clone(),
+    }
+    .write(&dir)
+    .unwrap();
+    let flags = rustix::fs::OFlags::DIRECTORY;
+    let open = rustix::fs::open(&dir, flags, rustix::fs::Mode::empty()).unwrap();
+    let line = record::Line::Shim {
+        boot_id,
+        pid: child,
+        ticks,
+    };
+    let state = record::StateFile::claim(&open, &line).unwrap();
+    let line = record::Line::Child {
+        pid: child,
+        ticks,
+        at: 1,
+    };
+    state.write(&line).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_with_the_pid_of_an_instance_is_never_signalled() {
+    let stage = ProcessStage::new();
+    let mut stranger = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let pid = stranger.id();
+    let ticks = identity::stat(pid).unwrap().ticks;
+    let boot = stage.driver.site.boot.id.clone();
+    let earlier = launch(spec("re-used", "sleep", &["1000"]), 1);
+    forge(&stage, &earlier, &boot, pid, ticks - 1);
+    let lost = |life: &Life| matches!(life, Life::Lost { .. });
+    eventually(&stage.driver, &earlier.instance, lost).await;
+    stage.stop(&earlier).await.unwrap();
+    stage.driver.forget(&earlier.instance).await.unwrap();
+
+    let rebooted = launch(spec("rebooted", "sleep", &["1000"]), 1);
+    forge(&stage, &rebooted, "an-earlier-boot", pid, ticks);
+    stage.stop(&rebooted).await.unwrap();
+    let seen = sight(&stage.driver, &rebooted.instance).await.unwrap();
+    assert!(matches!(seen.life, Life::HostReboot { .. }), "{seen:?}");
+    stage.driver.forget(&rebooted.instance).await.unwrap();
+    assert!(runs(pid), "the stranger lives");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_made_directories_are_nothing_and_the_same_instance_can_be_started() {
+    let stage = ProcessStage::new();
+    type Crash = fn(&Path);
+    let crashes: [(&str, Crash); 4] = [
+        ("empty", |_| {}),
+        ("torn", |dir| {
+            std::fs::write(dir.join(record::DESCRIPTION), "{\"sche").unwrap();
+        }),
+        ("unclaimed", |dir| {
+            std::fs::write(dir.join(record::STATE), "").unwrap();
+        }),
+        ("unheard", |dir| {
+            let flags = rustix::fs::OFlags::DIRECTORY;
+            let open = rustix::fs::open(dir, flags, rustix::fs::Mode::empty()).unwrap();
+            let line = record::Line::Shim {
+                boot_id: "b",
+                pid: 1,
+                ticks: 1,
+            };
+            let state = record::StateFile::claim(&open, &line).unwrap();
+            state.write(&record::Line::Gone { at: 1 }).unwrap();
+        }),
+    ];
+    for (id, crash) in crashes {
+        let launch = launch(spec(id, "sleep", &["1000"]), 1);
+        let make = || {
+            std::fs::create_dir(stage.dir_of(&launch)).unwrap();
+            crash(&stage.dir_of(&launch));
+        };
+        make();
+        assert!(stage.driver.observe(&Scope::All).await.unwrap().is_empty());
+        assert!(!stage.dir_of(&launch).exists(), "{id} is cleared away");
+        make();
+        stage.start(&launch).await;
+        stage.stop(&launch).await.unwrap();
+        stage.driver.forget(&launch.instance).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_without_the_drivers_word_starts_nothing() {
+    let stage = ProcessStage::new();
+    let flag = stage.path("started");
+    let launch = launch(spec("wordless", "touch", &[&flag]), 1);
+    let (control, request) = begin(&stage.driver.site, &launch).unwrap();
+    control.set_nonblocking(false).unwrap();
+    std::io::Write::write_all(&mut &control, &request).unwrap();
+    let mut reply = [0; Reply::SIZE];
+    std::io::Read::read_exact(&mut &control, &mut reply).unwrap();
+    assert!(matches!(Reply::decode(&reply), Some(Reply::Ready { .. })));
+    let seen = sight(&stage.driver, &launch.instance).await.unwrap();
+    assert_eq!(seen.life, Life::Created);
+    let shim = stage.shim_of(&launch);
+    drop(control);
+    wait_for("the shim left", || !runs(shim)).await;
+    assert_eq!(sight(&stage.driver, &launch.instance).await, None);
+    assert!(!Path::new(&flag).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_description_never_hides_what_runs() {
+    let mut stage = ProcessStage::new();
+    let (launch, child) = stage.start_shell("damaged", "exec sleep 1000").await;
+    std::fs::write(stage.dir_of(&launch).join(record::DESCRIPTION), "\0\0\0").unwrap();
+    stage.restart().await;
+    let seen = eventually_runs(&stage.driver, &launch.instance).await;
+    assert_ne!(
+        seen.spec, launch.spec.hash,
+        "it does not claim to know the spec"
+    );
+    assert!(runs(child.pid));
+    stage.stop(&launch).await.unwrap();
+    assert!(!runs(child.pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_onlooker_sees_all_and_changes_nothing() {
+    let stage = ProcessStage::new();
+    let (running, _) = stage.start_shell("running", "exec sleep 1000").await;
+    let debris = stage
+        .driver
+        .site
+        .config
+        .instances_dir
+        .join("default.suite.debris.0.1");
+    std::fs::create_dir(&debris).unwrap();
+    let onlooker = ProcessDriver::onlooker(config_in(stage.root.path()), Clock::new()).unwrap();
+    let seen = onlooker.observe(&Scope::All).await.unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].instance, running.instance);
+    assert!(debris.exists());
+    let other = launch(spec("other", "sleep", &["1000"]), 1);
+    let refused = onlooker.start(&other).await;
+    assert!(
+        matches!(refused, Err(DriverError::Refused(_))),
+        "{refused:?}"
+    );
+    let nowhere = ProcessDriver::onlooker(config_in(&stage.root.path().join("no")), Clock::new());
+    assert!(
+        nowhere
+            .unwrap()
+            .observe(&Scope::All)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_state_directory_with_the_same_names_is_left_alone() {
+    let (ours, theirs) = (ProcessStage::new(), ProcessStage::new());
+    let (launch, _) = ours.start_shell("twin", "exec sleep 1000").await;
+    let (_, twin) = theirs.start_shell("twin", "exec sleep 1000").await;
+    signal(ours.shim_of(&launch), Signal::KILL);
+    let lost = |life: &Life| matches!(life, Life::Lost { .. });
+    eventually(&ours.driver, &launch.instance, lost).await;
+    assert!(runs(twin.pid), "only our own mark is looked for");
+}

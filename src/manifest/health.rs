@@ -1,0 +1,530 @@
+//! `probes`, and the shorthands `health_check`, `health_port` and `health_endpoint`.
+
+use crate::model::{HttpTarget, HumanDuration, Port, Probe, ProbeCheck, Probes};
+
+use super::fields::{Field, Fields, Text};
+use super::problem::{Findings, Span, shown};
+use super::references::Resolver;
+use super::suggest;
+use super::tree::Value;
+
+/// Where components of the field answer for their health, and what a bare port is asked for.
+const DEFAULT_PATH: &str = "/health";
+
+/// A period below this would keep a core busy with asking.
+const LEAST_PERIOD: HumanDuration = HumanDuration::from_millis(10);
+
+/// What was written of the probes of a component, or of `spec.defaults`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ProbesDraft<'t> {
+    startup: ProbeDraft<'t>,
+    readiness: ProbeDraft<'t>,
+    liveness: ProbeDraft<'t>,
+    /// The port of a shorthand: one that the component serves.
+    pub health_port: Option<(u16, Span)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct ProbeDraft<'t> {
+    check: Option<CheckDraft<'t>>,
+    at: Span,
+    /// Where it was written, when it names no check.
+    blank: Option<Span>,
+    period: Option<HumanDuration>,
+    timeout: Option<HumanDuration>,
+    failures: Option<u32>,
+    successes: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+enum CheckDraft<'t> {
+    Http {
+        host: Option<String>,
+        port: PortDraft<'t>,
+        path: String,
+    },
+    Grpc {
+        port: PortDraft<'t>,
+        service: String,
+    },
+    Tcp {
+        port: PortDraft<'t>,
+    },
+    Exec {
+        command: Vec<Text<'t>>,
+    },
+    Heartbeat {
+        ttl: HumanDuration,
+    },
+}
+
+/// A port by number, or by the name of one of the component's own.
+#[derive(Clone, Copy, Debug)]
+enum PortDraft<'t> {
+    Number(u16),
+    Named(Text<'t>),
+}
+
+/// The figures that a probe has unless it says otherwise.
+struct Timing {
+    period: HumanDuration,
+    failures: u32,
+}
+
+const STARTUP: Timing = Timing {
+    period: HumanDuration::from_secs(1),
+    failures: 30,
+};
+const RUNNING: Timing = Timing {
+    period: HumanDuration::from_secs(10),
+    failures: 3,
+};
+const TIMEOUT: HumanDuration = HumanDuration::from_secs(2);
+
+impl<'t> ProbesDraft<'t> {
+    /// Reads `probes`, of a component or of `spec.defaults`.
+    pub(super) fn read(fields: &mut Fields<'t>, findings: &mut Findings<'_>) -> Self {
+        let Some(mut fields) = fields
+            .get("probes")
+            .and_then(|field| field.fields("`probes`", findings))
+        else {
+            return Self::default();
+        };
+        let mut probe = |name| {
+            fields
+                .get(name)
+                .map(|f| ProbeDraft::read(f, findings))
+                .unwrap_or_default()
+        };
+        let draft = Self {
+            startup: probe("startup"),
+            readiness: probe("readiness"),
+            liveness: probe("liveness"),
+            health_port: None,
+        };
+        fields.close(findings);
+        draft
+    }
+
+    /// About how much memory they take where they are used.
+    pub(super) fn bytes(&self) -> usize {
+        [&self.startup, &self.readiness, &self.liveness]
+            .into_iter()
+            .filter_map(|probe| probe.check.as_ref())
+            .map(|check| match check {
+                CheckDraft::Http { host, path, .. } => {
+                    host.as_deref().map_or(0, str::len) + path.len()
+                }
+                CheckDraft::Grpc { service, .. } => service.len(),
+                CheckDraft::Exec { command } => {
+                    command.iter().map(|text| 32 + text.text.len()).sum()
+                }
+                CheckDraft::Tcp { .. } | CheckDraft::Heartbeat { .. } => 0,
+            })
+            .sum()
+    }
+
+    /// Reads the shorthands of a component into the readiness probe.
+    pub(super) fn read_shorthands(&mut self, fields: &mut Fields<'t>, findings: &mut Findings<'_>) {
+        let check = fields.get("health_check");
+        let port = fields.get_or_legacy(findings, "health_port", &["healthPort"]);
+        let endpoint = fields.get("health_endpoint");
+        if let Some(endpoint) = endpoint {
+            findings.warn(
+                endpoint.key_at,
+                "`health_endpoint` is an old spelling",
+                Some("write `health_check` with the same URL".to_owned()),
+            );
+            if let Some(check) = check {
+                findings.clash(
+                    endpoint.key_at,
+                    "`health_endpoint` and `health_check` mean the same",
+                    check.key_at,
+                    "first written here",
+                );
+                return;
+            }
+        }
+        let Some(first) = check.or(endpoint).or(port) else {
+            return;
+        };
+        let number = port.and_then(|port| port.port(findings));
+        self.health_port = port.and_then(|port| Some((number?, port.key_at)));
+        let target = match check.or(endpoint) {
+            Some(check) => target(check, port.is_some(), number, findings),
+            None => number.map(|port| HttpTarget {
+                host: None,
+                port,
+                path: DEFAULT_PATH.to_owned(),
+            }),
+        };
+        let Some(HttpTarget { host, port, path }) = target else {
+            return;
+        };
+        if self.readiness.check.is_some() {
+            findings.clash(
+                first.key_at,
+                "the component has a readiness probe already",
+                self.readiness.at,
+                "keep this one or the shorthand",
+            );
+            return;
+        }
+        self.readiness.check = Some(CheckDraft::Http {
+            host,
+            port: PortDraft::Number(port),
+            path,
+        });
+    }
+
+    /// The probes: what was written, then what `defaults` say, then our own defaults.
+    pub(super) fn resolve(
+        &self,
+        defaults: &Self,
+        ports: &[Port],
+        resolver: &Resolver<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Probes {
+        let mut one = |own: &ProbeDraft<'t>, default: &ProbeDraft<'t>, timing| {
+            own.resolve(default, timing, ports, resolver, findings)
+        };
+        Probes {
+            startup: one(&self.startup, &defaults.startup, STARTUP),
+            readiness: one(&self.readiness, &defaults.readiness, RUNNING),
+            liveness: one(&self.liveness, &defaults.liveness, RUNNING),
+        }
+    }
+}
+
+/// What `health_check` asks: a path beside `health_port`, or a whole URL.
+fn target(
+    field: Field<'_>,
+    has_port: bool,
+    port: Option<u16>,
+    findings: &mut Findings<'_>,
+) -> Option<HttpTarget> {
+    if matches!(field.node.value, Value::Map(_) | Value::List(_)) {
+        field.mismatch(
+            findings,
+            "a path or a URL",
+            Some(
+                "for a command write `probes: {readiness: {exec: [program, argument]}}`".to_owned(),
+            ),
+        );
+        return None;
+    }
+    let text = field.word(findings)?.text;
+    if text.contains("://") {
+        return url(field, text, port, findings);
+    }
+    if !text.starts_with('/') {
+        findings.error(
+            field.node.at,
+            format!(
+                "`{}` must be a path or a URL, not `{}`",
+                field.name,
+                shown(text)
+            ),
+            Some(format!("did you mean `/{}`?", shown(text))),
+        );
+        return None;
+    }
+    if !has_port {
+        findings.error(
+            field.key_at,
+            format!("`{}` is a path without a port", field.name),
+            Some("add `health_port: PORT`".to_owned()),
+        );
+    }
+    port.map(|port| HttpTarget {
+        host: None,
+        port,
+        path: text.to_owned(),
+    })
+}
+
+fn url(
+    field: Field<'_>,
+    text: &str,
+    port: Option<u16>,
+    findings: &mut Findings<'_>,
+) -> Option<HttpTarget> {
+    let mut refuse = |message: &str, fix: &str| {
+        findings.error(
+            field.node.at,
+            format!("`{}`: {message}", field.name),
+            Some(fix.to_owned()),
+        );
+        None
+    };
+    let Some(rest) = text.strip_prefix("http://") else {
+        return refuse(
+            "only http:// can be asked",
+            "use a plain http port, or a tcp or exec probe",
+        );
+    };
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, "/"),
+    };
+    let (host, written) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || host.contains('@') {
+        return refuse(
+            "the URL names no host",
+            "write it like http://localhost:8088/health",
+        );
+    }
+    let number = match written {
+        None => port.unwrap_or(80),
+        Some(text) => match text.parse::<u16>() {
+            Ok(number) if number > 0 => number,
+            _ => {
+                return refuse(
+                    "the port in the URL is not one",
+                    "write a number from 1 to 65535",
+                );
+            }
+        },
+    };
+    if let (Some(port), Some(_)) = (port, written)
+        && port != number
+    {
+        return refuse(
+            "the URL and `health_port` name different ports",
+            "leave `health_port` out",
+        );
+    }
+    let here = matches!(host, "localhost" | "127.0.0.1" | "::1" | "0.0.0.0");
+    Some(HttpTarget {
+        host: (!here).then(|| host.to_owned()),
+        port: number,
+        path: path.to_owned(),
+    })
+}
+
+impl<'t> ProbeDraft<'t> {
+    fn read(field: Field<'t>, findings: &mut Findings<'_>) -> Self {
+        let Some(mut fields) = field.fields("a probe", findings) else {
+            return Self::default();
+        };
+        let mut draft = Self {
+            at: field.key_at,
+            ..Self::default()
+        };
+        let checks = ["http", "grpc", "tcp", "exec", "heartbeat"];
+        let mut first: Option<Field<'t>> = None;
+        for check in checks.into_iter().filter_map(|name| fields.get(name)) {
+            if let Some(first) = first {
+                findings.clash(
+                    check.key_at,
+                    format!(
+                        "a probe asks one thing, not `{}` and `{}`",
+                        first.name, check.name
+                    ),
+                    first.key_at,
+                    "the other check",
+                );
+                continue;
+            }
+            first = Some(check);
+            draft.check = CheckDraft::read(check, findings);
+        }
+        draft.blank = first.is_none().then_some(field.key_at);
+        draft.period = fields
+            .get("period")
+            .and_then(|f| f.duration(findings, LEAST_PERIOD));
+        draft.timeout = fields
+            .get("timeout")
+            .and_then(|f| f.duration(findings, HumanDuration::from_millis(1)));
+        draft.failures = fields
+            .get("failures")
+            .and_then(|f| f.small(findings, 1..=1_000_000));
+        draft.successes = fields
+            .get("successes")
+            .and_then(|f| f.small(findings, 1..=1_000));
+        fields.close(findings);
+        draft
+    }
+
+    fn resolve(
+        &self,
+        defaults: &Self,
+        timing: Timing,
+        ports: &[Port],
+        resolver: &Resolver<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Option<Probe> {
+        let check = match (&self.check, &defaults.check) {
+            (Some(check), _) | (None, Some(check)) => check,
+            (None, None) => {
+                if let Some(at) = self.blank {
+                    findings.error(
+                        at,
+                        "the probe asks nothing",
+                        Some("add one of `http`, `grpc`, `tcp`, `exec` or `heartbeat`".to_owned()),
+                    );
+                }
+                return None;
+            }
+        };
+        Some(Probe {
+            check: check.resolve(ports, resolver, findings)?,
+            period: self.period.or(defaults.period).unwrap_or(timing.period),
+            timeout: self.timeout.or(defaults.timeout).unwrap_or(TIMEOUT),
+            failures: self
+                .failures
+                .or(defaults.failures)
+                .unwrap_or(timing.failures),
+            successes: self.successes.or(defaults.successes).unwrap_or(1),
+        })
+    }
+}
+
+impl<'t> CheckDraft<'t> {
+    fn read(field: Field<'t>, findings: &mut Findings<'_>) -> Option<Self> {
+        if field.name == "exec" {
+            let command = match &field.node.value {
+                Value::Map(_) => {
+                    let mut fields = field.fields("`exec`", findings)?;
+                    let command = fields.get("command").and_then(|f| f.texts(findings));
+                    fields.close(findings);
+                    command?
+                }
+                Value::Null | Value::Scalar(_) | Value::List(_) => field.texts(findings)?,
+            };
+            if command.is_empty() {
+                findings.error(
+                    field.key_at,
+                    "`exec` names no program",
+                    Some("write `exec: [program, argument]`".to_owned()),
+                );
+                return None;
+            }
+            return Some(Self::Exec { command });
+        }
+        // `tcp: 8080` says all there is to say.
+        if field.name != "heartbeat" && matches!(field.node.value, Value::Scalar(_)) {
+            let port = PortDraft::read(field, findings)?;
+            return Some(match field.name {
+                "grpc" => Self::Grpc {
+                    port,
+                    service: String::new(),
+                },
+                "tcp" => Self::Tcp { port },
+                _ => Self::Http {
+                    host: None,
+                    port,
+                    path: DEFAULT_PATH.to_owned(),
+                },
+            });
+        }
+        let mut fields = field.fields("a check", findings)?;
+        let check = if field.name == "heartbeat" {
+            let ttl = fields
+                .get("ttl")
+                .and_then(|f| f.duration(findings, HumanDuration::from_millis(100)));
+            ttl.map(|ttl| Self::Heartbeat { ttl })
+        } else {
+            let port = fields.get("port");
+            if port.is_none() {
+                findings.error(
+                    field.key_at,
+                    format!("`{}` needs a `port`", field.name),
+                    None,
+                );
+            }
+            let port = port.and_then(|f| PortDraft::read(f, findings));
+            match field.name {
+                "grpc" => {
+                    let service = fields.get("service").and_then(|f| f.word(findings));
+                    let service = service.map(|word| word.text.to_owned()).unwrap_or_default();
+                    port.map(|port| Self::Grpc { port, service })
+                }
+                "tcp" => port.map(|port| Self::Tcp { port }),
+                _ => {
+                    let host = fields
+                        .get("host")
+                        .and_then(|f| f.word(findings))
+                        .map(|word| word.text.to_owned());
+                    let path = fields.get("path").and_then(|f| f.word(findings));
+                    if let Some(path) = path.filter(|path| !path.text.starts_with('/')) {
+                        findings.error(
+                            path.at,
+                            "`path` must start with `/`",
+                            Some(format!("did you mean `/{}`?", shown(path.text))),
+                        );
+                    }
+                    let path = path.map_or(DEFAULT_PATH, |path| path.text).to_owned();
+                    port.map(|port| Self::Http { host, port, path })
+                }
+            }
+        };
+        fields.close(findings);
+        check
+    }
+
+    fn resolve(
+        &self,
+        ports: &[Port],
+        resolver: &Resolver<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Option<ProbeCheck> {
+        Some(match self {
+            Self::Http { host, port, path } => ProbeCheck::Http(HttpTarget {
+                host: host.clone(),
+                port: port.resolve(ports, findings)?,
+                path: path.clone(),
+            }),
+            Self::Grpc { port, service } => ProbeCheck::Grpc {
+                port: port.resolve(ports, findings)?,
+                service: service.clone(),
+            },
+            Self::Tcp { port } => ProbeCheck::Tcp {
+                port: port.resolve(ports, findings)?,
+            },
+            Self::Exec { command } => ProbeCheck::Exec {
+                command: resolver.texts(command, findings),
+            },
+            Self::Heartbeat { ttl } => ProbeCheck::Heartbeat { ttl: *ttl },
+        })
+    }
+}
+
+impl<'t> PortDraft<'t> {
+    fn read(field: Field<'t>, findings: &mut Findings<'_>) -> Option<Self> {
+        if let Value::Scalar(scalar) = &field.node.value
+            && scalar.text.starts_with(|c: char| c.is_ascii_alphabetic())
+        {
+            return Some(Self::Named(Text {
+                text: &scalar.text,
+                at: field.node.at,
+            }));
+        }
+        field.port(findings).map(Self::Number)
+    }
+
+    fn resolve(self, ports: &[Port], findings: &mut Findings<'_>) -> Option<u16> {
+        let name = match self {
+            Self::Number(number) => return Some(number),
+            Self::Named(name) => name,
+        };
+        let found = ports
+            .iter()
+            .find(|port| port.name.as_deref() == Some(name.text));
+        if found.is_none() {
+            findings.error(
+                name.at,
+                format!("the component has no port named `{}`", shown(name.text)),
+                suggest::did_you_mean(
+                    name.text,
+                    ports.iter().filter_map(|port| port.name.as_deref()),
+                ),
+            );
+        }
+        found.map(|port| port.container_port)
+    }
+}

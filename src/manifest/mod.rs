@@ -1,0 +1,180 @@
+//! YAML text to pipelines, or to every problem of the text with its line and column.
+//!
+//! **Expected flow.** [`parse`] checks the characters, builds a tree that knows positions
+//! (`tree`), reads each document into drafts (`document`, `component`), checks what only all of
+//! them together can get wrong (`graph`), and resolves references between components into the
+//! specifications of [`crate::model`].
+//!
+//! **Guarantees.** Pure: no IO, no clock, no environment. All problems of a text are found in one
+//! go. Work and memory are linear in the text and bounded, whatever it holds. Two texts that say
+//! the same give equal specifications.
+//!
+//! **What it does not do.** It reads no file (that is [`crate::watch`]), and looks at no host: a
+//! program, image or secret that does not exist shows when the component starts.
+
+mod attachments;
+mod component;
+mod document;
+mod fields;
+mod graph;
+pub mod hash;
+mod health;
+mod limits;
+mod policy;
+mod problem;
+mod quantity;
+mod references;
+mod suggest;
+mod tree;
+mod workload;
+pub mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use crate::model::PipelineSpec;
+
+pub use problem::{Colour, Finding, Problems, Severity};
+pub use references::HOST_FROM_CONTAINER;
+pub use tree::MAX_BYTES;
+
+use problem::Findings;
+use tree::Value;
+
+/// What the caller knows beside the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Absolute: the folder that relative paths in the text are meant from.
+    pub base_dir: PathBuf,
+    /// Where everything runs, whatever the text says; `None` = as it says.
+    pub orchestrator: Option<Orchestrator>,
+}
+
+impl Options {
+    /// For a file in `base_dir`, everything as it says.
+    pub fn at(base_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            base_dir: base_dir.into(),
+            orchestrator: None,
+        }
+    }
+}
+
+/// Where `flowctl run --orchestrator` runs everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orchestrator {
+    /// As local processes.
+    Process,
+    /// As containers of the Docker engine.
+    Container,
+}
+
+/// A text without errors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// Its pipelines in the order of the text, at least one.
+    pub pipelines: Vec<PipelineSpec>,
+    /// Old spellings and fields without effect; often none.
+    pub warnings: Problems,
+}
+
+/// Reads a manifest. `file` is what problems call it.
+///
+/// # Errors
+/// All problems of the text, warnings included.
+pub fn parse(file: &str, text: &[u8], options: &Options) -> Result<Parsed, Problems> {
+    let text = decode(file, text)?;
+    let mut findings = Findings::about(text);
+    tree::check_characters(text, &mut findings);
+    if findings.has_errors() {
+        return Err(findings.finish(file));
+    }
+    let documents = tree::parse(text, &mut findings);
+    let mut pipelines: Vec<(PipelineSpec, problem::Span)> = Vec::new();
+    let mut empty = true;
+    for document in documents
+        .iter()
+        .filter(|document| !matches!(document.value, Value::Null))
+    {
+        empty = false;
+        let Some((pipeline, at)) = document::read(
+            document,
+            &options.base_dir,
+            options.orchestrator,
+            &mut findings,
+        ) else {
+            continue;
+        };
+        if let Some((known, first)) = pipelines
+            .iter()
+            .find(|(known, _)| known.key == pipeline.key)
+        {
+            findings.clash(
+                at,
+                format!("two pipelines are named `{}`", known.key),
+                *first,
+                "first used here",
+            );
+        }
+        pipelines.push((pipeline, at));
+    }
+    if findings.has_errors() {
+        return Err(findings.finish(file));
+    }
+    if empty {
+        return Err(Problems::whole_file(
+            file,
+            "the file is empty",
+            Some("`flowctl init` writes an example to start from".to_owned()),
+        ));
+    }
+    let pipelines = pipelines
+        .into_iter()
+        .map(|(pipeline, _)| pipeline)
+        .collect();
+    Ok(Parsed {
+        pipelines,
+        warnings: findings.finish(file),
+    })
+}
+
+/// The bytes of a file as text.
+fn decode<'b>(file: &str, bytes: &'b [u8]) -> Result<&'b str, Problems> {
+    if bytes.len() > MAX_BYTES {
+        return Err(too_large(file));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|error| {
+        let good = &bytes[..error.valid_up_to()];
+        let line_start = memchr::memrchr(b'\n', good).map_or(0, |newline| newline + 1);
+        let line = memchr::memchr_iter(b'\n', good).count() + 1;
+        let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let fix = match bytes {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it looks like UTF-16: save it as UTF-8",
+            _ => "save it as UTF-8",
+        };
+        Problems::at(
+            file,
+            Some((number(line), number(column))),
+            "the file is not UTF-8 text".to_owned(),
+            Some(fix.to_owned()),
+        )
+    })
+}
+
+/// The problem of a file over [`MAX_BYTES`], for readers that stop before they hold all of it.
+pub fn too_large(file: &str) -> Problems {
+    Problems::whole_file(
+        file,
+        "the file is larger than 1 MiB, the largest manifest that is read",
+        Some("split it into several files in one directory".to_owned()),
+    )
+}
+
+/// The commented file that `flowctl init` writes. It runs as it stands.
+pub fn starter() -> &'static str {
+    include_str!("starter.yaml")
+}

@@ -1,0 +1,254 @@
+//! `${{ components.ID.address }}` and its kin: values that name other components, so that one file
+//! serves every driver. `$VAR` and `${VAR}` are left to the component.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::model::{ComponentId, ComponentSpec, DriverKind, PipelineName, Port};
+
+use super::fields::Text;
+use super::problem::{Findings, Span, shown};
+use super::suggest;
+
+/// The name by which a container reaches a program on its host. The Docker driver makes it known
+/// inside every container.
+pub const HOST_FROM_CONTAINER: &str = "host.flowctl.internal";
+
+/// A component that others may ask about.
+#[derive(Clone, Debug)]
+pub(super) enum Peer {
+    /// Where it runs and what it serves.
+    Known(Target),
+    /// Its own mistakes were reported, so nothing can be said of it.
+    Faulty,
+}
+
+/// Where a component can be reached.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub driver: DriverKind,
+    pub ports: Vec<Port>,
+}
+
+/// Resolves the references in the values of one component.
+pub(super) struct Resolver<'a> {
+    pub pipeline: &'a PipelineName,
+    pub component: &'a ComponentId,
+    pub driver: DriverKind,
+    pub peers: &'a BTreeMap<&'a str, Peer>,
+}
+
+/// The forms of a reference, for messages.
+const FORMS: &str = "known are components.ID.address, .host, .port and .ports.NAME, pipeline.name, component.id and component.replica";
+
+impl Resolver<'_> {
+    /// `texts` with their references resolved.
+    pub(super) fn texts(&self, texts: &[Text<'_>], findings: &mut Findings<'_>) -> Vec<String> {
+        texts
+            .iter()
+            .map(|text| self.text(*text, findings))
+            .collect()
+    }
+
+    /// `text` with its references resolved. Those to the replica's number stay, in one spelling,
+    /// until an instance starts.
+    pub(super) fn text(&self, text: Text<'_>, findings: &mut Findings<'_>) -> String {
+        let mut resolved = String::with_capacity(text.text.len());
+        let mut rest = text.text;
+        while let Some(start) = memchr::memmem::find(rest.as_bytes(), b"${{") {
+            resolved.push_str(&rest[..start]);
+            let after = &rest[start + 3..];
+            let at = self.locate(text, rest.len() - start);
+            let Some(end) = after.find("}}") else {
+                findings.error(
+                    at,
+                    "the reference is not closed",
+                    Some("end it with `}}`".to_owned()),
+                );
+                return resolved;
+            };
+            if let Some(value) = self.reference(after[..end].trim(), at, findings) {
+                resolved.push_str(&value);
+            }
+            rest = &after[end + 2..];
+        }
+        resolved.push_str(rest);
+        resolved
+    }
+
+    /// Where the reference that starts `left` bytes before the end of `text` stands: the exact
+    /// place when the text was written without escapes on one line, else the value.
+    fn locate(&self, text: Text<'_>, left: usize) -> Span {
+        let offset = text.text.len() - left;
+        let written = text.at.end.saturating_sub(text.at.start);
+        // Quotes take a byte on either side; anything longer holds escapes or line breaks.
+        match written.checked_sub(text.text.len()) {
+            Some(0) => Span::new(text.at.start + offset, text.at.end),
+            Some(2) => Span::new(text.at.start + 1 + offset, text.at.end - 1),
+            _ => text.at,
+        }
+    }
+
+    fn reference(&self, path: &str, at: Span, findings: &mut Findings<'_>) -> Option<String> {
+        let parts: Vec<&str> = path.split('.').map(str::trim).collect();
+        match parts.as_slice() {
+            ["pipeline", "name"] => Some(self.pipeline.to_string()),
+            ["component", "id"] => Some(self.component.to_string()),
+            ["component", "replica"] => Some(ComponentSpec::REPLICA_REFERENCE.to_owned()),
+            ["components", id, field @ ..] => {
+                let target = self.target(id, at, findings)?;
+                self.address(id, target, field, at, findings)
+            }
+            _ => {
+                let fix = if path.is_empty() {
+                    None
+                } else {
+                    first_word(&parts)
+                };
+                findings.error(
+                    at,
+                    format!("`{}` is not a reference", shown(path)),
+                    fix.or_else(|| Some(FORMS.to_owned())),
+                );
+                None
+            }
+        }
+    }
+
+    fn target(&self, id: &str, at: Span, findings: &mut Findings<'_>) -> Option<&Target> {
+        match self.peers.get(id) {
+            Some(Peer::Known(target)) => Some(target),
+            Some(Peer::Faulty) => None,
+            None => {
+                let fix = match findings.is_full() {
+                    true => None,
+                    false => suggest::did_you_mean(id, self.peers.keys().copied()),
+                };
+                findings.error(at, format!("there is no component `{}`", shown(id)), fix);
+                None
+            }
+        }
+    }
+
+    fn address(
+        &self,
+        id: &str,
+        target: &Target,
+        field: &[&str],
+        at: Span,
+        findings: &mut Findings<'_>,
+    ) -> Option<String> {
+        let first = |findings: &mut Findings<'_>| {
+            let port = target.ports.first();
+            if port.is_none() {
+                findings.error(
+                    at,
+                    format!("component `{id}` has no port to connect to"),
+                    Some(format!("add `ports: [{{containerPort: PORT}}]` to `{id}`")),
+                );
+            }
+            port
+        };
+        match field {
+            ["address"] => {
+                let port = first(findings)?;
+                let (host, port) = self.reach(id, target, port, at, findings)?;
+                Some(format!("{host}:{port}"))
+            }
+            ["port"] => {
+                let port = first(findings)?;
+                Some(self.reach(id, target, port, at, findings)?.1.to_string())
+            }
+            ["host"] => Some(self.host(id, target, target.ports.first())),
+            ["ports", name] => {
+                let Some(port) = target
+                    .ports
+                    .iter()
+                    .find(|port| port.name.as_deref() == Some(name))
+                else {
+                    let names = target.ports.iter().filter_map(|port| port.name.as_deref());
+                    findings.error(
+                        at,
+                        format!("component `{id}` has no port named `{}`", shown(name)),
+                        suggest::did_you_mean(name, names),
+                    );
+                    return None;
+                };
+                Some(self.reach(id, target, port, at, findings)?.1.to_string())
+            }
+            _ => {
+                let written = field.join(".");
+                let fix = suggest::did_you_mean(&written, ["address", "host", "port", "ports"]);
+                findings.error(
+                    at,
+                    format!("`{}` is not known of a component", shown(&written)),
+                    fix.or_else(|| Some("known are address, host, port and ports.NAME".to_owned())),
+                );
+                None
+            }
+        }
+    }
+
+    /// Host and port by which this component reaches `port` of `target`.
+    fn reach(
+        &self,
+        id: &str,
+        target: &Target,
+        port: &Port,
+        at: Span,
+        findings: &mut Findings<'_>,
+    ) -> Option<(String, u16)> {
+        let host = self.host(id, target, Some(port));
+        let published = target.driver == DriverKind::Docker && self.driver != DriverKind::Docker;
+        let number = if published {
+            port.host_port
+        } else {
+            Some(port.container_port)
+        };
+        if number.is_none() {
+            findings.error(
+                at,
+                format!("component `{id}` runs in a container that publishes no port to the host"),
+                Some(format!(
+                    "add `hostPort` to port {} of `{id}`",
+                    port.container_port
+                )),
+            );
+        }
+        Some((host, number?))
+    }
+
+    /// The host by which this component reaches `target`.
+    fn host(&self, id: &str, target: &Target, port: Option<&Port>) -> String {
+        match (self.driver, target.driver) {
+            (_, DriverKind::Nomad | DriverKind::Kubernetes)
+            | (DriverKind::Docker, DriverKind::Docker) => id.to_owned(),
+            (DriverKind::Process, DriverKind::Process) => "localhost".to_owned(),
+            (DriverKind::Process, DriverKind::Docker) => {
+                let published = port.and_then(|port| port.host_ip);
+                match published.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) {
+                    Some(IpAddr::V4(ip)) => ip.to_string(),
+                    Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+                    None => "localhost".to_owned(),
+                }
+            }
+            (DriverKind::Docker, DriverKind::Process)
+            | (
+                DriverKind::Nomad | DriverKind::Kubernetes,
+                DriverKind::Process | DriverKind::Docker,
+            ) => HOST_FROM_CONTAINER.to_owned(),
+        }
+    }
+}
+
+fn first_word(parts: &[&str]) -> Option<String> {
+    let known = ["components", "component", "pipeline"];
+    match parts {
+        [first, rest @ ..] if !known.contains(first) => {
+            let meant = suggest::nearest(first, known)?;
+            let path: Vec<&str> = std::iter::once(meant).chain(rest.iter().copied()).collect();
+            Some(format!("did you mean `{}`?", path.join(".")))
+        }
+        _ => None,
+    }
+}

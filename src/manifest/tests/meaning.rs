@@ -1,0 +1,386 @@
+//! What the fields come to in the model.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{HEAD, component, pipeline, read};
+use crate::manifest::{HOST_FROM_CONTAINER, Options, Orchestrator, parse};
+use crate::model::{
+    Backoff, ComponentSpec, Condition, DriverKind, HttpTarget, HumanDuration, Probe, ProbeCheck,
+    ProcessSpec, RestartMode, RestartPolicy, RetryLimit, Role, SecretSource, Signal, StopPolicy,
+    VolumeSource, Workload,
+};
+
+fn process(component: &ComponentSpec) -> &ProcessSpec {
+    let Workload::Process(process) = &component.workload else {
+        panic!("not a process: {component:?}");
+    };
+    process
+}
+
+#[test]
+fn values_of_variables_stay_as_they_were_written() {
+    let a = component(
+        "  env: {SHARED: 1, OVER: spec}\n  sources:\n    - id: a\n      command: [x]\n      env: {OCTAL: 010, TRUTH: true, NO: no, VERSION: 1.10, HEX: 0x1F, TILDE: ~, NOTHING: , DATE: 2026-01-02, OVER: own, SHELL: \"$HOME ${PATH}\"}\n",
+        "a",
+    );
+    let expected = [
+        ("DATE", "2026-01-02"),
+        ("HEX", "0x1F"),
+        ("NO", "no"),
+        ("NOTHING", ""),
+        ("OCTAL", "010"),
+        ("OVER", "own"),
+        ("SHARED", "1"),
+        ("SHELL", "$HOME ${PATH}"),
+        ("TILDE", ""),
+        ("TRUTH", "true"),
+        ("VERSION", "1.10"),
+    ];
+    let env: BTreeMap<String, String> = expected
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    assert_eq!(a.env, env);
+}
+
+#[test]
+fn an_address_is_right_for_who_asks_and_who_answers() {
+    let drivers = ["process", "docker", "nomad", "kubernetes"];
+    let mut body = "  sources:\n".to_owned();
+    for driver in drivers {
+        let port = 9000 + driver.len();
+        body += &format!(
+            "    - {{id: to-{driver}, driver: {driver}, image: i, command: [x], ports: [{{containerPort: {port}, hostPort: 1{port}, name: api}}]}}\n"
+        );
+    }
+    body += "  sinks:\n";
+    for driver in drivers {
+        body += &format!(
+            "    - id: from-{driver}\n      driver: {driver}\n      image: i\n      command: [x]\n      env:\n"
+        );
+        for target in drivers {
+            body += &format!(
+                "        {target}: ${{{{ components.to-{target}.address }}}} ${{{{components.to-{target}.host}}}} ${{{{ components.to-{target}.port }}}} ${{{{ components.to-{target}.ports.api }}}}\n"
+            );
+        }
+    }
+    let pipeline = pipeline(&body);
+    let reached =
+        |from: &str, to: &str| pipeline.components[format!("from-{from}").as_str()].env[to].clone();
+    let way = |host: &str, port: u32| format!("{host}:{port} {host} {port} {port}");
+    assert_eq!(reached("process", "process"), way("localhost", 9007));
+    assert_eq!(reached("process", "docker"), way("localhost", 19006));
+    assert_eq!(reached("docker", "docker"), way("to-docker", 9006));
+    assert_eq!(reached("docker", "process"), way(HOST_FROM_CONTAINER, 9007));
+    assert_eq!(reached("nomad", "docker"), way(HOST_FROM_CONTAINER, 19006));
+    for from in drivers {
+        assert_eq!(reached(from, "nomad"), way("to-nomad", 9005));
+        assert_eq!(reached(from, "kubernetes"), way("to-kubernetes", 9010));
+    }
+}
+
+#[test]
+fn references_name_the_pipeline_the_component_itself_and_its_replica() {
+    let a = component(
+        "  sources:\n    - id: a\n      command: [x, \"--me=${{ component.id }}.${{pipeline.name}}\"]\n      args: [\"${{component.replica}}\", \"${{ components.a.address }}\", \"$${{ pipeline.name }}$\"]\n      ports: [{containerPort: 80}]\n      config: {to: \"${{ components.a.port }}\", n: 0x10}\n",
+        "a",
+    );
+    assert_eq!(
+        process(&a).args,
+        [
+            "--me=a.p",
+            ComponentSpec::REPLICA_REFERENCE,
+            "localhost:80",
+            "$p$"
+        ]
+    );
+    assert_eq!(a.config, Some(serde_json::json!({"to": "80", "n": 16})));
+}
+
+#[test]
+fn without_a_word_an_image_runs_in_docker_and_all_else_as_a_process() {
+    let body = "  sources:\n    - {id: i, image: x}\n    - {id: both, image: x, command: [y]}\n    - {id: c, command: [y]}\n    - {id: own, driver: process, image: x, command: [y]}\n";
+    let pipeline = pipeline(body);
+    let drivers: Vec<_> = pipeline
+        .components
+        .values()
+        .map(|c| (c.id.to_string(), c.driver()))
+        .collect();
+    let expected = [
+        ("both", DriverKind::Docker),
+        ("c", DriverKind::Process),
+        ("i", DriverKind::Docker),
+        ("own", DriverKind::Process),
+    ];
+    assert_eq!(
+        drivers,
+        expected.map(|(id, driver)| (id.to_owned(), driver))
+    );
+}
+
+#[test]
+fn an_orchestrator_goes_over_what_the_file_says() {
+    let text = format!(
+        "{HEAD}  driver: docker\n  sources: [{{id: a, driver: nomad, image: x, binary: y, args: [z]}}]\n"
+    );
+    let with = |orchestrator| {
+        let options = Options {
+            orchestrator,
+            ..Options::at("/base")
+        };
+        let parsed = parse("p", text.as_bytes(), &options).unwrap();
+        parsed.pipelines[0].components["a"].clone()
+    };
+    assert_eq!(with(None).driver(), DriverKind::Nomad);
+    assert_eq!(
+        with(Some(Orchestrator::Container)).driver(),
+        DriverKind::Docker
+    );
+    let a = with(Some(Orchestrator::Process));
+    assert_eq!(
+        (process(&a).program.as_str(), process(&a).args.as_slice()),
+        ("y", &["z".to_owned()][..])
+    );
+}
+
+#[test]
+fn paths_are_meant_from_the_folder_of_the_file() {
+    let body = "  sources:\n    - {id: a, command: [./run.sh], env_file: [a.env, /etc/b.env, ../c.env], secrets: [{name: s, file: ./key}]}\n    - {id: b, command: [x], working_dir: sub/./dir}\n    - {id: c, image: x, working_dir: /app, volumes: [{host_path: data, container_path: /data}]}\n";
+    let a = component(body, "a");
+    assert_eq!(process(&a).working_dir, PathBuf::from("/base"));
+    assert_eq!(process(&a).program, "./run.sh");
+    let files: Vec<_> = a
+        .env_file
+        .iter()
+        .map(|path| path.to_str().unwrap())
+        .collect();
+    assert_eq!(files, ["/base/a.env", "/etc/b.env", "/base/../c.env"]);
+    assert_eq!(a.secrets[0].source, SecretSource::File("/base/key".into()));
+    assert_eq!(a.secrets[0].mode, 0o400);
+    assert_eq!(
+        process(&component(body, "b")).working_dir,
+        PathBuf::from("/base/sub/dir")
+    );
+    assert_eq!(
+        component(body, "c").volumes[0].source,
+        VolumeSource::Bind("/base/data".into())
+    );
+}
+
+#[test]
+fn a_health_check_is_a_readiness_probe_with_the_usual_figures() {
+    let body = "  sources:\n    - {id: both, command: [x], health_check: /up, health_port: 81}\n    - {id: port, command: [x], health_port: 82}\n    - {id: url, command: [x], health_check: \"http://example.test:83/x?y=1\"}\n    - {id: here, command: [x], health_check: \"http://localhost:84\"}\n";
+    let pipeline = pipeline(body);
+    let check = |id: &str| match pipeline.components[id]
+        .probes
+        .readiness
+        .clone()
+        .unwrap()
+        .check
+    {
+        ProbeCheck::Http(HttpTarget { host, port, path }) => (host, port, path),
+        other @ (ProbeCheck::Grpc { .. }
+        | ProbeCheck::Tcp { .. }
+        | ProbeCheck::Exec { .. }
+        | ProbeCheck::Heartbeat { .. }) => {
+            panic!("{other:?}")
+        }
+    };
+    assert_eq!(check("both"), (None, 81, "/up".to_owned()));
+    assert_eq!(check("port"), (None, 82, "/health".to_owned()));
+    assert_eq!(
+        check("url"),
+        (Some("example.test".to_owned()), 83, "/x?y=1".to_owned())
+    );
+    assert_eq!(check("here"), (None, 84, "/".to_owned()));
+    let Probe {
+        period,
+        timeout,
+        failures,
+        successes,
+        ..
+    } = pipeline.components["port"]
+        .probes
+        .readiness
+        .clone()
+        .unwrap();
+    assert_eq!(
+        (period, timeout, failures, successes),
+        (
+            HumanDuration::from_secs(10),
+            HumanDuration::from_secs(2),
+            3,
+            1
+        )
+    );
+}
+
+#[test]
+fn defaults_fill_what_a_component_leaves_open_and_nothing_else() {
+    let body = "  defaults:\n    restart: {policy: on-failure, initial_delay: 5s, max_retries: 3}\n    stop: {signal: INT, grace_period: 1s}\n    probes: {readiness: {period: 3s, failures: 7}, liveness: {tcp: 80}}\n  sources:\n    - {id: plain, command: [x]}\n    - {id: own, command: [x], restart: {policy: never, window: 1m}, stop: {grace_period: 9s}, probes: {readiness: {http: 80, period: 4s}, startup: {grpc: 90}}}\n";
+    let pipeline = pipeline(body);
+    let plain = &pipeline.components["plain"];
+    assert_eq!(
+        plain.restart,
+        RestartPolicy {
+            mode: RestartMode::OnFailure,
+            initial_delay: HumanDuration::from_secs(5),
+            limit: Some(RetryLimit {
+                max_retries: 3,
+                window: None
+            }),
+            ..RestartPolicy::default()
+        }
+    );
+    assert_eq!(
+        plain.stop,
+        StopPolicy {
+            signal: Signal::INT,
+            grace_period: HumanDuration::from_secs(1)
+        }
+    );
+    assert_eq!(
+        plain.probes.readiness, None,
+        "a default without a check asks nothing by itself"
+    );
+    assert_eq!(
+        plain.probes.liveness.as_ref().unwrap().check,
+        ProbeCheck::Tcp { port: 80 }
+    );
+    let own = &pipeline.components["own"];
+    assert_eq!(own.restart.mode, RestartMode::Never);
+    assert_eq!(
+        own.restart.limit,
+        Some(RetryLimit {
+            max_retries: 3,
+            window: Some(HumanDuration::from_secs(60))
+        })
+    );
+    assert_eq!(
+        own.stop,
+        StopPolicy {
+            signal: Signal::INT,
+            grace_period: HumanDuration::from_secs(9)
+        }
+    );
+    let readiness = own.probes.readiness.as_ref().unwrap();
+    assert_eq!(
+        (readiness.period, readiness.failures),
+        (HumanDuration::from_secs(4), 7)
+    );
+    let startup = own.probes.startup.as_ref().unwrap();
+    assert_eq!(
+        (startup.period, startup.failures),
+        (HumanDuration::from_secs(1), 30)
+    );
+}
+
+#[test]
+fn words_for_a_restart_policy_are_read_in_either_field() {
+    for (written, mode) in [
+        ("restart: always", RestartMode::Always),
+        ("restart_policy: on-failure", RestartMode::OnFailure),
+        ("restart_policy: no", RestartMode::Never),
+        ("restart: {policy: unless-stopped}", RestartMode::Always),
+        (
+            "restart_policy: {policy: never, backoff: fixed}",
+            RestartMode::Never,
+        ),
+    ] {
+        let a = component(
+            &format!("  sources: [{{id: a, command: [x], {written}}}]\n"),
+            "a",
+        );
+        assert_eq!(a.restart.mode, mode, "{written}");
+        let fixed = written.contains("fixed");
+        assert_eq!(a.restart.backoff == Backoff::Fixed, fixed);
+    }
+}
+
+#[test]
+fn a_long_first_delay_lifts_the_longest() {
+    let a = component(
+        "  sources: [{id: a, command: [x], restart: {initial_delay: 5m}}]\n",
+        "a",
+    );
+    assert_eq!(a.restart.max_delay, HumanDuration::from_secs(300));
+}
+
+#[test]
+fn inputs_and_depends_on_make_one_list_in_which_the_condition_counts() {
+    let body = "  sinks:\n    - {id: z, command: [x], inputs: [a, b], depends_on: [{id: a, condition: completed}, c]}\n  sources: [{id: a, command: [x]}, {id: b, command: [x]}, {id: c, command: [x]}]\n";
+    let z = component(body, "z");
+    let dependencies: Vec<_> = z
+        .dependencies
+        .iter()
+        .map(|d| (d.id.as_str(), d.condition))
+        .collect();
+    assert_eq!(
+        dependencies,
+        [
+            ("a", Condition::Completed),
+            ("c", Condition::Ready),
+            ("b", Condition::Ready)
+        ]
+    );
+    assert_eq!(z.role, Role::Sink);
+    assert_eq!(
+        z.inputs.iter().map(|id| id.as_str()).collect::<Vec<_>>(),
+        ["a", "b"]
+    );
+}
+
+#[test]
+fn a_type_of_upstreams_registry_is_an_image() {
+    for (kind, image) in [
+        ("ttp@v1.2", "docker.io/withobsrvr/ttp:v1.2"),
+        ("other/ttp@v1", "docker.io/other/ttp:v1"),
+    ] {
+        let a = component(&format!("  sources: [{{id: a, type: {kind}}}]\n"), "a");
+        match &a.workload {
+            Workload::Docker(container) => assert_eq!(container.image, image),
+            Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => panic!("{a:?}"),
+        }
+    }
+}
+
+#[test]
+fn several_documents_are_several_pipelines_in_their_order() {
+    let one = |name: &str| {
+        format!(
+            "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: {{name: {name}, namespace: team}}\nspec: {{sources: [{{id: a, command: [x]}}]}}\n"
+        )
+    };
+    let parsed = read(&format!("{}---\n{}", one("z"), one("a"))).unwrap();
+    let names: Vec<_> = parsed
+        .pipelines
+        .iter()
+        .map(|pipeline| pipeline.key.to_string())
+        .collect();
+    assert_eq!(names, ["team/z", "team/a"]);
+}
+
+#[test]
+fn merged_and_anchored_values_are_as_if_written_out() {
+    let anchored = pipeline(
+        "  sources:\n    - &a {id: a, command: [x], env: {A: 1, B: 2}}\n    - {<<: *a, id: b}\n",
+    );
+    let plain = pipeline(
+        "  sources:\n    - {id: a, command: [x], env: {A: 1, B: 2}}\n    - {id: b, command: [x], env: {A: 1, B: 2}}\n",
+    );
+    assert_eq!(anchored, plain);
+}
+
+#[test]
+fn a_spec_survives_its_stored_form() {
+    let text = std::fs::read(super::data("good").join("whole-schema.yaml")).unwrap();
+    let parsed = parse("whole", &text, &Options::at("/base")).unwrap();
+    for pipeline in parsed.pipelines {
+        let stored = serde_json::to_string(&pipeline).unwrap();
+        assert_eq!(
+            serde_json::from_str::<crate::model::PipelineSpec>(&stored).unwrap(),
+            pipeline
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! What can be known to be wrong before anything is touched: a program that is not there, a port
+//! that a stranger holds.
+//!
+//! **Guarantees.** [`preflight`] changes nothing, starts nothing and connects to nothing. It
+//! reports all problems of all components in one list, in the order of their names, each once.
+//! What it cannot know (files and users inside a container, a user of a directory service) it
+//! does not report.
+//!
+//! **Assumptions.** It reads files and `/proc`, so it may block: async callers run it on a thread
+//! of its own. Its answer is about now; what happens between it and a start is the driver's to
+//! tell.
+
+mod account;
+mod conflict;
+mod files;
+mod ports;
+mod program;
+#[cfg(test)]
+mod tests;
+
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, PipelineStatus,
+    SecretSource, Snapshot, SpecHash, Workload,
+};
+
+use account::Accounts;
+use files::Trouble;
+use ports::Sockets;
+
+/// Something that would keep a component from running.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PreflightProblem {
+    /// In which pipeline.
+    pub pipeline: PipelineKey,
+    /// Which component.
+    pub component: ComponentId,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl fmt::Display for PreflightProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.component, self.what, self.hint)
+    }
+}
+
+/// An instance of ours that runs now, as far as its ports go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Which one.
+    pub instance: InstanceId,
+    /// The revision that it runs; `None` = not known.
+    pub spec: Option<SpecHash>,
+    /// The process of its program; `None` for one that runs elsewhere, as in a container.
+    pub pid: Option<u32>,
+    /// The host's ports that are its own.
+    pub ports: BTreeSet<u16>,
+}
+
+impl Running {
+    /// Every running instance of `snapshot`.
+    pub fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let pipelines = snapshot.pipelines.iter();
+        pipelines.flat_map(|status| Self::of(status)).collect()
+    }
+
+    fn of(status: &PipelineStatus) -> impl Iterator<Item = Self> {
+        let components = status.components.iter();
+        let replicas = components.flat_map(|component| &component.replicas);
+        replicas
+            .filter(|replica| replica.pid.is_some() || replica.container.is_some())
+            .filter_map(|replica| {
+                let addresses = replica.addresses.values();
+                Some(Self {
+                    instance: replica.instance.clone()?,
+                    spec: replica.spec.clone(),
+                    pid: replica.pid,
+                    ports: addresses
+                        .filter_map(|address| address.rsplit_once(':')?.1.parse().ok())
+                        .collect(),
+                })
+            })
+    }
+}
+
+/// What would keep these pipelines from running, beside `running`, what already does.
+/// `search_path` is the daemon's own PATH; a component's `env` may name another.
+///
+/// A component of which nothing is to be started, since it runs as it is wanted, is not looked at.
+pub fn preflight(
+    pipelines: &[&PipelineSpec],
+    running: &[Running],
+    search_path: Option<&OsStr>,
+) -> Vec<PreflightProblem> {
+    let world = World {
+        pipelines,
+        running: by_component(running),
+        accounts: LazyCell::new(Accounts::read),
+        sockets: LazyCell::new(Sockets::read),
+        search_path: search_path.unwrap_or(OsStr::new(files::DEFAULT_PATH)),
+    };
+    let mut problems = BTreeSet::new();
+    for pipeline in pipelines {
+        for spec in pipeline.components.values() {
+            let own = world.running.get(&(&pipeline.key, &spec.id));
+            let own = own.map_or(&[][..], Vec::as_slice);
+            if runs_as_wanted(own, spec) {
+                continue;
+            }
+            let mut list = List {
+                pipeline: &pipeline.key,
+                component: &spec.id,
+                problems: &mut problems,
+            };
+            match &spec.workload {
+                Workload::Process(process) => world.check_process(spec, process, &mut list),
+                // What is inside of an image is the engine's to know.
+                Workload::Docker(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => {}
+            }
+            for secret in &spec.secrets {
+                if let SecretSource::File(path) = &secret.source {
+                    let trouble = files::readable(path).err();
+                    list.add(trouble, || format!("secret {}", secret.name));
+                }
+            }
+            for port in &spec.ports {
+                world.check_port(own, spec, port, &mut list);
+            }
+        }
+    }
+    problems.into_iter().collect()
+}
+
+fn runs_as_wanted(own: &[&Running], spec: &ComponentSpec) -> bool {
+    let same = own
+        .iter()
+        .filter(|one| one.spec.as_ref() == Some(&spec.hash));
+    u32::try_from(same.count()).is_ok_and(|count| count >= spec.replicas)
+}
+
+type ByComponent<'a> = BTreeMap<(&'a PipelineKey, &'a ComponentId), Vec<&'a Running>>;
+
+fn by_component(running: &[Running]) -> ByComponent<'_> {
+    let mut map = ByComponent::new();
+    for one in running {
+        let InstanceId {
+            pipeline, replica, ..
+        } = &one.instance;
+        map.entry((pipeline, &replica.component))
+            .or_default()
+            .push(one);
+    }
+    map
+}
+
+/// What is wanted, what runs, and what is read of this host once, when it is first needed.
+struct World<'a> {
+    pipelines: &'a [&'a PipelineSpec],
+    running: ByComponent<'a>,
+    accounts: LazyCell<Accounts>,
+    sockets: LazyCell<Sockets>,
+    search_path: &'a OsStr,
+}
+
+/// Where the problems of one component go.
+struct List<'a> {
+    pipeline: &'a PipelineKey,
+    component: &'a ComponentId,
+    problems: &'a mut BTreeSet<PreflightProblem>,
+}
+
+impl List<'_> {
+    fn add(&mut self, trouble: Option<Trouble>, subject: impl FnOnce() -> String) {
+        if let Some(Trouble { what, hint }) = trouble {
+            self.problems.insert(PreflightProblem {
+                pipeline: self.pipeline.clone(),
+                component: self.component.clone(),
+                what: format!("{} {what}", subject()),
+                hint: hint.to_owned(),
+            });
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! kill -9 at any moment: nothing acknowledged is lost, and the next open is quick.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use super::super::{EventQuery, Recovery};
+use super::*;
+
+const DIR: &str = "FLOWCTL_TEST_STORE_DIR";
+
+/// A process of its own that commits as fast as it can, and says what was acknowledged.
+///
+/// Commit `n` keeps `n` in a record, a setting and an event at once, and each fiftieth a pipeline
+/// of 40 components of generation `n`.
+#[test]
+#[ignore = "a child process of other tests"]
+fn child_that_commits() {
+    let dir = std::env::var(DIR).unwrap();
+    println!("\nopening");
+    let (store, loaded) = open(Path::new(&dir));
+    let start = loaded
+        .settings
+        .get("newest")
+        .map_or(0, |n| n.parse().unwrap());
+    let ttp = key("ttp");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "open").unwrap();
+    for number in start + 1.. {
+        let replica = replica((number % 20) as u32);
+        let mut batch = Batch::new();
+        batch.put_record(ttp.clone(), replica.clone(), record(&ttp, &replica, number));
+        batch.put_setting("newest", number.to_string());
+        batch.push_event(event(number));
+        if number % 50 == 0 {
+            let mut pipeline = pipeline("ttp", 40);
+            pipeline.generation = Generation(number);
+            let spec = std::sync::Arc::make_mut(&mut pipeline.spec);
+            spec.description = Some(number.to_string().repeat(4_000));
+            batch.put_pipeline(ttp.clone(), pipeline);
+        }
+        commit(&store, batch, Durability::CrashSafe).unwrap();
+        writeln!(out, "{number}").unwrap();
+    }
+}
+
+fn child(dir: &Path) -> (Child, BufReader<ChildStdout>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::kill::child_that_commits"])
+        .args(["--ignored", "--nocapture"])
+        .env(DIR, dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    (child, out)
+}
+
+/// Checks that everything up to `acknowledged` is there, whole, and nothing is torn; answers the
+/// newest commit and how long the open took.
+fn check(dir: &Path, acknowledged: u64) -> (u64, Duration) {
+    let started = Instant::now();
+    let (store, loaded) = open(dir);
+    let took = started.elapsed();
+    let newest: u64 = loaded
+        .settings
+        .get("newest")
+        .map_or(0, |n| n.parse().unwrap());
+    assert!(newest >= acknowledged, "{newest} of {acknowledged}");
+    if newest == 0 {
+        assert_eq!(loaded.recovery, Recovery::New);
+        return (0, took);
+    }
+    assert_eq!(loaded.recovery, Recovery::Intact);
+    let ttp = key("ttp");
+    for (replica, found) in &loaded.records[&ttp] {
+        let number: u64 = replica.component.as_str()[10..].parse().unwrap();
+        let last = (0..20).map(|back| newest - back).find(|n| n % 20 == number);
+        assert_eq!(*found, record(&ttp, replica, last.unwrap()));
+    }
+    if newest >= 50 {
+        let found = &loaded.pipelines[&ttp];
+        assert_eq!(found.generation, Generation(newest / 50 * 50));
+        let text = found.generation.to_string().repeat(4_000);
+        assert_eq!(found.spec.description, Some(text));
+        assert_eq!(found.spec.components.len(), 40);
+    }
+    assert_eq!(loaded.next_seq, newest + 1);
+    let events = store.events(&EventQuery::default()).unwrap();
+    assert_eq!(events.last(), Some(&event(newest)));
+    assert_eq!(events[0].seq + events.len() as u64, newest + 1);
+    store.close().unwrap();
+    (newest, took)
+}
+
+/// The last number that the child wrote before it was killed.
+fn last_number(out: BufReader<ChildStdout>) -> Option<u64> {
+    let lines = out.lines().map_while(Result::ok);
+    lines.filter_map(|line| line.parse().ok()).last()
+}
+
+#[test]
+fn kill_9_at_any_moment_of_writing_loses_nothing_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("store");
+    let (mut newest, mut longest) = (0, Duration::ZERO);
+    for round in 0..60_u64 {
+        let (mut child, mut out) = child(&dir);
+        let mut line = String::new();
+        while !line.starts_with("open\n") {
+            line.clear();
+            assert!(out.read_line(&mut line).unwrap() > 0, "the child opens it");
+        }
+        // The moment is random enough by what else the machine does; this spreads it.
+        std::thread::sleep(Duration::from_micros(round * round * 40 % 90_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let acknowledged = last_number(out).unwrap_or(newest);
+        let took;
+        (newest, took) = check(&dir, acknowledged);
+        longest = longest.max(took);
+    }
+    println!("{newest} commits, 60 kills, longest open {longest:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn kill_9_at_any_moment_of_opening_loses_nothing_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("store");
+    let (mut newest, mut longest) = (0, Duration::ZERO);
+    for round in 0..60_u64 {
+        let (mut child, mut out) = child(&dir);
+        let mut line = String::new();
+        while !line.starts_with("opening\n") {
+            line.clear();
+            assert!(out.read_line(&mut line).unwrap() > 0, "the child starts");
+        }
+        // A first open takes some 30 ms, a later one some 10 ms.
+        std::thread::sleep(Duration::from_micros(round * 550));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let acknowledged = last_number(out).unwrap_or(newest);
+        if round % 3 == 0 {
+            let took;
+            (newest, took) = check(&dir, acknowledged);
+            longest = longest.max(took);
+        } else {
+            newest = acknowledged;
+        }
+    }
+    println!("{newest} commits, 60 kills, longest open {longest:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}

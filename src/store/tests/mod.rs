@@ -1,0 +1,188 @@
+//! The store on real files: what it keeps, and what becomes of it when things go wrong.
+
+mod damage;
+mod disk;
+mod history;
+mod keeps;
+mod kill;
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::{Batch, Durability, Loaded, Store, StoreError};
+use crate::model::{
+    ComponentId, ComponentSpec, DriverKind, Event, EventKind, Generation, Handle, Health,
+    HumanDuration, Instance, InstanceId, LogLimits, Phase, PipelineKey, PipelineRecord,
+    PipelineSpec, Probes, ProcessIdentity, ProcessSpec, Record, Registration, ReplicaKey,
+    Resources, RestartPolicy, Rlimits, Role, RunIntent, SpecHash, StopPolicy, Timestamp, Workload,
+};
+
+/// When these tests take place.
+const NOW: i64 = 1_795_228_980_123;
+
+/// A commit that takes longer than this hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(NOW)
+}
+
+fn open(dir: &Path) -> (Store, Loaded) {
+    Store::open(dir, now()).unwrap()
+}
+
+fn commit(store: &Store, batch: Batch, durability: Durability) -> Result<(), StoreError> {
+    let (send, receive) = mpsc::channel();
+    store.commit(batch, durability, move |result| {
+        send.send(result).expect("the test waits for the answer");
+    });
+    receive
+        .recv_timeout(DEADLINE)
+        .expect("a commit is answered")
+}
+
+fn key(name: &str) -> PipelineKey {
+    PipelineKey {
+        namespace: crate::model::Namespace::default(),
+        name: name.parse().unwrap(),
+    }
+}
+
+fn replica(number: u32) -> ReplicaKey {
+    ReplicaKey {
+        component: format!("component-{number:04}").parse().unwrap(),
+        replica: 0,
+    }
+}
+
+fn component(id: &ComponentId) -> ComponentSpec {
+    ComponentSpec {
+        id: id.clone(),
+        role: Role::Processor,
+        hash: SpecHash::new("v1:0123456789abcdef"),
+        workload: Workload::Process(ProcessSpec {
+            program: format!("/usr/local/bin/{id}"),
+            args: vec!["--port".to_owned(), "50051".to_owned()],
+            working_dir: "/srv/pipelines/ttp".into(),
+        }),
+        kind: None,
+        env: [("LOG_LEVEL", "info"), ("NETWORK", "testnet")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        env_file: Vec::new(),
+        inherit_env: Vec::new(),
+        inputs: Vec::new(),
+        dependencies: Vec::new(),
+        ports: Vec::new(),
+        probes: Probes::default(),
+        restart: RestartPolicy::default(),
+        stop: StopPolicy::default(),
+        ready_after: HumanDuration::from_secs(1),
+        replicas: 1,
+        resources: Resources::default(),
+        rlimits: Rlimits::default(),
+        volumes: Vec::new(),
+        secrets: Vec::new(),
+        user: None,
+        logs: LogLimits::default(),
+        input_event_types: Vec::new(),
+        output_event_types: Vec::new(),
+        registration: Registration::default(),
+        config: None,
+    }
+}
+
+/// A pipeline of `count` components.
+fn pipeline(name: &str, count: u32) -> PipelineRecord {
+    let components = (0..count)
+        .map(|number| replica(number).component)
+        .map(|id| (id.clone(), component(&id)));
+    PipelineRecord {
+        spec: std::sync::Arc::new(PipelineSpec {
+            key: key(name),
+            description: None,
+            labels: [("team".to_owned(), "data".to_owned())].into(),
+            annotations: [].into(),
+            network: None,
+            components: components.collect(),
+        }),
+        generation: Generation(1),
+        file: Some("/srv/pipelines/ttp/pipeline.yaml".into()),
+        watched: true,
+        deleting: false,
+    }
+}
+
+/// The record of a running process, its `incarnation`-th run.
+fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Record {
+    let process = |pid| ProcessIdentity {
+        boot_id: "0b8d1c5e-6f8a-4d7f-9d5c-7b1f6f3e2a10".to_owned(),
+        pid,
+        start_ticks: 123_456_789,
+    };
+    Record {
+        incarnation,
+        intent: RunIntent::Run,
+        instance: Some(Instance {
+            id: InstanceId {
+                pipeline: pipeline.clone(),
+                replica: replica.clone(),
+                incarnation,
+            },
+            spec: SpecHash::new("v1:0123456789abcdef"),
+            driver: DriverKind::Process,
+            stop: StopPolicy::default(),
+            after: vec!["ledger-source".parse().unwrap()],
+            handle: Some(Handle::Process {
+                shim: process(4711),
+                child: process(4712),
+            }),
+            phase: Phase::Running {
+                since: now(),
+                health: Health {
+                    started: true,
+                    ready: true,
+                    ready_changed: Some(now()),
+                    why: None,
+                    ..Health::default()
+                },
+            },
+        }),
+        released: Some(SpecHash::new("v1:0123456789abcdef")),
+        history: Default::default(),
+    }
+}
+
+fn event(seq: u64) -> Event {
+    let pipeline = key("ttp");
+    let replica = replica((seq % 50) as u32);
+    Event {
+        seq,
+        at: Timestamp::from_millis(NOW + seq as i64),
+        namespace: Some(pipeline.namespace.clone()),
+        pipeline: Some(pipeline.name.clone()),
+        component: Some(replica.component.clone()),
+        replica: Some(replica.replica),
+        instance: Some(InstanceId {
+            pipeline,
+            replica,
+            incarnation: seq,
+        }),
+        kind: EventKind::Exited,
+        reason: "exited".to_owned(),
+        message: format!("exited with code 1 after 2m 3s; the next try is in {seq} s"),
+    }
+}
+
+/// Bytes that a folder takes up on the disk.
+fn disk_use(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| match entry.metadata().unwrap() {
+            found if found.is_dir() => disk_use(&entry.path()),
+            found => found.blocks() * 512,
+        })
+        .sum()
+}

@@ -1,0 +1,407 @@
+//! The thread that watches: events in, updates out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::debounce::Change;
+use super::sources::{Look, Patience, Watched};
+use super::{Method, OnProblem, POLL, RESCAN, Source, Update};
+
+/// Looking for what to watch and watching it are two steps: what changes in between is found by
+/// doing both again, which a sane tree needs once.
+const MAX_ROUNDS: usize = 8;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Something changed in a directory.
+    Event(notify::Result<Event>),
+    /// Watch a source.
+    Add {
+        source: Source,
+        on_problem: OnProblem,
+        reply: oneshot::Sender<Vec<Update>>,
+    },
+    /// Watch it no longer.
+    Remove { path: PathBuf },
+    /// End.
+    Stop,
+}
+
+/// Starts the thread.
+pub(super) fn spawn(
+    method: Method,
+    updates: UnboundedSender<Update>,
+) -> io::Result<Sender<Message>> {
+    let (sender, messages) = mpsc::channel();
+    let events = sender.clone();
+    let directories = match method {
+        Method::Events => Directories::events(events),
+        Method::Polling => Directories::default(),
+    };
+    let worker = Worker {
+        directories,
+        sources: BTreeMap::new(),
+        updates,
+        rescanned: Instant::now(),
+    };
+    std::thread::Builder::new()
+        .name("flowctl-watch".to_owned())
+        .spawn(move || worker.run(&messages))?;
+    Ok(sender)
+}
+
+struct Worker {
+    directories: Directories,
+    sources: BTreeMap<PathBuf, Watched>,
+    updates: UnboundedSender<Update>,
+    rescanned: Instant,
+}
+
+/// Whether the thread goes on.
+#[derive(PartialEq)]
+enum Flow {
+    On,
+    End,
+}
+
+impl Worker {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let message = match self.sleep() {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(length) => messages.recv_timeout(length),
+            };
+            match message {
+                Ok(message) => {
+                    // All that has arrived is one batch: a save is three or four events.
+                    for message in std::iter::once(message).chain(messages.try_iter()) {
+                        if self.take(message) == Flow::End {
+                            return;
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.read_what_is_due() == Flow::End {
+                return;
+            }
+        }
+    }
+
+    /// How long there is nothing to do; `None` = until something is heard.
+    fn sleep(&self) -> Option<Duration> {
+        let due = self
+            .sources
+            .values()
+            .filter_map(|watched| watched.debounce.due());
+        let rescan =
+            (!self.sources.is_empty()).then(|| self.rescanned + self.directories.rescan_every());
+        let next = due.chain(rescan).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn take(&mut self, message: Message) -> Flow {
+        match message {
+            Message::Event(Ok(event)) => self.heard(&event),
+            Message::Event(Err(error)) => {
+                tracing::warn!(%error, "the kernel's file watch failed; everything is read again");
+                self.look_at_all();
+            }
+            Message::Add {
+                source,
+                on_problem,
+                reply,
+            } => {
+                let updates = self.add(source, on_problem);
+                if reply.send(updates).is_err() {
+                    tracing::debug!("nobody waits for the answer about a new source");
+                }
+            }
+            Message::Remove { path } => {
+                if let Some(watched) = self.sources.remove(&path) {
+                    self.directories.release(watched.route.dirs);
+                }
+            }
+            Message::Stop => return Flow::End,
+        }
+        Flow::On
+    }
+
+    fn add(&mut self, source: Source, on_problem: OnProblem) -> Vec<Update> {
+        let path = source.path.clone();
+        let mut watched = Watched::new(source);
+        let before = self.sources.remove(&path);
+        if let Some(before) = &before {
+            // Its directories stay watched: the new one takes them over.
+            watched.route = before.route.clone();
+        }
+        self.directories.follow(&mut watched);
+        watched.debounce.reading();
+        let Look { updates, .. } = watched.look(Patience::Settled);
+        let good = updates.iter().all(|update| update.outcome.is_ok());
+        if self.sources.is_empty() {
+            self.rescanned = Instant::now();
+        }
+        match (good || on_problem == OnProblem::Wait, before) {
+            (true, _) => {
+                self.sources.insert(path, watched);
+            }
+            // A file that breaks stays under watch, whoever reads it meanwhile.
+            (false, Some(mut before)) => {
+                before.route = watched.route;
+                self.sources.insert(path, before);
+            }
+            (false, None) => self.directories.release(watched.route.dirs),
+        }
+        updates
+    }
+
+    fn heard(&mut self, event: &Event) {
+        if event.need_rescan() {
+            tracing::warn!("the kernel dropped file events; everything is read again");
+            self.look_at_all();
+            return;
+        }
+        let Some(change) = change(event.kind) else {
+            return;
+        };
+        let now = Instant::now();
+        for path in &event.paths {
+            self.directories.may_be_gone(path, event.kind);
+            for watched in self.sources.values_mut() {
+                if watched.is_touched_by(path) {
+                    watched.debounce.saw(change, now);
+                }
+            }
+        }
+    }
+
+    /// Everything may have changed: watches anew and reads anew.
+    fn look_at_all(&mut self) {
+        self.directories.distrust();
+        let now = Instant::now();
+        for watched in self.sources.values_mut() {
+            watched.debounce.saw(Change::Complete, now);
+        }
+    }
+
+    fn read_what_is_due(&mut self) -> Flow {
+        let now = Instant::now();
+        let rescan = now >= self.rescanned + self.directories.rescan_every();
+        if rescan {
+            self.rescanned = now;
+        }
+        for watched in self.sources.values_mut() {
+            let due = watched.debounce.due().is_some_and(|due| due <= now);
+            if !due && !rescan {
+                continue;
+            }
+            let patience = if watched.debounce.is_settled(now) {
+                Patience::Settled
+            } else {
+                Patience::FirstLook
+            };
+            self.directories.follow(watched);
+            watched.debounce.reading();
+            let Look {
+                updates,
+                suspicious,
+            } = watched.look(patience);
+            if suspicious {
+                watched.debounce.look_again(now);
+            } else {
+                watched.debounce.finished();
+            }
+            for update in updates {
+                if self.updates.send(update).is_err() {
+                    return Flow::End;
+                }
+            }
+        }
+        Flow::On
+    }
+}
+
+/// What an event means for the file that it names; `None` = nothing, such as our own reading.
+fn change(kind: EventKind) -> Option<Change> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Change::Complete),
+        EventKind::Access(_) => None,
+        EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => {
+            Some(Change::Complete)
+        }
+        // Created, written, renamed away, removed, made readable: more is to come.
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => Some(Change::UnderWay),
+    }
+}
+
+/// The directories that the kernel watches for us.
+#[derive(Default)]
+struct Directories {
+    /// `None` = the kernel does not tell: everything is polled.
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeMap<PathBuf, Directory>,
+}
+
+struct Directory {
+    /// How many sources depend on it.
+    users: usize,
+    sight: Sight,
+}
+
+/// Whether the kernel tells of changes in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// It does, for the directory of this device and inode.
+    Watched(u64, u64),
+    /// It may not: the directory is new to us, or another one under the same name.
+    Doubtful,
+    /// It refused: too many watches, no permission.
+    Refused,
+}
+
+impl Directories {
+    fn events(events: Sender<Message>) -> Self {
+        let handler = move |event: notify::Result<Event>| {
+            let matters = |event: &Event| event.need_rescan() || change(event.kind).is_some();
+            if !event.as_ref().map_or(true, matters) {
+                return;
+            }
+            // A watch that was dropped has no use for events.
+            if events.send(Message::Event(event)).is_err() {
+                tracing::debug!("a file event came after the watch had ended");
+            }
+        };
+        match notify::recommended_watcher(handler) {
+            Ok(watcher) => Self {
+                watcher: Some(watcher),
+                watched: BTreeMap::new(),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "the kernel cannot watch files; they are polled instead");
+                Self::default()
+            }
+        }
+    }
+
+    /// How often everything is looked at: often, while any directory goes unwatched.
+    fn rescan_every(&self) -> Duration {
+        let seen = |directory: &Directory| matches!(directory.sight, Sight::Watched(..));
+        let blind = !self.watched.values().all(seen);
+        if self.watcher.is_none() || blind {
+            POLL
+        } else {
+            RESCAN
+        }
+    }
+
+    /// Brings what is watched in line with where the source leads now.
+    fn follow(&mut self, source: &mut Watched) {
+        for _ in 0..MAX_ROUNDS {
+            let route = source.follow();
+            let mut new = false;
+            for dir in &route.dirs {
+                let users = usize::from(!source.route.dirs.contains(dir));
+                new |= self.hold(dir, users);
+            }
+            let before = std::mem::replace(&mut source.route, route);
+            let left = before
+                .dirs
+                .into_iter()
+                .filter(|dir| !source.route.dirs.contains(dir));
+            self.release(left);
+            if !new {
+                return;
+            }
+        }
+    }
+
+    /// Watches `dir` for `users` more. Whether that is new: what happened before was not seen.
+    fn hold(&mut self, dir: &Path, users: usize) -> bool {
+        let directory = self.watched.entry(dir.to_path_buf()).or_insert(Directory {
+            users: 0,
+            sight: Sight::Doubtful,
+        });
+        directory.users += users;
+        let (Some(watcher), Ok(found)) = (&mut self.watcher, fs::metadata(dir)) else {
+            return false;
+        };
+        // A removed and re-created directory is another one under the same name.
+        let watched = Sight::Watched(found.dev(), found.ino());
+        if directory.sight == watched {
+            return false;
+        }
+        unwatch(watcher, dir);
+        match watcher.watch(dir, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                directory.sight = watched;
+                true
+            }
+            Err(error) => {
+                if directory.sight != Sight::Refused {
+                    let dir = dir.display();
+                    tracing::warn!(%dir, %error, "cannot watch a directory; it is polled instead");
+                }
+                directory.sight = Sight::Refused;
+                false
+            }
+        }
+    }
+
+    fn release(&mut self, dirs: impl IntoIterator<Item = PathBuf>) {
+        for dir in dirs {
+            let Some(directory) = self.watched.get_mut(&dir) else {
+                continue;
+            };
+            directory.users = directory.users.saturating_sub(1);
+            if directory.users == 0 {
+                self.watched.remove(&dir);
+                if let Some(watcher) = &mut self.watcher {
+                    unwatch(watcher, &dir);
+                }
+            }
+        }
+    }
+
+    /// An event that names a watched directory itself ends its watch, and a new directory may bear
+    /// the same inode number.
+    fn may_be_gone(&mut self, path: &Path, kind: EventKind) {
+        let moved = matches!(
+            kind,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+        );
+        if moved && let Some(directory) = self.watched.get_mut(path) {
+            directory.sight = Sight::Doubtful;
+        }
+    }
+
+    /// Events were lost: which watches still stand is not known.
+    fn distrust(&mut self) {
+        for directory in self.watched.values_mut() {
+            directory.sight = Sight::Doubtful;
+        }
+    }
+}
+
+fn unwatch(watcher: &mut RecommendedWatcher, dir: &Path) {
+    // A directory that is gone took its watch along.
+    if let Err(error) = watcher.unwatch(dir) {
+        tracing::trace!(dir = %dir.display(), %error, "was not watched");
+    }
+}

@@ -1,0 +1,223 @@
+//! flowctl as its users run it: the binary, a state directory, a file.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::runner::{Kind, Runner, end, run, run_quietly};
+use crate::world::{Component, PATIENCE, Task, World, now};
+use crate::{Result, proc};
+
+/// A daemon in the foreground, and the commands that talk to it.
+pub struct Flowctl {
+    version: String,
+    round: Option<Round>,
+}
+
+struct Round {
+    dir: PathBuf,
+    daemon: Child,
+}
+
+impl Flowctl {
+    /// The binary that was built with this bench.
+    pub fn new() -> Result<Self> {
+        let version = run(Command::new(env!("CARGO_BIN_EXE_flowctl")).arg("--version"))?;
+        Ok(Self {
+            version: String::from_utf8(version)?.trim().to_owned(),
+            round: None,
+        })
+    }
+
+    /// `flowctl ARGS` on the state directory of this round.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
+        Ok(command(self.round()?.dir.join("state"), args))
+    }
+
+    /// The pipeline's file.
+    pub fn file(&self) -> Result<PathBuf> {
+        Ok(self.round()?.dir.join("pipeline.yaml"))
+    }
+
+    fn round(&self) -> Result<&Round> {
+        Ok(self.round.as_ref().ok_or("no round has begun")?)
+    }
+
+    /// Puts the file in place by a rename, as editors do; answers when.
+    fn save(&self, world: &World, components: &[Component]) -> Result<i64> {
+        let file = self.file()?;
+        let fresh = file.with_extension("new");
+        std::fs::write(&fresh, manifest(world, components))?;
+        let handed_over = now();
+        std::fs::rename(&fresh, &file)?;
+        Ok(handed_over)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = run(&mut self.command(&["status", "-o", "json"])?);
+            if let Ok(json) = answer
+                && !serde_json::from_slice::<Value>(&json)?["daemon"].is_null()
+            {
+                return Ok(());
+            }
+            let round = self.round.as_mut().ok_or("no round has begun")?;
+            if let Some(status) = round.daemon.try_wait()? {
+                let said = std::fs::read_to_string(round.dir.join("daemon.log"))?;
+                return Err(format!("the daemon ended ({status}):\n{said}").into());
+            }
+            if Instant::now() > deadline {
+                return Err("the daemon does not answer".into());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn command(state: PathBuf, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowctl"));
+    command
+        .args(args)
+        .env("FLOWCTL_STATE_DIR", state)
+        .env("FLOWCTL_CONTROL_PLANE_PORT", "0");
+    command
+}
+
+fn daemon(dir: &std::path::Path) -> Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("daemon.log"))?;
+    Ok(command(dir.join("state"), &["daemon"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?)
+}
+
+fn manifest(world: &World, components: &[Component]) -> String {
+    let mut yaml = String::from(
+        "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: { name: bench }\nspec:\n  \
+         driver: process\n  defaults:\n    \
+         restart: { policy: always, initial_delay: 0s, backoff: fixed, jitter: 0 }\n  sources:\n",
+    );
+    for component in components {
+        // A list of JSON strings is a list of YAML strings.
+        let args = Value::from(component.args(&world.log));
+        let program = Value::from(world.program.display().to_string());
+        let Component { id, task, .. } = component;
+        writeln!(yaml, "    - {{ id: {id}, binary: {program}, args: {args}")
+            .expect("a string takes all");
+        if let Task::Serve(port) = task {
+            writeln!(
+                yaml,
+                "        , probes: {{ readiness: {{ http: {{ path: /, port: {port} }} }} }}"
+            )
+            .expect("a string takes all");
+        }
+        yaml.push_str("      }\n");
+    }
+    yaml
+}
+
+impl Runner for Flowctl {
+    fn name(&self) -> String {
+        self.version.clone()
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Flowctl
+    }
+
+    fn fresh(&mut self, world: &mut World) -> Result<()> {
+        self.down()?;
+        let dir = world.next_round()?;
+        let daemon = daemon(&dir)?;
+        self.round = Some(Round { dir, daemon });
+        self.wait_until_it_answers()
+    }
+
+    fn apply(&mut self, world: &World, components: &[Component]) -> Result<i64> {
+        self.save(world, components)?;
+        let file = self.file()?.display().to_string();
+        let handed_over = now();
+        run(&mut self.command(&["apply", "-f", &file, "--no-wait"])?)?;
+        Ok(handed_over)
+    }
+
+    fn edit(&mut self, world: &World, components: &[Component], _changed: usize) -> Result<i64> {
+        self.save(world, components)
+    }
+
+    fn status(&self) -> Result<()> {
+        run_quietly(&mut self.command(&["status"])?)
+    }
+
+    fn running(&self) -> Result<Vec<u32>> {
+        let json = run(&mut self.command(&["status", "-o", "json"])?)?;
+        let status: Value = serde_json::from_slice(&json)?;
+        let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+        let mut pids = Vec::new();
+        for pipeline in list(&status, "pipelines") {
+            for component in list(&pipeline, "components") {
+                for replica in list(&component, "replicas") {
+                    if replica["phase"] == "running" {
+                        pids.extend(
+                            replica["pid"]
+                                .as_u64()
+                                .and_then(|pid| u32::try_from(pid).ok()),
+                        );
+                    }
+                }
+            }
+        }
+        Ok(pids)
+    }
+
+    fn supervisor(&self) -> Result<u32> {
+        Ok(self.round()?.daemon.id())
+    }
+
+    fn before_the_kill(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn revive(&mut self) -> Result<()> {
+        let round = self.round.as_mut().ok_or("no round has begun")?;
+        round.daemon.wait()?;
+        round.daemon = daemon(&round.dir)?;
+        Ok(())
+    }
+
+    fn output(&self, component: &str) -> Result<Vec<u8>> {
+        run(&mut self.command(&["logs", component])?)
+    }
+
+    fn down(&mut self) -> Result<()> {
+        if self.round.is_none() {
+            return Ok(());
+        }
+        let answer = run(&mut self.command(&["down"])?);
+        if let Some(round) = self.round.take() {
+            if answer.is_err() {
+                proc::kill(round.daemon.id());
+            }
+            end(round.daemon)?;
+            std::fs::remove_dir_all(&round.dir)?;
+        }
+        answer.map(|_| ())
+    }
+}
+
+impl Drop for Flowctl {
+    fn drop(&mut self) {
+        if let Err(error) = self.down() {
+            eprintln!("flowctl did not end in order: {error}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What users do, with the real binary and real processes. One file per journey.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod adopt;
+mod apply;
+mod crash;
+mod run;
+mod support;

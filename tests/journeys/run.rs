@@ -1,0 +1,168 @@
+//! `flowctl run`: in the foreground, leaving nothing behind.
+
+use std::fs::File;
+use std::process::{Child, Stdio};
+
+use crate::support::{World, eventually, is_alive, kill, pipeline, reap_later, shell, sleeper};
+
+/// Begins a run with its output in `out`.
+fn begin(world: &World, file: &str) -> Child {
+    let out = File::create(world.path("out")).unwrap();
+    let errors = out.try_clone().unwrap();
+    world
+        .command(&["run", file])
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(errors)
+        .spawn()
+        .unwrap()
+}
+
+fn two() -> String {
+    pipeline(&(sleeper("a", "") + &sleeper("b", ", depends_on: [a]")))
+}
+
+/// The lines of `out` that begin with one of the words of the run itself.
+fn told(world: &World) -> Vec<String> {
+    let words = ["Starting", "Component", "Pipeline", "Received", "Stopping"];
+    let out = world.read("out");
+    let lines = out
+        .lines()
+        .filter(|line| words.iter().any(|word| line.starts_with(word)));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn run_starts_in_order_and_ctrl_c_stops_in_reverse_and_leaves_nothing() {
+    let world = World::new();
+    world.save("p.yaml", &two());
+    let mut run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    let status = world.status();
+    assert_eq!(status.phase("b"), "running", "status answers while it runs");
+    kill(run.id(), "INT");
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        told(&world),
+        [
+            "Starting pipeline: p",
+            "Starting component: a",
+            "Component a health check passed",
+            "Starting component: b",
+            "Component b health check passed",
+            "Pipeline started successfully",
+            "Received shutdown signal",
+            "Stopping component: b",
+            "Stopping component: a",
+            "Pipeline stopped successfully",
+        ]
+    );
+    assert_eq!(world.marked(), [] as [u32; 0]);
+}
+
+#[test]
+fn what_components_write_is_shown_with_their_names() {
+    let world = World::new();
+    world.save(
+        "p.yaml",
+        &pipeline(&shell("a", "echo hello there; exec sleep 1000", "")),
+    );
+    let mut run = begin(&world, "p.yaml");
+    eventually("its line shows", || {
+        world.read("out").contains("a | hello there")
+    });
+    kill(run.id(), "TERM");
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn when_one_fails_to_start_all_that_was_started_is_stopped() {
+    let world = World::new();
+    let components = sleeper("a", "") + &shell("b", "echo no luck; exit 9", ", depends_on: [a]");
+    world.save("p.yaml", &pipeline(&components));
+    let mut run = begin(&world, "p.yaml");
+    assert_eq!(run.wait().unwrap().code(), Some(8));
+    let out = world.read("out");
+    assert!(out.contains("b failed to start: exit 9"), "{out}");
+    assert!(
+        out.contains("no luck") && out.contains("Stopping component: a"),
+        "{out}"
+    );
+    assert_eq!(world.marked(), [] as [u32; 0]);
+}
+
+#[test]
+fn a_run_of_components_that_complete_ends_by_itself() {
+    let world = World::new();
+    let once = ", restart_policy: never";
+    world.save("p.yaml", &pipeline(&shell("a", "echo done", once)));
+    let mut run = begin(&world, "p.yaml");
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert!(
+        world.read("out").contains("Component a completed"),
+        "{}",
+        world.read("out")
+    );
+}
+
+#[test]
+fn a_second_ctrl_c_kills_at_once() {
+    let world = World::new();
+    let stubborn = "trap '' TERM INT; while :; do sleep 0.1; done";
+    let components = shell("a", stubborn, ", stop: { grace_period: 60s }");
+    world.save("p.yaml", &pipeline(&components));
+    let mut run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    kill(run.id(), "INT");
+    eventually("it is stopping", || {
+        world.read("out").contains("Stopping component: a")
+    });
+    kill(run.id(), "INT");
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(world.marked(), [] as [u32; 0]);
+}
+
+#[test]
+fn what_a_killed_run_left_behind_is_ended_by_the_next() {
+    let world = World::new();
+    world.save("p.yaml", &two());
+    let run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    let left = world.marked();
+    let pid = run.id();
+    kill(pid, "KILL");
+    reap_later(run);
+    eventually("it is gone", || !is_alive(pid));
+    assert_eq!(world.marked(), left, "its components run on");
+    let mut next = begin(&world, "p.yaml");
+    eventually("it is up again", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    assert!(
+        world
+            .read("out")
+            .contains("Ending what an earlier run left behind")
+    );
+    assert!(left.iter().all(|pid| !is_alive(*pid)));
+    kill(next.id(), "INT");
+    assert_eq!(next.wait().unwrap().code(), Some(0));
+    assert_eq!(world.marked(), [] as [u32; 0]);
+}
+
+#[test]
+fn a_run_does_not_touch_the_pipelines_of_a_daemon() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    world.fails(7, &["run", "p.yaml"]);
+    kill(before.daemon_pid(), "TERM");
+    eventually("the daemon ended", || !is_alive(before.daemon_pid()));
+    world.fails(7, &["run", "p.yaml"]);
+    assert!(is_alive(before.pid("a").unwrap()));
+}

@@ -1,0 +1,339 @@
+//! A world of its own per test: a state directory, a folder of manifests, the real binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a condition may take before a test gives up on it. Generous: it is reached only by a
+/// failing test.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A state directory, a folder of manifests, and the daemon that `apply` starts for them.
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// An empty world.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("flowctl-")
+            .tempdir()
+            .unwrap();
+        Self { folder }
+    }
+
+    /// A path in the world's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// Writes a file in place.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Writes a file beside its place and renames it over, as editors do.
+    pub fn save(&self, name: &str, text: &str) -> PathBuf {
+        let (path, beside) = (self.path(name), self.path(&format!(".{name}.new")));
+        fs::write(&beside, text).unwrap();
+        fs::rename(&beside, &path).unwrap();
+        path
+    }
+
+    /// The text of a file; empty when there is none.
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// The binary with this world's state directory.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowctl"));
+        command
+            .args(arguments)
+            .env("FLOWCTL_STATE_DIR", self.state())
+            .env("NO_COLOR", "1")
+            .env_remove("FLOWCTL_LOG")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs the binary, asserts that it ends with 0, and answers what it printed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(
+            output.status.success(),
+            "flowctl {arguments:?} ended with {}\n{}{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// Runs the binary and asserts its exit code; answers what it printed, both streams.
+    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "flowctl {arguments:?} said\n{said}"
+        );
+        said
+    }
+
+    /// Writes `p.yaml` with these components, applies it, and waits until all is as it says.
+    pub fn apply(&self, components: &str) {
+        self.save("p.yaml", &pipeline(components));
+        self.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    }
+
+    /// `status -o json`.
+    pub fn status(&self) -> Status {
+        Status(serde_json::from_str(&self.ok(&["status", "-o", "json"])).unwrap())
+    }
+
+    /// Asks for the status until `holds` says yes. Answers the status that did.
+    #[track_caller]
+    pub fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "never came true: {what}\n{:#}",
+                status.0
+            );
+            pause();
+        }
+    }
+
+    /// kill -9 of the daemon; waits until it is gone.
+    pub fn kill_daemon(&self) -> u32 {
+        let pid = self.status().daemon_pid();
+        kill(pid, "KILL");
+        eventually("the daemon is gone", || !is_alive(pid));
+        pid
+    }
+
+    /// Starts a daemon in the background without applying anything.
+    pub fn start_daemon(&self) {
+        let child = self
+            .command(&["daemon"])
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.path("daemon.err")).unwrap())
+            .spawn()
+            .unwrap();
+        reap_later(child);
+        self.until("a daemon answers", |status| status.has_daemon());
+    }
+
+    /// Every live process that carries a mark of this world's state directory.
+    pub fn marked(&self) -> Vec<u32> {
+        let state = self.state();
+        let needle = state.as_os_str().as_encoded_bytes();
+        let mut pids: Vec<u32> = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                let owns = environ.windows(needle.len()).any(|window| window == needle);
+                let component = environ
+                    .windows(17)
+                    .any(|window| window == b"FLOWCTL_INSTANCE=");
+                owns && component && is_alive(*pid)
+            })
+            .collect();
+        pids.sort_unstable();
+        pids
+    }
+}
+
+impl Drop for World {
+    /// Takes everything down that the test started, however the test ended.
+    fn drop(&mut self) {
+        if !self.state().exists() {
+            return;
+        }
+        let output = self.run(&["down", "--timeout", "20s"]);
+        if !output.status.success() && !std::thread::panicking() {
+            panic!(
+                "down failed: {}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+        }
+    }
+}
+
+/// A manifest `p` with these components (YAML list items, indented by four) as its sources.
+pub fn pipeline(components: &str) -> String {
+    format!(
+        "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: {{ name: p }}\nspec:\n  driver: process\n  \
+         defaults: {{ restart: {{ initial_delay: 100ms, jitter: 0 }}, stop: {{ grace_period: 2s }} }}\n  \
+         sources:\n{components}"
+    )
+}
+
+/// A component that runs a shell script, ready after 50 ms.
+pub fn shell(id: &str, script: &str, more: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!("    - {{ id: {id}, command: [sh, -c, {script}], ready_after: 50ms{more} }}\n")
+}
+
+/// A component that just lives.
+pub fn sleeper(id: &str, more: &str) -> String {
+    shell(id, "exec sleep 100000", more)
+}
+
+/// A parsed `status -o json`.
+pub struct Status(pub Value);
+
+impl Status {
+    /// Whether a daemon answered.
+    pub fn has_daemon(&self) -> bool {
+        !self.0["daemon"].is_null()
+    }
+
+    /// The daemon's process id.
+    pub fn daemon_pid(&self) -> u32 {
+        u32::try_from(self.0["daemon"]["pid"].as_u64().expect("a daemon")).unwrap()
+    }
+
+    /// The only pipeline; null when there is none.
+    pub fn pipeline(&self) -> &Value {
+        &self.0["pipelines"][0]
+    }
+
+    /// Whether the only pipeline is settled.
+    pub fn settled(&self) -> bool {
+        self.pipeline()["settled"] == true
+    }
+
+    /// A component's first replica; null when there is none.
+    pub fn replica(&self, component: &str) -> &Value {
+        self.replicas(component)
+            .first()
+            .copied()
+            .unwrap_or(&Value::Null)
+    }
+
+    /// A component's replicas.
+    pub fn replicas(&self, component: &str) -> Vec<&Value> {
+        let all = self.pipeline()["components"].as_array();
+        all.into_iter()
+            .flatten()
+            .filter(|c| c["id"] == component)
+            .flat_map(|c| c["replicas"].as_array().into_iter().flatten())
+            .collect()
+    }
+
+    /// The state of a component's first replica.
+    pub fn phase(&self, component: &str) -> &str {
+        self.replica(component)["phase"]
+            .as_str()
+            .unwrap_or("absent")
+    }
+
+    /// The process id of a component's first replica.
+    pub fn pid(&self, component: &str) -> Option<u32> {
+        self.replica(component)["pid"]
+            .as_u64()
+            .map(|pid| u32::try_from(pid).unwrap())
+    }
+
+    /// The restarts of a component's first replica.
+    pub fn restarts(&self, component: &str) -> u64 {
+        self.replica(component)["restarts"].as_u64().unwrap_or(0)
+    }
+
+    /// Why a component's first replica is as it is.
+    pub fn why(&self, component: &str) -> &str {
+        self.replica(component)["why"].as_str().unwrap_or_default()
+    }
+}
+
+/// Waits until `holds` says yes.
+#[track_caller]
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        pause();
+    }
+}
+
+/// The distance between two looks at a condition.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+/// Sends a signal to one process that the test started, by id.
+pub fn kill(pid: u32, signal: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
+    assert!(status.unwrap().success(), "kill -{signal} {pid}");
+}
+
+/// Whether a process lives; a zombie does not.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next());
+    state.is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// Keeps an ended background process from staying a zombie.
+pub fn reap_later(mut child: std::process::Child) {
+    std::thread::spawn(move || child.wait());
+}
+
+/// Whether this test may mount file systems; says so loudly when it may not.
+pub fn may_mount(test: &str) -> bool {
+    let may = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
+    if !may {
+        eprintln!("NOT RUN: {test} needs root to mount a small tmpfs");
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+    }
+    may
+}
+
+/// What a program printed.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The first line of `path` that satisfies `wanted`.
+pub fn line_of(path: &Path, wanted: impl Fn(&str) -> bool) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()?
+        .lines()
+        .find(|line| wanted(line))
+        .map(str::to_owned)
+}
