@@ -1,6 +1,7 @@
 //! What users of the pipeline rely on, with the three programs as real processes.
 
 mod faults;
+mod flowctl;
 mod lakes;
 mod stage;
 

@@ -52,7 +52,7 @@ impl Drop for Running {
 /// A lake, and programs that come and go.
 pub struct Stage {
     home: TempDir,
-    last: u32,
+    pub last: u32,
     source_port: u16,
     processor_port: u16,
     health: BTreeMap<Program, u16>,
@@ -60,7 +60,7 @@ pub struct Stage {
     running: BTreeMap<Program, Running>,
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -125,6 +125,10 @@ impl Stage {
     /// Sets a variable for every program that is started from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.extra.push((name.to_owned(), value.into()));
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     pub fn lake(&self) -> PathBuf {
