@@ -9,15 +9,22 @@ use tracing_subscriber::EnvFilter;
 /// The log was started before.
 pub fn start(level: Option<&str>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let wanted = level.unwrap_or("info").to_ascii_lowercase();
-    let filter = EnvFilter::try_new(&wanted);
-    let understood = filter.is_ok();
+    // A plain level is meant for this program; the libraries below it would drown it out. A word
+    // that is no level would be taken for the name of a library.
+    let plain = wanted.chars().all(|letter| letter.is_ascii_alphabetic());
+    let filter = match wanted.parse::<tracing::Level>() {
+        Ok(level) => EnvFilter::try_new(format!("warn,token_transfer={level}")).ok(),
+        Err(_) if plain => None,
+        Err(_) => EnvFilter::try_new(&wanted).ok(),
+    };
+    let understood = filter.is_some();
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_target(false)
         .with_writer(std::io::stderr)
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn,token_transfer=info")))
         .try_init()?;
     if !understood {
         tracing::warn!(level = wanted, "unknown LOG_LEVEL, using info");

@@ -56,6 +56,9 @@ pub enum LakeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Whoever reads the lake is about to end.
+    #[error("the source is stopping")]
+    Stopping,
     /// The lake's location or layout makes no sense.
     #[error("the lake {lake} can't be used: {reason}")]
     Unusable {

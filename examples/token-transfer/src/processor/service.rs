@@ -121,7 +121,16 @@ impl EventService for EventsService {
         };
         let (open, stop) = (Open::new(self), self.stop.clone());
         tokio::spawn(async move {
-            stop.run_until_cancelled(relay.run(start, end, out)).await;
+            let done = stop
+                .run_until_cancelled(relay.run(start, end, out.clone()))
+                .await;
+            if done.is_none() {
+                // A stream that ends without an error says that it is complete, which it is not.
+                drop(
+                    out.send(Err(Status::unavailable("the processor is stopping")))
+                        .await,
+                );
+            }
             drop(open);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))

@@ -144,6 +144,9 @@ impl Shared {
 
     /// Notes that the stream which should have sent ledger `next` failed, and says so to its reader.
     fn failed(&self, next: u32, error: &LakeError) -> Status {
+        if *error == LakeError::Stopping {
+            return Status::unavailable(error.to_string());
+        }
         self.figures.failed.add(1.0);
         self.health.unhealthy(error.to_string());
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +155,9 @@ impl Shared {
             tracing::error!(ledger = next, "{error}");
         }
         match error {
-            LakeError::Unreachable { .. } => Status::unavailable(error.to_string()),
+            LakeError::Unreachable { .. } | LakeError::Stopping => {
+                Status::unavailable(error.to_string())
+            }
             LakeError::Gap { .. } | LakeError::Damaged { .. } => {
                 *fault = Some((next, error.clone()));
                 Status::data_loss(error.to_string())
@@ -195,8 +200,13 @@ impl RawLedgerService for LedgerService {
                     watching.delivered(sequence);
                 }
             };
-            stop.run_until_cancelled(reader.run(start, end, out, watch))
+            let done = stop
+                .run_until_cancelled(reader.run(start, end, out.clone(), watch))
                 .await;
+            if done.is_none() {
+                // A stream that ends without an error says that it is complete, which it is not.
+                drop(out.send(Err(LakeError::Stopping)).await);
+            }
         });
 
         let mut next = start;

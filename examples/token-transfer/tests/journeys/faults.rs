@@ -69,3 +69,14 @@ fn a_processor_that_hangs_is_noticed_as_lost() {
     stage.resume(Program::Processor);
     stage.verify();
 }
+
+#[test]
+fn programs_that_are_asked_to_stop_and_started_again_cost_no_event() {
+    let mut stage = in_the_middle();
+    for program in ALL {
+        stage.terminate(program);
+        stage.start(program);
+        stage.until_written(stage.written() + 200);
+    }
+    stage.verify();
+}
