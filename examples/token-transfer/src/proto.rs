@@ -2,6 +2,7 @@
 
 #![expect(
     missing_docs,
+    clippy::module_inception,
     reason = "generated code; proto/ says what each field means"
 )]
 

@@ -139,7 +139,9 @@ impl Health {
                 let seconds = silent.as_secs();
                 Condition::Unhealthy(format!("stalled: no progress for {seconds} s"))
             }
-            other => other.clone(),
+            Condition::Starting(_) | Condition::Healthy(_) | Condition::Unhealthy(_) => {
+                now.condition.clone()
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub fn start(level: Option<&str>) -> Result<(), Box<dyn std::error::Error + Send
         .with_current_span(false)
         .with_target(false)
         .with_writer(std::io::stderr)
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn,token_transfer=info")))
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("warn,token_transfer=info")))
         .try_init()?;
     if !understood {
         tracing::warn!(level = wanted, "unknown LOG_LEVEL, using info");

@@ -98,12 +98,9 @@ pub fn ledger(scene: &Scene) -> Made {
     Made { ledger, events }
 }
 
-fn list<T, const MAX: u32>(items: impl Iterator<Item = T>) -> VecM<T, MAX> {
-    items
-        .collect::<Vec<_>>()
-        .try_into()
-        .ok()
-        .expect("a synthetic ledger is small")
+fn list<T: std::fmt::Debug, const MAX: u32>(items: impl Iterator<Item = T>) -> VecM<T, MAX> {
+    let items: Vec<T> = items.collect();
+    items.try_into().expect("a synthetic ledger is small")
 }
 
 fn sequence_number(scene: &Scene, place: usize) -> i64 {

@@ -66,7 +66,20 @@ pub(super) fn emitted(source: Account, step: &Step, protocol: u32) -> Vec<Contra
                 event(world::token(), word, number(7)),
             ]
         }
-        _ => Vec::new(),
+        Step::Create { .. }
+        | Step::Pay { .. }
+        | Step::Path { .. }
+        | Step::Offer { .. }
+        | Step::LonelyOffer
+        | Step::Merge { .. }
+        | Step::Lock { .. }
+        | Step::Claim { .. }
+        | Step::Clawback { .. }
+        | Step::ClawbackLocked { .. }
+        | Step::Deposit { .. }
+        | Step::Withdraw { .. }
+        | Step::Revoke { .. }
+        | Step::Trust => Vec::new(),
     }
 }
 

@@ -261,7 +261,7 @@ fn newest_in(directory: &Path) -> io::Result<Option<u32>> {
             files = files.max(Some(span.last));
         }
     }
-    folders.sort_unstable_by(|one, other| other.0.cmp(&one.0));
+    folders.sort_unstable_by_key(|(first, _)| std::cmp::Reverse(*first));
     for (_, folder) in folders {
         // A new folder is empty for a moment; the one before it then has the last ledger.
         if let Some(last) = newest_in(&folder)? {
@@ -289,7 +289,7 @@ async fn newest_under(
         .into_iter()
         .filter_map(|key| Some((named(&key)?.first, key)))
         .collect();
-    folders.sort_unstable_by(|one, other| other.0.cmp(&one.0));
+    folders.sort_unstable_by_key(|(first, _)| std::cmp::Reverse(*first));
     for (_, folder) in folders {
         let mut found = store.list(Some(&folder));
         while let Some(object) = found.try_next().await? {

@@ -193,8 +193,8 @@ impl Relay {
 
 /// What a source's refusal says, with its code unless that is the plain loss of the connection.
 fn describe(status: &Status) -> String {
-    match status.code() {
-        Code::Unavailable => status.message().to_owned(),
-        code => format!("{code:?}: {}", status.message()),
+    if status.code() == Code::Unavailable {
+        return status.message().to_owned();
     }
+    format!("{:?}: {}", status.code(), status.message())
 }
