@@ -203,3 +203,93 @@ impl Reader {
         Ok(next)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use object_store::path::Path as Key;
+    use object_store::{ObjectStore, ObjectStoreExt};
+
+    use super::super::LakeSettings;
+    use super::*;
+    use crate::generator::LakePlan;
+
+    /// The sequences read from a lake, and the error at the end if there is one.
+    async fn read(lake: Lake, start: u32, end: u32) -> (Vec<u32>, Option<LakeError>) {
+        let reader = Reader::new(Arc::new(lake), Duration::from_millis(10));
+        let (out, mut ledgers) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(async move { reader.run(start, Some(end), out, |_| {}).await });
+        let mut found = Vec::new();
+        while let Some(ledger) = ledgers.recv().await {
+            match ledger {
+                Ok(ledger) => found.push(ledger.sequence),
+                Err(error) => return (found, Some(error)),
+            }
+        }
+        (found, None)
+    }
+
+    fn plan(ledgers_per_file: u32, files_per_partition: u32, last: u32) -> LakePlan {
+        let layout = Layout::new(ledgers_per_file, files_per_partition).unwrap();
+        LakePlan {
+            layout,
+            last,
+            ..LakePlan::of(1)
+        }
+    }
+
+    #[tokio::test]
+    async fn every_layout_yields_the_same_ledgers_in_order() {
+        for (ledgers, files) in [(1, 1), (1, 10), (8, 4), (64, 1)] {
+            let folder = tempfile::tempdir().unwrap();
+            plan(ledgers, files, 127).make(folder.path()).unwrap();
+            let lake = LakeSettings::directory(folder.path()).open().unwrap();
+            let (found, error) = read(lake, 5, 100).await;
+            assert_eq!(
+                (found, error),
+                ((5..=100).collect(), None),
+                "{ledgers} and {files}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_is_read_like_a_directory_and_a_hole_in_it_is_a_gap() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan(1, 10, 45);
+        plan.make(folder.path()).unwrap();
+        let store = Arc::new(InMemory::new());
+        for ledger in (2..=45).filter(|ledger| *ledger != 33) {
+            let key = plan.layout.key(plan.layout.file_of(ledger));
+            let bytes = std::fs::read(folder.path().join(format!("{key}.xdr.zstd"))).unwrap();
+            // Buckets mostly use the shorter ending.
+            let key = Key::from(format!("some/prefix/{key}.xdr.zst"));
+            store.put(&key, bytes.into()).await.unwrap();
+        }
+        let bucket = || {
+            let store: Arc<dyn ObjectStore> = store.clone();
+            let root = Key::from("some/prefix");
+            Lake::bucket(
+                "memory:///some/prefix".to_owned(),
+                store,
+                root,
+                Some(plan.layout),
+            )
+        };
+        assert_eq!(bucket().tip().await, Ok(Some(45)));
+        assert_eq!(read(bucket(), 34, 45).await, ((34..=45).collect(), None));
+        let (found, error) = read(bucket(), 2, 45).await;
+        assert_eq!(found, (2..=32).collect::<Vec<_>>());
+        assert!(
+            matches!(
+                error,
+                Some(LakeError::Gap {
+                    ledger: 33,
+                    tip: 45,
+                    ..
+                })
+            ),
+            "{error:?}"
+        );
+    }
+}
