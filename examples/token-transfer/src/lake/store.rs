@@ -184,7 +184,10 @@ impl Lake {
                 Ok(read)
             }
             Place::Bucket { store, root } => {
-                let key = root.clone().join(key);
+                // A part of a key must not hold a slash of its own.
+                let key = key
+                    .split('/')
+                    .fold(root.clone(), |path, part| path.join(part));
                 let fetched = match store.get(&key).await {
                     Ok(found) => found.bytes().await,
                     Err(error) => Err(error),
