@@ -88,6 +88,9 @@ fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child>
         .arg("--state-dir")
         .arg(state_dir)
         .args(options)
+        // Starting hundreds of components at once spreads over glibc's arenas, which then keep it:
+        // 500 leave 33 MB with eight arenas and 25 MB with one. Components do not inherit it.
+        .env("MALLOC_ARENA_MAX", "1")
         // No folder is kept from being unmounted by a daemon that nobody remembers.
         .current_dir("/")
         .stdin(Stdio::null())

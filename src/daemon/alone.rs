@@ -95,6 +95,9 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
         .wait_for(|snapshot| snapshot.pipelines.is_empty())
         .await
         .is_ok();
+    if emptied {
+        daemon.swept().await;
+    }
     daemon.close().await;
     asked.map_err(DaemonError::Down)?;
     if emptied {

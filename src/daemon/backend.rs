@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{Event, PipelineSpec, Problem};
+use crate::model::{ComponentSpec, Event, Hold, PipelineSpec, Problem};
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle, Source};
 use crate::store::{self, Store};
@@ -36,6 +36,12 @@ impl api::Backend for Backend {
             .iter()
             .flat_map(|loaded| loaded.pipelines.iter().cloned())
             .collect();
+        let mut obstacles: Vec<Problem> = specs
+            .iter()
+            .flat_map(|spec| spec.components.values())
+            .filter(|component| !self.drivers.contains_key(&component.driver()))
+            .map(without_driver)
+            .collect();
         let running = Running::all(&self.owner.snapshots().borrow());
         let search_path = std::env::var_os("PATH");
         let looked = tokio::task::spawn_blocking(move || {
@@ -43,12 +49,12 @@ impl api::Backend for Backend {
             preflight::preflight(&specs, &running, search_path.as_deref())
         });
         match looked.await {
-            Ok(found) => found.into_iter().map(obstacle).collect(),
+            Ok(found) => obstacles.extend(found.into_iter().map(obstacle)),
             Err(error) => {
                 tracing::error!(%error, "the preflight broke; the apply goes on without it");
-                Vec::new()
             }
         }
+        obstacles
     }
 
     async fn applied(&self, source: &Source) {
@@ -101,6 +107,19 @@ fn obstacle(found: PreflightProblem) -> Problem {
         line: None,
         column: None,
         message: found.to_string(),
+    }
+}
+
+/// A component that nothing here can run.
+fn without_driver(component: &ComponentSpec) -> Problem {
+    let hold = Hold::NoDriver {
+        driver: component.driver(),
+    };
+    Problem {
+        file: None,
+        line: None,
+        column: None,
+        message: format!("{}: {hold}", component.id),
     }
 }
 

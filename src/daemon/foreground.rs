@@ -108,18 +108,19 @@ pub enum RunError {
 pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd, RunError> {
     let source = SourceInput::File(options.file.clone());
     let checked = check(&[source], Watching::Yes, &options.reading)?;
+    let logs = options.state_dir.join("logs");
+    // Logs that somebody else left there are not this run's to remove.
+    let had_logs = logs.exists();
     let daemon = Daemon::open(Options {
         state_dir: options.state_dir.clone(),
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, said).await;
     let release = daemon.set_owner(None).await;
-    let state_dir = options.state_dir.clone();
     daemon.close().await;
     let ended = ended?;
     release?;
-    if options.logs == AfterRun::Remove {
-        let logs = state_dir.join("logs");
+    if options.logs == AfterRun::Remove && !had_logs {
         match std::fs::remove_dir_all(&logs) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -276,6 +277,13 @@ async fn begin(
             },
         }
         let snapshot = Arc::clone(&snapshots.borrow());
+        // The events that led to a snapshot are sent before it: they are told before it is judged.
+        while let Ok(event) = events.try_recv() {
+            if let Some(failed) = tell(&event, &mut started, said).await {
+                tokio::time::sleep(LAST_LINES).await;
+                return Ok(RunEnd::Failed(vec![failed]));
+            }
+        }
         let failed = in_phase(&snapshot, PhaseName::Failed);
         if !failed.is_empty() {
             tokio::time::sleep(LAST_LINES).await;
@@ -354,7 +362,12 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
     }
     let mut killed = false;
     loop {
-        if snapshots.borrow_and_update().pipelines.is_empty() {
+        let is_empty = snapshots.borrow_and_update().pipelines.is_empty();
+        // The events that led to a snapshot are sent before it.
+        while let Ok(event) = events.try_recv() {
+            tell_of_stop(&event, said).await;
+        }
+        if is_empty {
             return if killed {
                 RunEnd::Killed
             } else {
@@ -369,17 +382,20 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
                 kill_all(daemon).await;
             }
             // Cancel-safe: receiving takes nothing out unless it wins.
-            event = events.recv() => if let Ok(event) = event
-                && event.kind == EventKind::Stopping
-                && let Some(component) = &event.component
-            {
-                say(said, &format!("Stopping component: {component}")).await;
+            event = events.recv() => if let Ok(event) = event {
+                tell_of_stop(&event, said).await;
             },
             // Cancel-safe: only the latest snapshot counts.
             changed = snapshots.changed() => if changed.is_err() {
                 return RunEnd::Killed;
             },
         }
+    }
+}
+
+async fn tell_of_stop(event: &Event, said: &mpsc::Sender<Said>) {
+    if let (EventKind::Stopping, Some(component)) = (event.kind, &event.component) {
+        say(said, &format!("Stopping component: {component}")).await;
     }
 }
 
@@ -410,13 +426,21 @@ async fn kill_all(daemon: &Daemon) {
     }
 }
 
+/// Tells the lines that are written from this run's beginning on.
 fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>) {
     let drivers = daemon.drivers.clone();
+    let since = daemon
+        .owner
+        .snapshots()
+        .borrow()
+        .daemon
+        .as_ref()
+        .map(|daemon| daemon.started_at);
     tokio::spawn(async move {
         let query = LogQuery {
             pipeline,
             components: BTreeSet::new(),
-            since: None,
+            since,
             until: None,
             tail: None,
             runs: Runs::All,

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, socket};
 use crate::clock::Clock;
-use crate::driver::Driver;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
+use crate::driver::{Driver, Scope};
 use crate::model::{
     ComponentSpec, DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec,
     Snapshot, Workload,
@@ -202,7 +202,10 @@ impl Daemon {
                 tracing::info!(signal = name, "ending; components run on");
             }
             // Cancel-safe: both waits look at the latest value.
-            () = answering.downed() => tracing::info!("everything is down; ending"),
+            () = answering.downed() => {
+                self.swept().await;
+                tracing::info!("everything is down; ending");
+            }
         }
         answering.end().await;
         self.close().await;
@@ -248,6 +251,25 @@ impl Daemon {
         }
     }
 
+    /// Waits until the folders of ended instances are gone too. What is left after a while is
+    /// removed by the next daemon.
+    async fn swept(&self) {
+        let empty = async {
+            for driver in self.drivers.values() {
+                while driver
+                    .observe(&Scope::All)
+                    .await
+                    .is_ok_and(|seen| !seen.is_empty())
+                {
+                    tokio::time::sleep(SWEEP_PAUSE).await;
+                }
+            }
+        };
+        if tokio::time::timeout(SWEEP_PATIENCE, empty).await.is_err() {
+            tracing::warn!("ended instances have left something; the next daemon removes it");
+        }
+    }
+
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
     pub async fn close(self) {
         self.stop.cancel();
@@ -269,6 +291,10 @@ impl Daemon {
 const LOOKING: &str = "looking";
 /// How long somebody who looks may keep a daemon from starting.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long what ended instances leave behind may take to go.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
 /// Takes the directory; waits for those who only look at it.
 async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {

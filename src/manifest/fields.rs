@@ -70,7 +70,8 @@ impl<'t> Fields<'t> {
             at,
             entries,
             taken: vec![false; entries.len()],
-            known: Vec::new(),
+            // Room for those of a component, the largest, so that it never grows.
+            known: Vec::with_capacity(48),
         })
     }
 

@@ -260,15 +260,6 @@ struct Row<'a> {
 }
 
 impl Problems {
-    /// Nothing to say about `file`.
-    pub fn none(file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            findings: Vec::new(),
-            left_out: 0,
-        }
-    }
-
     /// One error about a whole file: it cannot be read, is too large, is gone.
     pub fn whole_file(file: &str, message: impl Into<String>, fix: Option<String>) -> Self {
         Self::at(file, None, message.into(), fix)

@@ -53,6 +53,9 @@ impl Resolver<'_> {
     /// `text` with its references resolved. Those to the replica's number stay, in one spelling,
     /// until an instance starts.
     pub(super) fn text(&self, text: Text<'_>, findings: &mut Findings<'_>) -> String {
+        if memchr::memchr(b'$', text.text.as_bytes()).is_none() {
+            return text.text.to_owned();
+        }
         let mut resolved = String::with_capacity(text.text.len());
         let mut rest = text.text;
         while let Some(start) = memchr::memmem::find(rest.as_bytes(), b"${{") {

@@ -39,14 +39,32 @@ pub(super) struct Rebuilding {
     pub(super) why: String,
 }
 
+/// The boot of the host in which the store was last open.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Boot {
+    /// What the kernel calls it.
+    pub(super) id: String,
+    /// No event before this boot has this number or a higher one.
+    pub(super) first_seq: u64,
+}
+
+impl Boot {
+    /// Remembers it.
+    pub(super) fn change(&self) -> Change {
+        let key = Fact::Boot.key();
+        let value = serde_json::json!({ "id": self.id, "first_seq": self.first_seq });
+        let row = rows::seal(&key, value.to_string().as_bytes());
+        (key, Some(row))
+    }
+}
+
 /// All that counts now, and the ledger to go on with.
 pub(super) struct State {
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineRecord>,
     pub(super) records: BTreeMap<PipelineKey, BTreeMap<ReplicaKey, Record>>,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) rebuilding: Option<Rebuilding>,
-    /// The boot of the host in which it was last open.
-    pub(super) boot: Option<String>,
+    pub(super) boot: Option<Boot>,
     pub(super) ledger: Ledger,
     /// Removes the rows that nothing points at, left by a crash between the steps of a large batch.
     pub(super) garbage: Vec<Change>,

@@ -9,8 +9,8 @@
 //!
 //! **After an error** of a commit, what is stored of that batch is unknown, and the owner is the
 //! truth: it commits what it has again. Every commit tries to bring the database back first, an
-//! empty one too. What was acknowledged before is kept in memory until the disk has it, and written
-//! again then. After [`StoreError::Lost`] the store works but is empty.
+//! empty one too, by writing all of it anew. What was acknowledged is still there then, unless the
+//! answer is [`StoreError::Lost`]: the store works, but is empty.
 //!
 //! **Assumes** that the caller holds the [`StateLock`] of the state directory, and that one owner
 //! commits.
@@ -20,6 +20,7 @@
 
 mod batch;
 mod error;
+mod folder;
 mod history;
 mod ledger;
 mod load;
@@ -36,17 +37,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, PoisonError, mpsc};
+use std::thread::JoinHandle;
 
-use sled::Tree;
-
-use load::Unreadable;
+use ledger::Ledger;
+use load::{Boot, Unreadable};
 use open::Opened;
-use rows::Fact;
-use sync::Syncer;
-use writer::{Commit, Message, Shelf, Writer};
+use rows::Change;
+use writer::{Commit, Engine, Link, Message};
 
 pub use batch::{Batch, Durability, EventQuery};
 pub use error::StoreError;
@@ -66,10 +64,7 @@ pub struct Store {
 
 struct Inner {
     dir: PathBuf,
-    outbox: Sender<Message>,
-    sync: Arc<Syncer>,
-    shelf: Shelf,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    link: Link,
 }
 
 /// Everything that was remembered, for the owner to start from.
@@ -120,9 +115,11 @@ impl Store {
         let Opened {
             db, folder, state, ..
         } = open::open(dir, now)?;
-        let boot = boot_id();
-        let is_empty =
-            state.pipelines.is_empty() && state.records.is_empty() && state.settings.is_empty();
+        // A store in which everything was taken down keeps its history, and is not new.
+        let is_empty = state.pipelines.is_empty()
+            && state.records.is_empty()
+            && state.settings.is_empty()
+            && state.ledger.history.next_seq().is_none();
         let recovery = match state.rebuilding {
             Some(rebuilding) => Recovery::Rebuilt {
                 set_aside: rebuilding.set_aside,
@@ -132,22 +129,7 @@ impl Store {
             None => Recovery::Intact,
         };
         let mut first = state.garbage;
-        let gap = if state.boot.as_ref() == Some(&boot) {
-            0
-        } else {
-            let key = Fact::Boot.key();
-            let value = serde_json::Value::from(boot).to_string();
-            let row = rows::seal(&key, value.as_bytes());
-            first.push((key, Some(row)));
-            SEQ_GAP
-        };
-        // Milliseconds outrun any sequence that grows by less than a thousand a second.
-        let base = u64::try_from(now.as_millis()).unwrap_or(0).max(1);
-        let next_seq = state
-            .ledger
-            .history
-            .next_seq()
-            .map_or(base, |seq| seq + gap);
+        let next_seq = next_seq(&state.ledger, state.boot, now, &mut first);
         let loaded = Loaded {
             pipelines: state.pipelines,
             records: state.records,
@@ -155,42 +137,17 @@ impl Store {
             next_seq,
             recovery,
         };
-
-        let sync = Arc::new(Syncer::new());
-        sync.restart(writer::database_file(&folder)?, folder.clone());
-        let shelf: Shelf = Arc::new(Mutex::new(Some(Tree::clone(&db))));
-        let (outbox, inbox) = mpsc::channel();
-        let spawned = |error| StoreError::io("start a thread for", dir, error);
-        let sync_thread = {
-            let sync = Arc::clone(&sync);
-            thread::Builder::new()
-                .name("store-sync".to_owned())
-                .spawn(move || sync.run())
-                .map_err(spawned)?
+        let engine = Engine {
+            db,
+            folder,
+            ledger: state.ledger,
         };
-        let writer = Writer::new(
-            dir,
-            now,
-            (db, folder, state.ledger),
-            inbox,
-            Arc::clone(&sync),
-            sync_thread,
-            Arc::clone(&shelf),
-        );
-        let thread = thread::Builder::new()
-            .name("store-write".to_owned())
-            .spawn(move || writer.run(first))
-            .map_err(spawned)?;
-        let store = Self {
-            inner: Arc::new(Inner {
-                dir: dir.to_owned(),
-                outbox,
-                sync,
-                shelf,
-                thread: Mutex::new(Some(thread)),
-            }),
-        };
-        Ok((store, loaded))
+        let link = writer::start(dir, now, engine, first)?;
+        let inner = Arc::new(Inner {
+            dir: dir.to_owned(),
+            link,
+        });
+        Ok((Self { inner }, loaded))
     }
 
     /// Records `batch` after all that was committed before, and calls `done` on a thread of the
@@ -209,7 +166,7 @@ impl Store {
             durability,
             done: Box::new(done),
         });
-        if let Err(unsent) = self.inner.outbox.send(message)
+        if let Err(unsent) = self.inner.link.outbox.send(message)
             && let Message::Commit(commit) = unsent.0
         {
             (commit.done)(Err(StoreError::Closed));
@@ -219,7 +176,7 @@ impl Store {
     /// Why the state cannot be recorded at present; `None` = it can. A failed fsync of changes that
     /// were acknowledged crash-safe shows only here and with the next commit.
     pub fn trouble(&self) -> Option<StoreError> {
-        self.inner.sync.trouble()
+        self.inner.link.sync.trouble()
     }
 
     /// The events that `query` asks for, oldest first. Blocks for the reading: about a millisecond
@@ -228,7 +185,7 @@ impl Store {
     /// # Errors
     /// When the database is out of use after a failure, or damaged.
     pub fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
-        let shelf = &self.inner.shelf;
+        let shelf = &self.inner.link.shelf;
         let tree = shelf.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(tree) = tree else {
             return Err(self.trouble().unwrap_or(StoreError::Closed));
@@ -252,11 +209,11 @@ impl Store {
     /// When something that was committed could not be brought to the disk.
     pub fn close(self) -> Result<(), StoreError> {
         let (reply, answer) = mpsc::channel();
-        if self.inner.outbox.send(Message::Close(reply)).is_err() {
+        if self.inner.link.outbox.send(Message::Close(reply)).is_err() {
             return Err(StoreError::Closed);
         }
         let result = answer.recv().unwrap_or(Err(StoreError::Closed));
-        let thread = &self.inner.thread;
+        let thread = &self.inner.link.thread;
         let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(panic)) = thread.map(JoinHandle::join) {
             let why = open::text_of(&*panic);
@@ -281,6 +238,26 @@ impl fmt::Debug for Store {
         f.debug_struct("Store")
             .field("dir", &self.inner.dir)
             .finish_non_exhaustive()
+    }
+}
+
+/// The number of the next event; `first` then also remembers what it takes to find it again.
+fn next_seq(ledger: &Ledger, boot: Option<Boot>, now: Timestamp, first: &mut Vec<Change>) -> u64 {
+    // Milliseconds outrun any sequence that grows by less than a thousand a second.
+    let base = u64::try_from(now.as_millis()).unwrap_or(0);
+    let next = ledger.history.next_seq().unwrap_or(base);
+    let id = boot_id();
+    match boot {
+        Some(boot) if boot.id == id => next.max(boot.first_seq),
+        Some(boot) => {
+            let first_seq = next.max(boot.first_seq) + SEQ_GAP;
+            first.push(Boot { id, first_seq }.change());
+            first_seq
+        }
+        None => {
+            first.push(Boot { id, first_seq: 0 }.change());
+            next
+        }
     }
 }
 

@@ -7,10 +7,8 @@
 //! is built as `new-2` and renamed when it is complete: a folder `db-N` always has a schema version.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,22 +19,15 @@ use std::time::Duration;
 use sled::{Db, IVec, Mode, Tree};
 
 use super::error::StoreError;
+use super::folder::{self, Place};
 use super::load::{self, Rebuilding, State, Unreadable};
 use super::migrate;
-use super::rows::{self, Change, Fact, Kind};
+use super::rows::{self, Fact, Kind};
 use crate::model::Timestamp;
-
-/// Room that must be free before sled may open: a snapshot that it could only half write is what
-/// ruins a database.
-const ROOM_BYTES: u64 = 16 << 20;
-const ROOM_FILES: u64 = 16;
 
 /// How long a locked database is tried again, and how often. A fork takes less than 10 ms.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
-
-/// How many damaged stores are kept to be looked at.
-const SET_ASIDE_KEPT: usize = 3;
 
 /// The most bytes written between two fsyncs while a database is built: half a segment of sled's.
 pub(super) const GROUP_BYTES: usize = 256 << 10;
@@ -74,13 +65,13 @@ enum Fault {
 /// Opens the newest database under `dir`; begins an empty one where there is none, or only one that
 /// has to be set aside.
 pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Opened, StoreError> {
-    let newest = match look(dir)? {
+    let newest = match folder::look(dir)? {
         Place::Free => None,
         Place::Folder => {
-            check_room(dir, 0)?;
-            check_writable(dir)?;
-            sweep(dir)?;
-            newest(dir)?
+            folder::check_room(dir, 0)?;
+            folder::check_writable(dir)?;
+            folder::sweep(dir)?;
+            folder::newest(dir)?
         }
         Place::Other => {
             let why = "its folder was replaced by something else".to_owned();
@@ -91,12 +82,15 @@ pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Opened, StoreError> {
         begin(dir, 1, Vec::new())?;
         return reopen_new(dir, 1, Found::Nothing);
     };
-    let folder = database(dir, number);
+    let folder = folder::database(dir, number);
     match guarded(&folder) {
         Ok((db, state)) => {
             // A crash may have come before the one that this one replaced was removed.
-            for old in entries(dir, "db-")?.iter().filter(|path| **path != folder) {
-                remove(old)?;
+            for old in folder::entries(dir, "db-")?
+                .iter()
+                .filter(|path| **path != folder)
+            {
+                folder::remove(old)?;
             }
             Ok(Opened {
                 db,
@@ -119,7 +113,7 @@ fn replace(
     saved: Vec<(IVec, IVec)>,
 ) -> Result<Opened, StoreError> {
     let rebuilding = Rebuilding {
-        set_aside: set_aside(dir, now)?,
+        set_aside: folder::set_aside(dir, now)?,
         why,
     };
     let key = Fact::Rebuilding.key();
@@ -134,157 +128,13 @@ fn replace(
     reopen_new(dir, number, Found::Damaged(rebuilding))
 }
 
-/// What is at the store's path.
-enum Place {
-    /// Nothing: first start, or deleted.
-    Free,
-    Folder,
-    Other,
-}
-
-fn look(dir: &Path) -> Result<Place, StoreError> {
-    match fs::metadata(dir) {
-        Ok(found) if found.is_dir() => Ok(Place::Folder),
-        Ok(_) => Ok(Place::Other),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // A link that leads nowhere is not free.
-            if fs::symlink_metadata(dir).is_ok() {
-                return Ok(Place::Other);
-            }
-            Ok(Place::Free)
-        }
-        Err(error) => Err(StoreError::io("look at", dir, error)),
-    }
-}
-
-/// Refuses when the disk of `dir` has too little room to open a database and write `more` to it.
-fn check_room(dir: &Path, more: u64) -> Result<(), StoreError> {
-    let disk = rustix::fs::statvfs(dir).map_err(|error| {
-        StoreError::io("ask for the free space of", dir, io::Error::from(error))
-    })?;
-    let room = |what, free, needed| StoreError::NoRoom {
-        path: dir.to_owned(),
-        what,
-        free,
-        needed,
-    };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let needed = ROOM_BYTES + more;
-    if free < needed {
-        return Err(room("bytes", free, needed));
-    }
-    // File systems without a fixed number of files say 0.
-    if disk.f_files > 0 && disk.f_favail < ROOM_FILES {
-        return Err(room("files", disk.f_favail, ROOM_FILES));
-    }
-    Ok(())
-}
-
-/// Tries what sled is about to do, so that a disk that refuses is found before sled has half done it.
-fn check_writable(dir: &Path) -> Result<(), StoreError> {
-    let probe = dir.join("new-probe");
-    let tried = File::create(&probe)
-        .and_then(|mut file| file.write_all(&[0; 4096]))
-        .and_then(|()| fs::remove_file(&probe));
-    tried.map_err(|error| StoreError::NotWritable {
-        path: dir.to_owned(),
-        source: Arc::new(error),
-    })
-}
-
-/// Removes what an earlier open left half made.
-fn sweep(dir: &Path) -> Result<(), StoreError> {
-    for path in entries(dir, "new-")? {
-        remove(&path)?;
-    }
-    Ok(())
-}
-
-/// The highest number of a database in `dir`.
-fn newest(dir: &Path) -> Result<Option<u64>, StoreError> {
-    let numbers = entries(dir, "db-")?.into_iter().filter_map(|path| {
-        let name = path.file_name()?.to_str()?;
-        name.strip_prefix("db-")?.parse::<u64>().ok()
-    });
-    Ok(numbers.max())
-}
-
-fn database(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("db-{number}"))
-}
-
-/// The entries of `dir` whose name begins with `prefix`, sorted.
-fn entries(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, StoreError> {
-    let failed = |error| StoreError::io("list", dir, error);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
-    let is_dir = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    let removed = if is_dir {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    removed.map_err(|error| StoreError::io("remove", path, error))
-}
-
-fn make_folder(dir: &Path) -> Result<(), StoreError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| StoreError::NotWritable {
-            path: dir.to_owned(),
-            source: Arc::new(error),
-        })
-}
-
-fn sync(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| StoreError::io("fsync", path, error))
-}
-
-/// Renames what is at `dir` to `<dir>.corrupt-<time>` and removes the oldest of those.
-fn set_aside(dir: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!("{name}.corrupt-");
-    let time = now.to_string().replace(':', "-");
-    let mut target = parent.join(format!("{prefix}{time}"));
-    let mut again = 1;
-    while fs::symlink_metadata(&target).is_ok() {
-        again += 1;
-        target = parent.join(format!("{prefix}{time}-{again}"));
-    }
-    fs::rename(dir, &target).map_err(|error| StoreError::io("set aside", dir, error))?;
-    sync(parent)?;
-    let kept = entries(parent, &prefix)?;
-    for old in kept.iter().rev().skip(SET_ASIDE_KEPT) {
-        if let Err(error) = remove(old) {
-            // It only takes up room; the new store is what counts now.
-            tracing::warn!(path = %old.display(), %error, "cannot remove an old damaged store");
-        }
-    }
-    Ok(target)
-}
-
 /// Builds database `number` under `dir` from `rows`, complete on the disk before it bears its name.
 fn begin(dir: &Path, number: u64, rows: Vec<(IVec, IVec)>) -> Result<(), StoreError> {
-    make_folder(dir)?;
+    folder::make_folder(dir)?;
     let bytes: usize = rows.iter().map(|(key, row)| key.len() + row.len()).sum();
     // sled takes up to twice the room of what it holds.
-    check_room(dir, 2 * bytes as u64)?;
-    check_writable(dir)?;
+    folder::check_room(dir, 2 * bytes as u64)?;
+    folder::check_writable(dir)?;
     let new = dir.join(format!("new-{number}"));
     let failed = |source| StoreError::NotRecorded {
         path: new.clone(),
@@ -313,18 +163,18 @@ fn begin(dir: &Path, number: u64, rows: Vec<(IVec, IVec)>) -> Result<(), StoreEr
     }
     write(batch)?;
     close(db);
-    for path in entries(&new, "")? {
-        sync(&path)?;
+    for path in folder::entries(&new, "")? {
+        folder::sync(&path)?;
     }
-    sync(&new)?;
-    let folder = database(dir, number);
+    folder::sync(&new)?;
+    let folder = folder::database(dir, number);
     fs::rename(&new, &folder).map_err(|error| StoreError::io("rename", &new, error))?;
-    sync(dir)?;
-    sync(dir.parent().unwrap_or(Path::new(".")))
+    folder::sync(dir)?;
+    folder::sync(dir.parent().unwrap_or(Path::new(".")))
 }
 
 fn reopen_new(dir: &Path, number: u64, found: Found) -> Result<Opened, StoreError> {
-    let folder = database(dir, number);
+    let folder = folder::database(dir, number);
     match guarded(&folder) {
         Ok((db, state)) => Ok(Opened {
             db,
@@ -337,33 +187,22 @@ fn reopen_new(dir: &Path, number: u64, found: Found) -> Result<Opened, StoreErro
     }
 }
 
-/// Writes all that `opened` holds, with `changes` over it, to a new database on the disk, and
-/// removes the old one.
-pub(super) fn rewrite(
-    dir: &Path,
-    opened: Opened,
-    changes: Vec<Change>,
-) -> Result<Opened, StoreError> {
+/// Writes all that `opened` holds to a new database on the disk, and removes the old one.
+pub(super) fn rewrite(dir: &Path, opened: Opened) -> Result<Opened, StoreError> {
     let Opened { db, folder, .. } = opened;
-    let mut rows = BTreeMap::new();
-    for item in db.iter() {
-        let (key, row) = item.map_err(|error| StoreError::Damaged {
-            path: folder.clone(),
-            why: error.to_string(),
-        })?;
-        rows.insert(key, row);
-    }
-    for (key, row) in changes {
-        match row {
-            Some(row) => rows.insert(IVec::from(key), row),
-            None => rows.remove(&IVec::from(key)),
-        };
-    }
+    // Stops at the first error.
+    let rows: Vec<_> =
+        db.iter()
+            .collect::<sled::Result<_>>()
+            .map_err(|error| StoreError::Damaged {
+                path: folder.clone(),
+                why: error.to_string(),
+            })?;
     close(db);
-    let number = newest(dir)?.map_or(1, |number| number + 1);
-    begin(dir, number, rows.into_iter().collect())?;
+    let number = folder::newest(dir)?.map_or(1, |number| number + 1);
+    begin(dir, number, rows)?;
     let opened = reopen_new(dir, number, Found::Sound)?;
-    remove(&folder)?;
+    folder::remove(&folder)?;
     Ok(opened)
 }
 
@@ -438,7 +277,7 @@ fn open_and_read(folder: &Path) -> Result<(Db, State), Fault> {
         ));
     }
     // The file that sled was writing when it was killed. It would be taken for a whole one.
-    for path in entries(folder, "snap.").map_err(Fault::Refused)? {
+    for path in folder::entries(folder, "snap.").map_err(Fault::Refused)? {
         if path.extension().is_some_and(|end| end == "generating") {
             fs::remove_file(&path).map_err(|error| io("remove a leftover in", error))?;
         }
@@ -547,7 +386,7 @@ pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
     text.map_or_else(
-        || "the database panicked".to_owned(),
-        |text| format!("the database panicked: {text}"),
+        || "it panicked".to_owned(),
+        |text| format!("it panicked: {text}"),
     )
 }

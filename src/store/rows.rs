@@ -76,7 +76,7 @@ impl Kind {
 pub(super) enum Fact {
     /// The version of this layout.
     Schema,
-    /// The boot of the host in which it was last open.
+    /// The boot of the host in which it was last open, see [`super::load::Boot`].
     Boot,
     /// That it was begun empty after a damage, and not all was committed anew since.
     Rebuilding,
@@ -177,6 +177,12 @@ pub(super) fn record_key(pipeline: &PipelineKey, replica: &ReplicaKey) -> Vec<u8
 
 /// One change to one row: a sealed value, or `None` to delete it.
 pub(super) type Change = (Vec<u8>, Option<IVec>);
+
+/// Bytes of keys and values.
+pub(super) fn size(changes: &[Change]) -> usize {
+    let row = |(key, row): &Change| key.len() + row.as_ref().map_or(0, |row| row.len());
+    changes.iter().map(row).sum()
+}
 
 /// `payload` with a checksum over it and its key: a value that is found under a wrong key is
 /// damage as much as a flipped bit.

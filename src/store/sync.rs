@@ -1,20 +1,18 @@
 //! Making durable what the writer has handed to the kernel: one fsync for all that waits, in a
 //! thread of its own, so that a slow disk delays no crash-safe commit.
 //!
-//! sled's `flush` does not survive a power cut on Linux: it never fsyncs. So this does, through a
-//! file handle of our own, and keeps every change until it did: after a failure they are written
-//! again, because the kernel may have dropped them and say nothing the next time.
+//! sled's `flush` does not survive a power cut on Linux: it waits until the kernel has written the
+//! data, but never fsyncs. So this does, through a file handle of our own.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::StoreError;
-use super::open::GROUP_BYTES;
-use super::rows::Change;
+use super::open::{self, GROUP_BYTES};
 
 /// What is told how a commit went.
 pub(super) type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -38,10 +36,9 @@ struct Progress {
     applied: u64,
     /// Number of the newest that the disk has.
     synced: u64,
-    /// Changes that the disk may not have, oldest first.
-    unsynced: VecDeque<Vec<Change>>,
+    /// How many bytes the kernel got since the last fsync began.
     unsynced_bytes: usize,
-    /// When the oldest of them came.
+    /// When the first of them came.
     since: Option<Instant>,
     /// Who waits for which group.
     waiting: Vec<(u64, Done)>,
@@ -68,7 +65,6 @@ impl Syncer {
         progress.file = Some(Arc::new(file));
         progress.folder = folder;
         progress.synced = progress.applied;
-        progress.unsynced.clear();
         progress.unsynced_bytes = 0;
         progress.since = None;
         progress.trouble = None;
@@ -79,16 +75,19 @@ impl Syncer {
         self.progress().trouble.clone()
     }
 
-    /// The kernel has these changes. Answers their number.
-    pub(super) fn applied(&self, changes: Vec<Change>) -> u64 {
+    /// The number of the newest group that the kernel has.
+    pub(super) fn newest(&self) -> u64 {
+        self.progress().applied
+    }
+
+    /// The kernel has another group, of `bytes`. Answers its number.
+    pub(super) fn applied(&self, bytes: usize) -> u64 {
         let mut progress = self.progress();
-        if !changes.is_empty() {
-            progress.keep(changes);
-            let full = progress.unsynced_bytes >= GROUP_BYTES;
-            if progress.since.is_none() || full {
-                progress.since.get_or_insert_with(Instant::now);
-                self.wake.notify_one();
-            }
+        progress.applied += 1;
+        progress.unsynced_bytes += bytes;
+        if progress.since.is_none() || progress.unsynced_bytes >= GROUP_BYTES {
+            progress.since.get_or_insert_with(Instant::now);
+            self.wake.notify_one();
         }
         progress.applied
     }
@@ -106,23 +105,21 @@ impl Syncer {
             return;
         };
         drop(progress);
-        done(answer);
+        tell(done, answer);
     }
 
-    /// The kernel may not have these changes: the file is not to be used any more.
-    pub(super) fn failed(&self, changes: Vec<Change>, error: StoreError) {
+    /// The file is not to be used any more.
+    pub(super) fn failed(&self, error: StoreError) {
         let mut progress = self.progress();
-        if !changes.is_empty() {
-            progress.keep(changes);
-        }
         let waiting = progress.distrust(error);
         drop(progress);
         answer(waiting);
     }
 
-    /// All changes that the disk may not have, in order.
-    pub(super) fn unsynced(&self) -> Vec<Change> {
-        self.progress().unsynced.iter().flatten().cloned().collect()
+    /// Whether the disk has everything.
+    #[cfg(test)]
+    pub(super) fn is_synced(&self) -> bool {
+        !self.progress().is_dirty()
     }
 
     /// Makes the thread fsync what is left, and end.
@@ -147,8 +144,8 @@ impl Syncer {
                 continue;
             }
             let number = progress.applied;
-            let groups = progress.unsynced.len();
             progress.since = None;
+            progress.unsynced_bytes = 0;
             drop(progress);
             let result = sync(&file);
             progress = self.progress();
@@ -161,7 +158,7 @@ impl Syncer {
                 continue;
             }
             let waiting = match result {
-                Ok(()) => progress.synced(number, groups),
+                Ok(()) => progress.synced(number),
                 Err(source) => {
                     let error = StoreError::NotRecorded {
                         path: progress.folder.clone(),
@@ -202,12 +199,6 @@ impl Progress {
         self.synced < self.applied
     }
 
-    fn keep(&mut self, changes: Vec<Change>) {
-        self.applied += 1;
-        self.unsynced_bytes += size(&changes);
-        self.unsynced.push_back(changes);
-    }
-
     /// How long the fsync can still wait for more to come; `None` = no longer.
     fn rest(&self) -> Option<Duration> {
         if !self.waiting.is_empty() || self.closing || self.unsynced_bytes >= GROUP_BYTES {
@@ -217,15 +208,9 @@ impl Progress {
         GATHER.checked_sub(gathered).filter(|rest| !rest.is_zero())
     }
 
-    /// The disk has all groups up to `number`, which were the oldest `groups` ones.
-    fn synced(&mut self, number: u64, groups: usize) -> Answers {
+    /// The disk has all groups up to `number`.
+    fn synced(&mut self, number: u64) -> Answers {
         self.synced = number;
-        let done: usize = self
-            .unsynced
-            .drain(..groups)
-            .map(|group| size(&group))
-            .sum();
-        self.unsynced_bytes -= done;
         let waiting = std::mem::take(&mut self.waiting);
         let (ready, later) = waiting
             .into_iter()
@@ -256,14 +241,17 @@ struct Answers {
 
 fn answer(answers: Answers) {
     for (_, done) in answers.waiting {
-        done(answers.result.clone());
+        tell(done, answers.result.clone());
     }
 }
 
-/// Bytes of keys and values.
-pub(super) fn size(changes: &[Change]) -> usize {
-    let row = |(key, row): &Change| key.len() + row.as_ref().map_or(0, |row| row.len());
-    changes.iter().map(row).sum()
+/// Tells how a commit went. A listener that panics must not take the store's thread along, and with
+/// it the answers of all others.
+pub(super) fn tell(done: Done, result: Result<(), StoreError>) {
+    if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| done(result))) {
+        let why = open::text_of(&*panic);
+        tracing::error!(why, "a listener to a commit panicked");
+    }
 }
 
 fn sync(file: &File) -> std::io::Result<()> {

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use sled::{Db, Tree};
@@ -16,7 +16,7 @@ use super::batch::{Batch, Durability};
 use super::error::StoreError;
 use super::ledger::Ledger;
 use super::open::{self, Found, GROUP_BYTES, Opened};
-use super::rows::Change;
+use super::rows::{self, Change};
 use super::sync::{self, Done, Syncer};
 use crate::model::Timestamp;
 
@@ -35,10 +35,19 @@ pub(super) struct Commit {
 }
 
 /// The database for readers; `None` while it can't be used.
-pub(super) type Shelf = Arc<Mutex<Option<Tree>>>;
+type Shelf = Arc<Mutex<Option<Tree>>>;
+
+/// What handles share with the thread.
+pub(super) struct Link {
+    pub(super) outbox: Sender<Message>,
+    pub(super) sync: Arc<Syncer>,
+    pub(super) shelf: Shelf,
+    /// Taken by the one who closes.
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+}
 
 /// The thread's own.
-pub(super) struct Writer {
+struct Writer {
     dir: PathBuf,
     /// What time it was at which instant.
     opened_at: (Timestamp, Instant),
@@ -50,37 +59,56 @@ pub(super) struct Writer {
     engine: Option<Engine>,
 }
 
-struct Engine {
-    db: Db,
-    folder: PathBuf,
-    ledger: Ledger,
+/// A database in use.
+pub(super) struct Engine {
+    pub(super) db: Db,
+    pub(super) folder: PathBuf,
+    pub(super) ledger: Ledger,
+}
+
+/// Starts the thread, and the one that fsyncs for it. `first` is written before anything else.
+pub(super) fn start(
+    dir: &Path,
+    now: Timestamp,
+    engine: Engine,
+    first: Vec<Change>,
+) -> Result<Link, StoreError> {
+    let started = |error| StoreError::io("start a thread for", dir, error);
+    let sync = Arc::new(Syncer::new());
+    sync.restart(database_file(&engine.folder)?, engine.folder.clone());
+    let shelf: Shelf = Arc::new(Mutex::new(Some(Tree::clone(&engine.db))));
+    let (outbox, inbox) = mpsc::channel();
+    let sync_thread = {
+        let sync = Arc::clone(&sync);
+        thread::Builder::new()
+            .name("store-sync".to_owned())
+            .spawn(move || sync.run())
+            .map_err(started)?
+    };
+    let writer = Writer {
+        dir: dir.to_owned(),
+        opened_at: (now, Instant::now()),
+        inbox,
+        sync: Arc::clone(&sync),
+        sync_thread,
+        shelf: Arc::clone(&shelf),
+        engine: Some(engine),
+    };
+    let thread = thread::Builder::new()
+        .name("store-write".to_owned())
+        .spawn(move || writer.run(first))
+        .map_err(started)?;
+    Ok(Link {
+        outbox,
+        sync,
+        shelf,
+        thread: Mutex::new(Some(thread)),
+    })
 }
 
 impl Writer {
-    /// Takes over an opened database; `first` is written before anything else.
-    pub(super) fn new(
-        dir: &Path,
-        now: Timestamp,
-        opened: (Db, PathBuf, Ledger),
-        inbox: Receiver<Message>,
-        sync: Arc<Syncer>,
-        sync_thread: JoinHandle<()>,
-        shelf: Shelf,
-    ) -> Self {
-        let (db, folder, ledger) = opened;
-        Self {
-            dir: dir.to_owned(),
-            opened_at: (now, Instant::now()),
-            inbox,
-            sync,
-            sync_thread,
-            shelf,
-            engine: Some(Engine { db, folder, ledger }),
-        }
-    }
-
     /// Runs until the store is closed, or its last handle is gone.
-    pub(super) fn run(mut self, first: Vec<Change>) {
+    fn run(mut self, first: Vec<Change>) {
         if let Some(mut engine) = self.engine.take() {
             match engine.apply(&self.sync, first) {
                 Some(_) => self.engine = Some(engine),
@@ -104,7 +132,7 @@ impl Writer {
         let mut engine = match self.engine() {
             Ok(engine) => engine,
             Err(error) => {
-                (first.done)(Err(error));
+                sync::tell(first.done, Err(error));
                 return None;
             }
         };
@@ -116,11 +144,11 @@ impl Writer {
         while let Some(commit) = next.take() {
             match engine.ledger.enter(commit.batch) {
                 Ok(more) => {
-                    bytes += sync::size(&more);
+                    bytes += rows::size(&more);
                     changes.extend(more);
                     accepted.push((commit.durability, commit.done));
                 }
-                Err(error) => (commit.done)(Err(error)),
+                Err(error) => sync::tell(commit.done, Err(error)),
             }
             if bytes >= GROUP_BYTES {
                 break;
@@ -136,14 +164,14 @@ impl Writer {
             self.retire(engine);
             let error = self.sync.trouble().unwrap_or(StoreError::Closed);
             for (_, done) in accepted {
-                done(Err(error.clone()));
+                sync::tell(done, Err(error.clone()));
             }
             return closing;
         };
         self.engine = Some(engine);
         for (durability, done) in accepted {
             match durability {
-                Durability::CrashSafe => done(Ok(())),
+                Durability::CrashSafe => sync::tell(done, Ok(())),
                 Durability::PowerSafe => self.sync.wait_for(number, done),
             }
         }
@@ -157,8 +185,15 @@ impl Writer {
             (Some(engine), Some(_)) => self.retire(engine),
             (None, _) => {}
         }
-        let (engine, lost) = self.bring_back().inspect_err(|error| {
-            self.sync.failed(Vec::new(), error.clone());
+        let brought_back = panic::catch_unwind(AssertUnwindSafe(|| self.bring_back()))
+            .unwrap_or_else(|panic| {
+                Err(StoreError::Damaged {
+                    path: self.dir.clone(),
+                    why: open::text_of(&*panic),
+                })
+            });
+        let (engine, lost) = brought_back.inspect_err(|error| {
+            self.sync.failed(error.clone());
         })?;
         match lost {
             None => Ok(engine),
@@ -170,15 +205,15 @@ impl Writer {
         }
     }
 
-    /// Opens the database again and writes all of it to a new one, with what was acknowledged: what
-    /// the page cache shows of the old one may not be on the disk. If there was nothing to bring
-    /// back, it also answers why.
+    /// Opens the database again and writes all of it to a new one: what the page cache shows of the
+    /// old one may not be on the disk, and the kernel reports that only once. If there was nothing
+    /// to bring back, it also answers why.
     fn bring_back(&self) -> Result<(Engine, Option<String>), StoreError> {
         let now = self.opened_at.0.after(self.opened_at.1.elapsed());
         let opened = open::open(&self.dir, now)?;
         let (opened, lost) = match &opened.found {
             Found::Sound => {
-                let opened = open::rewrite(&self.dir, opened, self.sync.unsynced())?;
+                let opened = open::rewrite(&self.dir, opened)?;
                 (opened, None)
             }
             Found::Nothing => (opened, Some("it was deleted".to_owned())),
@@ -222,7 +257,7 @@ impl Writer {
         } = self;
         while let Ok(message) = inbox.try_recv() {
             match message {
-                Message::Commit(commit) => (commit.done)(Err(StoreError::Closed)),
+                Message::Commit(commit) => sync::tell(commit.done, Err(StoreError::Closed)),
                 // The first one is answered; this one's sender sees that nobody is there.
                 Message::Close(_) => {}
             }
@@ -254,15 +289,13 @@ impl Engine {
     /// Writes `changes` and hands them over to be synced; `None` when that failed. The database is
     /// not to be used any more then.
     fn apply(&mut self, sync: &Syncer, changes: Vec<Change>) -> Option<u64> {
-        let mut number = sync.applied(Vec::new());
-        let mut chunks = chunks(changes).into_iter();
-        while let Some(chunk) = chunks.next() {
+        let mut number = sync.newest();
+        for chunk in chunks(changes) {
             if let Err(error) = write(&self.db, &self.folder, &chunk) {
-                let rest = chunk.into_iter().chain(chunks.flatten()).collect();
-                sync.failed(rest, error);
+                sync.failed(error);
                 return None;
             }
-            number = sync.applied(chunk);
+            number = sync.applied(rows::size(&chunk));
         }
         Some(number)
     }
@@ -274,7 +307,7 @@ fn chunks(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let mut chunk = Vec::new();
     let mut bytes = 0;
     for change in changes {
-        let more = sync::size(std::slice::from_ref(&change));
+        let more = rows::size(std::slice::from_ref(&change));
         if bytes + more > GROUP_BYTES {
             chunks.push(std::mem::take(&mut chunk));
             bytes = 0;
@@ -314,6 +347,6 @@ fn write(db: &Db, folder: &Path, changes: &[Change]) -> Result<(), StoreError> {
 }
 
 /// The database's own file, to fsync it.
-pub(super) fn database_file(folder: &Path) -> Result<File, StoreError> {
+fn database_file(folder: &Path) -> Result<File, StoreError> {
     File::open(folder.join("db")).map_err(|error| StoreError::io("open", folder, error))
 }

@@ -97,8 +97,16 @@ impl Watch {
     /// # Errors
     /// When the system has no thread left.
     pub fn new(method: Method) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Update>)> {
+        Self::with_rescan(method, RESCAN)
+    }
+
+    /// As [`Watch::new`]. Tests of events must not be saved by a rescan.
+    fn with_rescan(
+        method: Method,
+        rescan: Duration,
+    ) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Update>)> {
         let (updates, receiver) = mpsc::unbounded_channel();
-        let worker = worker::spawn(method, updates)?;
+        let worker = worker::spawn(method, rescan, updates)?;
         Ok((Self { worker }, receiver))
     }
 

@@ -17,6 +17,9 @@ use super::{Method, OnProblem, Source, Update, Watch, all_good, read, read_strea
 /// Longer than anything here takes; a failing test waits this long.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A rescan would hide an event that was missed.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// A directory of manifests under watch.
 struct World {
     dir: tempfile::TempDir,
@@ -53,7 +56,11 @@ fn said(update: &Update) -> Result<Vec<String>, String> {
 
 impl World {
     fn new(method: Method) -> Self {
-        let (watch, updates) = Watch::new(method).unwrap();
+        Self::rescanning(method, NEVER)
+    }
+
+    fn rescanning(method: Method, rescan: Duration) -> Self {
+        let (watch, updates) = Watch::with_rescan(method, rescan).unwrap();
         let dir = tempfile::tempdir().unwrap();
         Self {
             dir,
@@ -194,6 +201,22 @@ async fn a_removed_directory_is_watched_again_when_it_comes_back() {
         world.until_arg(&edited).await;
         fs::remove_dir_all(world.path("a")).unwrap();
         world.until_problem("there is no such file").await;
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_replaced_in_one_go_is_the_one_watched() {
+    let mut world = World::new(Method::Events);
+    fs::create_dir(world.path("a")).unwrap();
+    world.write("a/p.yaml", &manifest("p", "0"));
+    world.add("a/p.yaml").await;
+    for round in ["1", "2", "3"] {
+        fs::remove_dir_all(world.path("a")).unwrap();
+        fs::create_dir(world.path("a")).unwrap();
+        world.write("a/p.yaml", &manifest("p", round));
+        world.until_arg(round).await;
+        world.write("a/p.yaml", &manifest("p", &format!("{round}0")));
+        world.until_arg(&format!("{round}0")).await;
     }
 }
 
@@ -382,15 +405,27 @@ async fn a_removed_source_is_silent() {
 #[tokio::test]
 async fn dropped_events_make_it_read_everything_again() {
     let mut world = World::new(Method::Events);
-    world.write("p.yaml", &manifest("p", "1"));
-    let mut other = World::new(Method::Polling);
-    std::mem::swap(&mut world.watch, &mut other.watch);
-    std::mem::swap(&mut world.updates, &mut other.updates);
-    world.add("p.yaml").await;
-    world.write("p.yaml", &manifest("p", "2"));
+    fs::create_dir_all(world.path("a/b")).unwrap();
+    world.write("a/b/p.yaml", &manifest("p", "1"));
+    world.add("a/b/p.yaml").await;
+    // Nobody watches the folder that holds `a`, so no event tells of this.
+    fs::rename(world.path("a"), world.path("z")).unwrap();
     let lost = notify::Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan);
     world.watch.worker.send(Message::Event(Ok(lost))).unwrap();
-    world.until_arg("2").await;
+    world.until_problem("there is no such file").await;
+}
+
+#[tokio::test]
+async fn what_no_event_tells_of_is_found_by_looking_now_and_then() {
+    let mut world = World::rescanning(Method::Events, Duration::from_millis(200));
+    fs::create_dir_all(world.path("a/b")).unwrap();
+    world.write("a/b/p.yaml", &manifest("p", "1"));
+    world.add("a/b/p.yaml").await;
+    // Nobody watches the folder that holds `a`.
+    fs::rename(world.path("a"), world.path("z")).unwrap();
+    world.until_problem("there is no such file").await;
+    fs::rename(world.path("z"), world.path("a")).unwrap();
+    world.until_arg("1").await;
 }
 
 #[tokio::test]
@@ -416,6 +451,31 @@ async fn without_the_kernel_files_are_polled() {
     world.until_arg("2").await;
     fs::remove_file(world.path("p.yaml")).unwrap();
     world.until_problem("there is no such file").await;
+}
+
+/// Runs a test above once more where the kernel has no watch, or no watcher, left to give.
+#[test]
+fn where_the_kernel_has_no_watches_left_files_are_polled() {
+    let unshare = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
+        command.arg(std::env::current_exe().unwrap());
+        command.output()
+    };
+    for limit in ["max_inotify_watches", "max_inotify_instances"] {
+        let set = format!("echo 0 > /proc/sys/user/{limit}");
+        if !unshare(&set).is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: this system allows no user namespace with a {limit} of its own");
+            return;
+        }
+        let test = "watch::tests::a_saved_file_gives_its_new_pipelines";
+        let output = unshare(&format!("{set} && exec \"$1\" --exact {test}")).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{limit}: {said}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::debounce::Change;
 use super::sources::{Look, Patience, Watched};
-use super::{Method, OnProblem, POLL, RESCAN, Source, Update};
+use super::{Method, OnProblem, POLL, Source, Update};
 
 /// Looking for what to watch and watching it are two steps: what changes in between is found by
 /// doing both again, which a sane tree needs once.
@@ -41,6 +41,7 @@ pub(super) enum Message {
 /// Starts the thread.
 pub(super) fn spawn(
     method: Method,
+    rescan: Duration,
     updates: UnboundedSender<Update>,
 ) -> io::Result<Sender<Message>> {
     let (sender, messages) = mpsc::channel();
@@ -53,6 +54,7 @@ pub(super) fn spawn(
         directories,
         sources: BTreeMap::new(),
         updates,
+        rescan,
         rescanned: Instant::now(),
     };
     std::thread::Builder::new()
@@ -65,6 +67,8 @@ struct Worker {
     directories: Directories,
     sources: BTreeMap<PathBuf, Watched>,
     updates: UnboundedSender<Update>,
+    /// How often everything is looked at where the kernel tells of changes.
+    rescan: Duration,
     rescanned: Instant,
 }
 
@@ -106,10 +110,17 @@ impl Worker {
             .sources
             .values()
             .filter_map(|watched| watched.debounce.due());
-        let rescan =
-            (!self.sources.is_empty()).then(|| self.rescanned + self.directories.rescan_every());
+        let rescan = (!self.sources.is_empty()).then(|| self.next_rescan());
         let next = due.chain(rescan).min()?;
         Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn next_rescan(&self) -> Instant {
+        let every = match self.directories.sees_all() {
+            true => self.rescan,
+            false => POLL.min(self.rescan),
+        };
+        self.rescanned + every
     }
 
     fn take(&mut self, message: Message) -> Flow {
@@ -199,7 +210,7 @@ impl Worker {
 
     fn read_what_is_due(&mut self) -> Flow {
         let now = Instant::now();
-        let rescan = now >= self.rescanned + self.directories.rescan_every();
+        let rescan = now >= self.next_rescan();
         if rescan {
             self.rescanned = now;
         }
@@ -300,15 +311,10 @@ impl Directories {
         }
     }
 
-    /// How often everything is looked at: often, while any directory goes unwatched.
-    fn rescan_every(&self) -> Duration {
+    /// Whether the kernel tells of every change.
+    fn sees_all(&self) -> bool {
         let seen = |directory: &Directory| matches!(directory.sight, Sight::Watched(..));
-        let blind = !self.watched.values().all(seen);
-        if self.watcher.is_none() || blind {
-            POLL
-        } else {
-            RESCAN
-        }
+        self.watcher.is_some() && self.watched.values().all(seen)
     }
 
     /// Brings what is watched in line with where the source leads now.

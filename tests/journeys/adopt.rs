@@ -93,6 +93,20 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     assert_eq!(after.phase("one"), "failed");
 }
 
+#[test]
+fn down_without_a_daemon_leaves_no_state_behind() {
+    let world = World::new();
+    world.apply(&(sleeper("a", "") + &sleeper("b", ", depends_on: [a]")));
+    world.kill_daemon();
+    world.ok(&["down"]);
+    assert_eq!(world.marked(), Vec::<u32>::new());
+    assert_eq!(world.status().0["pipelines"], serde_json::json!([]));
+    let instances = fs::read_dir(world.state().join("instances")).unwrap();
+    assert_eq!(instances.count(), 0, "no folder of an instance is left");
+    world.start_daemon();
+    assert_eq!(world.status().0["pipelines"], serde_json::json!([]));
+}
+
 /// The database file of the store.
 fn database(store: &std::path::Path) -> std::path::PathBuf {
     let mut entries = fs::read_dir(store).unwrap();

@@ -4,5 +4,9 @@
 mod adopt;
 mod apply;
 mod crash;
+mod disk;
+mod faults;
+mod readme;
 mod run;
+mod servers;
 mod support;

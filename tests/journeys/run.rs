@@ -1,6 +1,6 @@
 //! `flowctl run`: in the foreground, leaving nothing behind.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::process::{Child, Stdio};
 
 use crate::support::{World, eventually, is_alive, kill, pipeline, reap_later, shell, sleeper};
@@ -165,4 +165,22 @@ fn a_run_does_not_touch_the_pipelines_of_a_daemon() {
     eventually("the daemon ended", || !is_alive(before.daemon_pid()));
     world.fails(7, &["run", "p.yaml"]);
     assert!(is_alive(before.pid("a").unwrap()));
+}
+
+#[test]
+fn run_shows_and_removes_only_its_own_lines() {
+    let world = World::new();
+    world.write("word", "old");
+    let script = "cat word; echo; exec sleep 1000";
+    world.apply(&shell("a", script, ""));
+    world.ok(&["down"]);
+    let kept = || fs::read_dir(world.state().join("logs")).is_ok();
+    assert!(kept());
+    world.write("word", "new");
+    let mut run = begin(&world, "p.yaml");
+    eventually("its line shows", || world.read("out").contains("a | new"));
+    kill(run.id(), "INT");
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert!(!world.read("out").contains("old"), "{}", world.read("out"));
+    assert!(kept(), "what the daemon had kept stays");
 }

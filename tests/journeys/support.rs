@@ -1,7 +1,9 @@
 //! A world of its own per test: a state directory, a folder of manifests, the real binary.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A state directory, a folder of manifests, and the daemon that `apply` starts for them.
 pub struct World {
     folder: tempfile::TempDir,
+    mounted: Option<PathBuf>,
 }
 
 impl World {
@@ -23,7 +26,56 @@ impl World {
             .prefix("flowctl-")
             .tempdir()
             .unwrap();
-        Self { folder }
+        Self {
+            folder,
+            mounted: None,
+        }
+    }
+
+    /// A world with a file system of `size` mounted on a folder of it; `None`, said loudly, when
+    /// this test may not mount.
+    pub fn with_small_disk(test: &str, folder: &str, size: &str) -> Option<Self> {
+        if !may_mount(test) {
+            return None;
+        }
+        let mut world = Self::new();
+        let place = world.path(folder);
+        fs::create_dir_all(&place).unwrap();
+        fs::set_permissions(world.state(), fs::Permissions::from_mode(0o700)).unwrap();
+        let options = format!("mode=700,size={size}");
+        run_mount(&["-t", "tmpfs", "-o", &options, "none"], &place);
+        world.mounted = Some(place);
+        Some(world)
+    }
+
+    /// Unmounts the world's disk, whoever still looks at it.
+    fn unmount(&mut self) {
+        if let Some(place) = self.mounted.take() {
+            let unmounted = Command::new("umount").arg("-l").arg(&place).status();
+            assert!(unmounted.unwrap().success(), "umount {}", place.display());
+        }
+    }
+
+    /// Leaves the small disk no room at all. The disk's size bounds what is written.
+    pub fn fill_disk(&self) {
+        let mut filler = fs::File::create(self.filler()).unwrap();
+        let page = [b'x'; 4096];
+        let error = loop {
+            if let Err(error) = filler.write_all(&page) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    /// Takes away what `fill_disk` wrote.
+    pub fn free_disk(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        let place = self.mounted.as_ref().expect("a world with a small disk");
+        place.join("filler")
     }
 
     /// A path in the world's folder.
@@ -175,7 +227,16 @@ impl Drop for World {
         if !self.state().exists() {
             return;
         }
+        if let Some(place) = &self.mounted {
+            // Best effort: only a tmpfs that a failed test left full needs it.
+            Command::new("mount")
+                .args(["-o", "remount,rw,size=96m"])
+                .arg(place)
+                .status()
+                .ok();
+        }
         let output = self.run(&["down", "--timeout", "20s"]);
+        self.unmount();
         if !output.status.success() && !std::thread::panicking() {
             panic!(
                 "down failed: {}{}",
@@ -312,7 +373,7 @@ pub fn reap_later(mut child: std::process::Child) {
 }
 
 /// Whether this test may mount file systems; says so loudly when it may not.
-pub fn may_mount(test: &str) -> bool {
+fn may_mount(test: &str) -> bool {
     let may = Command::new("id")
         .arg("-u")
         .output()
@@ -324,16 +385,14 @@ pub fn may_mount(test: &str) -> bool {
     may
 }
 
+/// Runs `mount` on `place`.
+fn run_mount(arguments: &[&str], place: &std::path::Path) {
+    let mut mount = Command::new("mount");
+    let status = mount.args(arguments).arg(place).status().unwrap();
+    assert!(status.success(), "mount {arguments:?}");
+}
+
 /// What a program printed.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The first line of `path` that satisfies `wanted`.
-pub fn line_of(path: &Path, wanted: impl Fn(&str) -> bool) -> Option<String> {
-    fs::read_to_string(path)
-        .ok()?
-        .lines()
-        .find(|line| wanted(line))
-        .map(str::to_owned)
 }

@@ -80,6 +80,10 @@ pub(super) enum Refusal {
     WorkingDir { path: PathBuf, error: io::Error },
     #[error("cannot set the limit on open files or core size: {0}")]
     Rlimit(io::Error),
+    #[error("cannot set its limits: cannot write {}: {error}", path.display())]
+    Cgroup { path: PathBuf, error: io::Error },
+    #[error("cannot join the control group of its limits: {0}")]
+    CgroupJoin(io::Error),
     #[error("cannot change to user `{user}`: {error}")]
     User { user: String, error: io::Error },
     #[error("cannot make a process: {0}; the host's limit on processes or memory is reached")]
@@ -113,6 +117,7 @@ impl Refusal {
             Self::BadFormat { .. } => "ExecFormat",
             Self::WorkingDirMissing(_) => "WorkingDirMissing",
             Self::WorkingDir { .. } => "WorkingDirUnusable",
+            Self::Cgroup { .. } | Self::CgroupJoin(_) => "LimitsNotSet",
             Self::Rlimit(_) => "LimitNotPermitted",
             Self::Process(_) => "ProcessLimit",
             Self::Guardian(_) => "GuardianFailed",
@@ -149,6 +154,7 @@ impl Refusal {
                 path: process.working_dir.clone(),
                 error,
             },
+            Some(Stage::Cgroup) => Self::CgroupJoin(error),
             Some(Stage::Limits) => Self::Rlimit(error),
             Some(Stage::Groups | Stage::Group | Stage::User) => Self::User {
                 user: user(),

@@ -71,9 +71,19 @@ pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Vec<u8>, Refusal> 
     let c_path = |path: &Path| {
         CString::new(path.as_os_str().as_bytes()).map_err(|_| Refusal::NulByte("a path"))
     };
+    let groups = site
+        .groups
+        .make(&launch.instance, &spec.resources)
+        .map_err(|(path, error)| Refusal::Cgroup { path, error })?;
+    let mut join = StringList::default();
+    for file in &groups.join {
+        join.push(file.as_os_str().as_bytes())
+            .map_err(|_| Refusal::NulByte("a path"))?;
+    }
     let request = Request {
         dir: &c_path(&dir)?,
         logs: &c_path(&site.logs_of(&launch.instance))?,
+        oom: &c_path(groups.oom.as_deref().unwrap_or(Path::new("")))?,
         boot_id: &c_path(Path::new(&site.boot.id))?,
         incarnation: launch.instance.incarnation,
         max_log_size: spec.logs.max_size_bytes,
@@ -94,6 +104,7 @@ pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Vec<u8>, Refusal> 
             gid: who.gid,
             groups: &who.groups,
         }),
+        groups: join.as_strings(),
         working_dir: &c_path(&working_dir(process, replica))?,
         candidates: candidates.as_strings(),
         argv: argv.as_strings(),

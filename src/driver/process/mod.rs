@@ -38,6 +38,7 @@ use crate::model::{
     StopPolicy, Timestamp,
 };
 
+mod cgroup;
 mod descendants;
 mod failure;
 mod fork_server;
@@ -65,6 +66,7 @@ use sentry::Sentry;
 use sight::{Album, Finding};
 use wire::{GO, Reply, StopOrder};
 
+pub use cgroup::Enforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 
 /// Shims being made at once. More would not be faster, and each holds descriptors.
@@ -112,6 +114,7 @@ struct Site {
     stance: Stance,
     server: Option<ForkServer>,
     secrets: secrets::Place,
+    groups: cgroup::Groups,
     /// Open files, soft and hard, that a program gets unless it asks for others: what this process
     /// was started with.
     nofile: (u64, u64),
@@ -141,16 +144,21 @@ impl Site {
         self.lock_starting().get(instance).cloned()
     }
 
-    /// Removes the directory of an instance that never started.
+    /// Removes the directory of an instance that never started. One that a shim of a dead driver
+    /// is claiming at this moment stays until that shim has found out and left.
     fn clear_debris(&self, instance: &InstanceId, dir: &Path) -> io::Result<()> {
         match self.stance {
             Stance::Onlooker => Ok(()),
-            Stance::Owner => self.remove(instance, dir),
+            Stance::Owner => match self.remove(instance, dir) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                answer => answer,
+            },
         }
     }
 
     fn remove(&self, instance: &InstanceId, dir: &Path) -> io::Result<()> {
         self.secrets.forget(instance)?;
+        self.groups.forget(instance)?;
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             answer => answer,
@@ -193,6 +201,7 @@ impl ProcessDriver {
         let collector = tokio::spawn(sentry.clone().keep_collecting());
         let site = Site {
             secrets: secrets::Place::find(&config.instances_dir),
+            groups: cgroup::Groups::find(&config.instances_dir),
             boot: Boot::read()?,
             nofile: raise_open_files(),
             stance,
@@ -258,7 +267,6 @@ impl ProcessDriver {
                         site.clear_debris(&instance, &site.dir_of(&instance))
                     })
                     .await?;
-                    return Ok(None);
                 }
                 Finding::Guarded {
                     handle: Some(handle),
@@ -504,13 +512,16 @@ impl Driver for ProcessDriver {
             self.stop_guarded(instance, process, handle.as_ref(), how)
                 .await?;
         }
-        // A look settles what a dead shim left, and tells whether anything survived.
-        let scope = Scope::Instances([instance.clone()].into());
-        let alive = self
-            .observe(&scope)
-            .await?
-            .into_iter()
-            .any(|sighting| sighting.life.is_alive());
+        // A look settles what a dead shim left, and tells whether anything survived. A fresh one:
+        // a shim that has written its last word is remembered as alive until it is quite gone.
+        let stopped = instance.clone();
+        let seen = self
+            .blocking("look at an instance", move |site, sentry| {
+                site.album().forget(stopped.to_string().as_ref(), sentry);
+                sight::look(site, sentry, &Scope::Instances([stopped].into()))
+            })
+            .await?;
+        let alive = seen.iter().any(|sighting| sighting.life.is_alive());
         if alive {
             return Err(DriverError::StillAlive {
                 instance: instance.clone(),

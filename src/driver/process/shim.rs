@@ -27,6 +27,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::driver::OutputStream;
 
+use super::cgroup;
 use super::descendants;
 use super::identity;
 use super::record::{Ended, Line, StateFile};
@@ -117,18 +118,23 @@ pub(super) fn run(control: &OwnedFd) {
     best_effort(state.write(&Line::Child { pid, ticks, at }));
     answer(Reply::Started { pid, ticks, at });
 
-    // Of the request only the log's path is needed from now on; it is near the start.
+    // Of the request only these two paths are needed from now on; they are near the start.
     let (incarnation, max_size, max_files) = (
         request.incarnation,
         request.max_log_size,
         request.max_log_files,
     );
-    let path = request.logs.to_bytes_with_nul();
-    let start = path.as_ptr() as usize - body.as_ptr() as usize;
-    let end = start + path.len();
-    let (kept, rest) = body.split_at_mut(end);
+    let place = |path: &CStr| {
+        let start = path.as_ptr() as usize - body.as_ptr() as usize;
+        start..start + path.count_bytes() + 1
+    };
+    let (logs, oom) = (place(request.logs), place(request.oom));
+    let (kept, rest) = body.split_at_mut(logs.end.max(oom.end));
     sys::discard(rest);
-    let Ok(dir) = CStr::from_bytes_with_nul(&kept[start..]) else {
+    let (Ok(dir), Ok(oom)) = (
+        CStr::from_bytes_with_nul(&kept[logs]),
+        CStr::from_bytes_with_nul(&kept[oom]),
+    ) else {
         return;
     };
     let limits = sink::Limits {
@@ -137,7 +143,7 @@ pub(super) fn run(control: &OwnedFd) {
         max_size,
         max_files,
     };
-    guard(child, &signals, &pipes, &state, limits);
+    guard(child, &signals, &pipes, &state, oom, limits);
 }
 
 /// A shim has nobody to tell: what it could not do shows in what its directory lacks.
@@ -215,6 +221,7 @@ fn start(request: &Request<'_>) -> Result<Started, (Stage, i32)> {
         working_dir: request.working_dir,
         credentials: request.credentials,
         limits: request.limits,
+        groups: request.groups,
         stdout: stdout_end.as_fd(),
         stderr: stderr_end.as_fd(),
     })?;
@@ -305,6 +312,8 @@ enum Tree {
 struct Guard<'a> {
     child: Pid,
     state: &'a StateFile,
+    /// The file that counts kills for want of memory; empty = there is none.
+    oom: &'a CStr,
     tree: Tree,
     /// Whether the program itself has ended and was reaped.
     reaped: bool,
@@ -317,6 +326,7 @@ fn guard(
     signals: &SignalQueue,
     pipes: &[OwnedFd; 2],
     state: &StateFile,
+    oom: &CStr,
     limits: sink::Limits<'_>,
 ) {
     let Ok(mut memory) = Mapping::new(2 * INPUT + OUTPUT) else {
@@ -338,6 +348,7 @@ fn guard(
     let mut guard = Guard {
         child,
         state,
+        oom,
         tree: Tree::Alive,
         reaped: false,
         inherited: false,
@@ -378,6 +389,7 @@ fn guard(
 /// their other end does not keep the shim.
 fn drain(pipes: &mut [Pipe<'_>; 2], sink: &mut Sink<'_>) {
     const LARGEST_PIPE: usize = 1 << 20;
+    sink.set_time(clock_gettime(ClockId::Realtime));
     for pipe in pipes {
         let mut left = LARGEST_PIPE;
         while let Read::Some(count) = pipe.pump(sink)
@@ -496,7 +508,9 @@ impl Guard<'_> {
                     };
                     best_effort(self.state.write(&Line::Exit {
                         status,
-                        oom: false,
+                        oom: status == Ended::Signal(9)
+                            && !self.oom.is_empty()
+                            && cgroup::was_out_of_memory(self.oom),
                         at: wall_ms(),
                     }));
                 }

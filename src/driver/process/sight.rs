@@ -382,14 +382,22 @@ fn settle_abandoned(
             Life::Running { since: at }
         } else {
             if site.stance == Stance::Owner {
-                let at = at.as_millis();
-                StateFile::open(&dir)?.write(&Line::Lost { at })?;
+                note_lost(&dir, at.as_millis());
             }
             exit.map_or(Life::Lost { at }, Life::Exited)
         };
         sightings.push(sighting);
     }
     Ok(())
+}
+
+/// Notes the loss for later looks. A disk that refuses must not make the others invisible: the next
+/// look finds this instance abandoned again, and notes it then.
+fn note_lost(dir: &Path, at: i64) {
+    let noted = StateFile::open(dir).and_then(|file| file.write(&Line::Lost { at }));
+    if let Err(error) = noted {
+        tracing::debug!(dir = %dir.display(), %error, "a lost instance cannot be noted");
+    }
 }
 
 /// A sighting of `instance`; one whose description is damaged is seen with what is safe to assume.

@@ -286,6 +286,8 @@ pub(super) struct Program<'a> {
     pub(super) argv: Strings<'a>,
     /// `NAME=value`.
     pub(super) envp: Strings<'a>,
+    /// Files of control groups to join.
+    pub(super) groups: Strings<'a>,
     /// Entered after the change of user.
     pub(super) working_dir: &'a CStr,
     /// Whom to become.
@@ -415,6 +417,12 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
                 if libc::setrlimit(resource, &raw const limit) < 0 {
                     return (Stage::Limits, errno());
                 }
+            }
+        }
+        for group in program.groups.iter() {
+            let file = libc::open(group.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if file < 0 || libc::write(file, c"0".as_ptr().cast(), 1) < 0 {
+                return (Stage::Cgroup, errno());
             }
         }
         if let Some(who) = &program.credentials {

@@ -18,6 +18,8 @@ pub(super) struct Request<'a> {
     pub(super) dir: &'a CStr,
     /// The replica's log directory, made when there is something to log.
     pub(super) logs: &'a CStr,
+    /// The file that counts kills of this instance for want of memory; empty = there is none.
+    pub(super) oom: &'a CStr,
     /// The present boot.
     pub(super) boot_id: &'a CStr,
     /// Which run of the replica this is.
@@ -30,6 +32,8 @@ pub(super) struct Request<'a> {
     pub(super) limits: Limits,
     /// Whom to become.
     pub(super) credentials: Option<Credentials<'a>>,
+    /// Files of control groups to which the program writes itself.
+    pub(super) groups: Strings<'a>,
     /// Where the program runs.
     pub(super) working_dir: &'a CStr,
     /// Paths of the program to try in turn.
@@ -120,6 +124,7 @@ impl<'a> Request<'a> {
         Some(Self {
             dir: reader.string()?,
             logs: reader.string()?,
+            oom: reader.string()?,
             boot_id: reader.string()?,
             incarnation: reader.number()?,
             max_log_size: reader.number()?,
@@ -136,6 +141,7 @@ impl<'a> Request<'a> {
                     groups: reader.blob()?,
                 }),
             },
+            groups: reader.strings()?,
             working_dir: reader.string()?,
             candidates: reader.strings()?,
             argv: reader.strings()?,
@@ -146,7 +152,7 @@ impl<'a> Request<'a> {
     /// The request as it is sent, its length in front. The order is that of [`Request::read`].
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer(vec![0; 4]);
-        for string in [self.dir, self.logs, self.boot_id] {
+        for string in [self.dir, self.logs, self.oom, self.boot_id] {
             writer.blob(string.to_bytes_with_nul());
         }
         for number in [
@@ -164,10 +170,10 @@ impl<'a> Request<'a> {
             writer.number(u64::from(who.gid));
             writer.blob(who.groups);
         }
+        writer.strings(self.groups);
         writer.blob(self.working_dir.to_bytes_with_nul());
         for strings in [self.candidates, self.argv, self.envp] {
-            writer.number(strings.count as u64);
-            writer.blob(strings.bytes);
+            writer.strings(strings);
         }
         // A body over 4 GiB would wrap, and is over `MAX_REQUEST` by far.
         let length = u32::try_from(writer.0.len() - 4).unwrap_or(u32::MAX);
@@ -191,6 +197,11 @@ impl Writer {
     fn blob(&mut self, blob: &[u8]) {
         self.number(blob.len() as u64);
         self.0.extend_from_slice(blob);
+    }
+
+    fn strings(&mut self, strings: Strings<'_>) {
+        self.number(strings.count as u64);
+        self.blob(strings.bytes);
     }
 }
 
@@ -257,6 +268,8 @@ pub(super) enum Stage {
     WorkingDir = 11,
     /// execve.
     Exec = 12,
+    /// Joining a control group.
+    Cgroup = 13,
 }
 
 impl Stage {
@@ -275,6 +288,7 @@ impl Stage {
             10 => Self::Descriptors,
             11 => Self::WorkingDir,
             12 => Self::Exec,
+            13 => Self::Cgroup,
             _ => return None,
         })
     }
@@ -396,9 +410,11 @@ mod tests {
             list(&["a", ""]),
             list(&["X=1"]),
         ];
+        let groups_to_join = list(&["/sys/fs/cgroup/x"]);
         let sent = Request {
             dir: c"/dir",
             logs: c"/logs",
+            oom: c"",
             boot_id: c"boot",
             incarnation: 3,
             max_log_size: 10,
@@ -412,6 +428,7 @@ mod tests {
                 gid: 7,
                 groups: &groups,
             }),
+            groups: groups_to_join.as_strings(),
             working_dir: c"/tmp",
             candidates: candidates.as_strings(),
             argv: argv.as_strings(),

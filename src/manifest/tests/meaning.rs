@@ -384,3 +384,10 @@ fn a_spec_survives_its_stored_form() {
         );
     }
 }
+
+#[test]
+fn json_indented_with_tabs_is_yaml_too() {
+    let text = "{\n\t\"apiVersion\": \"flowctl/v1\",\n\t\"kind\": \"Pipeline\",\n\t\"metadata\": {\"name\": \"p\"},\n\t\"spec\": {\n\t\t\"sources\": [\n\t\t\t{\"id\": \"a\", \"command\": [\"x\"], \"env\": {\"A\": 1}}\n\t\t]\n\t}\n}\n";
+    let parsed = read(text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(parsed.pipelines[0].components["a"].env["A"], "1");
+}

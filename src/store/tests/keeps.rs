@@ -3,7 +3,8 @@
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use super::super::{EventQuery, Recovery};
+use super::super::load::Boot;
+use super::super::{EventQuery, Recovery, SEQ_GAP};
 use super::*;
 
 #[test]
@@ -132,6 +133,22 @@ fn a_pipeline_of_a_thousand_components_survives_edits_and_costs_little_when_unch
 }
 
 #[test]
+fn numbers_of_a_config_are_kept_to_the_last_digit() {
+    let (store, _, folder) = Store::temporary();
+    let mut wanted = pipeline("ttp", 1);
+    let spec = Arc::make_mut(&mut wanted.spec);
+    let component = spec.components.first_entry().unwrap().into_mut();
+    let numbers: Vec<f64> = (1..10_000).map(|n| 1.0 / f64::from(n)).collect();
+    component.config = Some(serde_json::json!({ "weights": numbers, "seed": u64::MAX }));
+    let mut batch = Batch::new();
+    batch.put_pipeline(key("ttp"), wanted.clone());
+    commit(&store, batch, Durability::CrashSafe).unwrap();
+    store.close().unwrap();
+    let (_store, loaded) = open(&folder.path().join("store"));
+    assert_eq!(loaded.pipelines[&key("ttp")], wanted);
+}
+
+#[test]
 fn what_cannot_be_stored_is_refused_and_leaves_no_trace() {
     use std::os::unix::ffi::OsStringExt;
     let (store, _, folder) = Store::temporary();
@@ -174,6 +191,69 @@ fn a_second_open_of_one_store_is_refused_and_sets_nothing_aside() {
     let error = Store::open(&folder.path().join("store"), now()).unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_crash_safe_reaches_the_disk_by_itself() {
+    let (store, _, _folder) = Store::temporary();
+    for number in 0..10 {
+        let mut batch = Batch::new();
+        batch.put_setting("number", number.to_string());
+        commit(&store, batch, Durability::CrashSafe).unwrap();
+    }
+    let started = Instant::now();
+    while !store.inner.link.sync.is_synced() {
+        assert!(started.elapsed() < DEADLINE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn dropping_the_last_handle_closes_the_store() {
+    let (store, _, folder) = Store::temporary();
+    let mut batch = Batch::new();
+    batch.put_setting("port", "8080");
+    store.commit(batch, Durability::CrashSafe, |result| result.unwrap());
+    drop(store);
+    let (_store, loaded) = open(&folder.path().join("store"));
+    assert_eq!(loaded.settings["port"], "8080");
+}
+
+#[test]
+fn a_listener_that_panics_takes_nothing_along() {
+    let (store, _, _folder) = Store::temporary();
+    for durability in [Durability::CrashSafe, Durability::PowerSafe] {
+        let mut batch = Batch::new();
+        batch.put_setting("port", "8080");
+        store.commit(batch, durability, |_| panic!("a bug in the listener"));
+        commit(&store, Batch::new(), durability).unwrap();
+    }
+}
+
+#[test]
+fn event_numbers_that_a_power_cut_may_have_taken_are_not_used_again() {
+    let (store, loaded, folder) = Store::temporary();
+    let mut batch = Batch::new();
+    batch.put_setting("port", "8080");
+    batch.push_event(event(loaded.next_seq));
+    commit(&store, batch, Durability::PowerSafe).unwrap();
+    store.close().unwrap();
+    let dir = folder.path().join("store");
+    let db = sled::open(dir.join("db-1")).unwrap();
+    let earlier = Boot {
+        id: "an earlier boot".to_owned(),
+        first_seq: loaded.next_seq,
+    };
+    let (row_key, row) = earlier.change();
+    db.insert(row_key, row.unwrap()).unwrap();
+    drop(db);
+
+    // Again, too, when nothing was recorded in between.
+    for _ in 0..3 {
+        let (store, after) = open(&dir);
+        assert_eq!(after.next_seq, loaded.next_seq + 1 + SEQ_GAP);
+        store.close().unwrap();
+    }
 }
 
 /// What commits cost, in figures: `cargo test --release -- --ignored --nocapture store_costs`.

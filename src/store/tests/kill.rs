@@ -9,6 +9,9 @@ use super::*;
 
 const DIR: &str = "FLOWCTL_TEST_STORE_DIR";
 
+/// How many commits the child makes; without it, it goes on until it is killed.
+const COMMITS: &str = "FLOWCTL_TEST_COMMITS";
+
 /// A process of its own that commits as fast as it can, and says what was acknowledged.
 ///
 /// Commit `n` keeps `n` in a record, a setting and an event at once, and each fiftieth a pipeline
@@ -17,6 +20,7 @@ const DIR: &str = "FLOWCTL_TEST_STORE_DIR";
 #[ignore = "a child process of other tests"]
 fn child_that_commits() {
     let dir = std::env::var(DIR).unwrap();
+    let commits = std::env::var(COMMITS).map_or(usize::MAX, |n| n.parse().unwrap());
     println!("\nopening");
     let (store, loaded) = open(Path::new(&dir));
     let start = loaded
@@ -26,7 +30,7 @@ fn child_that_commits() {
     let ttp = key("ttp");
     let mut out = std::io::stdout().lock();
     writeln!(out, "open").unwrap();
-    for number in start + 1.. {
+    for number in (start + 1..).take(commits) {
         let replica = replica((number % 20) as u32);
         let mut batch = Batch::new();
         batch.put_record(ttp.clone(), replica.clone(), record(&ttp, &replica, number));
@@ -151,4 +155,58 @@ fn kill_9_at_any_moment_of_opening_loses_nothing_acknowledged() {
     }
     println!("{newest} commits, 60 kills, longest open {longest:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// The same at each system call that changes a file, one after the other, on an old store and on a
+/// new one: `cargo test --lib -- --ignored --nocapture kill_9_at_each_system_call`, 20 s.
+#[test]
+#[ignore = "needs strace"]
+fn kill_9_at_each_system_call_loses_nothing_acknowledged() {
+    let calls = [
+        "openat",
+        "write",
+        "pwrite64",
+        "fsync",
+        "fdatasync",
+        "rename",
+        "unlink",
+        "mkdir",
+    ];
+    for call in calls {
+        let folder = tempfile::tempdir().unwrap();
+        let old = folder.path().join("old").join("store");
+        let (mut newest, mut kills) = (0, 0);
+        for when in 1.. {
+            let new = folder.path().join(format!("new-{when}")).join("store");
+            let (_, first) = killed_at(&new, call, when, 0);
+            let (now, second) = killed_at(&old, call, when, newest);
+            newest = now;
+            kills += u32::from(first) + u32::from(second);
+            if !first && !second {
+                break;
+            }
+        }
+        println!("{call}: {kills} kills");
+    }
+}
+
+/// Lets a child be killed when one of its threads makes `call` for the `when`-th time; answers the
+/// newest commit, and whether it came to that.
+fn killed_at(dir: &Path, call: &str, when: u32, newest: u64) -> (u64, bool) {
+    std::fs::create_dir_all(dir.parent().unwrap()).unwrap();
+    let output = Command::new("strace")
+        .args(["-f", "-qq", "-e", &format!("trace={call}"), "-e"])
+        .arg(format!("inject={call}:signal=KILL:when={when}"))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::kill::child_that_commits"])
+        .args(["--ignored", "--nocapture"])
+        .env(DIR, dir)
+        .env(COMMITS, "30")
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let acknowledged = text.lines().rev().find_map(|line| line.parse().ok());
+    let (newest, _) = check(dir, acknowledged.unwrap_or(newest));
+    (newest, !output.status.success())
 }

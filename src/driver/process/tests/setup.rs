@@ -123,7 +123,14 @@ async fn the_environment_is_what_is_documented_and_nothing_else() {
     std::fs::write(&file, "FROM_FILE=file\nBOTH=file\nFLOWCTL_TEST=file\n").unwrap();
     let mut spec = spec("environment", "env", &[]);
     spec.env_file = vec![file.into()];
-    spec.inherit_env = vec!["CARGO_PKG_NAM*".to_owned()];
+    // Any variable of ours that is not passed on anyway.
+    let passed = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
+    let ours = std::env::vars().map(|(name, _)| name);
+    let ours: Vec<String> = ours
+        .filter(|name| !passed.contains(&name.as_str()))
+        .take(1)
+        .collect();
+    spec.inherit_env = ours.clone();
     let number = "worker-${{ component.replica }}".to_owned();
     spec.env = [
         ("BOTH".to_owned(), "spec".to_owned()),
@@ -136,11 +143,13 @@ async fn the_environment_is_what_is_documented_and_nothing_else() {
         .lines()
         .map(|line| line.split('=').next().unwrap())
         .collect();
-    names.retain(|name| !["HOME", "USER", "LANG", "TZ", "TMPDIR"].contains(name));
+    names.retain(|name| *name == "PATH" || !passed.contains(name));
+    let before = names.len();
+    names.retain(|name| !ours.iter().any(|known| known == name));
+    assert_eq!(before - names.len(), ours.len(), "{text}");
     names.sort_unstable();
     let wanted = [
         "BOTH",
-        "CARGO_PKG_NAME",
         "FLOWCTL_INSTANCE",
         "FLOWCTL_INSTANCE_DIR",
         "FLOWCTL_TEST",
@@ -254,4 +263,51 @@ async fn secrets_are_files_of_the_component_alone_and_go_with_it() {
     stage.stop(&launch).await.unwrap();
     stage.driver.forget(&launch.instance).await.unwrap();
     assert!(!dir.exists(), "forgotten with the instance");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_over_its_memory_limit_is_ended_and_called_out_of_memory() {
+    if !Enforced::here().memory {
+        println!("skipped: no control group for memory is writable here");
+        return;
+    }
+    let stage = ProcessStage::new();
+    let mut spec = spec("hungry", "tail", &["/dev/zero"]);
+    spec.resources.memory_limit_bytes = Some(32 << 20);
+    let launch = launch(spec, 1);
+    stage.start(&launch).await;
+    let ended = |life: &Life| matches!(life, Life::Exited(_));
+    let seen = conformance::eventually(&stage.driver, &launch.instance, ended).await;
+    let Life::Exited(exit) = seen.life else {
+        panic!("{seen:?}");
+    };
+    assert!(exit.oom, "{exit:?}");
+    stage.driver.forget(&launch.instance).await.unwrap();
+    let groups = stage
+        .driver
+        .site
+        .groups
+        .make(&launch.instance, &Default::default());
+    assert_eq!(groups.unwrap().join, Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_stays_within_its_limit_and_can_be_stopped() {
+    if !Enforced::here().pids {
+        println!("skipped: no control group for processes is writable here");
+        return;
+    }
+    let stage = ProcessStage::new();
+    // Each process leaves its session and forks for ever.
+    let bomb = "use POSIX; while (1) { my $pid = fork; setsid if defined $pid && !$pid;
+        select undef, undef, undef, 0.01 }";
+    let mut spec = spec("bomb", "perl", &["-e", bomb]);
+    spec.resources.pids_limit = Some(60);
+    let launch = launch(spec, 1);
+    stage.start(&launch).await;
+    wait_for("the limit is reached", || stage.marked(&launch) >= 50).await;
+    assert!(stage.marked(&launch) <= 60);
+    stage.stop(&launch).await.unwrap();
+    assert_eq!(stage.marked(&launch), 0);
+    stage.driver.forget(&launch.instance).await.unwrap();
 }

@@ -1,0 +1,244 @@
+//! What goes wrong on hosts that nobody watches.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use crate::support::{World, eventually, is_alive, kill, pipeline, shell, sleeper, text};
+
+#[test]
+fn a_second_daemon_is_refused_and_names_the_first() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let holder = world.status().daemon_pid();
+    let said = world.fails(7, &["daemon"]);
+    assert!(said.contains(&holder.to_string()), "{said}");
+    world.kill_daemon();
+    world.start_daemon();
+    assert_eq!(
+        world
+            .until("adopted", |status| status.settled())
+            .restarts("a"),
+        0
+    );
+}
+
+#[test]
+fn garbage_and_thousands_of_connects_on_the_socket_keep_nobody_from_an_answer() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    let socket = world.state().join("flowctl.sock");
+    let mut silent = Vec::new();
+    for n in 0..2_000_u32 {
+        // A refused or cut connection is as good as an accepted one here.
+        let Ok(mut peer) = UnixStream::connect(&socket) else {
+            continue;
+        };
+        if n % 2 == 0 {
+            peer.write_all(&[0xff, 0, b'\n', 0x16, 3, 1].repeat(50))
+                .ok();
+        } else if silent.len() < 100 {
+            silent.push(peer);
+        }
+    }
+    let after = world.status();
+    assert_eq!(
+        (after.daemon_pid(), after.pid("a")),
+        (before.daemon_pid(), before.pid("a"))
+    );
+}
+
+#[test]
+fn kill_9_of_a_shim_and_the_daemon_together_starts_the_program_once_more() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    let child = before.pid("a").unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let shim: u32 = fields[1].parse().unwrap();
+    kill(before.daemon_pid(), "KILL");
+    kill(shim, "KILL");
+    eventually("both are gone", || {
+        !is_alive(child) && !is_alive(before.daemon_pid())
+    });
+    world.start_daemon();
+    let after = world.until("it runs again", |status| status.phase("a") == "running");
+    assert_eq!(after.restarts("a"), 1);
+    assert_eq!(world.marked().len(), 1);
+}
+
+#[test]
+fn a_frozen_program_is_stopped_all_the_same() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let child = world.status().pid("a").unwrap();
+    kill(child, "STOP");
+    world.ok(&["stop", "a"]);
+    assert!(!is_alive(child));
+}
+
+#[test]
+fn a_daemon_that_was_frozen_goes_on_and_restarts_nothing() {
+    let world = World::new();
+    world.apply(&sleeper(
+        "a",
+        ", probes: { readiness: { exec: ['true'], period: 1s } }",
+    ));
+    let before = world.status();
+    kill(before.daemon_pid(), "STOP");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    kill(before.daemon_pid(), "CONT");
+    let after = world.status();
+    assert_eq!((after.pid("a"), after.restarts("a")), (before.pid("a"), 0));
+    assert_eq!(after.replica("a")["ready"], true);
+}
+
+#[test]
+fn a_swapped_symlink_is_a_change_as_kubernetes_makes_them() {
+    let world = World::new();
+    for (folder, level) in [("one", "info"), ("two", "debug")] {
+        std::fs::create_dir(world.path(folder)).unwrap();
+        let text = pipeline(&sleeper("a", &format!(", env: {{ LEVEL: {level} }}")));
+        world.write(&format!("{folder}/p.yaml"), &text);
+    }
+    let link = |target: &str, name: &str| {
+        let beside = world.path("..new");
+        std::os::unix::fs::symlink(target, &beside).unwrap();
+        std::fs::rename(beside, world.path(name)).unwrap();
+    };
+    link("one", "..data");
+    link("..data/p.yaml", "p.yaml");
+    world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    let before = world.status();
+    link("two", "..data");
+    world.until("the other definition runs", |status| {
+        status.settled() && status.replica("a")["spec"] != before.replica("a")["spec"]
+    });
+}
+
+#[test]
+fn of_many_saves_in_a_row_the_last_one_counts() {
+    let world = World::new();
+    world.apply(&sleeper("a", ", env: { N: '0' }"));
+    for n in 1..=200 {
+        world.save(
+            "p.yaml",
+            &pipeline(&sleeper("a", &format!(", env: {{ N: '{n}' }}"))),
+        );
+    }
+    let status = world.until("the last definition runs", |status| {
+        let pid = status.pid("a").filter(|_| status.settled());
+        pid.is_some_and(|pid| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == b"N=200")
+        })
+    });
+    assert_eq!(status.restarts("a"), 0);
+}
+
+#[test]
+fn what_ends_because_its_upstream_is_away_waits_for_it_and_spends_no_restart() {
+    let world = World::new();
+    world.write("up", "");
+    let probe = ", probes: { readiness: { exec: [test, -e, up], period: 100ms, failures: 1 } }";
+    let consumer = "while [ -e up ]; do sleep 0.05; done; exit 1";
+    let components = sleeper("source", probe) + &shell("consumer", consumer, ", inputs: [source]");
+    world.apply(&components);
+    let before = world.status();
+    std::fs::remove_file(world.path("up")).unwrap();
+    let waiting = world.until("the consumer waits", |status| {
+        status.phase("consumer") == "pending" && status.why("consumer").contains("source")
+    });
+    assert_eq!(waiting.restarts("consumer"), 0);
+    assert_eq!(waiting.pid("source"), before.pid("source"));
+    world.write("up", "");
+    let after = world.until("both run again", |status| status.settled());
+    assert_eq!(
+        (after.phase("consumer"), after.restarts("consumer")),
+        ("running", 0)
+    );
+    assert_eq!(after.pid("source"), before.pid("source"));
+}
+
+#[test]
+fn an_upstream_that_flaps_restarts_nothing_and_no_readiness_flips_over_a_daemon_restart() {
+    let world = World::new();
+    world.write("up", "");
+    let probe = ", probes: { readiness: { exec: [test, -e, up], period: 50ms, failures: 1 } }";
+    world.apply(&(sleeper("source", probe) + &sleeper("sink", ", inputs: [source]")));
+    let before = world.status();
+    for _ in 0..5 {
+        std::fs::remove_file(world.path("up")).unwrap();
+        world.until("it is unready", |status| {
+            status.phase("source") == "unhealthy"
+        });
+        world.write("up", "");
+        world.until("it is ready", |status| status.phase("source") == "running");
+    }
+    world.kill_daemon();
+    world.start_daemon();
+    let after = world.status();
+    for component in ["source", "sink"] {
+        assert_eq!(after.pid(component), before.pid(component));
+        assert_eq!(after.restarts(component), 0);
+        assert_eq!(after.replica(component)["ready"], true);
+    }
+}
+
+#[test]
+fn a_failing_liveness_probe_restarts_and_counts() {
+    let world = World::new();
+    world.write("alive", "");
+    let probe = ", probes: { liveness: { exec: [test, -e, alive], period: 100ms, failures: 2 } }";
+    world.apply(&sleeper("a", probe));
+    let before = world.status();
+    std::fs::remove_file(world.path("alive")).unwrap();
+    world.until("it was restarted", |status| status.restarts("a") >= 1);
+    world.write("alive", "");
+    let after = world.until("it lives", |status| status.phase("a") == "running");
+    assert_ne!(after.pid("a"), before.pid("a"));
+    let events = world.ok(&["events"]);
+    assert!(events.contains("liveness probe failed"), "{events}");
+}
+
+#[test]
+fn a_secret_stands_in_its_file_and_nowhere_else() {
+    const CANARY: &str = "canary-3f9a71c2";
+    let world = World::new();
+    world.write("password", CANARY);
+    let script = "cat \"$FLOWCTL_SECRETS_DIR/db\" > /dev/null && exec sleep 1000";
+    world.apply(&shell(
+        "a",
+        script,
+        ", secrets: [{ name: db, file: password }]",
+    ));
+    let pid = world.status().pid("a").unwrap();
+    let mut places = world.ok(&["status", "-o", "json"]);
+    places += &world.ok(&["events", "-o", "json"]);
+    places += &world.ok(&["logs"]);
+    places += &world.ok(&["describe", "a"]);
+    places += &text(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap());
+    places += &text(&std::fs::read(format!("/proc/{pid}/environ")).unwrap());
+    assert!(!places.contains(CANARY));
+    let found = std::process::Command::new("grep")
+        .args(["-rl", CANARY])
+        .arg(world.state())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let files = text(&found.stdout);
+    let elsewhere: Vec<&str> = files
+        .lines()
+        .filter(|file| !file.ends_with("/db"))
+        .collect();
+    assert_eq!(elsewhere, [] as [&str; 0]);
+}
