@@ -1,0 +1,310 @@
+//! A stage for journeys: a lake, the three programs as processes, and the question whether every
+//! expected event was written exactly once.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use token_transfer::generator::LakePlan;
+use token_transfer::generator::write::MANIFEST;
+
+/// Everything that is waited for comes within this time, or the test fails.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// One of the three programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    Source,
+    Processor,
+    Consumer,
+}
+
+pub const ALL: [Program; 3] = [Program::Source, Program::Processor, Program::Consumer];
+
+impl Program {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Source => env!("CARGO_BIN_EXE_stellar-live-source-datalake"),
+            Self::Processor => env!("CARGO_BIN_EXE_ttp-processor"),
+            Self::Consumer => env!("CARGO_BIN_EXE_consumer-app"),
+        }
+    }
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A lake, and programs that come and go.
+pub struct Stage {
+    home: TempDir,
+    pub last: u32,
+    source_port: u16,
+    processor_port: u16,
+    health: BTreeMap<Program, u16>,
+    extra: Vec<(String, OsString)>,
+    running: BTreeMap<Program, Running>,
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Waits for `condition`; `what` says in the failure what did not come.
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "{what} did not come in {DEADLINE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Stage {
+    /// A stage whose lake gets `ledgers` ledgers, `pace` apart. It grows by itself.
+    pub fn with_lake(ledgers: u32, pace: Duration) -> Self {
+        let stage = Self::empty(1 + ledgers);
+        let plan = LakePlan {
+            pace,
+            ..LakePlan::of(ledgers)
+        };
+        let lake = stage.lake();
+        let make = move || plan.make(&lake);
+        if pace.is_zero() {
+            make().unwrap();
+        } else {
+            // Ends with the lake; a stage that is torn down first makes its writes fail.
+            std::thread::spawn(make);
+            let manifest = stage.lake().join("FFFFFFFF--0-9");
+            until("the lake's first folder", || {
+                manifest.exists().then_some(())
+            });
+        }
+        stage
+    }
+
+    /// A stage without a lake, for ledgers up to `last`.
+    pub fn empty(last: u32) -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            last,
+            source_port: free_port(),
+            processor_port: free_port(),
+            health: ALL
+                .into_iter()
+                .map(|program| (program, free_port()))
+                .collect(),
+            extra: Vec::new(),
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Sets a variable for every program that is started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.extra.push((name.to_owned(), value.into()));
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn lake(&self) -> PathBuf {
+        self.home.path().join("lake")
+    }
+
+    pub fn output(&self) -> PathBuf {
+        self.home.path().join("events.ndjson")
+    }
+
+    pub fn log(&self, program: Program) -> String {
+        fs::read_to_string(self.home.path().join(format!("{program:?}.log"))).unwrap_or_default()
+    }
+
+    pub fn start(&mut self, program: Program) {
+        let log = self.home.path().join(format!("{program:?}.log"));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let mut command = Command::new(program.path());
+        command
+            .env_clear()
+            .env("HEALTH_PORT", self.health[&program].to_string())
+            .envs(self.extra.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        match program {
+            Program::Source => command
+                .env("STORAGE_TYPE", "FS")
+                .env("BUCKET_NAME", self.lake())
+                .env("LAKE_POLL_INTERVAL", "50ms")
+                .env("PORT", self.source_port.to_string()),
+            Program::Processor => command
+                .env("NETWORK_PASSPHRASE", "Test SDF Network ; September 2015")
+                .env(
+                    "SOURCE_SERVICE_ADDRESS",
+                    format!("localhost:{}", self.source_port),
+                )
+                .env("PORT", self.processor_port.to_string()),
+            Program::Consumer => command
+                .env(
+                    "TTP_SERVICE_ADDRESS",
+                    format!("localhost:{}", self.processor_port),
+                )
+                .env("OUTPUT_FILE", self.output())
+                .args(["2", &self.last.to_string()]),
+        };
+        self.running
+            .insert(program, Running(command.spawn().unwrap()));
+    }
+
+    pub fn start_all(&mut self) {
+        for program in ALL {
+            self.start(program);
+        }
+    }
+
+    /// Kills a program so that it can't do anything about it.
+    pub fn kill(&mut self, program: Program) {
+        self.running.remove(&program).expect("it runs");
+    }
+
+    /// Stops a program in its tracks; it keeps its connections and answers nothing.
+    pub fn pause(&mut self, program: Program) {
+        self.signal(program, Signal::STOP);
+    }
+
+    /// Lets a paused program go on.
+    pub fn resume(&mut self, program: Program) {
+        self.signal(program, Signal::CONT);
+    }
+
+    fn signal(&self, program: Program, signal: Signal) {
+        kill_process(Pid::from_child(&self.running[&program].0), signal).unwrap();
+    }
+
+    /// Asks a program to stop, and says how it ended and how long that took.
+    pub fn terminate(&mut self, program: Program) -> (ExitStatus, Duration) {
+        let running = self.running.get_mut(&program).expect("it runs");
+        let begin = Instant::now();
+        kill_process(Pid::from_child(&running.0), Signal::TERM).unwrap();
+        let status = until("the end of a program that was asked to stop", || {
+            running.0.try_wait().unwrap()
+        });
+        let took = begin.elapsed();
+        self.running.remove(&program);
+        (status, took)
+    }
+
+    /// Waits for a program to end by itself.
+    pub fn ended(&mut self, program: Program) -> ExitStatus {
+        let running = self.running.get_mut(&program).expect("it was started");
+        until("the end of a program", || running.0.try_wait().unwrap())
+    }
+
+    pub fn alive(&mut self, program: Program) -> bool {
+        let running = self.running.get_mut(&program);
+        running.is_some_and(|running| running.0.try_wait().unwrap().is_none())
+    }
+
+    /// The answer on a program's health port.
+    pub fn ask(&self, program: Program, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.health[&program])).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let code = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((code, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    pub fn health(&self, program: Program) -> Option<Value> {
+        serde_json::from_str(&self.ask(program, "/health")?.1).ok()
+    }
+
+    /// Waits until a program's health is `status`, and gives its message.
+    pub fn until_health(&self, program: Program, status: &str) -> String {
+        until(&format!("{program:?} {status}"), || {
+            let health = self.health(program)?;
+            (health["status"] == status).then(|| health["message"].as_str().unwrap().to_owned())
+        })
+    }
+
+    /// Lines of the output so far.
+    pub fn written(&self) -> usize {
+        let text = fs::read(self.output()).unwrap_or_default();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    pub fn until_written(&self, lines: usize) {
+        until(&format!("{lines} lines of output"), || {
+            (self.written() >= lines).then_some(())
+        });
+    }
+
+    pub fn expected(&self) -> Vec<Value> {
+        let text = fs::read(self.lake().join(MANIFEST)).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&text).unwrap();
+        serde_json::from_value(manifest["events"].take()).unwrap()
+    }
+
+    /// Waits until the consumer says that it has everything, and checks that everything is what the
+    /// lake's maker expects: every event, exactly once, in order.
+    pub fn verify(&mut self) {
+        until("the end of the stream", || {
+            assert!(
+                self.alive(Program::Consumer),
+                "{}",
+                self.log(Program::Consumer)
+            );
+            let message = self.health(Program::Consumer)?["message"]
+                .as_str()?
+                .to_owned();
+            message.starts_with("complete").then_some(())
+        });
+        self.verify_output();
+    }
+
+    pub fn verify_output(&self) {
+        let expected = self.expected();
+        let text = fs::read_to_string(self.output()).unwrap();
+        let found: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_eq!(found, expected, "line {}", number + 1);
+        }
+        assert_eq!(found.len(), expected.len());
+    }
+}
+
+/// Moves a lake away, or back.
+pub fn rename(from: &Path, to: &Path) {
+    fs::rename(from, to).unwrap();
+}
