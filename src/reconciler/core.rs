@@ -63,8 +63,14 @@ pub enum Input {
         /// What came of it.
         result: Result<(), DriverError>,
     },
-    /// A commit was answered; commits are answered in order.
-    Recorded(Result<(), String>),
+    /// A commit was answered. Those of one durability are answered in order; a crash-safe one may
+    /// overtake a power-safe one, which waits for the disk.
+    Recorded {
+        /// Which commit.
+        number: u64,
+        /// What came of it.
+        result: Result<(), String>,
+    },
     /// A command arrived.
     Command(Command),
     /// The host's clock was stepped and the daemon's follows: deadlines move along.
@@ -84,7 +90,7 @@ pub enum Input {
 #[derive(Debug, Default)]
 pub struct Turn {
     /// Record this; answer with [`Input::Recorded`].
-    pub commit: Option<(Changes, Durability)>,
+    pub commit: Option<Commit>,
     /// Do these now: what announces them is recorded.
     pub effects: Vec<Effect>,
     /// Look at these drivers; answer each with [`Input::Looked`].
@@ -114,8 +120,29 @@ pub struct Kept {
     pub next_seq: u64,
 }
 
+/// What is to be recorded as one.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Grows by one with each.
+    pub number: u64,
+    /// What changed.
+    pub changes: Changes,
+    /// How well it has to be kept before it is answered.
+    pub durability: Durability,
+}
+
+/// Why nothing can be recorded.
+struct NotDurable {
+    why: String,
+    /// When it is tried again.
+    again_at: Timestamp,
+    /// The newest commit when that was found out: what older ones answer proves nothing.
+    newest: u64,
+}
+
 /// A commit that has not been answered.
 struct Pending {
+    number: u64,
     changes: Changes,
     effects: Vec<Effect>,
 }
@@ -128,9 +155,10 @@ pub struct Core {
     pub(super) registry: Registry,
     daemon: DaemonStatus,
     frozen: Option<String>,
-    /// Why nothing can be recorded, and when it is tried again.
-    not_durable: Option<(String, Timestamp)>,
+    not_durable: Option<NotDurable>,
     pending: VecDeque<Pending>,
+    /// The number of the newest commit.
+    commits: u64,
     ready: Vec<Effect>,
     probing: Vec<ProbingChange>,
     relist_at: Timestamp,
@@ -172,6 +200,7 @@ impl Core {
             frozen: None,
             not_durable: None,
             pending: VecDeque::new(),
+            commits: 0,
             ready: Vec::new(),
             probing: Vec::new(),
             relist_at: now,
@@ -233,7 +262,7 @@ impl Core {
             }
             Input::StartAnswered { instance, result } => self.start_answered(&instance, result),
             Input::StopAnswered { instance, result } => self.stop_answered(&instance, result),
-            Input::Recorded(result) => self.recorded(result),
+            Input::Recorded { number, result } => self.recorded(number, result),
             Input::Command(command) => self.command(command),
             Input::ClockStepped { millis } => self.clock_stepped(millis),
             Input::Probed(report) => self.probed(&report),
@@ -302,8 +331,8 @@ impl Core {
 
     /// Turns what was touched into a commit. While nothing can be recorded, touches pile up and one
     /// commit a second tries to get rid of them.
-    fn open_commit(&mut self, now_ready: &mut Vec<Effect>) -> Option<(Changes, Durability)> {
-        if let Some((_, again_at)) = &mut self.not_durable {
+    fn open_commit(&mut self, now_ready: &mut Vec<Effect>) -> Option<Commit> {
+        if let Some(NotDurable { again_at, .. }) = &mut self.not_durable {
             if self.ledger.now < *again_at || !self.pending.is_empty() {
                 let effects = std::mem::take(&mut self.ledger.effects);
                 now_ready.extend(
@@ -356,20 +385,29 @@ impl Core {
         };
         let durability = std::mem::replace(&mut self.ledger.durability, Durability::CrashSafe);
         let effects = std::mem::take(&mut self.ledger.effects);
+        self.commits += 1;
+        let number = self.commits;
         self.pending.push_back(Pending {
+            number,
             changes: changes.clone(),
             effects,
         });
-        Some((changes, durability))
+        Some(Commit {
+            number,
+            changes,
+            durability,
+        })
     }
 
-    fn recorded(&mut self, result: Result<(), String>) {
-        let Some(pending) = self.pending.pop_front() else {
+    fn recorded(&mut self, number: u64, result: Result<(), String>) {
+        let found = self.pending.iter().position(|one| one.number == number);
+        let Some(pending) = found.and_then(|found| self.pending.remove(found)) else {
             return;
         };
         match result {
             Ok(()) => {
-                if self.not_durable.take().is_some() {
+                let healed = self.not_durable.take_if(|trouble| number > trouble.newest);
+                if healed.is_some() {
                     self.daemon.durable = true;
                     self.daemon.durable_why = None;
                     self.touch_all();
@@ -385,7 +423,11 @@ impl Core {
                     );
                     self.touch_all();
                 }
-                self.not_durable = Some((why.clone(), self.ledger.now.after(RECORD_AGAIN)));
+                self.not_durable = Some(NotDurable {
+                    why: why.clone(),
+                    again_at: self.ledger.now.after(RECORD_AGAIN),
+                    newest: self.commits,
+                });
                 self.daemon.durable = false;
                 self.daemon.durable_why = Some(why);
                 // What the failed commit held is owed still.
@@ -485,7 +527,7 @@ impl Core {
         let why = self
             .not_durable
             .as_ref()
-            .map_or_else(String::new, |(why, _)| why.clone());
+            .map_or_else(String::new, |trouble| trouble.why.clone());
         super::commands::refuse(self, answer, why);
     }
 
@@ -500,12 +542,14 @@ impl Core {
     }
 
     pub(super) fn not_durable(&self) -> Option<&str> {
-        self.not_durable.as_ref().map(|(why, _)| why.as_str())
+        self.not_durable
+            .as_ref()
+            .map(|trouble| trouble.why.as_str())
     }
 
     fn clock_stepped(&mut self, millis: i64) {
         self.relist_at = self.relist_at.shifted(millis);
-        if let Some((_, again_at)) = &mut self.not_durable {
+        if let Some(NotDurable { again_at, .. }) = &mut self.not_durable {
             *again_at = again_at.shifted(millis);
         }
         self.registry.shift(millis);
@@ -546,7 +590,7 @@ impl Core {
             .pipelines
             .values()
             .filter_map(|pipeline| pipeline.plan.wake_at);
-        let record_again = self.not_durable.as_ref().map(|(_, at)| *at);
+        let record_again = self.not_durable.as_ref().map(|trouble| trouble.again_at);
         // A commit under way answers by itself.
         let record_again = record_again.filter(|_| self.pending.is_empty());
         let due = plans

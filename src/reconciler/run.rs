@@ -12,7 +12,7 @@ use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
 use crate::probe::{ProberHandle, Report, Target, Watched};
 
 use super::commands;
-use super::core::{Core, Input, Turn};
+use super::core::{Commit, Core, Input, Turn};
 use super::handle::{Command, ReconcilerHandle};
 use super::ledger::{Changes, Durability, Effect};
 use super::probing::Probing;
@@ -210,7 +210,12 @@ impl Reconciler {
     }
 
     fn carry_out(&self, turn: Turn) {
-        if let Some((changes, durability)) = turn.commit {
+        if let Some(Commit {
+            number,
+            changes,
+            durability,
+        }) = turn.commit
+        {
             for event in &changes.events {
                 tracing::info!(
                     pipeline = event.pipeline.as_ref().map(tracing::field::display),
@@ -224,7 +229,7 @@ impl Reconciler {
                 self.events.send(Arc::new(event.clone())).ok();
             }
             let answers = self.answers.clone();
-            let done = move |result| send(&answers, Input::Recorded(result));
+            let done = move |result| send(&answers, Input::Recorded { number, result });
             (self.recorder)(changes, durability, Box::new(done));
         }
         for effect in turn.effects {

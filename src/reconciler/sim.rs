@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::driver::{DriverError, Launch, Scope, Started};
 use crate::model::fixtures::{component, pipeline};
 use crate::model::{
-    ComponentId, ComponentSpec, DaemonStatus, DriverKind, Exit, ExitStatus, Handle, InstanceId,
-    Life, PhaseName, PipelineSpec, ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy,
-    Timestamp,
+    ComponentId, ComponentSpec, DaemonStatus, DriverKind, Event, Exit, ExitStatus, Handle,
+    InstanceId, Life, PhaseName, PipelineSpec, ReplicaKey, Sighting, SpecHash, StartFailure,
+    StopPolicy, Timestamp,
 };
 
-use super::core::{Core, Input, Kept, Turn};
+use super::core::{Commit, Core, Input, Kept, Turn};
 use super::handle::{Command, Origin, Request, Source};
-use super::ledger::{Changes, Effect};
+use super::ledger::{Durability, Effect};
 
 /// SplitMix64: small, and the same in every release.
 struct Random(u64);
@@ -50,7 +50,9 @@ enum Call {
     Stop(InstanceId),
     Forget(InstanceId),
     Look(Scope),
-    Commit(Box<Changes>),
+    Commit(Box<Commit>),
+    /// The disk has a commit that was to be power-safe.
+    Synced(u64),
 }
 
 struct World {
@@ -61,6 +63,7 @@ struct World {
     calls: Vec<(Timestamp, Call)>,
     commits: VecDeque<(Timestamp, Call)>,
     disk: Kept,
+    events: BTreeMap<u64, Event>,
     disk_full: bool,
     blind: bool,
     calm: bool,
@@ -92,6 +95,7 @@ impl World {
             calls: vec![],
             commits: VecDeque::new(),
             disk: Kept::default(),
+            events: BTreeMap::new(),
             disk_full: false,
             blind: false,
             calm: false,
@@ -146,8 +150,9 @@ impl World {
                     self.things.remove(id);
                 }
             }
-            Call::Look(_) => {}
-            Call::Commit(changes) => {
+            Call::Look(_) | Call::Synced(_) => {}
+            Call::Commit(commit) => {
+                let changes = &commit.changes;
                 for ((pipeline, replica), record) in &changes.records {
                     let records = self.disk.records.entry(pipeline.clone()).or_default();
                     match record {
@@ -161,12 +166,14 @@ impl World {
                         None => self.disk.pipelines.remove(key),
                     };
                 }
-                if let Some(last) = changes.events.last() {
-                    assert!(
-                        last.seq >= self.disk.next_seq,
-                        "an event number was used twice"
-                    );
-                    self.disk.next_seq = last.seq + 1;
+                for event in &changes.events {
+                    // What a failed fsync left in doubt is recorded again.
+                    let known = self
+                        .events
+                        .entry(event.seq)
+                        .or_insert_with(|| event.clone());
+                    assert_eq!(known, event, "an event number was used twice");
+                    self.disk.next_seq = self.disk.next_seq.max(event.seq + 1);
                 }
             }
         }
@@ -260,13 +267,29 @@ impl World {
                 driver: DriverKind::Process,
                 result: Ok(self.see(&scope)),
             },
-            Call::Commit(changes) => {
-                if self.disk_full {
-                    Input::Recorded(Err("no space left on device".to_owned()))
+            Call::Commit(commit) => {
+                let (number, durability) = (commit.number, commit.durability);
+                let result = if self.disk_full {
+                    Err("no space left on device".to_owned())
                 } else {
-                    self.take_effect(&Call::Commit(changes));
-                    Input::Recorded(Ok(()))
-                }
+                    self.take_effect(&Call::Commit(commit));
+                    if durability == Durability::PowerSafe && !self.calm {
+                        let later = i64::try_from(self.random.below(500)).unwrap();
+                        self.calls
+                            .push((self.now.shifted(later), Call::Synced(number)));
+                        return;
+                    }
+                    Ok(())
+                };
+                Input::Recorded { number, result }
+            }
+            Call::Synced(number) => {
+                let result = if self.disk_full && self.random.one_in(2) {
+                    Err("input/output error".to_owned())
+                } else {
+                    Ok(())
+                };
+                Input::Recorded { number, result }
             }
         };
         if std::env::var_os("FLOWCTL_SIM_SEED").is_some() {
@@ -312,11 +335,10 @@ impl World {
                 .now
                 .shifted(1 + i64::try_from(world.random.below(slow)).unwrap())
         };
-        if let Some((changes, _)) = commit {
+        if let Some(commit) = commit {
             let at = due(self);
             let at = self.commits.back().map_or(at, |(last, _)| at.max(*last));
-            self.commits
-                .push_back((at, Call::Commit(Box::new(changes))));
+            self.commits.push_back((at, Call::Commit(Box::new(commit))));
         }
         for effect in effects {
             let call = match effect {
@@ -684,6 +706,7 @@ fn a_lost_store_is_rebuilt_from_what_runs_without_a_restart() {
         pipelines,
         ..Kept::default()
     };
+    world.events.clear();
     world.calls.clear();
     world.commits.clear();
     world.core = Core::new(

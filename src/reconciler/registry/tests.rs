@@ -11,7 +11,7 @@ use crate::model::{
     ComponentSpec, DaemonStatus, DriverKind, Evidence, Handle, HttpTarget, HumanDuration, Metric,
     PhaseName, Probe, ProbeCheck, ProcessIdentity, Registration, ReplicaStatus, Role,
 };
-use crate::reconciler::core::{Core, Input, Kept, Turn};
+use crate::reconciler::core::{Commit, Core, Input, Kept, Turn};
 use crate::reconciler::handle::{Command, Origin, Source};
 use crate::reconciler::ledger::{Changes, Effect};
 
@@ -77,9 +77,14 @@ impl Owned {
             if commit.is_none() && effects.is_empty() && looks.is_empty() {
                 return;
             }
-            if let Some((changes, _)) = commit {
+            if let Some(Commit {
+                number, changes, ..
+            }) = commit
+            {
                 self.record(changes);
-                self.core.handle(Input::Recorded(Ok(())), self.now);
+                let result = Ok(());
+                self.core
+                    .handle(Input::Recorded { number, result }, self.now);
             }
             for effect in effects {
                 match effect {
