@@ -25,6 +25,9 @@ const GATHER: Duration = Duration::from_millis(100);
 pub(super) struct Syncer {
     progress: Mutex<Progress>,
     wake: Condvar,
+    /// Held by whoever tells how commits went, and taken before `progress` is let go, so that they
+    /// are told in order.
+    telling: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -52,6 +55,7 @@ impl Syncer {
         Self {
             progress: Mutex::default(),
             wake: Condvar::new(),
+            telling: Mutex::default(),
         }
     }
 
@@ -104,16 +108,28 @@ impl Syncer {
             self.wake.notify_one();
             return;
         };
-        drop(progress);
-        tell(done, answer);
+        self.tell_in_order(
+            progress,
+            Answers {
+                result: answer,
+                waiting: vec![(number, done)],
+            },
+        );
     }
 
     /// The file is not to be used any more.
     pub(super) fn failed(&self, error: StoreError) {
         let mut progress = self.progress();
-        let waiting = progress.distrust(error);
+        let answers = progress.distrust(error);
+        self.tell_in_order(progress, answers);
+    }
+
+    /// Lets `progress` go and tells.
+    fn tell_in_order(&self, progress: MutexGuard<'_, Progress>, answers: Answers) {
+        let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         drop(progress);
-        answer(waiting);
+        answer(answers);
+        drop(telling);
     }
 
     /// Whether the disk has everything.
@@ -157,7 +173,7 @@ impl Syncer {
             {
                 continue;
             }
-            let waiting = match result {
+            let answers = match result {
                 Ok(()) => progress.synced(number),
                 Err(source) => {
                     let error = StoreError::NotRecorded {
@@ -168,8 +184,7 @@ impl Syncer {
                     progress.distrust(error)
                 }
             };
-            drop(progress);
-            answer(waiting);
+            self.tell_in_order(progress, answers);
             progress = self.progress();
         }
     }
