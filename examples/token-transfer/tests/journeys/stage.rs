@@ -282,12 +282,15 @@ impl Stage {
                 "{}",
                 self.log(Program::Consumer)
             );
-            let message = self.health(Program::Consumer)?["message"]
-                .as_str()?
-                .to_owned();
-            message.starts_with("complete").then_some(())
+            self.has_everything()?.then_some(())
         });
         self.verify_output();
+    }
+
+    /// Whether the consumer says that it has everything; `None` = it does not answer.
+    pub fn has_everything(&self) -> Option<bool> {
+        let health = self.health(Program::Consumer)?;
+        Some(health["message"].as_str()?.starts_with("complete"))
     }
 
     pub fn verify_output(&self) {
