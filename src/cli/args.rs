@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::engine::Engine;
 use crate::api::Orchestrator;
 use crate::model::{DurationError, HumanDuration, Namespace, Timestamp};
 use crate::telemetry::LogFormat;
@@ -269,6 +270,9 @@ pub struct Run {
     /// Options of the control plane.
     #[command(flatten)]
     pub control_plane: ControlPlane,
+    /// Options of the container engine.
+    #[command(flatten)]
+    pub engine: Engine,
 }
 
 /// `flowctl status`.
@@ -516,6 +520,9 @@ pub struct Daemon {
     /// Options of the control plane.
     #[command(flatten)]
     pub control_plane: ControlPlane,
+    /// Options of the container engine.
+    #[command(flatten)]
+    pub engine: Engine,
     /// Keep nothing: state goes to a folder of its own, which is removed at the end
     #[arg(long, conflicts_with = "state_dir")]
     pub no_persistence: bool,

@@ -22,6 +22,7 @@ pub(super) fn run(cx: &mut Context<'_>, args: Daemon) -> Result<Exit, Failure> {
         log: cx.global.log.clone(),
         log_format: args.log_format.into(),
         control_plane: args.control_plane,
+        engine: args.engine,
     })
 }
 

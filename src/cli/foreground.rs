@@ -38,6 +38,7 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
             WhenUnready::Refuse
         },
         control_plane: options.args.control_plane.chosen(),
+        engine: options.args.engine.chosen(),
         logs: if options.args.keep_logs {
             AfterRun::Keep
         } else {

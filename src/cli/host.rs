@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args;
+use super::engine::Engine;
 use super::exit::{Exit, Failure};
 use super::out::Out;
 use super::text::Style;
@@ -83,6 +84,8 @@ pub struct DaemonOptions {
     pub log_format: LogFormat,
     /// Where components reach the control plane.
     pub control_plane: args::ControlPlane,
+    /// Where containers run.
+    pub engine: Engine,
 }
 
 /// How `flowctl run` is to run.

@@ -17,6 +17,7 @@ mod delete;
 mod describe;
 mod diff;
 mod down;
+mod engine;
 mod events;
 pub mod exit;
 mod foreground;

@@ -29,6 +29,7 @@ impl Host for Program {
         let options = daemon::Options {
             state_dir: options.state_dir.clone(),
             control_plane: options.control_plane.chosen(),
+            engine: options.engine.chosen(),
         };
         block_on(async move {
             let daemon = Daemon::open(options).await?;

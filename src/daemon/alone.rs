@@ -1,15 +1,17 @@
 //! Looking at a state directory, and ending what it owns, while no daemon runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::driver::process::ProcessDriver;
-use crate::driver::{Driver as _, Scope};
+use crate::driver::Scope;
 use crate::model::{DaemonStatus, DriverKind, Snapshot};
-use crate::reconciler::{Core, Input, Kept};
+use crate::reconciler::{Core, Drivers, Input, Kept};
 use crate::store::{self, Store};
 
-use super::{ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
+use super::{ControlPlaneChoice, EngineChoice, engine, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
 /// when nothing was ever kept there.
@@ -44,7 +46,13 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         notes: Vec::new(),
         next_seq: loaded.next_seq,
     };
-    let kept = rebuilt(kept, &process, &loaded.recovery).await;
+    let mut drivers: Drivers = BTreeMap::new();
+    drivers.insert(DriverKind::Process, Arc::new(process));
+    if engine::is_used(state_dir, &kept) {
+        let docker = engine::open(state_dir, &EngineChoice::default(), &clock)?;
+        drivers.insert(DriverKind::Docker, docker);
+    }
+    let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
     let daemon = DaemonStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -54,18 +62,14 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         durable_why: None,
         control_plane: None,
     };
-    let kind = DriverKind::Process;
-    let mut core = Core::new(kept, [kind], daemon, clock.now());
+    let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
     core.freeze("no daemon runs; `flowctl daemon` or `flowctl apply` starts one");
     core.turn(clock.now());
-    let result = process.observe(&Scope::All).await;
-    core.handle(
-        Input::Looked {
-            driver: kind,
-            result,
-        },
-        clock.now(),
-    );
+    for (kind, driver) in &drivers {
+        let result = driver.observe(&Scope::All).await;
+        let driver = *kind;
+        core.handle(Input::Looked { driver, result }, clock.now());
+    }
     core.turn(clock.now());
     // Only what was there before is kept: the next daemon takes the ends in by itself.
     store.close().map_err(|source| DaemonError::Store {
@@ -90,6 +94,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     let daemon = Daemon::open(Options {
         state_dir: state_dir.to_owned(),
         control_plane: ControlPlaneChoice::Absent,
+        engine: EngineChoice::default(),
     })
     .await?;
     let asked = daemon.owner().down().await;

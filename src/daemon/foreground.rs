@@ -20,7 +20,7 @@ use crate::model::{
 use crate::reconciler::Refusal;
 use crate::store::{self, Batch};
 
-use super::{ControlPlaneChoice, Daemon, DaemonError, Options, Reading, Signals, check};
+use super::{ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, check};
 
 /// The setting by which a directory belongs to a run rather than to a daemon.
 const OWNER: &str = "owner";
@@ -45,6 +45,8 @@ pub struct RunOptions {
     pub when_unready: WhenUnready,
     /// Which control plane components are told of.
     pub control_plane: ControlPlaneChoice,
+    /// Where containers run.
+    pub engine: EngineChoice,
     /// Whether logs stay when it ends.
     pub logs: AfterRun,
 }
@@ -116,6 +118,7 @@ pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd
     let daemon = Daemon::open(Options {
         state_dir: options.state_dir.clone(),
         control_plane: options.control_plane.clone(),
+        engine: options.engine.clone(),
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, said).await;

@@ -10,6 +10,7 @@
 mod alone;
 mod backend;
 mod control;
+mod engine;
 mod foreground;
 mod registrations;
 mod sources;
@@ -34,7 +35,7 @@ use crate::model::{
     ComponentSpec, DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec,
     Snapshot, Workload,
 };
-use crate::probe::{ExecPlace, Host, Prober, Target};
+use crate::probe::{ExecPlace, Prober, Target};
 use crate::reconciler::{
     Changes, Core, Drivers, Durability, Kept, Probes, Reconciler, ReconcilerHandle, Recorder,
     Refusal,
@@ -45,6 +46,7 @@ pub use alone::{down, look};
 use backend::Backend;
 use control::Control;
 pub use control::{ControlError, ControlPlaneChoice};
+pub use engine::{EngineChoice, EngineError, Privileged};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
 
@@ -55,6 +57,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Which control plane components are told of.
     pub control_plane: ControlPlaneChoice,
+    /// Where containers run.
+    pub engine: EngineChoice,
 }
 
 /// Why a daemon could not start.
@@ -74,6 +78,9 @@ pub enum DaemonError {
     /// The control plane cannot be started.
     #[error("the control plane cannot be started")]
     ControlPlane(#[from] ControlError),
+    /// The container engine cannot be used.
+    #[error("the container engine cannot be used")]
+    Engine(#[from] EngineError),
     /// What the directory owns could not be ended.
     #[error("what runs cannot be ended")]
     Down(#[source] Refusal),
@@ -120,6 +127,7 @@ impl Daemon {
                 source,
             })?;
         let process = open_process_driver(&dir, &clock)?;
+        let docker = engine::open(&dir, &options.engine, &clock)?;
 
         let settings = loaded.settings.clone();
         let kept = Kept {
@@ -129,15 +137,20 @@ impl Daemon {
             notes: registrations::notes(&loaded.settings),
             next_seq: loaded.next_seq,
         };
-        let kept = rebuilt(kept, process.as_ref(), &loaded.recovery).await;
+        let mut drivers: Drivers = BTreeMap::new();
+        drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
+        let had_containers = engine::is_used(&dir, &kept);
+        if had_containers {
+            drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
+        }
+        let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
+        drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         let told = if kept.pipelines.is_empty() {
             control::Told::Nobody
         } else {
             control::Told::Components
         };
         let control = Control::open(&dir, options.control_plane.clone(), told)?;
-        let mut drivers: Drivers = BTreeMap::new();
-        drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
         let daemon = DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -149,6 +162,9 @@ impl Daemon {
         };
         let files: Vec<PathBuf> = watched_files(&kept);
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
+        if !had_containers {
+            core.spare(DriverKind::Docker);
+        }
         if let ControlPlaneChoice::Own(own) = &options.control_plane {
             core.set_patience(own.patience);
         }
@@ -165,7 +181,7 @@ impl Daemon {
             prober: prober_handle,
             reports: answers,
             target: Box::new(move |instance, spec| Target {
-                host: Host::Loopback,
+                reach: engine::reach(&docker, instance, spec),
                 exec: exec_place(instance, spec),
             }),
         };
@@ -381,14 +397,17 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
 }
 
 /// Pipelines of a lost store, put together from what their instances carry.
-async fn rebuilt(mut kept: Kept, process: &dyn Driver, recovery: &Recovery) -> Kept {
+async fn rebuilt(mut kept: Kept, drivers: &Drivers, recovery: &Recovery) -> Kept {
     if *recovery == Recovery::Intact {
         return kept;
     }
-    let described = process.describe().await.unwrap_or_else(|error| {
-        tracing::error!(%error, "what runs cannot be read; it is left alone");
-        Vec::new()
-    });
+    let mut described = Vec::new();
+    for driver in drivers.values() {
+        match driver.describe().await {
+            Ok(more) => described.extend(more),
+            Err(error) => tracing::error!(%error, "what runs cannot be read; it is left alone"),
+        }
+    }
     for launch in described {
         let key = launch.instance.pipeline.clone();
         let record = kept

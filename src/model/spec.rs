@@ -350,6 +350,19 @@ pub struct Probes {
     pub liveness: Option<Probe>,
 }
 
+impl Probes {
+    /// The ports that are asked.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let all = [&self.startup, &self.readiness, &self.liveness];
+        all.into_iter().flatten().filter_map(|probe| match &probe.check {
+            ProbeCheck::Http(HttpTarget { port, .. })
+            | ProbeCheck::Grpc { port, .. }
+            | ProbeCheck::Tcp { port } => Some(*port),
+            ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => None,
+        })
+    }
+}
+
 /// One health check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {

@@ -11,8 +11,6 @@ use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 
-use crate::model::HttpTarget;
-
 use super::connect::{alongside, broken, connect};
 use super::{Host, Trouble};
 
@@ -28,13 +26,9 @@ const AGENT: &str = concat!("flowctl-probe/", env!("CARGO_PKG_VERSION"));
 ///
 /// A redirect to the same host and port is followed. One that leads elsewhere is a pass by its
 /// status: a component must not be able to make the daemon call others.
-pub(super) async fn get(target: &HttpTarget, at: &Host) -> Result<(), Trouble> {
-    let named = target.host.as_deref().map(Host::from);
-    let place = Place {
-        host: named.as_ref().unwrap_or(at),
-        port: target.port,
-    };
-    let mut path = target.path.clone();
+pub(super) async fn get(host: &Host, port: u16, path: &str) -> Result<(), Trouble> {
+    let place = Place { host, port };
+    let mut path = path.to_owned();
     for _ in 0..=REDIRECT_LIMIT {
         match place.ask(&path).await? {
             Answer::Pass => return Ok(()),

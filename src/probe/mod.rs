@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,9 +37,36 @@ pub use schedule::{Found, Stage, Watched};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Where its ports answer.
-    pub host: Host,
+    pub reach: Reach,
     /// Where its exec probes run; `None` where its driver cannot run any.
     pub exec: Option<ExecPlace>,
+}
+
+/// Where the ports of an instance answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All of them on this machine, under their own numbers.
+    Host(Host),
+    /// Each at an address of its own, as those of a container. What is not listed is not reached.
+    Ports(BTreeMap<u16, SocketAddr>),
+}
+
+impl Reach {
+    /// Where `port` is asked. A check may name another machine; by loopback it means its own.
+    fn at(&self, named: Option<Host>, port: u16) -> Result<(Host, u16), Trouble> {
+        match (self, named) {
+            (Self::Host(_) | Self::Ports(_), Some(named)) if named != Host::Loopback => {
+                Ok((named, port))
+            }
+            (Self::Host(host), named) => Ok((named.unwrap_or_else(|| host.clone()), port)),
+            (Self::Ports(ports), _) => match ports.get(&port) {
+                Some(address) => Ok((Host::Ip(address.ip()), address.port())),
+                None => Err(Trouble::component(format!(
+                    "its port {port} cannot be reached from this host"
+                ))),
+            },
+        }
+    }
 }
 
 /// A machine, as far as probes care.
@@ -160,9 +187,19 @@ pub async fn ask(
 ) -> Result<ProbeOutcome, AskError> {
     let question = async {
         match check {
-            ProbeCheck::Http(at) => http::get(at, &target.host).await,
-            ProbeCheck::Grpc { port, service } => grpc::check(&target.host, *port, service).await,
-            ProbeCheck::Tcp { port } => connect::connect(&target.host, *port).await.map(drop),
+            ProbeCheck::Http(at) => {
+                let named = at.host.as_deref().map(Host::from);
+                let (host, port) = target.reach.at(named, at.port)?;
+                http::get(&host, port, &at.path).await
+            }
+            ProbeCheck::Grpc { port, service } => {
+                let (host, port) = target.reach.at(None, *port)?;
+                grpc::check(&host, port, service).await
+            }
+            ProbeCheck::Tcp { port } => {
+                let (host, port) = target.reach.at(None, *port)?;
+                connect::connect(&host, port).await.map(drop)
+            }
             ProbeCheck::Exec { command } => match &target.exec {
                 Some(place) => exec::run(command, place).await,
                 None => Err(AskError::NotAskable { what: "exec" }.into()),

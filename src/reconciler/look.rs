@@ -24,6 +24,8 @@ pub(super) struct Looking {
     flight: Option<Flight>,
     /// What to look at next.
     next: Option<Scope>,
+    /// Whether nothing of ours needs it yet: then it is not looked at, and need not be there.
+    spare: bool,
     /// Whether it was ever listed in full: nothing is decided before.
     listed: bool,
     /// Why it does not answer.
@@ -73,7 +75,7 @@ impl Looking {
         kind: DriverKind,
         pipelines: &BTreeMap<PipelineKey, Pipeline>,
     ) -> Option<Scope> {
-        if self.flight.is_some() {
+        if self.flight.is_some() || self.spare {
             return None;
         }
         // Until the first full list, nothing less will do.
@@ -117,6 +119,27 @@ impl Looking {
 }
 
 impl Core {
+    /// Leaves `kind` alone until a component needs it: most hosts have no container engine, and
+    /// nobody wants to hear of it.
+    pub fn spare(&mut self, kind: DriverKind) {
+        let used = self
+            .pipelines
+            .values()
+            .any(|pipeline| pipeline.drivers().contains(&kind));
+        if let Some(looking) = self.drivers.get_mut(&kind) {
+            looking.spare = !used;
+        }
+    }
+
+    /// Looks at the drivers that `pipeline` needs, from now on.
+    pub(super) fn need_drivers(&mut self, pipeline: &Pipeline) {
+        for kind in pipeline.drivers() {
+            if let Some(looking) = self.drivers.get_mut(&kind) {
+                looking.spare = false;
+            }
+        }
+    }
+
     /// Drivers about which nothing is known now, and why.
     pub(super) fn blind(&self) -> BTreeMap<DriverKind, String> {
         self.drivers

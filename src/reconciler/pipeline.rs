@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::Launch;
 use crate::model::{
-    Ended, Event, EventKind, Exit, InFlight, Instance, InstanceId, Phase, PipelineKey,
+    DriverKind, Ended, Event, EventKind, Exit, InFlight, Instance, InstanceId, Phase, PipelineKey,
     PipelineRecord, PipelineStatus, Plan, Problem, Record, RegistrationRecord, ReplicaKey,
     RestartPolicy, Timestamp,
 };
@@ -46,6 +46,17 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
+    /// The drivers that its components run on, or ran on so far.
+    pub fn drivers(&self) -> BTreeSet<DriverKind> {
+        let wanted = self.desired.spec.components.values().map(|spec| spec.driver());
+        let there = self
+            .records
+            .values()
+            .filter_map(|record| record.instance.as_ref())
+            .map(|instance| instance.driver);
+        wanted.chain(there).collect()
+    }
+
     pub fn new(kept: PipelineRecord, records: BTreeMap<ReplicaKey, Record>) -> Self {
         let desired = Self::desired_of(&kept);
         Self {

@@ -80,6 +80,7 @@ impl Core {
 
     /// Plans and takes the steps: from here on each stepped replica is busy.
     pub(super) fn decide(&mut self, pipeline: &mut Pipeline) {
+        self.need_drivers(pipeline);
         let mut plan = {
             let observed = Observed {
                 records: Cow::Borrowed(&pipeline.records),

@@ -20,7 +20,7 @@ const SHORT: Duration = Duration::from_millis(300);
 
 fn on_loopback() -> Target {
     Target {
-        host: Host::Loopback,
+        reach: Reach::Host(Host::Loopback),
         exec: None,
     }
 }

@@ -46,10 +46,10 @@ fn all_three() -> Probes {
 }
 
 fn watched(probes: Probes, stage: Stage, found: Found) -> Watched {
-    let host = Host::Loopback;
+    let reach = Reach::Host(Host::Loopback);
     Watched {
         probes,
-        target: Arc::new(Target { host, exec: None }),
+        target: Arc::new(Target { reach, exec: None }),
         stage,
         found,
     }

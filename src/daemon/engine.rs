@@ -1,0 +1,114 @@
+//! The container engine of this daemon: which one it is, and whose containers are this directory's.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::control_plane;
+use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
+use crate::model::{ComponentSpec, DriverKind, InstanceId};
+use crate::probe::{Host, Reach};
+use crate::reconciler::Kept;
+
+pub use crate::driver::docker::Privileged;
+
+/// The file that says whose containers are this state directory's.
+const OWNER: &str = "owner";
+/// What the driver keeps in the state directory; it is there once a container was started.
+const FOLDER: &str = "docker";
+/// Which host this is, as systemd and D-Bus agree on it.
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// Which container engine components run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineChoice {
+    /// Where it listens; `None` = it is looked for.
+    pub host: Option<String>,
+    /// Whether files may ask for containers that can take over the host.
+    pub privileged: Privileged,
+}
+
+/// Why this daemon has no way to an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Where it is cannot be understood.
+    #[error(transparent)]
+    Endpoint(#[from] DockerError),
+    /// The mark of our containers cannot be kept.
+    #[error("cannot {doing} {}", path.display())]
+    Owner {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// The way to the engine. That none answers is found out when a component needs it.
+pub(super) fn open(
+    state_dir: &Path,
+    choice: &EngineChoice,
+    clock: &Clock,
+) -> Result<Arc<DockerDriver>, EngineError> {
+    let endpoint = Endpoint::discover(choice.host.as_deref(), |name| std::env::var(name).ok())?;
+    let config = DockerConfig {
+        endpoint,
+        state_dir: state_dir.to_owned(),
+        owner: owner(state_dir)?,
+        privileged: choice.privileged,
+    };
+    Ok(DockerDriver::new(config, clock.clone()))
+}
+
+/// Whether this directory has, or had, containers.
+pub(super) fn is_used(state_dir: &Path, kept: &Kept) -> bool {
+    let wanted = kept
+        .pipelines
+        .values()
+        .flat_map(|record| record.spec.components.values())
+        .any(|component| component.driver() == DriverKind::Docker);
+    wanted || state_dir.join(FOLDER).exists()
+}
+
+/// Where the ports that an instance is probed at are reached from this host.
+pub(super) fn reach(
+    docker: &DockerDriver,
+    instance: &InstanceId,
+    spec: &ComponentSpec,
+) -> Reach {
+    if spec.driver() != DriverKind::Docker {
+        return Reach::Host(Host::Loopback);
+    }
+    let ports = spec.probes.ports();
+    let reached = ports.filter_map(|port| Some((port, docker.reach(instance, port)?)));
+    Reach::Ports(reached.collect())
+}
+
+/// The mark of this directory's containers. It is made from the host and the directory's path, so
+/// that a directory that was lost finds its containers again, and then kept, so that one that is
+/// moved does too.
+fn owner(state_dir: &Path) -> Result<String, EngineError> {
+    let path = state_dir.join(OWNER);
+    let failed = |doing, source| EngineError::Owner {
+        doing,
+        path: path.clone(),
+        source,
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", error)),
+    }
+    let place = fs::canonicalize(state_dir).map_err(|error| failed("find the folder of", error))?;
+    // A host without an id is told from others by its directory alone.
+    let host = fs::read_to_string(MACHINE_ID).unwrap_or_default();
+    let owner = format!("{}:{}", host.trim(), place.display());
+    control_plane::write_private(&path, owner.as_bytes())
+        .map_err(|error| failed("write", error))?;
+    Ok(owner)
+}
