@@ -230,6 +230,9 @@ pub struct ContainerSpec {
     /// When the image is pulled; `None` = `always` for the tag `latest`, else `if-not-present`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<ImagePullPolicy>,
+    /// The network it is on, from `spec.network`; `None` = `flowctl-bridge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// When an image is pulled before a start.
