@@ -111,7 +111,9 @@ impl From<DaemonError> for Failure {
 
 pub(super) fn failure(error: DaemonError) -> Failure {
     let code = match &error {
-        DaemonError::Lock(_) | DaemonError::ControlPlane(_) => ErrorCode::Refused,
+        DaemonError::Lock(_) | DaemonError::ControlPlane(_) | DaemonError::Engine(_) => {
+            ErrorCode::Refused
+        }
         DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
         DaemonError::Down(_) => ErrorCode::NotDurable,
         DaemonError::Ended => ErrorCode::Internal,

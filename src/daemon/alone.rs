@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::driver::process::ProcessDriver;
 use crate::driver::Scope;
+use crate::driver::process::ProcessDriver;
 use crate::model::{DaemonStatus, DriverKind, Snapshot};
 use crate::reconciler::{Core, Drivers, Input, Kept};
 use crate::store::{self, Store};
 
-use super::{ControlPlaneChoice, EngineChoice, engine, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
+use super::{
+    ControlPlaneChoice, Daemon, DaemonError, EngineChoice, LOOKING, Options, engine,
+    process_config, rebuilt,
+};
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
 /// when nothing was ever kept there.

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::control_plane;
 use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
 use crate::model::{ComponentSpec, DriverKind, InstanceId};
-use crate::probe::{Host, Reach};
+use crate::probe::{Addresses, Host};
 use crate::reconciler::Kept;
 
 pub use crate::driver::docker::Privileged;
@@ -22,12 +22,22 @@ const FOLDER: &str = "docker";
 const MACHINE_ID: &str = "/etc/machine-id";
 
 /// Which container engine components run on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineChoice {
     /// Where it listens; `None` = it is looked for.
     pub host: Option<String>,
     /// Whether files may ask for containers that can take over the host.
     pub privileged: Privileged,
+}
+
+impl Default for EngineChoice {
+    /// The one that is found, with nothing dangerous allowed.
+    fn default() -> Self {
+        Self {
+            host: None,
+            privileged: Privileged::Refused,
+        }
+    }
 }
 
 /// Why this daemon has no way to an engine.
@@ -54,7 +64,7 @@ pub(super) fn open(
     choice: &EngineChoice,
     clock: &Clock,
 ) -> Result<Arc<DockerDriver>, EngineError> {
-    let endpoint = Endpoint::discover(choice.host.as_deref(), |name| std::env::var(name).ok())?;
+    let endpoint = Endpoint::discover(choice.host.as_deref(), &|name| std::env::var(name).ok())?;
     let config = DockerConfig {
         endpoint,
         state_dir: state_dir.to_owned(),
@@ -75,17 +85,17 @@ pub(super) fn is_used(state_dir: &Path, kept: &Kept) -> bool {
 }
 
 /// Where the ports that an instance is probed at are reached from this host.
-pub(super) fn reach(
+pub(super) fn addresses(
     docker: &DockerDriver,
     instance: &InstanceId,
     spec: &ComponentSpec,
-) -> Reach {
+) -> Addresses {
     if spec.driver() != DriverKind::Docker {
-        return Reach::Host(Host::Loopback);
+        return Addresses::Host(Host::Loopback);
     }
     let ports = spec.probes.ports();
     let reached = ports.filter_map(|port| Some((port, docker.reach(instance, port)?)));
-    Reach::Ports(reached.collect())
+    Addresses::Each(reached.collect())
 }
 
 /// The mark of this directory's containers. It is made from the host and the directory's path, so

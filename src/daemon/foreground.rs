@@ -20,7 +20,9 @@ use crate::model::{
 use crate::reconciler::Refusal;
 use crate::store::{self, Batch};
 
-use super::{ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, check};
+use super::{
+    ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, check,
+};
 
 /// The setting by which a directory belongs to a run rather than to a daemon.
 const OWNER: &str = "owner";

@@ -181,7 +181,7 @@ impl Daemon {
             prober: prober_handle,
             reports: answers,
             target: Box::new(move |instance, spec| Target {
-                reach: engine::reach(&docker, instance, spec),
+                addresses: engine::addresses(&docker, instance, spec),
                 exec: exec_place(instance, spec),
             }),
         };

@@ -25,6 +25,7 @@ use crate::model::{
 
 #[cfg(test)]
 mod conformance;
+pub mod docker;
 #[cfg(test)]
 pub mod fake;
 pub mod process;

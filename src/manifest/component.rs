@@ -37,6 +37,8 @@ pub(super) struct Defaults<'t> {
     pub restart: RestartDraft,
     pub stop: StopDraft,
     pub probes: ProbesDraft<'t>,
+    /// `spec.network`.
+    pub network: Option<String>,
 }
 
 impl Defaults<'_> {
@@ -211,7 +213,9 @@ impl<'t> Draft<'t> {
         let mut spec = ComponentSpec {
             role: self.role,
             hash: SpecHash::new(""),
-            workload: self.program?.resolve(resolver, findings),
+            workload: self
+                .program?
+                .resolve(resolver, defaults.network.as_deref(), findings),
             kind: self.kind,
             env,
             env_file: self.env_file,

@@ -245,6 +245,7 @@ fn read_spec<'t>(
         .unwrap_or_default();
     let mut defaults = Defaults {
         env,
+        network: network.clone(),
         ..Defaults::default()
     };
     if let Some(mut written) = fields

@@ -164,6 +164,8 @@ struct Container<'a> {
     working_dir: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pull: Option<ImagePullPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<&'a str>,
 }
 
 impl<'a> Container<'a> {
@@ -174,6 +176,7 @@ impl<'a> Container<'a> {
             args,
             working_dir,
             pull,
+            network,
         } = spec;
         Self {
             image,
@@ -181,6 +184,7 @@ impl<'a> Container<'a> {
             args,
             working_dir: working_dir.as_deref(),
             pull: *pull,
+            network: network.as_deref(),
         }
     }
 }

@@ -314,8 +314,13 @@ impl<'t> Program<'t> {
         }
     }
 
-    /// The workload, its references resolved.
-    pub(super) fn resolve(self, resolver: &Resolver<'_>, findings: &mut Findings<'_>) -> Workload {
+    /// The workload, its references resolved; a container of Docker's is on `network`.
+    pub(super) fn resolve(
+        self,
+        resolver: &Resolver<'_>,
+        network: Option<&str>,
+        findings: &mut Findings<'_>,
+    ) -> Workload {
         let mut args = resolver.texts(&self.args, findings);
         let mut container = |draft: ContainerDraft<'t>, args: Vec<String>| ContainerSpec {
             image: draft.image,
@@ -325,9 +330,13 @@ impl<'t> Program<'t> {
             args,
             working_dir: draft.working_dir,
             pull: draft.pull,
+            network: None,
         };
         match self.place {
-            Place::Docker(draft) => Workload::Docker(container(draft, args)),
+            Place::Docker(draft) => Workload::Docker(ContainerSpec {
+                network: network.map(str::to_owned),
+                ..container(draft, args)
+            }),
             Place::Nomad(draft, cluster) => Workload::Nomad(NomadSpec {
                 container: container(draft, args),
                 address: cluster.address,

@@ -230,6 +230,9 @@ pub struct ContainerSpec {
     /// When the image is pulled; `None` = `always` for the tag `latest`, else `if-not-present`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<ImagePullPolicy>,
+    /// The network it is on, from `spec.network`; `None` = `flowctl-bridge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// When an image is pulled before a start.
@@ -354,12 +357,14 @@ impl Probes {
     /// The ports that are asked.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         let all = [&self.startup, &self.readiness, &self.liveness];
-        all.into_iter().flatten().filter_map(|probe| match &probe.check {
-            ProbeCheck::Http(HttpTarget { port, .. })
-            | ProbeCheck::Grpc { port, .. }
-            | ProbeCheck::Tcp { port } => Some(*port),
-            ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => None,
-        })
+        all.into_iter()
+            .flatten()
+            .filter_map(|probe| match &probe.check {
+                ProbeCheck::Http(HttpTarget { port, .. })
+                | ProbeCheck::Grpc { port, .. }
+                | ProbeCheck::Tcp { port } => Some(*port),
+                ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => None,
+            })
     }
 }
 

@@ -37,29 +37,29 @@ pub use schedule::{Found, Stage, Watched};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Where its ports answer.
-    pub reach: Reach,
+    pub addresses: Addresses,
     /// Where its exec probes run; `None` where its driver cannot run any.
     pub exec: Option<ExecPlace>,
 }
 
 /// Where the ports of an instance answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Addresses {
     /// All of them on this machine, under their own numbers.
     Host(Host),
     /// Each at an address of its own, as those of a container. What is not listed is not reached.
-    Ports(BTreeMap<u16, SocketAddr>),
+    Each(BTreeMap<u16, SocketAddr>),
 }
 
-impl Reach {
+impl Addresses {
     /// Where `port` is asked. A check may name another machine; by loopback it means its own.
     fn at(&self, named: Option<Host>, port: u16) -> Result<(Host, u16), Trouble> {
         match (self, named) {
-            (Self::Host(_) | Self::Ports(_), Some(named)) if named != Host::Loopback => {
+            (Self::Host(_) | Self::Each(_), Some(named)) if named != Host::Loopback => {
                 Ok((named, port))
             }
             (Self::Host(host), named) => Ok((named.unwrap_or_else(|| host.clone()), port)),
-            (Self::Ports(ports), _) => match ports.get(&port) {
+            (Self::Each(ports), _) => match ports.get(&port) {
                 Some(address) => Ok((Host::Ip(address.ip()), address.port())),
                 None => Err(Trouble::component(format!(
                     "its port {port} cannot be reached from this host"
@@ -189,15 +189,15 @@ pub async fn ask(
         match check {
             ProbeCheck::Http(at) => {
                 let named = at.host.as_deref().map(Host::from);
-                let (host, port) = target.reach.at(named, at.port)?;
+                let (host, port) = target.addresses.at(named, at.port)?;
                 http::get(&host, port, &at.path).await
             }
             ProbeCheck::Grpc { port, service } => {
-                let (host, port) = target.reach.at(None, *port)?;
+                let (host, port) = target.addresses.at(None, *port)?;
                 grpc::check(&host, port, service).await
             }
             ProbeCheck::Tcp { port } => {
-                let (host, port) = target.reach.at(None, *port)?;
+                let (host, port) = target.addresses.at(None, *port)?;
                 connect::connect(&host, port).await.map(drop)
             }
             ProbeCheck::Exec { command } => match &target.exec {

@@ -48,7 +48,12 @@ pub(super) struct Pipeline {
 impl Pipeline {
     /// The drivers that its components run on, or ran on so far.
     pub fn drivers(&self) -> BTreeSet<DriverKind> {
-        let wanted = self.desired.spec.components.values().map(|spec| spec.driver());
+        let wanted = self
+            .desired
+            .spec
+            .components
+            .values()
+            .map(|spec| spec.driver());
         let there = self
             .records
             .values()

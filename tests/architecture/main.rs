@@ -41,7 +41,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 39] = [
+const CRATES: [(&str, &[&str]); 40] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -51,6 +51,7 @@ const CRATES: [(&str, &[&str]); 39] = [
     ("crc32fast", &["store"]),
     ("notify", &["watch"]),
     ("h2", &["probe"]),
+    ("bollard", &["driver/docker"]),
     ("terminal_size", &["cli"]),
     ("unicode_width", &["cli"]),
     ("jsonwebtoken", &["control_plane"]),

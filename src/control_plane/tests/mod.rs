@@ -19,7 +19,7 @@ use super::wire::v1::control_plane_service_client::ControlPlaneServiceClient;
 use super::wire::{legacy, v1};
 use super::*;
 use crate::model::{DaemonStatus, RegistrationRecord, ServiceId, Timestamp};
-use crate::probe::{Host, Reach, Prober, Target};
+use crate::probe::{Addresses, Host, Prober, Target};
 use crate::reconciler::{Core, Drivers, Kept, Probes, Reconciler};
 
 /// A control plane with an owner whose disk is a map.
@@ -81,7 +81,7 @@ impl Plane {
             prober,
             reports: answers,
             target: Box::new(|_, _| Target {
-                reach: Reach::Host(Host::Loopback),
+                addresses: Addresses::Host(Host::Loopback),
                 exec: None,
             }),
         };

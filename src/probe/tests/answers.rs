@@ -105,7 +105,7 @@ async fn a_component_that_listens_on_either_loopback_address_is_found() {
     assert_eq!(outcome(ProbeCheck::Tcp { port }).await, ProbeOutcome::Pass);
     for host in ["::1", "[::1]", "localhost", "LOCALHOST"] {
         let target = Target {
-            reach: Reach::Host(Host::from(host)),
+            addresses: Addresses::Host(Host::from(host)),
             exec: None,
         };
         let (answer, _) = asked(ProbeCheck::Tcp { port }, target, AMPLE).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Host, Target, ask};
+use super::{Addresses, Host, Target, ask};
 use crate::model::{HttpTarget, ProbeCheck, ProbeOutcome};
 
 /// Long enough for any honest answer on a busy machine.
@@ -20,7 +20,7 @@ const SHORT: Duration = Duration::from_millis(300);
 
 fn on_loopback() -> Target {
     Target {
-        reach: Reach::Host(Host::Loopback),
+        addresses: Addresses::Host(Host::Loopback),
         exec: None,
     }
 }

@@ -13,7 +13,8 @@ use crate::model::{
 };
 use crate::probe::schedule::Ask;
 use crate::probe::{
-    AskError, Found, Host, MAX_ASKS, Prober, ProberHandle, Report, Stage, Target, Watched,
+    Addresses, AskError, Found, Host, MAX_ASKS, Prober, ProberHandle, Report, Stage, Target,
+    Watched,
 };
 
 const STARTUP: u16 = 1;
@@ -46,10 +47,13 @@ fn all_three() -> Probes {
 }
 
 fn watched(probes: Probes, stage: Stage, found: Found) -> Watched {
-    let reach = Reach::Host(Host::Loopback);
+    let addresses = Addresses::Host(Host::Loopback);
     Watched {
         probes,
-        target: Arc::new(Target { reach, exec: None }),
+        target: Arc::new(Target {
+            addresses,
+            exec: None,
+        }),
         stage,
         found,
     }

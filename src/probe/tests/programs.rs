@@ -8,7 +8,7 @@ use crate::probe::{ExecPlace, RunAs};
 fn in_folder(folder: &Path) -> Target {
     let env = [("PATH", "/usr/bin:/bin"), ("COLOUR", "green")];
     Target {
-        reach: Reach::Host(Host::Loopback),
+        addresses: Addresses::Host(Host::Loopback),
         exec: Some(ExecPlace {
             env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             working_dir: folder.to_owned(),
