@@ -1,6 +1,88 @@
-//! Disks that are full.
+//! Disks that are full or read-only.
 
-use crate::support::{World, eventually, shell};
+use crate::support::{World, eventually, is_alive, kill, pipeline, shell, sleeper};
+
+#[test]
+fn a_full_state_disk_stops_nothing_and_starts_nothing_and_heals_by_itself() {
+    let name = "a full state disk";
+    let Some(world) = World::with_small_disk(name, "state", "24m") else {
+        return;
+    };
+    world.apply(&(sleeper("a", "") + &sleeper("b", "") + &sleeper("c", "")));
+    let before = world.status();
+    world.fill_disk();
+    let mut round = 0_usize;
+    while world.status().0["daemon"]["durable"] == true {
+        // The database has a little room of its own, which 64 of these more than fill.
+        assert!(round < 64, "the daemon never noticed");
+        round += 1;
+        let much = format!(
+            ", env: {{ MUCH: \"{}\" }}",
+            format!("{round:02}").repeat(50_000)
+        );
+        let edited = sleeper("a", "") + &sleeper("b", "") + &sleeper("c", &much);
+        world.save("p.yaml", &pipeline(&edited));
+        world.run(&["apply", "-f", "p.yaml", "--no-wait"]);
+    }
+    let broken = world.status();
+    assert!(broken.0["daemon"]["durable_why"].is_string());
+    for component in ["a", "b"] {
+        assert_eq!(broken.pid(component), before.pid(component));
+    }
+
+    world.save(
+        "more.yaml",
+        &pipeline(&sleeper("d", "")).replace("name: p", "name: more"),
+    );
+    world.fails(75, &["apply", "-f", "more.yaml"]);
+    world.fails(75, &["start", "a"]);
+    world.run(&["stop", "b"]);
+    let b = before.pid("b").unwrap();
+    eventually("stop works", || !is_alive(b));
+    let a = before.pid("a").unwrap();
+    assert!(is_alive(a), "what runs stays up");
+    kill(a, "KILL");
+    let held = world.until("the crash shows", |status| status.phase("a") != "running");
+    assert!(!held.replica("a")["exit"].is_null() || !held.why("a").is_empty());
+
+    world.free_disk();
+    let healed = world.until("it heals by itself", |status| {
+        status.0["daemon"]["durable"] == true && status.phase("a") == "running"
+    });
+    assert!(healed.0["daemon"]["durable_why"].is_null());
+    assert_eq!(healed.restarts("a"), 1);
+    assert_eq!(healed.phase("b"), "stopped");
+    world.save(
+        "p.yaml",
+        &pipeline(&(sleeper("a", "") + &sleeper("b", "") + &sleeper("e", ""))),
+    );
+    let edited = world.until("an edit applies", |status| {
+        status.phase("e") == "running" && status.phase("c") == "absent"
+    });
+
+    world.kill_daemon();
+    world.start_daemon();
+    let after = world.until("all is adopted", |status| status.settled());
+    for component in ["a", "e"] {
+        assert_eq!(after.pid(component), edited.pid(component));
+    }
+    assert_eq!(after.restarts("a"), 1);
+    assert_eq!(after.phase("b"), "stopped");
+    assert_eq!(world.marked().len(), 2);
+}
+
+#[test]
+fn a_daemon_whose_own_log_cannot_be_written_does_its_work() {
+    let world = World::new();
+    world.start_daemon_that_logs_to(std::fs::File::create("/dev/full").unwrap());
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    kill(before.pid("a").unwrap(), "KILL");
+    let after = world.until("it runs again", |status| {
+        status.phase("a") == "running" && status.restarts("a") == 1
+    });
+    assert_eq!(after.daemon_pid(), before.daemon_pid());
+}
 
 #[test]
 fn a_full_log_disk_never_blocks_a_program_and_the_gap_is_counted() {

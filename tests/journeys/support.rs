@@ -190,14 +190,23 @@ impl World {
 
     /// Starts a daemon in the background without applying anything.
     pub fn start_daemon(&self) {
+        self.start_daemon_that_logs_to(fs::File::create(self.path("daemon.err")).unwrap());
+    }
+
+    /// Starts a daemon in the background whose standard error is `log`.
+    pub fn start_daemon_that_logs_to(&self, log: fs::File) {
         let child = self
             .command(&["daemon"])
             .stdout(Stdio::null())
-            .stderr(fs::File::create(self.path("daemon.err")).unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         reap_later(child);
-        self.until("a daemon answers", |status| status.has_daemon());
+        eventually("a daemon answers", || {
+            let output = self.run(&["status", "-o", "json"]);
+            let status = serde_json::from_slice(&output.stdout).map(Status);
+            status.is_ok_and(|status| status.has_daemon())
+        });
     }
 
     /// Every live process that carries a mark of this world's state directory.
@@ -336,7 +345,7 @@ impl Status {
 
 /// Waits until `holds` says yes.
 #[track_caller]
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never came true: {what}");
