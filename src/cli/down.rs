@@ -1,20 +1,36 @@
 //! `flowctl down`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::Down;
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::out::tell;
+use super::status::{COMING_UP, LOOK_AGAIN};
 use super::{Context, asking, wait};
-use crate::api::ClientError;
+use crate::api::{ClientError, ErrorCode};
 use crate::model::HumanDuration;
 
 /// A daemon that has nothing left to do is gone within this.
 const FAREWELL: Duration = Duration::from_secs(15);
 
 pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
-    match asking(through_the_daemon(cx, &args)) {
+    let deadline = Instant::now() + COMING_UP;
+    loop {
+        match attempt(cx, &args) {
+            // Somebody holds the directory and does not answer yet: a daemon that starts.
+            Err(Failure::Told(error))
+                if error.code == ErrorCode::Refused && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn attempt(cx: &mut Context<'_>, args: &Down) -> Result<Exit, Failure> {
+    match asking(through_the_daemon(cx, args)) {
         Ok(Left::Nothing) => {}
         Ok(Left::Perhaps) => cx.host.end_all(&cx.state_dir, wait::limit(args.timeout))?,
         Err(Failure::Daemon(ClientError::NoDaemon { .. })) => {

@@ -242,3 +242,22 @@ fn a_secret_stands_in_its_file_and_nowhere_else() {
         .collect();
     assert_eq!(elsewhere, [] as [&str; 0]);
 }
+
+#[test]
+fn down_finds_a_daemon_that_is_just_coming_up() {
+    for _ in 0..10 {
+        let world = World::new();
+        world.apply(&sleeper("a", ""));
+        let pid = world.status().pid("a").unwrap();
+        world.kill_daemon();
+        let mut command = world.command(&["daemon"]);
+        let mut daemon = command.stderr(Stdio::null()).spawn().unwrap();
+        world.ok(&["down"]);
+        assert!(!is_alive(pid));
+        // One that came up only after that found nothing, and is still there.
+        eventually("the daemon ends", || {
+            world.ok(&["down"]);
+            daemon.try_wait().unwrap().is_some()
+        });
+    }
+}
