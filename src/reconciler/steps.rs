@@ -141,10 +141,18 @@ impl Core {
         };
         let released = spec.hash.clone();
         pipeline.change(&key, &mut self.ledger, |record| {
+            // A start that came to nothing, because the daemon died or the disk was full, was
+            // counted when it was intended: the end that it answers is counted once.
+            let is_counted = record
+                .history
+                .last
+                .as_ref()
+                .is_some_and(|last| record.incarnation > last.instance.incarnation);
             record.incarnation = id.incarnation;
             record.instance = Some(instance);
             record.released = Some(released);
             match reason {
+                Reason::Restart { .. } | Reason::Retry { .. } if is_counted => {}
                 Reason::Restart { .. } | Reason::Retry { .. } => record.history.restarts += 1,
                 // The curve starts over with another definition, or when a person says so.
                 Reason::SpecChanged { .. } | Reason::Requested => {
