@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use crate::support::{World, eventually, is_alive, kill, pipeline, shell, sleeper, text};
+use crate::support::{World, eventually, is_alive, kill, parent, pipeline, shell, sleeper, text};
 
 #[test]
 fn a_second_daemon_is_refused_and_names_the_first() {
@@ -55,14 +55,7 @@ fn kill_9_of_a_shim_and_the_daemon_together_starts_the_program_once_more() {
     world.apply(&sleeper("a", ""));
     let before = world.status();
     let child = before.pid("a").unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    let shim: u32 = fields[1].parse().unwrap();
+    let shim = parent(child);
     kill(before.daemon_pid(), "KILL");
     kill(shim, "KILL");
     eventually("both are gone", || {
@@ -259,5 +252,72 @@ fn down_finds_a_daemon_that_is_just_coming_up() {
             world.ok(&["down"]);
             daemon.try_wait().unwrap().is_some()
         });
+    }
+}
+
+/// Starts a stranger, `sleep`, whose pid is `pid`; `None` when this test may not choose pids.
+fn stranger(pid: u32) -> Option<std::process::Child> {
+    let chooser = "/proc/sys/kernel/ns_last_pid";
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    loop {
+        std::fs::write(chooser, (pid - 1).to_string()).ok()?;
+        let mut child = std::process::Command::new("sleep")
+            .arg("100000")
+            .spawn()
+            .unwrap();
+        if child.id() == pid {
+            return Some(child);
+        }
+        // Somebody else forked in between, and passed that pid by or is about to be gone again.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            std::time::Instant::now() < deadline,
+            "pid {pid} is never free"
+        );
+    }
+}
+
+#[test]
+fn a_stranger_with_the_pid_of_a_program_or_its_shim_is_never_signalled() {
+    let world = World::new();
+    world.apply(&(sleeper("a", "") + &sleeper("b", "")));
+    let before = world.status();
+    world.kill_daemon();
+    let mut strangers = Vec::new();
+    for component in ["a", "b"] {
+        let program = before.pid(component).unwrap();
+        let shim = parent(program);
+        kill(shim, "KILL");
+        eventually("both are gone", || {
+            [program, shim]
+                .iter()
+                .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+        });
+        strangers.extend([stranger(program), stranger(shim)]);
+    }
+    if strangers.iter().any(Option::is_none) {
+        eprintln!("NOT RUN: only root can choose pids");
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+        return;
+    }
+    world.start_daemon();
+    let after = world.until("both run again", |status| {
+        status.settled() && status.restarts("a") == 1 && status.restarts("b") == 1
+    });
+    for component in ["a", "b"] {
+        assert_ne!(after.pid(component), before.pid(component));
+        assert_ne!(
+            after.replica(component)["instance"],
+            before.replica(component)["instance"]
+        );
+        let exit = &after.replica(component)["exit"];
+        assert!(exit["at"].is_string(), "the end is reported: {exit}");
+    }
+    world.ok(&["down"]);
+    for mut stranger in strangers.into_iter().flatten() {
+        assert!(stranger.try_wait().unwrap().is_none(), "a stranger lives");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
     }
 }
