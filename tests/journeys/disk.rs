@@ -78,7 +78,7 @@ fn a_full_state_disk_stops_nothing_and_starts_nothing_and_heals_by_itself() {
 
 #[test]
 fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
-    let Some(world) = World::with_failing_disk("a disk that turns read-only") else {
+    let Some(mut world) = World::with_failing_disk("a disk that turns read-only") else {
         return;
     };
     world.apply(&(sleeper("a", "") + &sleeper("b", "")));
@@ -111,6 +111,7 @@ fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
     eventually("stop works", || !is_alive(b));
     world.run(&["down"]);
     assert_eq!(world.marked(), Vec::<u32>::new());
+    world.unmount();
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl World {
     }
 
     /// Unmounts the world's disk, whoever still looks at it.
-    fn unmount(&mut self) {
+    pub fn unmount(&mut self) {
         if let Some(place) = self.mounted.take() {
             run_unmount(&place);
         }
