@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use crate::damage::database;
 use crate::support::{Status, World, eventually, is_alive, kill, pipeline, shell, sleeper};
 
 #[test]
@@ -66,11 +67,13 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     ] {
         components += &shell(id, &wait(end), never);
     }
+    let once = wait("[ -e ran ] && exec sleep 100000; touch ran; exit 9");
+    components += &shell("again", &once, "");
     world.apply(&components);
     let before = world.status();
     world.kill_daemon();
     world.write("go", "");
-    for id in ["zero", "one", "answer", "segv", "killed"] {
+    for id in ["zero", "one", "answer", "segv", "killed", "again"] {
         let pid = before.pid(id).unwrap();
         eventually("it ended", || !is_alive(pid));
     }
@@ -91,6 +94,11 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     assert_eq!(exit("killed"), (None, Some(9)));
     assert_eq!(after.phase("zero"), "completed");
     assert_eq!(after.phase("one"), "failed");
+    let again = world.until("its policy is applied", |status| {
+        status.phase("again") == "running"
+    });
+    assert_eq!(again.replica("again")["exit"]["code"], 9);
+    assert_eq!(again.restarts("again"), 1, "once");
 }
 
 #[test]
@@ -105,17 +113,6 @@ fn down_without_a_daemon_leaves_no_state_behind() {
     assert_eq!(instances.count(), 0, "no folder of an instance is left");
     world.start_daemon();
     assert_eq!(world.status().0["pipelines"], serde_json::json!([]));
-}
-
-/// The database file of the store.
-fn database(store: &std::path::Path) -> std::path::PathBuf {
-    let mut entries = fs::read_dir(store).unwrap();
-    let is_database = |name: &str| name.starts_with("db-");
-    let found = entries.find_map(|entry| {
-        let entry = entry.unwrap();
-        is_database(entry.file_name().to_str().unwrap()).then(|| entry.path().join("db"))
-    });
-    found.expect("the store has a database")
 }
 
 #[test]

@@ -24,29 +24,40 @@ fn a_second_daemon_is_refused_and_names_the_first() {
 }
 
 #[test]
-fn garbage_and_thousands_of_connects_on_the_socket_keep_nobody_from_an_answer() {
+fn garbage_slow_clients_and_ten_thousand_connects_keep_nobody_from_an_answer() {
     let world = World::new();
     world.apply(&sleeper("a", ""));
     let before = world.status();
     let socket = world.state().join("flowctl.sock");
-    let mut silent = Vec::new();
-    for n in 0..2_000_u32 {
+    let (mut silent, mut slow) = (Vec::new(), Vec::new());
+    for n in 0..10_000_u32 {
         // A refused or cut connection is as good as an accepted one here.
         let Ok(mut peer) = UnixStream::connect(&socket) else {
             continue;
         };
-        if n % 2 == 0 {
-            peer.write_all(&[0xff, 0, b'\n', 0x16, 3, 1].repeat(50))
-                .ok();
-        } else if silent.len() < 100 {
-            silent.push(peer);
+        match n % 4 {
+            0 => {
+                peer.write_all(&[0xff, 0, b'\n', 0x16, 3, 1].repeat(50))
+                    .ok();
+            }
+            1 if silent.len() < 100 => silent.push(peer),
+            2 if slow.len() < 50 => slow.push(peer),
+            _ => {}
         }
+    }
+    for byte in b"GET /v1/status HTTP/1.1\r\nx: " {
+        for peer in &mut slow {
+            peer.write_all(&[*byte]).ok();
+        }
+        world.status();
     }
     let after = world.status();
     assert_eq!(
         (after.daemon_pid(), after.pid("a")),
         (before.daemon_pid(), before.pid("a"))
     );
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", after.daemon_pid())).unwrap();
+    assert!(fds.count() < 500, "who left is forgotten");
 }
 
 #[test]
