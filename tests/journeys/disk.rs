@@ -41,9 +41,9 @@ fn a_full_state_disk_stops_nothing_and_starts_nothing_and_heals_by_itself() {
     );
     world.fails(75, &["apply", "-f", "more.yaml"]);
     world.fails(75, &["start", "a"]);
-    world.run(&["stop", "b"]);
+    world.fails(75, &["stop", "b"]);
     let b = before.pid("b").unwrap();
-    eventually("stop works", || !is_alive(b));
+    assert!(!is_alive(b), "stop works, and says that it is not recorded");
     let a = before.pid("a").unwrap();
     assert!(is_alive(a), "what runs stays up");
     kill(a, "KILL");
@@ -107,9 +107,11 @@ fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
     assert_eq!(after.phase("a"), "pending", "nothing new is begun");
     let b = before.pid("b").unwrap();
     assert!(is_alive(b));
-    world.run(&["stop", "b"]);
-    eventually("stop works", || !is_alive(b));
-    world.run(&["down"]);
+    let said = world.fails(75, &["stop", "b"]);
+    assert!(said.contains("p/b stopped"), "{said}");
+    assert!(!is_alive(b), "stop works, and says that it is not recorded");
+    let said = world.fails(75, &["down"]);
+    assert!(said.contains("everything is down"), "{said}");
     assert_eq!(world.marked(), Vec::<u32>::new());
     world.unmount();
 }
