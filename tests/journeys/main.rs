@@ -5,6 +5,7 @@ mod adopt;
 mod apply;
 mod components;
 mod crash;
+mod damage;
 mod disk;
 mod faults;
 mod readme;
