@@ -41,7 +41,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
 pub use doors::{Containers, Doors};
-pub use environment::{Given, Reach, Warning, injected, warnings};
+pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
 pub use remote::{RemoteError, components_at};
 pub use tls::{AuthorityError, TlsError, TlsFiles};
