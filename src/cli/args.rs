@@ -304,7 +304,8 @@ pub struct Status {
     flowctl components list\n  \
     flowctl components show ttp-processor\n  \
     flowctl components find --output stellar.token.transfer.v1 --metadata network=testnet\n  \
-    flowctl components list --control-plane-address other-host:8080")]
+    flowctl components list --control-plane-address other-host:8080\n  \
+    flowctl components rotate-keys    a second time makes tokens from before the first invalid")]
 pub struct Components {
     /// What to do.
     #[command(subcommand)]
@@ -336,6 +337,8 @@ pub enum ComponentsVerb {
     },
     /// Those that read, write or carry something
     Find(Seek),
+    /// Sign tokens with a new key; those signed with the key before it stay good until they expire
+    RotateKeys,
 }
 
 /// What a component must have.
