@@ -16,6 +16,7 @@ mod convert;
 mod desk;
 mod doors;
 mod environment;
+mod intake;
 mod legacy;
 mod listen;
 mod peer;
@@ -52,6 +53,7 @@ use crate::model::Patience;
 use crate::reconciler::ReconcilerHandle;
 use desk::Desk;
 use doors::Bridges;
+use intake::Intake;
 use legacy::Legacy;
 use tls::Tls;
 use v1::{Gate, Sdk};
@@ -66,7 +68,9 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// The longest call, its body included.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
 /// Streams of one connection at a time.
-const STREAMS: u32 = 64;
+const STREAMS: u32 = 32;
+/// Bytes that may be on their way on one stream, and on one connection.
+const WINDOWS: (u32, u32) = (128 * 1024, 512 * 1024);
 /// The largest set of headers of one call.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// A silent connection is asked whether it lives after this, and closed when it does not answer
@@ -254,7 +258,10 @@ impl ControlPlane {
                 .await;
         }
         let server = Server::builder()
+            .layer(Intake::default())
             .timeout(LONGEST_CALL)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
             .max_concurrent_streams(STREAMS)
             .http2_max_header_list_size(MAX_HEADERS)
             .http2_keepalive_interval(Some(KEEPALIVE))

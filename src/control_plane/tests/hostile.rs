@@ -155,6 +155,53 @@ async fn a_message_over_64_kib_is_refused_and_the_connection_lives() {
     plane.end().await;
 }
 
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(content);
+    bytes
+}
+
+/// The headers of a call of the legacy service, as they are packed, with no more to come of them.
+fn call(method: &str, stream: u32) -> Vec<u8> {
+    let path = format!("/flowctl.ControlPlane/{method}");
+    let mut packed = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    packed.extend(path.as_bytes());
+    packed.extend(b"\x01\x01a\x00\x0ccontent-type\x10application/grpc\x00\x02te\x08trailers");
+    frame(1, 4, stream, &packed)
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_whole_is_refused_and_its_connection_lives() {
+    let plane = Plane::start().await;
+    let mut slow = TcpStream::connect(plane.address).await.unwrap();
+    slow.write_all(GREETING).await.unwrap();
+    slow.write_all(&call("Register", 1)).await.unwrap();
+    let begun = [&[0, 0, 0, 0xff, 0][..], &[b'x'; 100]].concat();
+    slow.write_all(&frame(0, 0, 1, &begun)).await.unwrap();
+    let answered = async {
+        loop {
+            let mut head = [0; 9];
+            slow.read_exact(&mut head).await.expect("it is not closed");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut content = vec![0; length as usize];
+            slow.read_exact(&mut content).await.unwrap();
+            // Headers that end stream 1: the answer is nothing but a status.
+            if (head[3], head[4] & 1, head[8]) == (1, 1, 1) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), answered)
+        .await
+        .unwrap();
+    serves(&plane).await;
+    plane.end().await;
+}
+
 #[tokio::test]
 async fn garbage_of_every_kind_harms_nobody() {
     let plane = Plane::start().await;
