@@ -328,7 +328,11 @@ pub struct Components {
 #[derive(Debug, Subcommand)]
 pub enum ComponentsVerb {
     /// All of them
-    List,
+    List {
+        /// The unhealthy ones too, which is what it always does
+        #[arg(long, hide = true)]
+        include_unhealthy: bool,
+    },
     /// One of them, with its metadata and figures
     Show {
         /// Its service id, or the component that it is

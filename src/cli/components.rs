@@ -18,7 +18,10 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, 
     let (look, now) = (cx.out.look(), cx.clock.now());
     match args.verb {
         ComponentsVerb::RotateKeys => rotate(cx, address),
-        ComponentsVerb::List => {
+        // What is ill has to be seen, so there is nothing to leave out.
+        ComponentsVerb::List {
+            include_unhealthy: _,
+        } => {
             let entries = registered(cx, address).await?;
             show(cx, args.format, entries, look, now)
         }

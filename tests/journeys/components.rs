@@ -298,6 +298,41 @@ fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
 }
 
 #[test]
+fn a_remote_control_plane_of_the_older_kind_is_listed() {
+    let world = World::new();
+    let [python, script] = python("old_server.py");
+    let said = world.path("port");
+    let server = Command::new(python)
+        .arg(script)
+        .stdout(fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    let _server = Swarm(server);
+    eventually("it has a port", || world.read("port").ends_with('\n'));
+    let address = format!("127.0.0.1:{}", world.read("port").trim());
+    let remote = ["--control-plane-address", &address];
+    let shown = |arguments: &[&str]| {
+        let asked = [arguments, &remote].concat();
+        eventually("it answers", || world.run(&asked).status.success());
+        world.ok(&asked)
+    };
+    let status = shown(&["status"]);
+    assert!(
+        status.contains("well") && status.contains("ill"),
+        "{status}"
+    );
+    let listed = shown(&["components", "list", "--include-unhealthy", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["components"].as_array().unwrap().len(), 2);
+    let found = shown(&["components", "find"]);
+    assert!(found.contains("well") && !found.contains("ill "), "{found}");
+    assert!(shown(&["components", "show", "well"]).contains("success_count = 7"));
+    let mut unknown = vec!["components", "show", "nobody"];
+    unknown.extend(remote);
+    world.fails(6, &unknown);
+}
+
+#[test]
 fn fifty_clients_beat_on_over_a_kill_9_and_all_keep_their_ids() {
     let world = World::new();
     // One component keeps the pipeline, and with it the port, alive.
