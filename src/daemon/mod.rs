@@ -13,6 +13,7 @@ mod control;
 mod foreground;
 mod registrations;
 mod sources;
+mod tokens;
 
 pub use sources::{Reading, check};
 
@@ -180,7 +181,7 @@ impl Daemon {
             reconciler.with_environment(control.environment(clock.clone(), owner.clone()));
         let stop = CancellationToken::new();
         let mut tasks = vec![
-            tokio::spawn(control.serve(owner.clone(), clock, stop.clone())),
+            tokio::spawn(control.serve(owner.clone(), clock, None, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
         ];

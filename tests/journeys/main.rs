@@ -3,7 +3,10 @@
 
 mod adopt;
 mod apply;
+mod assault;
+mod clients;
 mod components;
+mod control;
 mod crash;
 mod damage;
 mod disk;
