@@ -2,7 +2,7 @@
 //!
 //! **Guarantees.** One line for each thing done and each change of state, on standard error, as
 //! text or JSON. Values of variables, secrets and output of components are never among the fields:
-//! no room hands them to `tracing`.
+//! no room hands them to `tracing`. A line that cannot be written is lost and hurts nobody.
 //!
 //! **What it does not do.** Events that users see are [`crate::model::Event`]; they are kept in the
 //! store and are not this log.
@@ -68,6 +68,9 @@ fn builder(filter: EnvFilter) -> Builder {
     tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal() && !no_color)
         .with_env_filter(filter)
+        // A line that cannot be written would be complained of with `eprintln!`, which panics when
+        // standard error is a file on a full disk, in whatever thread logs: a line is lost instead.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr as fn() -> std::io::Stderr)
 }
 

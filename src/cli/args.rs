@@ -308,7 +308,8 @@ pub struct Status {
     flowctl components list\n  \
     flowctl components show ttp-processor\n  \
     flowctl components find --output stellar.token.transfer.v1 --metadata network=testnet\n  \
-    flowctl components list --control-plane-address other-host:8080")]
+    flowctl components list --control-plane-address other-host:8080\n  \
+    flowctl components rotate-keys    a second time makes tokens from before the first invalid")]
 pub struct Components {
     /// What to do.
     #[command(subcommand)]
@@ -331,7 +332,11 @@ pub struct Components {
 #[derive(Debug, Subcommand)]
 pub enum ComponentsVerb {
     /// All of them
-    List,
+    List {
+        /// The unhealthy ones too, which is what it always does
+        #[arg(long, hide = true)]
+        include_unhealthy: bool,
+    },
     /// One of them, with its metadata and figures
     Show {
         /// Its service id, or the component that it is
@@ -340,6 +345,8 @@ pub enum ComponentsVerb {
     },
     /// Those that read, write or carry something
     Find(Seek),
+    /// Sign tokens with a new key; those signed with the key before it stay good until they expire
+    RotateKeys,
 }
 
 /// What a component must have.

@@ -5,31 +5,36 @@ use std::fmt::Write as _;
 use super::Context;
 use super::args::{Components, ComponentsVerb, Seek, TextOrJson};
 use super::exit::{Exit, Failure};
+use super::out::tell;
 use super::render::push;
 use super::text::{Cell, Look, Style, Tone, clean, draw, paint, short, widths};
 use crate::api::{ApiError, ErrorCode};
-use crate::control_plane::{RemoteError, components_at};
+use crate::control_plane::{Keyring, RemoteError, components_at};
+use crate::daemon::in_full;
 use crate::model::{ComponentEntry, ComponentList, ServiceHealth, Timestamp};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, Failure> {
-    let entries = match &args.control_plane_address {
-        Some(address) => remote(address).await?,
-        None => cx.client.components().await?.components,
-    };
+    let address = args.control_plane_address.as_deref();
     let (look, now) = (cx.out.look(), cx.clock.now());
     match args.verb {
-        ComponentsVerb::List => show(cx, args.format, entries, look, now),
+        ComponentsVerb::RotateKeys => rotate(cx, address),
+        // What is ill has to be seen, so there is nothing to leave out.
+        ComponentsVerb::List {
+            include_unhealthy: _,
+        } => {
+            let entries = registered(cx, address).await?;
+            show(cx, args.format, entries, look, now)
+        }
         ComponentsVerb::Find(seek) => {
-            let found = entries
-                .into_iter()
-                .filter(|entry| is_sought(entry, &seek))
-                .collect();
-            show(cx, args.format, found, look, now)
+            let entries = registered(cx, address).await?;
+            let found = entries.into_iter().filter(|entry| is_sought(entry, &seek));
+            show(cx, args.format, found.collect(), look, now)
         }
         ComponentsVerb::Show { name } => {
             let is_meant = |entry: &ComponentEntry| {
                 entry.service_id.as_str() == name || entry.component == name
             };
+            let entries = registered(cx, address).await?;
             let meant: Vec<_> = entries.into_iter().filter(is_meant).collect();
             if meant.is_empty() {
                 return Err(Failure::NotFound(format!(
@@ -47,6 +52,34 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, 
             }
         }
     }
+}
+
+/// Who is registered with the daemon, or with the control plane at `address`.
+async fn registered(
+    cx: &mut Context<'_>,
+    address: Option<&str>,
+) -> Result<Vec<ComponentEntry>, Failure> {
+    match address {
+        Some(address) => remote(address).await,
+        None => Ok(cx.client.components().await?.components),
+    }
+}
+
+/// Gives the state directory a new token key; a daemon that has it takes it up by itself.
+fn rotate(cx: &mut Context<'_>, address: Option<&str>) -> Result<Exit, Failure> {
+    if address.is_some() {
+        return Err(Failure::Usage(
+            "the keys of another control plane cannot be rotated from here".to_owned(),
+        ));
+    }
+    if !cx.state_dir.is_dir() {
+        let state_dir = cx.state_dir.clone();
+        return Err(Failure::NoState { state_dir });
+    }
+    let rotated = Keyring::open(&cx.state_dir).and_then(|keys| keys.rotate());
+    rotated.map_err(|error| Failure::Told(ApiError::new(ErrorCode::Refused, in_full(error))))?;
+    tell("tokens are signed with a new key; a running daemon does so within seconds");
+    Ok(Exit::Done)
 }
 
 /// Who is registered with the control plane at `address`.

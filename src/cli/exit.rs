@@ -192,6 +192,16 @@ impl Failure {
     }
 }
 
+/// Whether this is how a disk that is full, read-only or failing answers.
+pub(super) fn takes_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+    ) || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 fn of_code(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::BadRequest => Exit::Usage,

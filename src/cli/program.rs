@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::path::Path;
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, takes_nothing};
 use super::foreground;
 use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
 use super::out::Out;
@@ -13,6 +13,7 @@ use crate::api::{ApiError, ErrorCode, Watching};
 use crate::daemon::{self, Daemon, DaemonError, Reading};
 use crate::manifest::{self, Colour};
 use crate::model::{HumanDuration, Snapshot};
+use crate::store::LockError;
 use crate::telemetry;
 
 /// Threads of the daemon's runtime: one may be held up by a slow file system while the other
@@ -111,6 +112,9 @@ impl From<DaemonError> for Failure {
 
 pub(super) fn failure(error: DaemonError) -> Failure {
     let code = match &error {
+        DaemonError::Lock(LockError::Io { source, .. }) if takes_nothing(source) => {
+            ErrorCode::NotDurable
+        }
         DaemonError::Lock(_) | DaemonError::ControlPlane(_) | DaemonError::Engine(_) => {
             ErrorCode::Refused
         }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::exit::Failure;
+use super::exit::{Failure, takes_nothing};
 use super::out::tell;
-use crate::api::{Client, ClientError};
+use crate::api::{ApiError, Client, ClientError, ErrorCode};
 
 /// What a daemon writes that nobody looks at, in its state directory.
 const LOG: &str = "daemon.log";
@@ -43,11 +43,7 @@ pub async fn daemon(client: &Client, options: &[String]) -> Result<(), Failure> 
     let state_dir = client.state_dir();
     make_private(state_dir)?;
     let path = state_dir.join(LOG);
-    let named = |source| Failure::File {
-        operation: "write",
-        path: path.clone(),
-        source,
-    };
+    let named = |source| unusable("write", &path, source);
     let mut log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -74,11 +70,20 @@ fn make_private(state_dir: &Path) -> Result<(), Failure> {
         .recursive(true)
         .mode(0o700)
         .create(state_dir)
-        .map_err(|source| Failure::File {
-            operation: "create",
-            path: state_dir.to_path_buf(),
-            source,
-        })
+        .map_err(|source| unusable("create", state_dir, source))
+}
+
+/// What it means that `operation` failed in the state directory.
+fn unusable(operation: &'static str, path: &Path, source: io::Error) -> Failure {
+    if takes_nothing(&source) {
+        let why = format!("could not {operation} {}: {source}", path.display());
+        return Failure::Told(ApiError::new(ErrorCode::NotDurable, why));
+    }
+    Failure::File {
+        operation,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child> {

@@ -16,9 +16,9 @@ use crate::model::{ComponentList, Snapshot};
 
 /// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
 /// takes seconds.
-const COMING_UP: Duration = Duration::from_secs(10);
+pub(super) const COMING_UP: Duration = Duration::from_secs(10);
 /// Between two looks at a daemon that comes up.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {

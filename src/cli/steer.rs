@@ -3,6 +3,7 @@
 use super::args::Steer;
 use super::exit::{Exit, Failure};
 use super::goal::{Before, Goal};
+use super::out::tell;
 use super::target::{Target, component};
 use super::{Context, wait};
 use crate::api::Asked;
@@ -36,7 +37,21 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
         Asked::Restart => (Goal::Replaced(before), "restarted"),
     };
     wait::until(&cx.client, &goal, args.patience.timeout).await?;
-    tell_all(cx, &targets, word)
+    tell_all(cx, &targets, word)?;
+    // What cannot be recorded is refused, but for a stop: it may be what frees the disk.
+    if asked != Asked::Stop {
+        return Ok(Exit::Done);
+    }
+    let daemon = cx.client.status().await?.daemon;
+    if let Some(daemon) = daemon.filter(|daemon| !daemon.durable) {
+        tell(&format!(
+            "warning: the stop is not recorded yet ({}); a daemon that starts before it is would \
+             start it again",
+            daemon.durable_why.unwrap_or_default()
+        ));
+        return Ok(Exit::NotDurable);
+    }
+    Ok(Exit::Done)
 }
 
 fn tell_all(cx: &mut Context<'_>, targets: &[Target], word: &str) -> Result<Exit, Failure> {

@@ -1,13 +1,14 @@
 //! What both services do alike: let a caller in, and hand what it says to the owner.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Code, Request, Status};
 
 use super::convert::BadMessage;
+use super::doors::Containers;
 use super::listen::Line;
 use super::peer::Sockets;
 use super::token::Keyring;
@@ -15,13 +16,15 @@ use super::{Admission, TokenPolicy};
 use crate::clock::Clock;
 use crate::model::{InstanceId, Metrics, RegistrationRecord, ServiceHealth, ServiceId};
 use crate::reconciler::{
-    Beat, Directory, Introduction, Note, Peer, PeerProcess, ReconcilerHandle, Refusal,
-    RegistryRefusal,
+    Beat, Directory, Introduction, Note, Peer, ReconcilerHandle, Refusal, RegistryRefusal,
 };
 
 /// A registration waits this long for the disk, and is answered then all the same: one client of
 /// the field waits for the answer without an end, another exits when there is none.
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// It waits this long for the container engine to say whose an address is.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where every call arrives. Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +33,7 @@ pub(super) struct Desk {
     pub clock: Clock,
     pub admission: Arc<Admission>,
     pub sockets: Sockets,
+    pub containers: Option<Arc<dyn Containers>>,
 }
 
 /// Who calls.
@@ -174,16 +178,26 @@ impl Desk {
     }
 
     async fn peer(&self, caller: &Caller, has_to_be_traced: impl FnOnce() -> bool) -> Peer {
-        let process = if caller.token.is_none() && has_to_be_traced() {
-            self.sockets.process(caller.peer, caller.local).await
-        } else {
-            PeerProcess::Unknown
+        let address = caller.peer.ip().to_canonical();
+        let mut peer = Peer {
+            ip: Some(address),
+            ..Peer::default()
         };
-        Peer {
-            ip: Some(caller.peer.ip().to_canonical()),
-            process,
-            container: None,
+        if caller.token.is_none() && has_to_be_traced() {
+            peer.process = self.sockets.process(caller.peer, caller.local).await;
+            peer.container = self.container(caller, address).await;
         }
+        peer
+    }
+
+    /// The container that a caller over a bridge is.
+    async fn container(&self, caller: &Caller, address: IpAddr) -> Option<String> {
+        let containers = self.containers.as_ref()?;
+        if !self.admission.bridges.contains(caller.local.ip()) {
+            return None;
+        }
+        let asked = tokio::time::timeout(ENGINE_PATIENCE, containers.at(address));
+        asked.await.unwrap_or_default()
     }
 
     /// Whether `names` do not say which replica it is.

@@ -78,65 +78,6 @@ pub fn injected(launch: &Launch, reach: &Reach, given: &Given) -> BTreeMap<Strin
     variables
 }
 
-/// A value of the user's that is known to break a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning {
-    /// The variable.
-    pub variable: &'static str,
-    /// What it does, and what to write instead.
-    pub why: String,
-}
-
-/// What of a component's own environment is known to break clients of the control plane.
-pub fn warnings(env: &BTreeMap<String, String>) -> Vec<Warning> {
-    let mut found = Vec::new();
-    let mut warn = |variable, why: String| found.push(Warning { variable, why });
-    if let Some(endpoint) = env.get("FLOWCTL_ENDPOINT")
-        && endpoint.contains("://")
-    {
-        let bare = endpoint
-            .split_once("://")
-            .map_or("", |(_, rest)| rest.trim_end_matches('/'));
-        warn(
-            "FLOWCTL_ENDPOINT",
-            format!("no known client can connect to `{endpoint}`; write `{bare}`"),
-        );
-    }
-    if let Some(interval) = env.get("FLOWCTL_HEARTBEAT_INTERVAL") {
-        let digits = interval.bytes().all(|byte| byte.is_ascii_digit());
-        let seconds = interval.strip_suffix('s').is_some_and(|number| {
-            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-        });
-        if digits {
-            warn(
-                "FLOWCTL_HEARTBEAT_INTERVAL",
-                format!("clients written in Go cannot read `{interval}`; write `{interval}ms`"),
-            );
-        } else if seconds {
-            let number = interval.trim_end_matches('s');
-            warn(
-                "FLOWCTL_HEARTBEAT_INTERVAL",
-                format!(
-                    "the Node client reads `{interval}` as {number} milliseconds; \
-                     write `{number}000ms`"
-                ),
-            );
-        }
-    }
-    for variable in ["ENABLE_FLOWCTL", "FLOWCTL_ENABLED"] {
-        if let Some(value) = env.get(variable)
-            && value != "true"
-            && value.eq_ignore_ascii_case("true")
-        {
-            warn(
-                variable,
-                format!("some clients know only `true`, not `{value}`"),
-            );
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,24 +141,5 @@ mod tests {
                 "SERVICE_ID=ttp",
             ]
         );
-    }
-
-    #[test]
-    fn values_that_break_a_client_are_told_with_what_to_write() {
-        let warned = |name: &str, value: &str| {
-            let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            warnings(&env)
-                .into_iter()
-                .map(|warning| warning.why)
-                .next()
-                .unwrap_or_default()
-        };
-        assert!(warned("FLOWCTL_ENDPOINT", "http://localhost:8080").contains("`localhost:8080`"));
-        assert!(warned("FLOWCTL_HEARTBEAT_INTERVAL", "10s").contains("`10000ms`"));
-        assert!(warned("FLOWCTL_HEARTBEAT_INTERVAL", "10000").contains("`10000ms`"));
-        assert!(warned("ENABLE_FLOWCTL", "True").contains("only `true`"));
-        assert_eq!(warned("FLOWCTL_HEARTBEAT_INTERVAL", "10000ms"), "");
-        assert_eq!(warned("FLOWCTL_ENDPOINT", "localhost:8080"), "");
-        assert_eq!(warned("ENABLE_FLOWCTL", "false"), "");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, BadMessage};
-use super::desk::{Desk, refused, shown};
+use super::desk::{Caller, Desk, refused, shown};
 use super::runs;
 use super::wire::legacy::control_plane_server::ControlPlane;
 use super::wire::legacy::{
@@ -72,6 +72,9 @@ impl ControlPlane for Legacy {
         self.0.admit(&request)?;
         let request = request.into_inner();
         convert::id("run_id", &request.run_id)?;
+        if let Some(pipeline) = self.own(&request.run_id) {
+            return Ok(Response::new(runs::own_run(&pipeline)));
+        }
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let known = notes.runs.get(&request.run_id);
         let run = RunRecord {
@@ -85,7 +88,7 @@ impl ControlPlane for Legacy {
             error: known.map(|run| run.error.clone()).unwrap_or_default(),
             components: request.component_ids,
         };
-        let answer = runs::told_run(&run);
+        let answer = self.as_it_runs(&run);
         self.0.keep(Note::Run(run)).await?;
         Ok(Response::new(answer))
     }
@@ -101,7 +104,8 @@ impl ControlPlane for Legacy {
                 "flowctl runs this pipeline itself and knows how it is doing",
             ));
         }
-        self.change(id, change).await
+        let run = self.change(id, change).await?;
+        Ok(Response::new(self.as_it_runs(&run)))
     }
 
     async fn get_pipeline_run(
@@ -115,7 +119,7 @@ impl ControlPlane for Legacy {
         }
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let run = notes.runs.get(id).ok_or_else(|| no_run(id))?;
-        Ok(Response::new(runs::told_run(run)))
+        Ok(Response::new(self.as_it_runs(run)))
     }
 
     async fn list_pipeline_runs(
@@ -130,7 +134,7 @@ impl ControlPlane for Legacy {
             .pipelines
             .iter()
             .map(|pipeline| runs::own_run(pipeline));
-        let told = notes.runs.values().map(|run| runs::told_run(run));
+        let told = notes.runs.values().map(|run| self.as_it_runs(run));
         let state = runs::state_of_wire(asked.status).map(|_| asked.status);
         let mut found: Vec<PipelineRun> = own
             .chain(told)
@@ -155,28 +159,26 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<StopPipelineRunRequest>,
     ) -> Result<Response<PipelineRun>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request)?;
         let id = request.into_inner().run_id;
-        let Some(pipeline) = self.own(&id) else {
-            let change = RunChange {
-                state: Some(RunState::Stopped),
-                ..RunChange::default()
-            };
-            return self.change(id, change).await;
-        };
-        for component in &pipeline.components {
-            let key = runs::key_of(&pipeline);
-            let asked = self
-                .0
-                .owner
-                .request(key, component.id.clone(), Asked::Stop)
-                .await;
-            asked.map_err(refused)?;
+        if let Some(pipeline) = self.own(&id) {
+            self.stop(&caller, &pipeline).await?;
+            let mut run = runs::own_run(&pipeline);
+            // It is being stopped; what it comes to is told by the next question.
+            run.status = RunStatus::Stopped.into();
+            return Ok(Response::new(run));
         }
-        let mut run = runs::own_run(&pipeline);
-        // It is being stopped; what it comes to is told by the next question.
-        run.status = RunStatus::Stopped.into();
-        Ok(Response::new(run))
+        let notes = self.0.owner.notes().await.map_err(refused)?;
+        let run = notes.runs.get(&id).ok_or_else(|| no_run(&id))?;
+        if let Some(pipeline) = self.behind(run) {
+            self.stop(&caller, &pipeline).await?;
+        }
+        let change = RunChange {
+            state: Some(RunState::Stopped),
+            ..RunChange::default()
+        };
+        let run = self.change(id, change).await?;
+        Ok(Response::new(runs::told_run(&run)))
     }
 
     async fn upsert_chunk_run(
@@ -241,15 +243,62 @@ impl Legacy {
             .cloned()
     }
 
-    async fn change(&self, id: String, change: RunChange) -> Result<Response<PipelineRun>, Status> {
-        let changed = self
-            .0
-            .owner
-            .change_run(id.clone(), change)
-            .await
-            .map_err(refused)?;
-        let run = changed.ok_or_else(|| no_run(&id))?;
-        Ok(Response::new(runs::told_run(&run)))
+    /// The pipeline of ours that a run of somebody else's is about: the only one of its name,
+    /// until that run has ended.
+    fn behind(&self, run: &RunRecord) -> Option<Arc<PipelineStatus>> {
+        if run.state.has_ended() {
+            return None;
+        }
+        let snapshot = self.0.owner.snapshots().borrow().clone();
+        let is_meant = |pipeline: &&Arc<PipelineStatus>| {
+            pipeline.name.as_str() == run.pipeline
+                || runs::key_of(pipeline).to_string() == run.pipeline
+        };
+        let mut meant = snapshot.pipelines.iter().filter(is_meant);
+        match (meant.next(), meant.next()) {
+            (Some(only), None) => Some(Arc::clone(only)),
+            (Some(_) | None, _) => None,
+        }
+    }
+
+    /// A run that was told of; when its pipeline runs here, with the state that this really has.
+    fn as_it_runs(&self, run: &RunRecord) -> PipelineRun {
+        let mut answer = runs::told_run(run);
+        if let Some(pipeline) = self.behind(run) {
+            let own = runs::own_run(&pipeline);
+            answer.status = own.status;
+            answer.end_time = own.end_time;
+            if answer.error.is_empty() {
+                answer.error = own.error;
+            }
+        }
+        answer
+    }
+
+    /// Stops every component of a pipeline. A token is good for its own pipeline only.
+    async fn stop(&self, caller: &Caller, pipeline: &PipelineStatus) -> Result<(), Status> {
+        let key = runs::key_of(pipeline);
+        if let Some(token) = &caller.token
+            && token.pipeline != key
+        {
+            return Err(Status::permission_denied(format!(
+                "the token belongs to {token}, and the run to {key}"
+            )));
+        }
+        for component in &pipeline.components {
+            let asked = self
+                .0
+                .owner
+                .request(key.clone(), component.id.clone(), Asked::Stop)
+                .await;
+            asked.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, id: String, change: RunChange) -> Result<Arc<RunRecord>, Status> {
+        let changed = self.0.owner.change_run(id.clone(), change).await;
+        changed.map_err(refused)?.ok_or_else(|| no_run(&id))
     }
 }
 

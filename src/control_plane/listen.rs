@@ -2,7 +2,8 @@
 //!
 //! **Guarantees.** So many connections at a time, so many of them from one host off this machine.
 //! One that does not open with a whole HTTP/2 greeting within 5 s is closed. Each has a budget of
-//! calls per second, shared by all its streams.
+//! calls per second, shared by all its streams; all connections of a host off this machine share
+//! one.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,7 +29,8 @@ pub struct Limits {
     pub connections: usize,
     /// Of these, from one host that is not this machine. Default 64.
     pub connections_per_host: usize,
-    /// Calls per second of one connection, and as many again in a burst. Default 5,000.
+    /// Calls per second, and as many again in a burst: of one connection from this machine, or of
+    /// all connections of another host. Default 5,000.
     pub calls_per_second: u32,
     /// A connection opens with a whole greeting within this. Default 5 s.
     pub greeting: Duration,
@@ -65,10 +67,8 @@ pub(super) struct Line {
 impl Line {
     /// Takes one call off the budget; `false` when none is left.
     pub fn spend(&self) -> bool {
-        self.budget
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .spend(Instant::now())
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.spend(Instant::now())
     }
 }
 
@@ -105,7 +105,14 @@ impl Budget {
 /// The connections that are open, by host.
 #[derive(Clone, Debug, Default)]
 struct Open {
-    hosts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    hosts: Arc<Mutex<HashMap<IpAddr, Guest>>>,
+}
+
+/// A host that has connections.
+#[derive(Debug)]
+struct Guest {
+    connections: usize,
+    budget: Arc<Mutex<Budget>>,
 }
 
 /// A place among the open connections, given back when it is dropped.
@@ -113,36 +120,48 @@ struct Open {
 struct Place {
     open: Open,
     host: IpAddr,
+    budget: Arc<Mutex<Budget>>,
 }
 
 impl Open {
     fn enter(&self, host: IpAddr, limits: &Limits) -> Option<Place> {
         let host = host.to_canonical();
+        let new_budget = || {
+            let budget = Budget::new(limits.calls_per_second, Instant::now());
+            Arc::new(Mutex::new(budget))
+        };
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = hosts.values().sum();
-        let of_host = hosts.get(&host).copied().unwrap_or(0);
+        let all: usize = hosts.values().map(|guest| guest.connections).sum();
+        let of_host = hosts.get(&host).map_or(0, |guest| guest.connections);
         let crowded = !host.is_loopback() && of_host >= limits.connections_per_host;
         if all >= limits.connections || crowded {
             return None;
         }
-        hosts.insert(host, of_host + 1);
+        let guest = hosts.entry(host).or_insert_with(|| Guest {
+            connections: 0,
+            budget: new_budget(),
+        });
+        guest.connections += 1;
         Some(Place {
             open: self.clone(),
             host,
+            // On this machine, each connection is another component's.
+            budget: if host.is_loopback() {
+                new_budget()
+            } else {
+                Arc::clone(&guest.budget)
+            },
         })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut hosts = self
-            .open
-            .hosts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = hosts.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
+        let hosts = &self.open.hosts;
+        let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = hosts.get_mut(&self.host) {
+            guest.connections -= 1;
+            if guest.connections == 0 {
                 hosts.remove(&self.host);
             }
         }
@@ -216,90 +235,105 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Accepts on every listener until `stop`; what is accepted within the limits arrives on the
-/// channel.
+/// Accepts on every listener that arrives, until `stop`; what is accepted within the limits arrives
+/// on the channel.
 pub(super) fn accept(
-    listeners: Vec<TcpListener>,
+    mut listeners: mpsc::UnboundedReceiver<TcpListener>,
     limits: Limits,
     tls: Option<Tls>,
     stop: &CancellationToken,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (accepted, incoming) = mpsc::channel(BACKLOG);
-    let open = Open::default();
-    for listener in listeners {
-        let (accepted, open, tls, stop) =
-            (accepted.clone(), open.clone(), tls.clone(), stop.clone());
-        tokio::spawn(async move {
-            loop {
-                let stream = tokio::select! {
-                    // Cancel-safe: a connection that was not taken stays in the backlog.
-                    stream = listener.accept() => stream,
-                    // Cancel-safe: cancellation stays set.
-                    () = stop.cancelled() => return,
-                };
-                let (stream, peer) = match stream {
-                    Ok(pair) => pair,
-                    Err(error) => {
-                        tracing::warn!(%error, "the control plane could not accept a connection");
-                        tokio::time::sleep(REST).await;
-                        continue;
+    let porter = Porter {
+        open: Open::default(),
+        limits,
+        tls,
+        accepted,
+    };
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                // Cancel-safe: a listener that was not taken stays in the channel.
+                listener = listeners.recv() => match listener {
+                    Some(listener) => {
+                        tokio::spawn(porter.clone().attend(listener, stop.clone()));
                     }
-                };
-                let Some(place) = open.enter(peer.ip(), &limits) else {
-                    tracing::debug!(%peer, "too many connections; this one is closed");
-                    continue;
-                };
-                tokio::spawn(take(
-                    stream,
-                    peer,
-                    place,
-                    limits,
-                    tls.clone(),
-                    accepted.clone(),
-                ));
+                    // Nobody is left who could open another; those that are open are attended.
+                    None => return,
+                },
+                // Cancel-safe: cancellation stays set.
+                () = stop.cancelled() => return,
             }
-        });
-    }
+        }
+    });
     incoming
 }
 
-async fn take(
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: Place,
+/// Who stands at a listener.
+#[derive(Clone)]
+struct Porter {
+    open: Open,
     limits: Limits,
     tls: Option<Tls>,
     accepted: mpsc::Sender<io::Result<Connection>>,
-) {
-    let deadline = Instant::now() + limits.greeting;
-    let opened = tokio::time::timeout_at(deadline, open_transport(stream, tls)).await;
-    let (io, local) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "a connection could not be opened");
-            return;
+}
+
+impl Porter {
+    async fn attend(self, listener: TcpListener, stop: CancellationToken) {
+        loop {
+            let stream = tokio::select! {
+                // Cancel-safe: a connection that was not taken stays in the backlog.
+                stream = listener.accept() => stream,
+                // Cancel-safe: cancellation stays set.
+                () = stop.cancelled() => return,
+            };
+            let (stream, peer) = match stream {
+                Ok(pair) => pair,
+                Err(error) => {
+                    tracing::warn!(%error, "the control plane could not accept a connection");
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+            };
+            let Some(place) = self.open.enter(peer.ip(), &self.limits) else {
+                tracing::debug!(%peer, "too many connections; this one is closed");
+                continue;
+            };
+            tokio::spawn(self.clone().take(stream, peer, place));
         }
-        Err(_) => {
-            tracing::debug!(%peer, "a connection did not open in time");
-            return;
+    }
+
+    async fn take(self, stream: TcpStream, peer: SocketAddr, place: Place) {
+        let deadline = Instant::now() + self.limits.greeting;
+        let opened = tokio::time::timeout_at(deadline, open_transport(stream, self.tls)).await;
+        let (io, local) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "a connection could not be opened");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "a connection did not open in time");
+                return;
+            }
+        };
+        let connection = Connection {
+            io,
+            line: Line {
+                peer,
+                local,
+                budget: Arc::clone(&place.budget),
+            },
+            greeting: Some(Greeting {
+                missing: GREETING_BYTES,
+                deadline: Box::pin(tokio::time::sleep_until(deadline)),
+            }),
+            _place: place,
+        };
+        if self.accepted.send(Ok(connection)).await.is_err() {
+            tracing::debug!(%peer, "a connection came while the control plane was closing");
         }
-    };
-    let budget = Budget::new(limits.calls_per_second, Instant::now());
-    let connection = Connection {
-        io,
-        line: Line {
-            peer,
-            local,
-            budget: Arc::new(Mutex::new(budget)),
-        },
-        greeting: Some(Greeting {
-            missing: GREETING_BYTES,
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
-        }),
-        _place: place,
-    };
-    if accepted.send(Ok(connection)).await.is_err() {
-        tracing::debug!(%peer, "a connection came while the control plane was closing");
     }
 }
 
@@ -353,5 +387,25 @@ mod tests {
         places.clear();
         assert!(open.enter(far, &limits).is_some(), "places are given back");
         assert!(open.hosts.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_connections_of_one_foreign_host_share_one_budget_and_local_ones_do_not() {
+        let limits = Limits {
+            calls_per_second: 10,
+            ..Limits::default()
+        };
+        let open = Open::default();
+        let spent = |host: &str| {
+            let places: Vec<_> = (0..3)
+                .filter_map(|_| open.enter(host.parse().unwrap(), &limits))
+                .collect();
+            let now = Instant::now();
+            let spend = |place: &Place| place.budget.lock().unwrap().spend(now);
+            let calls = |place| (0..20).filter(|_| spend(place)).count();
+            places.iter().map(calls).sum::<usize>()
+        };
+        assert_eq!(spent("127.0.0.1"), 30);
+        assert_eq!(spent("10.0.0.9"), 10);
     }
 }

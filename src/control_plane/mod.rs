@@ -14,7 +14,9 @@
 
 mod convert;
 mod desk;
+mod doors;
 mod environment;
+mod intake;
 mod legacy;
 mod listen;
 mod peer;
@@ -33,21 +35,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
-pub use environment::{Given, Reach, Warning, injected, warnings};
+pub use doors::{Containers, Doors};
+pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
 pub use remote::{RemoteError, components_at};
 pub use tls::{AuthorityError, TlsError, TlsFiles};
-pub use token::{KeyError, Keyring, TOKEN_LIFE, TokenError, write_private};
+pub use token::{KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError, write_private};
 
 use crate::clock::Clock;
 use crate::model::Patience;
 use crate::reconciler::ReconcilerHandle;
 use desk::Desk;
+use doors::Bridges;
+use intake::Intake;
 use legacy::Legacy;
 use tls::Tls;
 use v1::{Gate, Sdk};
@@ -62,7 +68,9 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// The longest call, its body included.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
 /// Streams of one connection at a time.
-const STREAMS: u32 = 64;
+const STREAMS: u32 = 32;
+/// Bytes that may be on their way on one stream, and on one connection.
+const WINDOWS: (u32, u32) = (128 * 1024, 512 * 1024);
 /// The largest set of headers of one call.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// A silent connection is asked whether it lives after this, and closed when it does not answer
@@ -102,8 +110,6 @@ pub struct ControlPlaneOptions {
     pub address: IpAddr,
     /// The port.
     pub port: PortChoice,
-    /// The bridge's own address, where containers reach it; on the same port.
-    pub bridge: Option<IpAddr>,
     /// Whether a caller has to show a token.
     pub tokens: TokenPolicy,
     /// Its certificate; `None` = plain.
@@ -119,7 +125,6 @@ impl Default for ControlPlaneOptions {
         Self {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: PortChoice::Default,
-            bridge: None,
             tokens: TokenPolicy::WhenForeign,
             tls: None,
             patience: Patience::default(),
@@ -150,15 +155,14 @@ pub enum ControlPlaneError {
 #[derive(Debug)]
 struct Admission {
     tokens: TokenPolicy,
-    bridge: Option<IpAddr>,
+    bridges: Bridges,
     keys: desk::Keys,
 }
 
 impl Admission {
     /// What holds for callers that reached us at `local`.
     fn policy_of(&self, local: IpAddr) -> TokenPolicy {
-        let local = local.to_canonical();
-        let near = local.is_loopback() || self.bridge == Some(local);
+        let near = local.to_canonical().is_loopback() || self.bridges.contains(local);
         if near {
             self.tokens
         } else {
@@ -167,9 +171,22 @@ impl Admission {
     }
 }
 
+/// What stands behind a control plane.
+pub struct Behind {
+    /// Who keeps what components say.
+    pub owner: ReconcilerHandle,
+    /// What time it is.
+    pub clock: Clock,
+    /// What tokens are checked with; `None` = nobody was given one.
+    pub keys: Option<Arc<Keyring>>,
+    /// Whose an address on a bridge is; `None` = nobody's, as far as that is known.
+    pub containers: Option<Arc<dyn Containers>>,
+}
+
 /// A control plane that listens and does not answer yet.
 pub struct ControlPlane {
-    listeners: Vec<TcpListener>,
+    listeners: mpsc::UnboundedReceiver<TcpListener>,
+    doors: Doors,
     address: SocketAddr,
     options: ControlPlaneOptions,
     tls: Option<Tls>,
@@ -189,8 +206,8 @@ impl ControlPlane {
             PortChoice::Free => (0, None),
         };
         let on = |port| SocketAddr::new(options.address, port);
-        let listener = listen(on(wanted)).or_else(|error| match (error.kind(), otherwise) {
-            (io::ErrorKind::AddrInUse, Some(port)) => listen(on(port)),
+        let listener = listen_at(on(wanted)).or_else(|error| match (error.kind(), otherwise) {
+            (io::ErrorKind::AddrInUse, Some(port)) => listen_at(on(port)),
             _ => Err(error),
         });
         let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
@@ -198,15 +215,11 @@ impl ControlPlane {
             address: on(wanted),
             source,
         })?;
-        let mut listeners = vec![listener];
-        if let Some(bridge) = options.bridge.filter(|_| !options.address.is_unspecified()) {
-            let address = SocketAddr::new(bridge, address.port());
-            let listener =
-                listen(address).map_err(|source| ControlPlaneError::Bind { address, source })?;
-            listeners.push(listener);
-        }
+        let (doors, listeners) = Doors::new(address);
+        doors.through(listener);
         Ok(Self {
             listeners,
+            doors,
             address,
             options,
             tls,
@@ -218,24 +231,24 @@ impl ControlPlane {
         self.address
     }
 
+    /// The way to open it to containers later.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
+    }
+
     /// Answers until `stop` is cancelled. Open connections are closed then.
-    pub async fn serve(
-        self,
-        owner: ReconcilerHandle,
-        clock: Clock,
-        keys: Option<Arc<Keyring>>,
-        stop: CancellationToken,
-    ) {
+    pub async fn serve(self, behind: Behind, stop: CancellationToken) {
         let admission = Admission {
             tokens: self.options.tokens,
-            bridge: self.options.bridge,
-            keys,
+            bridges: self.doors.bridges(),
+            keys: behind.keys,
         };
         let desk = Desk {
-            owner,
-            clock,
+            owner: behind.owner,
+            clock: behind.clock,
             admission: Arc::new(admission),
             sockets: peer::Sockets::default(),
+            containers: behind.containers,
         };
         let incoming = listen::accept(self.listeners, self.options.limits, self.tls, &stop);
         let (health, health_server) = tonic_health::server::health_reporter();
@@ -245,7 +258,10 @@ impl ControlPlane {
                 .await;
         }
         let server = Server::builder()
+            .layer(Intake::default())
             .timeout(LONGEST_CALL)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
             .max_concurrent_streams(STREAMS)
             .http2_max_header_list_size(MAX_HEADERS)
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -284,9 +300,10 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

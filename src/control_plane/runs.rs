@@ -2,7 +2,9 @@
 //!
 //! Every pipeline that is applied here is a run: its id names it and its generation, its state is
 //! read from what really runs, and stopping it stops its components. Beside those stand the runs
-//! that other runners tell of, which are kept and handed out as they were told.
+//! that other runners tell of, which are kept and handed out as they were told; one that bears the
+//! name of a pipeline of ours is that pipeline's, with the state that this really has, and stopping
+//! it stops the components, too.
 
 use super::convert::{time_of, wire_time};
 use super::wire::legacy::{

@@ -2,14 +2,15 @@
 //!
 //! **Guarantees.** A token names one instance and ends after a day. The keys lie in one file of the
 //! state directory, mode 0600, newest first; a rotation adds one and keeps the one before, so that
-//! tokens signed with it stay good for the rest of their day.
+//! tokens signed with it stay good for the rest of their day. A daemon takes up keys that somebody
+//! else rotated.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
-use std::time::Duration;
+use std::sync::{Once, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
@@ -87,15 +88,36 @@ pub enum KeyError {
     NoRandomness,
 }
 
+/// A key.
+type Key = [u8; KEY_BYTES];
+/// What changes about a file when it is replaced.
+type Stamp = Option<(SystemTime, u64)>;
+
 /// The keys that tokens are signed with.
 pub struct Keyring {
+    /// Where they are kept; `None` = nowhere.
+    path: Option<PathBuf>,
+    held: RwLock<Held>,
+}
+
+struct Held {
     /// Newest first; never empty.
-    keys: Vec<[u8; KEY_BYTES]>,
+    keys: Vec<Key>,
+    stamp: Stamp,
+}
+
+/// Whether the keys are others than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    /// They are: tokens should be issued anew.
+    Changed,
+    /// They are not.
+    Same,
 }
 
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Keyring({} keys)", self.keys.len())
+        write!(f, "Keyring({} keys)", self.keys().len())
     }
 }
 
@@ -107,36 +129,14 @@ impl Keyring {
     pub fn open(state_dir: &Path) -> Result<Self, KeyError> {
         provide_crypto();
         let path = state_dir.join(KEYS);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let keyring = Self {
-                    keys: vec![new_key()?],
-                };
-                keyring.save(&path)?;
-                return Ok(keyring);
-            }
-            Err(source) => {
-                return Err(KeyError::Io {
-                    doing: "read",
-                    path,
-                    source,
-                });
-            }
-        };
-        // A copy or an editor may have opened it to others.
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(|source| {
-            KeyError::Io {
-                doing: "protect",
-                path: path.clone(),
-                source,
-            }
-        })?;
-        let keys: Option<Vec<_>> = text.lines().map(from_hex).collect();
-        match keys {
-            Some(keys) if !keys.is_empty() => Ok(Self { keys }),
-            Some(_) | None => Err(KeyError::Malformed { path }),
+        if !path.exists() {
+            save(&path, &[new_key()?])?;
         }
+        let held = RwLock::new(read(&path)?);
+        Ok(Self {
+            path: Some(path),
+            held,
+        })
     }
 
     /// Keys that are kept nowhere, for tests and for servers without a state directory.
@@ -145,8 +145,10 @@ impl Keyring {
     /// When the host gives no random bytes.
     pub fn transient() -> Result<Self, KeyError> {
         provide_crypto();
+        let keys = vec![new_key()?];
         Ok(Self {
-            keys: vec![new_key()?],
+            path: None,
+            held: RwLock::new(Held { keys, stamp: None }),
         })
     }
 
@@ -154,22 +156,46 @@ impl Keyring {
     ///
     /// # Errors
     /// When the file cannot be written; the keys are as before then.
-    pub fn rotate(&mut self, state_dir: &Path) -> Result<(), KeyError> {
+    pub fn rotate(&self) -> Result<(), KeyError> {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let mut keys = vec![new_key()?];
-        keys.extend_from_slice(&self.keys[..self.keys.len().min(MAX_KEYS - 1)]);
-        let rotated = Self { keys };
-        rotated.save(&state_dir.join(KEYS))?;
-        *self = rotated;
+        keys.extend_from_slice(&held.keys[..held.keys.len().min(MAX_KEYS - 1)]);
+        if let Some(path) = &self.path {
+            save(path, &keys)?;
+            held.stamp = stamp(path);
+        }
+        held.keys = keys;
         Ok(())
     }
 
-    fn save(&self, path: &Path) -> Result<(), KeyError> {
-        let text: String = self.keys.iter().map(|key| to_hex(key) + "\n").collect();
-        write_private(path, text.as_bytes()).map_err(|source| KeyError::Io {
-            doing: "write",
-            path: path.to_owned(),
-            source,
+    /// Reads the keys anew when their file was replaced.
+    ///
+    /// # Errors
+    /// When the file cannot be read; the keys are as before then.
+    pub fn refresh(&self) -> Result<Refreshed, KeyError> {
+        let Some(path) = &self.path else {
+            return Ok(Refreshed::Same);
+        };
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let now = stamp(path);
+        if now == held.stamp {
+            return Ok(Refreshed::Same);
+        }
+        // A file that cannot be read is told of once.
+        held.stamp = now;
+        let read = read(path)?;
+        let same = read.keys == held.keys;
+        *held = read;
+        Ok(if same {
+            Refreshed::Same
+        } else {
+            Refreshed::Changed
         })
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.keys.clone()
     }
 
     /// A token of `instance`, good from `now` on for [`TOKEN_LIFE`].
@@ -182,7 +208,7 @@ impl Keyring {
             exp: iat + TOKEN_LIFE.as_secs(),
             scope: SCOPE.to_owned(),
         };
-        let key = EncodingKey::from_secret(&self.keys[0]);
+        let key = EncodingKey::from_secret(&self.keys()[0]);
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
             .expect("texts and numbers can be signed with a key of this kind")
     }
@@ -192,13 +218,10 @@ impl Keyring {
     /// # Errors
     /// When it is not one of ours, or its time is over.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<InstanceId, TokenError> {
-        let mut validation = Validation::new(Algorithm::HS256);
-        // Time is an input here, so it is compared below.
-        validation.validate_exp = false;
-        validation.required_spec_claims.clear();
+        let validation = validation();
         let mut refused = TokenError::Invalid("it is signed with no key of ours".to_owned());
-        for key in &self.keys {
-            let key = DecodingKey::from_secret(key);
+        for key in self.keys() {
+            let key = DecodingKey::from_secret(&key);
             match jsonwebtoken::decode::<Claims>(token, &key, &validation) {
                 Ok(token) => return check(&token.claims, now),
                 Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
@@ -207,6 +230,60 @@ impl Keyring {
         }
         Err(refused)
     }
+
+    /// Whether `token` is to be replaced at `now`: it is past half of its life, or the newest key
+    /// did not sign it.
+    pub fn is_stale(&self, token: &str, now: Timestamp) -> bool {
+        let key = DecodingKey::from_secret(&self.keys()[0]);
+        let signed = jsonwebtoken::decode::<Claims>(token, &key, &validation());
+        signed.map_or(true, |token| {
+            seconds(now) >= token.claims.iat + TOKEN_LIFE.as_secs() / 2
+        })
+    }
+}
+
+/// Time is an input here, so the library does not look at it.
+fn validation() -> Validation {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.validate_exp = false;
+    validation.required_spec_claims.clear();
+    validation
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let about = fs::metadata(path).ok()?;
+    // Every replacement is another file.
+    Some((about.modified().ok()?, about.ino()))
+}
+
+fn read(path: &Path) -> Result<Held, KeyError> {
+    let failed = |doing| {
+        move |source| KeyError::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let stamp = stamp(path);
+    // A copy or an editor may have opened it to others.
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed("protect"))?;
+    let text = fs::read_to_string(path).map_err(failed("read"))?;
+    let keys: Option<Vec<_>> = text.lines().map(from_hex).collect();
+    match keys {
+        Some(keys) if !keys.is_empty() => Ok(Held { keys, stamp }),
+        Some(_) | None => Err(KeyError::Malformed {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn save(path: &Path, keys: &[Key]) -> Result<(), KeyError> {
+    let text: String = keys.iter().map(|key| to_hex(key) + "\n").collect();
+    write_private(path, text.as_bytes()).map_err(|source| KeyError::Io {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn check(claims: &Claims, now: Timestamp) -> Result<InstanceId, TokenError> {
@@ -396,16 +473,45 @@ mod tests {
     #[test]
     fn a_rotation_keeps_the_tokens_of_the_key_before_and_no_older_ones() {
         let dir = tempfile::tempdir().unwrap();
-        let mut keys = Keyring::open(dir.path()).unwrap();
+        let keys = Keyring::open(dir.path()).unwrap();
         let token = keys.issue(&instance(), at(0));
-        keys.rotate(dir.path()).unwrap();
+        keys.rotate().unwrap();
         let newer = keys.issue(&instance(), at(0));
         assert_ne!(token, newer);
         assert_eq!(keys.verify(&token, at(0)), Ok(instance()));
-        let mut keys = Keyring::open(dir.path()).unwrap();
-        keys.rotate(dir.path()).unwrap();
+        let keys = Keyring::open(dir.path()).unwrap();
+        keys.rotate().unwrap();
         assert!(keys.verify(&token, at(0)).is_err());
         assert_eq!(keys.verify(&newer, at(0)), Ok(instance()));
+    }
+
+    #[test]
+    fn a_daemon_takes_up_keys_that_somebody_else_rotated() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemons = Keyring::open(dir.path()).unwrap();
+        let before = daemons.issue(&instance(), at(0));
+        assert_eq!(daemons.refresh().unwrap(), Refreshed::Same);
+        assert!(!daemons.is_stale(&before, at(0)));
+        Keyring::open(dir.path()).unwrap().rotate().unwrap();
+        assert_eq!(daemons.refresh().unwrap(), Refreshed::Changed);
+        assert!(daemons.is_stale(&before, at(0)), "it is to be replaced");
+        assert_eq!(daemons.verify(&before, at(0)), Ok(instance()));
+        let after = daemons.issue(&instance(), at(0));
+        assert!(!daemons.is_stale(&after, at(0)));
+        fs::write(dir.path().join(KEYS), "hello").unwrap();
+        assert!(daemons.refresh().is_err());
+        assert_eq!(daemons.verify(&after, at(0)), Ok(instance()), "it goes on");
+        assert_eq!(daemons.refresh().unwrap(), Refreshed::Same, "told once");
+    }
+
+    #[test]
+    fn a_token_is_to_be_replaced_at_half_of_its_life() {
+        let keys = Keyring::transient().unwrap();
+        let token = keys.issue(&instance(), at(0));
+        let half = i64::try_from(TOKEN_LIFE.as_millis()).unwrap() / 2;
+        assert!(!keys.is_stale(&token, at(half - 1000)));
+        assert!(keys.is_stale(&token, at(half)));
+        assert!(keys.is_stale("torn", at(0)));
     }
 
     #[test]

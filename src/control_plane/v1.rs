@@ -14,7 +14,7 @@ use super::wire::v1::{
     HeartbeatRequest, ListComponentsRequest, ListComponentsResponse, RegisterRequest,
     RegisterResponse, UnregisterRequest, WaitForComponentRequest,
 };
-use crate::model::{RegistrationRecord, ServiceKind};
+use crate::model::{RegistrationRecord, ServiceKind, Snapshot};
 use crate::reconciler::Directory;
 
 /// How long the gate waits when the caller does not say.
@@ -61,9 +61,11 @@ impl ControlPlaneService for Sdk {
         self.0.admit(&request)?;
         let wanted = request.into_inner();
         let directory = self.0.directory().await?;
+        let snapshot = self.0.owner.snapshots().borrow().clone();
         let components = directory
             .values()
             .filter(|record| record.is_healthy() && is_wanted(record, &wanted))
+            .filter(|record| is_current(record, &snapshot))
             .map(|record| convert::component_info(record))
             .collect();
         Ok(Response::new(DiscoveryResponse { components }))
@@ -143,15 +145,10 @@ impl ComponentGate for Gate {
         let patience = timeout
             .and_then(|timeout| Duration::try_from(timeout).ok())
             .map_or(WAIT, |timeout| timeout.min(MAX_WAIT));
-        let mut directories = self.0.owner.directories();
-        let arrived = directories.wait_for(|directory| find(directory, &component_id).is_some());
+        let arrived = self.arrival_of(&component_id);
         match tokio::time::timeout(patience, arrived).await {
-            Ok(Ok(directory)) => {
-                let record = find(&directory, &component_id);
-                let record = record.ok_or_else(|| Status::internal("the wait ended too early"))?;
-                Ok(Response::new(convert::component_status(record)))
-            }
-            Ok(Err(_)) => Err(Status::unavailable("the daemon is shutting down")),
+            Ok(Some(record)) => Ok(Response::new(convert::component_status(&record))),
+            Ok(None) => Err(Status::unavailable("the daemon is shutting down")),
             Err(_) => Err(Status::deadline_exceeded(format!(
                 "`{}` has not registered within {} s",
                 shown(&component_id),
@@ -161,11 +158,43 @@ impl ComponentGate for Gate {
     }
 }
 
-/// A component that was heard of since it registered, or registered lately, by either of its ids.
-fn find<'a>(directory: &'a Directory, id: &str) -> Option<&'a Arc<RegistrationRecord>> {
+impl Gate {
+    /// Waits until `id` is registered and what registered still runs; `None` when the daemon goes.
+    async fn arrival_of(&self, id: &str) -> Option<Arc<RegistrationRecord>> {
+        let mut directories = self.0.owner.directories();
+        let mut snapshots = self.0.owner.snapshots();
+        loop {
+            let directory = directories.borrow_and_update().clone();
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(record) = find(&directory, &snapshot, id) {
+                return Some(Arc::clone(record));
+            }
+            tokio::select! {
+                // Cancel-safe, both: a change that was not seen stays one.
+                changed = directories.changed() => changed.ok()?,
+                changed = snapshots.changed() => changed.ok()?,
+            }
+        }
+    }
+}
+
+/// A component by either of its ids.
+fn find<'a>(
+    directory: &'a Directory,
+    snapshot: &Snapshot,
+    id: &str,
+) -> Option<&'a Arc<RegistrationRecord>> {
     let is_meant =
         |record: &RegistrationRecord| record.service_id.as_str() == id || record.component() == id;
-    directory
-        .values()
-        .find(|record| record.silent_since.is_none() && is_meant(record))
+    directory.values().find(|record| {
+        is_meant(record) && record.silent_since.is_none() && is_current(record, snapshot)
+    })
+}
+
+/// Whether what registered still runs. A registration outlives its instance, so that the next one
+/// gets the same id; until that has registered, nobody is there. Who is no component of ours is
+/// there as long as it is heard of.
+fn is_current(record: &RegistrationRecord, snapshot: &Snapshot) -> bool {
+    let owner = record.owner.as_ref();
+    owner.is_none_or(|owner| snapshot.is_live(&owner.instance))
 }

@@ -4,36 +4,27 @@
 //! the field looks for another one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
+use super::tokens::Tokens;
 use crate::clock::Clock;
 use crate::control_plane::{
-    self, ControlPlane, ControlPlaneError, ControlPlaneOptions, Given, KeyError, Keyring,
-    PortChoice, Reach, TOKEN_LIFE,
+    self, Behind, Containers, ControlPlane, ControlPlaneError, ControlPlaneOptions, Doors, Given,
+    KeyError, PortChoice, Reach,
 };
 use crate::driver::Launch;
-use crate::model::{DriverKind, InstanceId, PhaseName, ReplicaStatus, Snapshot};
+use crate::model::{DriverKind, InstanceId, Snapshot};
 use crate::reconciler::{Environment, ReconcilerHandle};
 
 /// The file of the port in the state directory. It has to outlive a damaged store, since what runs
 /// does.
 const PORT: &str = "control-plane.port";
-/// The folder of the token files in the state directory.
-const TOKENS: &str = "tokens";
-/// How often token files are looked through.
-const RENEW_EVERY: Duration = Duration::from_secs(600);
-/// The first look, after which what runs is known.
-const FIRST_RENEWAL: Duration = Duration::from_secs(10);
-/// A token file younger than this may belong to an instance that is only just being started.
-const YOUNG: Duration = Duration::from_secs(60);
 
 /// Which control plane components are told of.
 #[derive(Clone, Debug)]
@@ -86,18 +77,9 @@ pub(super) struct Control {
 /// Where components find the control plane.
 #[derive(Clone)]
 enum Reached {
-    At {
-        own: SocketAddr,
-        bridge: Option<IpAddr>,
-    },
+    At { own: SocketAddr, doors: Doors },
     External(String),
     Nowhere,
-}
-
-#[derive(Clone)]
-struct Tokens {
-    keys: Arc<Keyring>,
-    folder: PathBuf,
 }
 
 impl Control {
@@ -132,34 +114,30 @@ impl Control {
             (PortChoice::Default | PortChoice::Free, Some(port)) => PortChoice::Kept(port),
             (asked, _) => asked,
         };
-        let folder = state_dir.join(TOKENS);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|source| ControlError::Io {
-                doing: "make the folder of token files",
-                path: folder.clone(),
-                source,
-            })?;
-        let keys = Arc::new(Keyring::open(state_dir)?);
-        let bridge = options.bridge;
+        let tokens = Tokens::open(state_dir)?;
         let plane = ControlPlane::bind(options)?;
         keep_port(state_dir, plane.address().port())?;
         let reach = Reached::At {
             own: plane.address(),
-            bridge,
+            doors: plane.doors(),
         };
         Ok(Self {
             plane: Some(plane),
             reach,
-            tokens: Some(Tokens { keys, folder }),
+            tokens: Some(tokens),
         })
     }
 
     /// What `status` shows: where this daemon's own listens.
     pub fn address(&self) -> Option<SocketAddr> {
         self.plane.as_ref().map(ControlPlane::address)
+    }
+
+    /// The way to answer containers, too: on their bridge, once that is there. `None` when the
+    /// control plane is not ours.
+    #[expect(dead_code, reason = "for the drivers of containers")]
+    pub fn doors(&self) -> Option<Doors> {
+        self.plane.as_ref().map(ControlPlane::doors)
     }
 
     /// What instances are given as they start.
@@ -184,8 +162,14 @@ impl Control {
         })
     }
 
-    /// Answers components until `stop`.
-    pub async fn serve(self, owner: ReconcilerHandle, clock: Clock, stop: CancellationToken) {
+    /// Answers components until `stop`. `containers` tells whose an address on a bridge is.
+    pub async fn serve(
+        self,
+        owner: ReconcilerHandle,
+        clock: Clock,
+        containers: Option<Arc<dyn Containers>>,
+        stop: CancellationToken,
+    ) {
         let Self {
             plane: Some(plane),
             tokens: Some(tokens),
@@ -194,11 +178,16 @@ impl Control {
         else {
             return;
         };
-        let keys = Arc::clone(&tokens.keys);
-        let renewing = tokens.renew(owner.clone(), clock.clone());
+        let behind = Behind {
+            owner: owner.clone(),
+            clock: clock.clone(),
+            keys: Some(tokens.keys()),
+            containers,
+        };
+        let renewing = tokens.renew(owner, clock);
         tokio::select! {
             // Cancel-safe: it only ends with the daemon.
-            () = plane.serve(owner, clock, Some(keys), stop) => {}
+            () = plane.serve(behind, stop) => {}
             // Cancel-safe: a file is written whole or not at all.
             () = renewing => {}
         }
@@ -207,99 +196,21 @@ impl Control {
 
 impl Reached {
     fn from(&self, driver: DriverKind) -> Option<Reach> {
-        match (self, driver) {
-            (Self::Nowhere, _) => None,
-            (Self::External(address), _) => Some(Reach(address.clone())),
-            (
-                Self::At {
-                    own,
-                    bridge: Some(bridge),
-                },
-                DriverKind::Docker,
-            ) => Some(SocketAddr::new(*bridge, own.port()).into()),
-            (
-                Self::At { own, .. },
-                DriverKind::Process
-                | DriverKind::Docker
-                | DriverKind::Nomad
-                | DriverKind::Kubernetes,
-            ) => {
-                let ip = match own.ip() {
-                    IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                    IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                    ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-                };
-                Some(SocketAddr::new(ip, own.port()).into())
-            }
-        }
-    }
-}
-
-impl Tokens {
-    /// A token for `instance`, and the file where its renewals are found.
-    fn give(
-        &self,
-        instance: &InstanceId,
-        driver: DriverKind,
-        clock: &Clock,
-    ) -> (Option<String>, Option<String>) {
-        let token = self.keys.issue(instance, clock.now());
-        let file = match driver {
-            // Only a process sees our files.
-            DriverKind::Process => self.write(instance, &token),
-            DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => None,
+        let (own, doors) = match self {
+            Self::Nowhere => return None,
+            Self::External(address) => return Some(Reach(address.clone())),
+            Self::At { own, doors } => (own, doors),
         };
-        (Some(token), file)
-    }
-
-    fn write(&self, instance: &InstanceId, token: &str) -> Option<String> {
-        let path = self.folder.join(instance.to_string());
-        match write_new(&path, token) {
-            Ok(()) => path.to_str().map(str::to_owned),
-            Err(error) => {
-                tracing::warn!(%instance, %error, "its token file could not be written");
-                None
-            }
-        }
-    }
-
-    /// Writes tokens anew at half of their life, and removes those of instances that ended.
-    async fn renew(self, owner: ReconcilerHandle, clock: Clock) {
-        let mut pause = FIRST_RENEWAL;
-        loop {
-            tokio::time::sleep(pause).await;
-            pause = RENEW_EVERY;
-            let snapshot = owner.snapshots().borrow().clone();
-            let (tokens, clock) = (self.clone(), clock.clone());
-            let done = tokio::task::spawn_blocking(move || tokens.look_through(&snapshot, &clock));
-            match done.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "token files could not be renewed"),
-                Err(error) => tracing::error!(%error, "token files could not be renewed"),
-            }
-        }
-    }
-
-    fn look_through(&self, snapshot: &Snapshot, clock: &Clock) -> io::Result<()> {
-        for file in fs::read_dir(&self.folder)? {
-            let file = file?;
-            let written = file.metadata()?.modified()?;
-            let age = age_of(written, clock);
-            let name = file.file_name();
-            let instance = name
-                .to_str()
-                .and_then(|name| name.parse::<InstanceId>().ok());
-            match instance.filter(|instance| is_live(snapshot, instance)) {
-                Some(instance) if age > TOKEN_LIFE / 2 => {
-                    let token = self.keys.issue(&instance, clock.now());
-                    control_plane::write_private(&file.path(), token.as_bytes())?;
-                }
-                Some(_) => {}
-                None if age > YOUNG => fs::remove_file(file.path())?,
-                None => {}
-            }
-        }
-        Ok(())
+        let bridge = match driver {
+            DriverKind::Docker => doors.bridge(),
+            DriverKind::Process | DriverKind::Nomad | DriverKind::Kubernetes => None,
+        };
+        let ip = bridge.unwrap_or_else(|| match own.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+        });
+        Some(SocketAddr::new(ip, own.port()).into())
     }
 }
 
@@ -337,57 +248,8 @@ fn keep_port(state_dir: &Path, port: u16) -> Result<(), ControlError> {
     })
 }
 
-/// How long ago a file was written, by our clock.
-fn age_of(written: SystemTime, clock: &Clock) -> Duration {
-    let written = written
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = u64::try_from(clock.now().as_millis()).unwrap_or_default();
-    Duration::from_millis(now).saturating_sub(written)
-}
-
 /// How often the replica of `instance` was restarted.
 fn restarts(snapshot: &Snapshot, instance: &InstanceId) -> u64 {
-    let mut shown = replicas(snapshot);
-    let found = shown.find(|replica| replica.instance.as_ref() == Some(instance));
-    found.map_or(0, |replica| replica.restarts)
-}
-
-fn replicas(snapshot: &Snapshot) -> impl Iterator<Item = &ReplicaStatus> {
-    let components = snapshot
-        .pipelines
-        .iter()
-        .flat_map(|pipeline| &pipeline.components);
-    components.flat_map(|component| &component.replicas)
-}
-
-fn is_live(snapshot: &Snapshot, instance: &InstanceId) -> bool {
-    replicas(snapshot).any(|replica| {
-        replica.instance.as_ref() == Some(instance)
-            && match replica.phase {
-                PhaseName::Starting
-                | PhaseName::Running
-                | PhaseName::Unhealthy
-                | PhaseName::Stopping
-                | PhaseName::Unknown => true,
-                PhaseName::Pending
-                | PhaseName::Backoff
-                | PhaseName::Crashloop
-                | PhaseName::Stopped
-                | PhaseName::Completed
-                | PhaseName::Failed => false,
-            }
-    })
-}
-
-/// A file that nobody reads before its instance starts, so it needs no rename; nor a flush, since
-/// no instance outlives a reboot.
-fn write_new(path: &Path, content: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(content.as_bytes())
+    let shown = snapshot.replica_of(instance);
+    shown.map_or(0, |replica| replica.restarts)
 }

@@ -14,6 +14,7 @@ mod engine;
 mod foreground;
 mod registrations;
 mod sources;
+mod tokens;
 
 pub use sources::{Reading, check};
 
@@ -196,7 +197,7 @@ impl Daemon {
             reconciler.with_environment(control.environment(clock.clone(), owner.clone()));
         let stop = CancellationToken::new();
         let mut tasks = vec![
-            tokio::spawn(control.serve(owner.clone(), clock, stop.clone())),
+            tokio::spawn(control.serve(owner.clone(), clock, None, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
         ];
@@ -235,11 +236,13 @@ impl Daemon {
     /// nothing is left. Tells `ready` once it answers.
     ///
     /// # Errors
-    /// When the socket cannot be bound.
+    /// When the socket cannot be bound; [`DaemonError::Ended`] when a defect ended the owner of the
+    /// state, since a daemon that answers with what once was would lie.
     pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
         let mut answering = self.answer()?;
         let mut signals = self.signals()?;
         ready();
+        let mut outcome = Ok(());
         tokio::select! {
             // Cancel-safe: a signal that was not taken stays pending.
             name = signals.next() => {
@@ -250,10 +253,12 @@ impl Daemon {
                 self.swept().await;
                 tracing::info!("everything is down; ending");
             }
+            // Cancel-safe: it only waits.
+            () = self.owner.ended() => outcome = Err(DaemonError::Ended),
         }
         answering.end().await;
         self.close().await;
-        Ok(())
+        outcome
     }
 
     /// Begins to answer on the state directory's socket.

@@ -12,6 +12,7 @@ use crate::model::{
 };
 
 use super::attachments::{self, PortDraft, from_base};
+use super::clients;
 use super::fields::{Field, Fields, Text, owned, scalar};
 use super::hash;
 use super::health::ProbesDraft;
@@ -292,7 +293,9 @@ pub(super) fn environment<'t>(
             }
         }
     }
-    field.text_map(findings).unwrap_or_default()
+    let env = field.text_map(findings).unwrap_or_default();
+    clients::check(&env, findings);
+    env
 }
 
 fn inherit_env(field: Field<'_>, findings: &mut Findings<'_>) -> Vec<String> {

@@ -13,6 +13,7 @@
 //! program, image or secret that does not exist shows when the component starts.
 
 mod attachments;
+mod clients;
 mod component;
 mod document;
 mod fields;

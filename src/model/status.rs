@@ -28,6 +28,30 @@ pub struct Snapshot {
     pub pipelines: Vec<std::sync::Arc<PipelineStatus>>,
 }
 
+impl Snapshot {
+    /// The replica that `instance` is or was a run of.
+    pub fn replica_of(&self, instance: &InstanceId) -> Option<&ReplicaStatus> {
+        let key = &instance.pipeline;
+        let pipeline = self
+            .pipelines
+            .iter()
+            .find(|pipeline| pipeline.namespace == key.namespace && pipeline.name == key.name)?;
+        let component = pipeline
+            .components
+            .iter()
+            .find(|component| component.id == instance.replica.component)?;
+        let mut replicas = component.replicas.iter();
+        replicas.find(|replica| replica.replica == instance.replica.replica)
+    }
+
+    /// Whether `instance` runs, or may, as far as its driver can tell.
+    pub fn is_live(&self, instance: &InstanceId) -> bool {
+        self.replica_of(instance).is_some_and(|replica| {
+            replica.instance.as_ref() == Some(instance) && replica.phase.lives()
+        })
+    }
+}
+
 /// The daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
@@ -161,6 +185,23 @@ pub enum PhaseName {
     Failed,
     /// Its driver does not answer.
     Unknown,
+}
+
+impl PhaseName {
+    /// Whether something of it runs, or may, as far as its driver can tell.
+    pub fn lives(self) -> bool {
+        match self {
+            Self::Starting | Self::Running | Self::Unhealthy | Self::Stopping | Self::Unknown => {
+                true
+            }
+            Self::Pending
+            | Self::Backoff
+            | Self::Crashloop
+            | Self::Stopped
+            | Self::Completed
+            | Self::Failed => false,
+        }
+    }
 }
 
 impl fmt::Display for PhaseName {

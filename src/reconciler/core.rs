@@ -216,23 +216,6 @@ impl Core {
         core
     }
 
-    /// Ends recorded in the future (the clock was set back while no daemon ran) count as now, so no
-    /// backoff is parked behind them.
-    fn clamp_to(&mut self, now: Timestamp) {
-        for pipeline in self.pipelines.values_mut() {
-            for record in pipeline.records.values_mut() {
-                if let Some(last) = &mut record.history.last
-                    && last.exit.at > now
-                {
-                    last.exit.at = now;
-                }
-                for failure in &mut record.history.recent {
-                    failure.at = failure.at.min(now);
-                }
-            }
-        }
-    }
-
     /// Says that the store was damaged and set aside; all that is known is recorded anew.
     pub fn rebuilt(&mut self, set_aside: &Path, why: &str) {
         let kept = set_aside.display();
@@ -453,8 +436,9 @@ impl Core {
         self.changed = true;
     }
 
-    /// Everything is recorded anew: after a failed flush nothing on the disk is to be trusted.
-    fn touch_all(&mut self) {
+    /// Everything is recorded anew: after a failed flush nothing on the disk is to be trusted, and
+    /// after a step of the clock its times are another clock's.
+    pub(super) fn touch_all(&mut self) {
         for (key, pipeline) in &mut self.pipelines {
             pipeline.dirty = true;
             self.ledger.pipelines.insert(key.clone());
@@ -547,25 +531,12 @@ impl Core {
             .map(|trouble| trouble.why.as_str())
     }
 
-    fn clock_stepped(&mut self, millis: i64) {
+    /// Moves the owner's own times along with the clock.
+    pub(super) fn shift_own(&mut self, millis: i64) {
+        self.daemon.started_at = self.daemon.started_at.shifted(millis);
         self.relist_at = self.relist_at.shifted(millis);
         if let Some(NotDurable { again_at, .. }) = &mut self.not_durable {
             *again_at = again_at.shifted(millis);
-        }
-        self.registry.shift(millis);
-        for pipeline in self.pipelines.values_mut() {
-            pipeline.dirty = true;
-            for record in pipeline.records.values_mut() {
-                if let Some(last) = &mut record.history.last {
-                    last.exit.at = last.exit.at.shifted(millis);
-                }
-                for failure in &mut record.history.recent {
-                    failure.at = failure.at.shifted(millis);
-                }
-                if let Some(instance) = &mut record.instance {
-                    super::steps::shift(&mut instance.phase, millis);
-                }
-            }
         }
     }
 

@@ -160,6 +160,12 @@ pub struct ReconcilerHandle {
 }
 
 impl ReconcilerHandle {
+    /// Waits until the owner is gone: nothing is looked after any more, and what readers see stays
+    /// as it was.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     /// The way to an owner that reads `commands`, publishes `snapshots` and tells `events`.
     pub fn new(
         commands: mpsc::Sender<Command>,
@@ -272,5 +278,27 @@ impl ReconcilerHandle {
         if self.commands.send(command).await.is_err() {
             tracing::debug!("the reconciler is gone; a report was dropped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_owner_is_seen() {
+        let (commands, owner) = mpsc::channel(1);
+        let snapshot = Snapshot {
+            schema: String::new(),
+            daemon: None,
+            pipelines: Vec::new(),
+        };
+        let (_snapshot, snapshots) = watch::channel(Arc::new(snapshot));
+        let handle = ReconcilerHandle::new(commands, snapshots, broadcast::channel(1).0);
+        let waiting = tokio::spawn(async move { handle.ended().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(owner);
+        waiting.await.unwrap();
     }
 }

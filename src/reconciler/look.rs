@@ -16,6 +16,7 @@ use crate::model::{
 use super::core::Core;
 use super::ledger::{Effect, Ledger};
 use super::pipeline::{Pipeline, unknown_exit};
+use super::stepped::not_after;
 
 /// What is known about one driver's answers.
 #[derive(Debug, Default)]
@@ -190,8 +191,9 @@ impl Core {
 
     fn absorb(&mut self, kind: DriverKind, flight: &Flight, sightings: Vec<Sighting>) {
         let mut seen = BTreeSet::new();
-        for sighting in sightings {
+        for mut sighting in sightings {
             seen.insert(sighting.instance.clone());
+            sighting.life = not_after(sighting.life, self.ledger.now);
             if flight.touched.contains(&sighting.instance) {
                 if let Some(looking) = self.drivers.get_mut(&kind) {
                     looking.want(Scope::Instances([sighting.instance].into()));

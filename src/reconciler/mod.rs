@@ -23,6 +23,7 @@ mod run;
 #[cfg(test)]
 mod sim;
 mod snapshot;
+mod stepped;
 mod steps;
 
 pub use self::core::{Core, Input, Kept, Turn};

@@ -45,10 +45,6 @@ pub struct Probes {
 const COMMANDS: usize = 1024;
 /// Events that a slow reader may be behind.
 const EVENTS: usize = 1024;
-/// A step of the host's clock below this is drift and is left to the next one.
-const CLOCK_STEP_MILLIS: i64 = 1000;
-/// How often the host's clock is compared with ours.
-const CLOCK_CHECK: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The owner's task.
 pub struct Reconciler {
@@ -118,8 +114,6 @@ impl Reconciler {
     /// Runs until `stop` is cancelled. Components are left as they are.
     pub async fn run(mut self, stop: CancellationToken) {
         let hints = self.follow_hints(&stop);
-        let mut clock_check = tokio::time::interval(CLOCK_CHECK);
-        clock_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let turn = self.core.turn(self.clock.now());
             let wake_at = turn.wake_at;
@@ -141,11 +135,10 @@ impl Reconciler {
                 () = self.beats.due() => Input::Beats(self.beats.take()),
                 // Cancel-safe: a sleep that loses is made anew from the next turn's deadline.
                 () = wake => Input::Tick,
-                // Cancel-safe: a tick that loses stays due.
-                _ = clock_check.tick() => self.check_clock(),
                 // Cancel-safe: cancellation stays set.
                 () = stop.cancelled() => break,
             };
+            self.follow_clock();
             self.take_beats_for(&input);
             self.core.handle(input, self.clock.now());
             // Whatever else waits is taken in before planning: 500 answers cost one plan.
@@ -176,13 +169,13 @@ impl Reconciler {
         }
     }
 
-    fn check_clock(&self) -> Input {
-        let millis = self.clock.realign();
-        if millis.abs() >= CLOCK_STEP_MILLIS {
-            tracing::warn!(millis, "the host's clock was stepped; deadlines move along");
-            Input::ClockStepped { millis }
-        } else {
-            Input::Tick
+    /// Before anything is taken in: it may bear times of the host's clock as it is now. The relist
+    /// sees to it that this is done at least every few seconds.
+    fn follow_clock(&mut self) {
+        if let Some(millis) = self.clock.realign() {
+            tracing::warn!(millis, "the host's clock was set; deadlines move along");
+            let stepped = Input::ClockStepped { millis };
+            self.core.handle(stepped, self.clock.now());
         }
     }
 

@@ -6,7 +6,6 @@ use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
     Action, EndCause, Ended, EventKind, Exit, ExitStatus, Health, Hold, InFlight, Instance,
     InstanceId, Phase, Reason, Record, Registration, ReplicaKey, Step, StopCause, StopFailure,
-    Timestamp,
 };
 use crate::planner::{self, Observed, health, restart};
 
@@ -15,7 +14,7 @@ use super::ledger::{Effect, Ledger};
 use super::pipeline::{Pipeline, started_at};
 
 /// A failed stop is tried again after this long (kubelet's and Nomad's order of magnitude).
-const STOP_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+pub(super) const STOP_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Core {
     /// Lets time do its part: readiness by age, failures forgotten.
@@ -142,10 +141,18 @@ impl Core {
         };
         let released = spec.hash.clone();
         pipeline.change(&key, &mut self.ledger, |record| {
+            // A start that came to nothing, because the daemon died or the disk was full, was
+            // counted when it was intended: the end that it answers is counted once.
+            let is_counted = record
+                .history
+                .last
+                .as_ref()
+                .is_some_and(|last| record.incarnation > last.instance.incarnation);
             record.incarnation = id.incarnation;
             record.instance = Some(instance);
             record.released = Some(released);
             match reason {
+                Reason::Restart { .. } | Reason::Retry { .. } if is_counted => {}
                 Reason::Restart { .. } | Reason::Retry { .. } => record.history.restarts += 1,
                 // The curve starts over with another definition, or when a person says so.
                 Reason::SpecChanged { .. } | Reason::Requested => {
@@ -251,14 +258,12 @@ impl Core {
             Ok(started) => {
                 let health = pipeline.initial_health(&key);
                 let handle = started.handle;
+                let since = started.since.min(self.ledger.now);
                 pipeline.change(&key, &mut self.ledger, |record| {
                     if let Some(instance) = &mut record.instance {
                         instance.handle = Some(handle);
                         if let Phase::Starting { .. } = instance.phase {
-                            instance.phase = Phase::Running {
-                                since: started.since,
-                                health,
-                            };
+                            instance.phase = Phase::Running { since, health };
                         }
                     }
                 });
@@ -482,29 +487,5 @@ fn same_wait(before: &Hold, after: &Hold) -> bool {
             one == two
         }
         (one, two) => std::mem::discriminant(one) == std::mem::discriminant(two),
-    }
-}
-
-/// Moves the times of `phase` along with the clock.
-pub(super) fn shift(phase: &mut Phase, millis: i64) {
-    let shift = |at: &mut Timestamp| *at = at.shifted(millis);
-    match phase {
-        Phase::Starting { since } => shift(since),
-        Phase::Running { since, health } => {
-            shift(since);
-            health.ready_changed.iter_mut().for_each(shift);
-        }
-        Phase::Stopping {
-            since,
-            started_at,
-            failed,
-            ..
-        } => {
-            shift(since);
-            shift(started_at);
-            failed
-                .iter_mut()
-                .for_each(|failure| shift(&mut failure.retry_at));
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::control::Place;
 use crate::runner::{Kind, Runner, end, run, run_quietly};
 use crate::world::{Component, PATIENCE, Task, World, now};
 use crate::{Result, proc};
@@ -196,6 +197,16 @@ impl Runner for Flowctl {
 
     fn output(&self, component: &str) -> Result<Vec<u8>> {
         run(&mut self.command(&["logs", component])?)
+    }
+
+    fn control_plane(&self) -> Result<Place> {
+        let json = run(&mut self.command(&["status", "-o", "json"])?)?;
+        let status: Value = serde_json::from_slice(&json)?;
+        let address = status["daemon"]["control_plane"].as_str();
+        Ok(Place {
+            address: address.ok_or("it has no control plane")?.to_owned(),
+            store: self.round()?.dir.join("state/store"),
+        })
     }
 
     fn down(&mut self) -> Result<()> {

@@ -8,6 +8,7 @@
 //! **What is compared.** With `--rivals`, PM2 and supervisord run the same components in the same
 //! run. `limit` is what the machine can do at all: fork, exec and waitpid without a supervisor.
 
+mod control;
 mod flowctl;
 mod limit;
 mod proc;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::runner::{Kind, Runner};
 use crate::table::Cell;
 use crate::world::{Beat, Component, PATIENCE, Task, World, millis, now, sleepers};
-use crate::{Effort, Result, proc};
+use crate::{Effort, Result, control, proc};
 
 /// One row, or a few that are measured together.
 pub struct Row {
@@ -31,7 +31,7 @@ const ALL: &[Kind] = &[Kind::Limit, Kind::Rival];
 const RIVALS: &[Kind] = &[Kind::Rival];
 
 /// Every row, in the order of the table.
-pub const ROWS: [Row; 12] = [
+pub const ROWS: [Row; 15] = [
     Row {
         key: "crash",
         title: "a component is killed, until it runs again",
@@ -103,6 +103,24 @@ pub const ROWS: [Row; 12] = [
         title: "one component writes as fast as it can",
         others: RIVALS,
         measure: logs,
+    },
+    Row {
+        key: "heartbeats",
+        title: "10,000 heartbeats a second to the control plane, on one core",
+        others: &[],
+        measure: control::heartbeats,
+    },
+    Row {
+        key: "register",
+        title: "components register with the control plane, one after the other",
+        others: &[],
+        measure: control::registrations,
+    },
+    Row {
+        key: "flood",
+        title: "a million heartbeats at once, while a component is killed",
+        others: &[],
+        measure: control::flood,
     },
 ];
 

@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::control::Place;
 use crate::world::{Component, PATIENCE, World};
 use crate::{Result, flowctl, limit, rivals};
 
@@ -51,6 +52,11 @@ pub trait Runner {
 
     /// What is kept of a component's output; at least its end.
     fn output(&self, component: &str) -> Result<Vec<u8>>;
+
+    /// Where components find its control plane.
+    fn control_plane(&self) -> Result<Place> {
+        Err("it has no control plane".into())
+    }
 
     /// Ends everything of it.
     fn down(&mut self) -> Result<()>;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::support::{World, eventually, is_alive, kill, pipeline, shell, sleeper};
+use crate::damage::database;
+use crate::support::{Status, World, eventually, is_alive, kill, pipeline, shell, sleeper};
 
 #[test]
 fn kill_9_of_the_daemon_costs_no_component_anything() {
@@ -66,11 +67,13 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     ] {
         components += &shell(id, &wait(end), never);
     }
+    let once = wait("[ -e ran ] && exec sleep 100000; touch ran; exit 9");
+    components += &shell("again", &once, "");
     world.apply(&components);
     let before = world.status();
     world.kill_daemon();
     world.write("go", "");
-    for id in ["zero", "one", "answer", "segv", "killed"] {
+    for id in ["zero", "one", "answer", "segv", "killed", "again"] {
         let pid = before.pid(id).unwrap();
         eventually("it ended", || !is_alive(pid));
     }
@@ -91,6 +94,11 @@ fn every_kind_of_exit_while_the_daemon_is_down_is_reported_exactly() {
     assert_eq!(exit("killed"), (None, Some(9)));
     assert_eq!(after.phase("zero"), "completed");
     assert_eq!(after.phase("one"), "failed");
+    let again = world.until("its policy is applied", |status| {
+        status.phase("again") == "running"
+    });
+    assert_eq!(again.replica("again")["exit"]["code"], 9);
+    assert_eq!(again.restarts("again"), 1, "once");
 }
 
 #[test]
@@ -107,25 +115,23 @@ fn down_without_a_daemon_leaves_no_state_behind() {
     assert_eq!(world.status().0["pipelines"], serde_json::json!([]));
 }
 
-/// The database file of the store.
-fn database(store: &std::path::Path) -> std::path::PathBuf {
-    let mut entries = fs::read_dir(store).unwrap();
-    let is_database = |name: &str| name.starts_with("db-");
-    let found = entries.find_map(|entry| {
-        let entry = entry.unwrap();
-        is_database(entry.file_name().to_str().unwrap()).then(|| entry.path().join("db"))
-    });
-    found.expect("the store has a database")
-}
-
 #[test]
 fn a_lost_or_damaged_store_costs_no_restart() {
     type Damage = fn(&std::path::Path);
-    let damages: [(&str, Damage); 4] = [
+    let damages: [(&str, Damage); 6] = [
         ("deleted", |store| fs::remove_dir_all(store).unwrap()),
         ("replaced by a file", |store| {
             fs::remove_dir_all(store).unwrap();
             fs::write(store, "junk").unwrap();
+        }),
+        ("replaced by an empty folder", |store| {
+            fs::remove_dir_all(store).unwrap();
+            fs::create_dir(store).unwrap();
+        }),
+        ("its database replaced by a folder", |store| {
+            let database = database(store);
+            fs::remove_file(&database).unwrap();
+            fs::create_dir(&database).unwrap();
         }),
         ("truncated", |store| {
             let db = fs::OpenOptions::new()
@@ -134,12 +140,12 @@ fn a_lost_or_damaged_store_costs_no_restart() {
                 .unwrap();
             db.set_len(1000).unwrap();
         }),
-        ("flipped", |store| {
+        ("scrambled", |store| {
             let mut bytes = fs::read(database(store)).unwrap();
             for byte in bytes.iter_mut().step_by(97) {
                 *byte ^= 0x10;
             }
-            fs::write(store.join("db"), bytes).unwrap();
+            fs::write(database(store), bytes).unwrap();
         }),
     ];
     for (name, damage) in damages {
@@ -163,16 +169,37 @@ fn a_lost_or_damaged_store_costs_no_restart() {
     }
 }
 
+/// The component and replica of every live program of this world, one entry for each.
+fn programs(world: &World) -> Vec<String> {
+    let name = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let group = stat.rsplit(')').next()?.split_whitespace().nth(2)?;
+        let leads = group == pid.to_string();
+        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let mark = environ
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(b"FLOWCTL_INSTANCE="))?;
+        let instance = String::from_utf8_lossy(mark).into_owned();
+        let replica = instance.rsplit_once('.').unwrap().0.to_owned();
+        leads.then_some(replica)
+    };
+    let mut programs: Vec<String> = world.marked().into_iter().filter_map(name).collect();
+    programs.sort();
+    programs
+}
+
 /// `FLOWCTL_KILL_ROUNDS` sets another number of rounds.
 #[test]
 fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
     let rounds: u64 =
         std::env::var("FLOWCTL_KILL_ROUNDS").map_or(60, |rounds| rounds.parse().unwrap());
     let world = World::new();
-    let crashy = "n=0; while [ $n -lt 20 ]; do n=$((n+1)); sleep 0.05; done; exit 3";
+    let crashy = "echo >> runs-$FLOWCTL_COMPONENT_ID; [ -e calm ] && exec sleep 100000; \
+                  n=0; while [ $n -lt 20 ]; do n=$((n+1)); sleep 0.05; done; exit 3";
+    let counter = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done";
     let mut components = String::new();
     for n in 0..10 {
-        components += &sleeper(&format!("calm-{n}"), "");
+        components += &shell(&format!("calm-{n}"), counter, "");
         let fast = ", restart: { initial_delay: 50ms, max_delay: 200ms, jitter: 0 }";
         components += &shell(&format!("crashy-{n}"), crashy, fast);
     }
@@ -203,32 +230,11 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
             );
             *seen = status.restarts(&id);
         }
-        let mut ids: Vec<String> = world
-            .marked()
-            .into_iter()
-            .filter_map(|pid| {
-                let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-                let parts = environ.split(|byte| *byte == 0);
-                let mark = parts
-                    .filter_map(|part| part.strip_prefix(b"FLOWCTL_INSTANCE="))
-                    .next()?;
-                let leader = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-                let group = leader
-                    .rsplit(')')
-                    .next()?
-                    .split_whitespace()
-                    .nth(2)?
-                    .to_owned();
-                (group == pid.to_string()).then(|| String::from_utf8_lossy(mark).into_owned())
-            })
-            .map(|id| id.rsplit_once('.').unwrap().0.to_owned())
-            .collect();
-        let all = ids.len();
-        ids.sort();
-        ids.dedup();
+        let live = programs(&world);
+        let mut replicas = live.clone();
+        replicas.dedup();
         assert_eq!(
-            ids.len(),
-            all,
+            live, replicas,
             "round {round}: two live instances of one replica"
         );
     }
@@ -237,4 +243,28 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
     });
     let still: Vec<Option<u32>> = (0..10).map(|n| after.pid(&format!("calm-{n}"))).collect();
     assert_eq!(still, calm);
+    world.write("calm", "");
+    let id = |n: u32| format!("crashy-{n}");
+    let end = world.until("no more crashes", |status| {
+        (0..10).all(|n| status.phase(&id(n)) == "running" && slept(status, &id(n)))
+    });
+    for n in 0..10 {
+        let runs = world.read(&format!("runs-{}", id(n))).lines().count() as u64;
+        assert_eq!(
+            end.restarts(&id(n)),
+            runs - 1,
+            "each restart is counted once"
+        );
+        assert_eq!(end.replica(&id(n))["exit"]["code"], 3);
+        let logs = world.ok(&["logs", &format!("calm-{n}")]);
+        let numbers: Vec<usize> = logs.lines().map(|line| line.parse().unwrap()).collect();
+        let expected: Vec<usize> = (1..=numbers.len()).collect();
+        assert_eq!(numbers, expected, "calm-{n}: a line is lost or repeated");
+    }
+}
+
+/// Whether the program of a component has become `sleep`.
+fn slept(status: &Status, component: &str) -> bool {
+    let pid = status.pid(component).unwrap_or_default();
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
 }

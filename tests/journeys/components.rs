@@ -2,47 +2,12 @@
 //! twice, and one beats a hundred times a second when it is told `10s`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::clients::{Swarm, beat_since, client, component, free_ports, python, registration};
 use crate::support::{Status, World, eventually, kill, pipeline, text};
-
-/// The folder of the clients, made once by their own tools.
-fn clients() -> &'static Path {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
-        let made = Command::new(root.join("tests/clients/setup"))
-            .arg(&folder)
-            .output()
-            .unwrap();
-        let said = text(&made.stdout) + &text(&made.stderr);
-        assert!(made.status.success(), "tests/clients/setup failed: {said}");
-        folder
-    })
-}
-
-/// A component that runs one of the clients, with a health port of its own.
-fn component(id: &str, command: &[&str], health_port: u16, env: &str) -> String {
-    let command = serde_json::to_string(command).unwrap();
-    format!(
-        "    - {{ id: {id}, command: {command}, health_check: /health, health_port: {health_port},\n\
-         \x20       env: {{ FLOWCTL_HEARTBEAT_INTERVAL: 200ms{env} }} }}\n"
-    )
-}
-
-fn client() -> String {
-    clients().join("bin/client").to_str().unwrap().to_owned()
-}
-
-fn python(script: &str) -> [String; 2] {
-    let of = |path: &str| clients().join(path).to_str().unwrap().to_owned();
-    [of("venv/bin/python"), of(&format!("python/{script}"))]
-}
 
 /// What a stranger is told by the control plane.
 fn ask(status: &Status) -> Value {
@@ -55,30 +20,6 @@ fn ask(status: &Status) -> Value {
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn registration<'a>(status: &'a Status, component: &str) -> &'a Value {
-    &status.replica(component)["registration"]
-}
-
-/// Whether every one of these has sent a heartbeat later than `since`.
-fn beat_since(status: &Status, components: &[&str], since: &str) -> bool {
-    components.iter().all(|component| {
-        registration(status, component)["last_heartbeat"]
-            .as_str()
-            .is_some_and(|at| at > since)
-    })
-}
-
-/// Ports that are free now, far from each other's.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
 
 #[test]
@@ -356,14 +297,39 @@ fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
     );
 }
 
-/// Clients that flowctl did not start.
-struct Swarm(Child);
-
-impl Drop for Swarm {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+#[test]
+fn a_remote_control_plane_of_the_older_kind_is_listed() {
+    let world = World::new();
+    let [python, script] = python("old_server.py");
+    let said = world.path("port");
+    let server = Command::new(python)
+        .arg(script)
+        .stdout(fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    let _server = Swarm(server);
+    eventually("it has a port", || world.read("port").ends_with('\n'));
+    let address = format!("127.0.0.1:{}", world.read("port").trim());
+    let remote = ["--control-plane-address", &address];
+    let shown = |arguments: &[&str]| {
+        let asked = [arguments, &remote].concat();
+        eventually("it answers", || world.run(&asked).status.success());
+        world.ok(&asked)
+    };
+    let status = shown(&["status"]);
+    assert!(
+        status.contains("well") && status.contains("ill"),
+        "{status}"
+    );
+    let listed = shown(&["components", "list", "--include-unhealthy", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["components"].as_array().unwrap().len(), 2);
+    let found = shown(&["components", "find"]);
+    assert!(found.contains("well") && !found.contains("ill "), "{found}");
+    assert!(shown(&["components", "show", "well"]).contains("success_count = 7"));
+    let mut unknown = vec!["components", "show", "nobody"];
+    unknown.extend(remote);
+    world.fails(6, &unknown);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Crashes, and what cannot be started.
 
-use crate::support::{World, eventually, is_alive, kill, pipeline, shell, sleeper};
+use crate::support::{World, eventually, is_alive, kill, parent, pipeline, shell, sleeper};
 
 #[test]
 fn a_crash_is_followed_by_a_restart_that_counts() {
@@ -90,16 +90,7 @@ fn kill_9_of_a_shim_ends_its_program_and_starts_it_once() {
     world.apply(&sleeper("a", ""));
     let before = world.status();
     let child = before.pid("a").unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
-    let shim: u32 = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let shim = parent(child);
     kill(shim, "KILL");
     eventually("the program went with it", || !is_alive(child));
     let after = world.until("it runs again", |status| {

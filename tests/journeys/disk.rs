@@ -1,6 +1,186 @@
-//! Disks that are full.
+//! Disks that are full or read-only.
 
-use crate::support::{World, eventually, shell};
+use crate::support::{Status, World, eventually, is_alive, kill, pipeline, shell, sleeper};
+
+/// Has the daemon record things until the full disk takes no more.
+fn fail_to_record(world: &World) {
+    let mut round = 0_usize;
+    while world.status().0["daemon"]["durable"] == true {
+        // The database has a little room of its own, which 64 of these more than fill.
+        assert!(round < 64, "the daemon never noticed");
+        round += 1;
+        let much = format!(
+            ", env: {{ MUCH: \"{}\" }}",
+            format!("{round:02}").repeat(50_000)
+        );
+        let edited = sleeper("a", "") + &sleeper("b", "") + &sleeper("c", &much);
+        world.save("p.yaml", &pipeline(&edited));
+        world.run(&["apply", "-f", "p.yaml", "--no-wait"]);
+    }
+}
+
+#[test]
+fn a_full_state_disk_stops_nothing_and_starts_nothing_and_heals_by_itself() {
+    let name = "a full state disk";
+    let Some(world) = World::with_small_disk(name, "state", "24m") else {
+        return;
+    };
+    world.apply(&(sleeper("a", "") + &sleeper("b", "") + &sleeper("c", "")));
+    let before = world.status();
+    world.fill_disk();
+    fail_to_record(&world);
+    let broken = world.status();
+    assert!(broken.0["daemon"]["durable_why"].is_string());
+    for component in ["a", "b"] {
+        assert_eq!(broken.pid(component), before.pid(component));
+    }
+
+    world.save(
+        "more.yaml",
+        &pipeline(&sleeper("d", "")).replace("name: p", "name: more"),
+    );
+    world.fails(75, &["apply", "-f", "more.yaml"]);
+    world.fails(75, &["start", "a"]);
+    world.fails(75, &["stop", "b"]);
+    let b = before.pid("b").unwrap();
+    assert!(!is_alive(b), "stop works, and says that it is not recorded");
+    let a = before.pid("a").unwrap();
+    assert!(is_alive(a), "what runs stays up");
+    kill(a, "KILL");
+    let held = world.until("the crash shows", |status| status.phase("a") != "running");
+    assert!(!held.replica("a")["exit"].is_null() || !held.why("a").is_empty());
+
+    world.free_disk();
+    let healed = world.until("it heals by itself", |status| {
+        status.0["daemon"]["durable"] == true && status.phase("a") == "running"
+    });
+    assert!(healed.0["daemon"]["durable_why"].is_null());
+    assert_eq!(healed.restarts("a"), 1);
+    assert_eq!(healed.phase("b"), "stopped");
+    world.save(
+        "p.yaml",
+        &pipeline(&(sleeper("a", "") + &sleeper("b", "") + &sleeper("e", ""))),
+    );
+    let edited = world.until("an edit applies", |status| {
+        status.phase("e") == "running" && status.phase("c") == "absent"
+    });
+
+    world.kill_daemon();
+    world.start_daemon();
+    let after = world.until("all is adopted", |status| status.settled());
+    for component in ["a", "e"] {
+        assert_eq!(after.pid(component), edited.pid(component));
+    }
+    assert_eq!(after.restarts("a"), 1);
+    assert_eq!(after.phase("b"), "stopped");
+    assert_eq!(world.marked().len(), 2);
+}
+
+#[test]
+fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
+    let Some(mut world) = World::with_failing_disk("a disk that turns read-only") else {
+        return;
+    };
+    world.apply(&(sleeper("a", "") + &sleeper("b", "")));
+    let before = world.status();
+    world.break_disk();
+    kill(before.pid("a").unwrap(), "KILL");
+    let broken = world.until("it says so", |status| {
+        status.0["daemon"]["durable"] == false && status.phase("a") == "pending"
+    });
+    let why = broken.0["daemon"]["durable_why"].as_str().unwrap();
+    assert!(why.contains("ead-only"), "{why}");
+    // Nor can its shim write down how it ended.
+    assert!(broken.replica("a")["exit"]["at"].is_string());
+    assert!(broken.why("a").contains("ead-only"), "{}", broken.why("a"));
+    assert_eq!(broken.pid("b"), before.pid("b"));
+    assert_eq!(broken.phase("b"), "running");
+    world.save(
+        "more.yaml",
+        &pipeline(&sleeper("d", "")).replace("name: p", "name: more"),
+    );
+    let said = world.fails(75, &["apply", "-f", "more.yaml"]);
+    assert!(said.contains("ead-only"), "{said}");
+    world.fails(75, &["start", "a"]);
+    world.fails(75, &["restart", "b"]);
+    let after = world.status();
+    assert_eq!(after.phase("a"), "pending", "nothing new is begun");
+    let b = before.pid("b").unwrap();
+    assert!(is_alive(b));
+    let said = world.fails(75, &["stop", "b"]);
+    assert!(said.contains("p/b stopped"), "{said}");
+    assert!(!is_alive(b), "stop works, and says that it is not recorded");
+    let said = world.fails(75, &["down"]);
+    assert!(said.contains("everything is down"), "{said}");
+    assert_eq!(world.marked(), Vec::<u32>::new());
+    world.unmount();
+}
+
+#[test]
+fn a_state_directory_that_is_read_only_for_a_while_heals_by_itself() {
+    let name = "a read-only state directory";
+    let Some(mut world) = World::with_small_disk(name, "state", "24m") else {
+        return;
+    };
+    world.apply(&(sleeper("a", "") + &sleeper("b", "")));
+    let before = world.status();
+    // Full at first: that makes the daemon let go of the database, which it had open to write.
+    let filler = world.fill_disk();
+    fail_to_record(&world);
+    assert!(world.make_read_only(name));
+    filler.set_len(0).unwrap();
+    let why = |status: &Status| {
+        let why = status.0["daemon"]["durable_why"].as_str();
+        why.unwrap_or_default().to_owned()
+    };
+    world.until("it says so", |status| why(status).contains("ead-only"));
+    kill(before.pid("a").unwrap(), "KILL");
+    world.until("the crash shows", |status| status.phase("a") == "pending");
+    world.fails(75, &["start", "a"]);
+    world.make_writable();
+    let healed = world.until("it heals by itself", |status| {
+        status.0["daemon"]["durable"] == true && status.phase("a") == "running"
+    });
+    assert_eq!(why(&healed), "");
+    assert_eq!(healed.restarts("a"), 1);
+    assert_eq!(healed.pid("b"), before.pid("b"));
+    assert_eq!(healed.daemon_pid(), before.daemon_pid());
+    world.until("all is as its file says", |status| status.settled());
+    assert_eq!(world.marked().len(), 3);
+}
+
+#[test]
+fn a_state_directory_that_is_read_only_at_the_start_is_refused_and_costs_nothing() {
+    let mut world = World::new();
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    world.kill_daemon();
+    if !world.make_read_only("a state directory that is read-only at the start") {
+        return;
+    }
+    for verb in [&["daemon"][..], &["apply", "-f", "p.yaml"], &["status"]] {
+        let said = world.fails(75, verb);
+        assert!(said.contains("ead-only"), "{verb:?}: {said}");
+    }
+    assert!(is_alive(before.pid("a").unwrap()));
+    world.make_writable();
+    world.start_daemon();
+    let after = world.until("it is adopted", |status| status.settled());
+    assert_eq!((after.pid("a"), after.restarts("a")), (before.pid("a"), 0));
+}
+
+#[test]
+fn a_daemon_whose_own_log_cannot_be_written_does_its_work() {
+    let world = World::new();
+    world.start_daemon_that_logs_to(std::fs::File::create("/dev/full").unwrap());
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    kill(before.pid("a").unwrap(), "KILL");
+    let after = world.until("it runs again", |status| {
+        status.phase("a") == "running" && status.restarts("a") == 1
+    });
+    assert_eq!(after.daemon_pid(), before.daemon_pid());
+}
 
 #[test]
 fn a_full_log_disk_never_blocks_a_program_and_the_gap_is_counted() {

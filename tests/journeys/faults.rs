@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use crate::support::{World, eventually, is_alive, kill, pipeline, shell, sleeper, text};
+use crate::support::{World, eventually, is_alive, kill, parent, pipeline, shell, sleeper, text};
 
 #[test]
 fn a_second_daemon_is_refused_and_names_the_first() {
@@ -24,29 +24,40 @@ fn a_second_daemon_is_refused_and_names_the_first() {
 }
 
 #[test]
-fn garbage_and_thousands_of_connects_on_the_socket_keep_nobody_from_an_answer() {
+fn garbage_slow_clients_and_ten_thousand_connects_keep_nobody_from_an_answer() {
     let world = World::new();
     world.apply(&sleeper("a", ""));
     let before = world.status();
     let socket = world.state().join("flowctl.sock");
-    let mut silent = Vec::new();
-    for n in 0..2_000_u32 {
+    let (mut silent, mut slow) = (Vec::new(), Vec::new());
+    for n in 0..10_000_u32 {
         // A refused or cut connection is as good as an accepted one here.
         let Ok(mut peer) = UnixStream::connect(&socket) else {
             continue;
         };
-        if n % 2 == 0 {
-            peer.write_all(&[0xff, 0, b'\n', 0x16, 3, 1].repeat(50))
-                .ok();
-        } else if silent.len() < 100 {
-            silent.push(peer);
+        match n % 4 {
+            0 => {
+                peer.write_all(&[0xff, 0, b'\n', 0x16, 3, 1].repeat(50))
+                    .ok();
+            }
+            1 if silent.len() < 100 => silent.push(peer),
+            2 if slow.len() < 50 => slow.push(peer),
+            _ => {}
         }
+    }
+    for byte in b"GET /v1/status HTTP/1.1\r\nx: " {
+        for peer in &mut slow {
+            peer.write_all(&[*byte]).ok();
+        }
+        world.status();
     }
     let after = world.status();
     assert_eq!(
         (after.daemon_pid(), after.pid("a")),
         (before.daemon_pid(), before.pid("a"))
     );
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", after.daemon_pid())).unwrap();
+    assert!(fds.count() < 500, "who left is forgotten");
 }
 
 #[test]
@@ -55,14 +66,7 @@ fn kill_9_of_a_shim_and_the_daemon_together_starts_the_program_once_more() {
     world.apply(&sleeper("a", ""));
     let before = world.status();
     let child = before.pid("a").unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    let shim: u32 = fields[1].parse().unwrap();
+    let shim = parent(child);
     kill(before.daemon_pid(), "KILL");
     kill(shim, "KILL");
     eventually("both are gone", || {
@@ -241,4 +245,90 @@ fn a_secret_stands_in_its_file_and_nowhere_else() {
         .filter(|file| !file.ends_with("/db"))
         .collect();
     assert_eq!(elsewhere, [] as [&str; 0]);
+}
+
+#[test]
+fn down_finds_a_daemon_that_is_just_coming_up() {
+    for _ in 0..10 {
+        let world = World::new();
+        world.apply(&sleeper("a", ""));
+        let pid = world.status().pid("a").unwrap();
+        world.kill_daemon();
+        let mut command = world.command(&["daemon"]);
+        let mut daemon = command.stderr(Stdio::null()).spawn().unwrap();
+        world.ok(&["down"]);
+        assert!(!is_alive(pid));
+        // One that came up only after that found nothing, and is still there.
+        eventually("the daemon ends", || {
+            world.ok(&["down"]);
+            daemon.try_wait().unwrap().is_some()
+        });
+    }
+}
+
+/// Starts a stranger, `sleep`, whose pid is `pid`; `None` when this test may not choose pids.
+fn stranger(pid: u32) -> Option<std::process::Child> {
+    let chooser = "/proc/sys/kernel/ns_last_pid";
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    loop {
+        std::fs::write(chooser, (pid - 1).to_string()).ok()?;
+        let mut child = std::process::Command::new("sleep")
+            .arg("100000")
+            .spawn()
+            .unwrap();
+        if child.id() == pid {
+            return Some(child);
+        }
+        // Somebody else forked in between, and passed that pid by or is about to be gone again.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            std::time::Instant::now() < deadline,
+            "pid {pid} is never free"
+        );
+    }
+}
+
+#[test]
+fn a_stranger_with_the_pid_of_a_program_or_its_shim_is_never_signalled() {
+    let world = World::new();
+    world.apply(&(sleeper("a", "") + &sleeper("b", "")));
+    let before = world.status();
+    world.kill_daemon();
+    let mut strangers = Vec::new();
+    for component in ["a", "b"] {
+        let program = before.pid(component).unwrap();
+        let shim = parent(program);
+        kill(shim, "KILL");
+        eventually("both are gone", || {
+            [program, shim]
+                .iter()
+                .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+        });
+        strangers.extend([stranger(program), stranger(shim)]);
+    }
+    if strangers.iter().any(Option::is_none) {
+        eprintln!("NOT RUN: only root can choose pids");
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+        return;
+    }
+    world.start_daemon();
+    let after = world.until("both run again", |status| {
+        status.settled() && status.restarts("a") == 1 && status.restarts("b") == 1
+    });
+    for component in ["a", "b"] {
+        assert_ne!(after.pid(component), before.pid(component));
+        assert_ne!(
+            after.replica(component)["instance"],
+            before.replica(component)["instance"]
+        );
+        let exit = &after.replica(component)["exit"];
+        assert!(exit["at"].is_string(), "the end is reported: {exit}");
+    }
+    world.ok(&["down"]);
+    for mut stranger in strangers.into_iter().flatten() {
+        assert!(stranger.try_wait().unwrap().is_none(), "a stranger lives");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
 }

@@ -3,8 +3,12 @@
 
 mod adopt;
 mod apply;
+mod assault;
+mod clients;
 mod components;
+mod control;
 mod crash;
+mod damage;
 mod disk;
 mod faults;
 mod readme;

@@ -17,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct World {
     folder: tempfile::TempDir,
     mounted: Option<PathBuf>,
+    /// Whether something read-only is mounted over the state directory.
+    shadowed: bool,
 }
 
 impl World {
@@ -29,6 +31,7 @@ impl World {
         Self {
             folder,
             mounted: None,
+            shadowed: false,
         }
     }
 
@@ -48,16 +51,66 @@ impl World {
         Some(world)
     }
 
-    /// Unmounts the world's disk, whoever still looks at it.
-    fn unmount(&mut self) {
-        if let Some(place) = self.mounted.take() {
-            let unmounted = Command::new("umount").arg("-l").arg(&place).status();
-            assert!(unmounted.unwrap().success(), "umount {}", place.display());
+    /// A world whose state directory is a disk of its own that turns read-only when it fails;
+    /// `None`, said loudly, when this test may not mount.
+    pub fn with_failing_disk(test: &str) -> Option<Self> {
+        if !may_mount(test) {
+            return None;
+        }
+        let mut world = Self::new();
+        let image = world.path("image");
+        let place = world.state();
+        fs::create_dir(&place).unwrap();
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let mut format = Command::new("mkfs.ext4");
+        let format = format.args(["-q", "-O", "^has_journal"]).arg(&image);
+        assert!(format.status().unwrap().success());
+        let source = image.to_str().unwrap();
+        run_mount(&["-o", "loop,errors=remount-ro", source], &place);
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+        world.mounted = Some(place);
+        Some(world)
+    }
+
+    /// Makes the kernel believe that the failing disk has failed: it is read-only from now on.
+    pub fn break_disk(&self) {
+        let mut find = Command::new("findmnt");
+        let found = find.args(["-no", "SOURCE"]).arg(self.state()).output();
+        let device = text(&found.unwrap().stdout);
+        let name = device.trim().rsplit('/').next().unwrap();
+        fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").unwrap();
+    }
+
+    /// Makes the state directory read-only for whoever opens something in it from now on; false,
+    /// said loudly, when this test may not mount.
+    pub fn make_read_only(&mut self, test: &str) -> bool {
+        if !may_mount(test) {
+            return false;
+        }
+        let state = self.state();
+        run_mount(&["--bind", state.to_str().unwrap()], &state);
+        self.shadowed = true;
+        run_mount(&["-o", "remount,bind,ro"], &state);
+        true
+    }
+
+    /// Takes back `make_read_only`.
+    pub fn make_writable(&mut self) {
+        if std::mem::take(&mut self.shadowed) {
+            run_unmount(&self.state());
         }
     }
 
-    /// Leaves the small disk no room at all. The disk's size bounds what is written.
-    pub fn fill_disk(&self) {
+    /// Unmounts the world's disk, whoever still looks at it.
+    pub fn unmount(&mut self) {
+        if let Some(place) = self.mounted.take() {
+            run_unmount(&place);
+        }
+    }
+
+    /// Leaves the small disk no room at all, by the file that it answers. The disk's size bounds
+    /// what is written.
+    pub fn fill_disk(&self) -> fs::File {
         let mut filler = fs::File::create(self.filler()).unwrap();
         let page = [b'x'; 4096];
         let error = loop {
@@ -66,6 +119,7 @@ impl World {
             }
         };
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        filler
     }
 
     /// Takes away what `fill_disk` wrote.
@@ -190,14 +244,23 @@ impl World {
 
     /// Starts a daemon in the background without applying anything.
     pub fn start_daemon(&self) {
+        self.start_daemon_that_logs_to(fs::File::create(self.path("daemon.err")).unwrap());
+    }
+
+    /// Starts a daemon in the background whose standard error is `log`.
+    pub fn start_daemon_that_logs_to(&self, log: fs::File) {
         let child = self
             .command(&["daemon"])
             .stdout(Stdio::null())
-            .stderr(fs::File::create(self.path("daemon.err")).unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         reap_later(child);
-        self.until("a daemon answers", |status| status.has_daemon());
+        eventually("a daemon answers", || {
+            let output = self.run(&["status", "-o", "json"]);
+            let status = serde_json::from_slice(&output.stdout).map(Status);
+            status.is_ok_and(|status| status.has_daemon())
+        });
     }
 
     /// Every live process that carries a mark of this world's state directory.
@@ -227,11 +290,13 @@ impl Drop for World {
         if !self.state().exists() {
             return;
         }
+        self.make_writable();
         if let Some(place) = &self.mounted {
             // Best effort: only a tmpfs that a failed test left full needs it.
             Command::new("mount")
                 .args(["-o", "remount,rw,size=96m"])
                 .arg(place)
+                .stderr(Stdio::null())
                 .status()
                 .ok();
         }
@@ -336,7 +401,7 @@ impl Status {
 
 /// Waits until `holds` says yes.
 #[track_caller]
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never came true: {what}");
@@ -367,6 +432,13 @@ pub fn is_alive(pid: u32) -> bool {
     state.is_some_and(|state| state != "Z" && state != "X")
 }
 
+/// The parent of a live process; for a program, its shim.
+pub fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit(')').next().unwrap();
+    fields.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// Keeps an ended background process from staying a zombie.
 pub fn reap_later(mut child: std::process::Child) {
     std::thread::spawn(move || child.wait());
@@ -383,6 +455,12 @@ fn may_mount(test: &str) -> bool {
         assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
     }
     may
+}
+
+/// Unmounts what is on `place`, whoever still looks at it.
+fn run_unmount(place: &std::path::Path) {
+    let unmounted = Command::new("umount").arg("-l").arg(place).status();
+    assert!(unmounted.unwrap().success(), "umount {}", place.display());
 }
 
 /// Runs `mount` on `place`.

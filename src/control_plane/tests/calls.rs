@@ -450,6 +450,7 @@ async fn health_and_reflection_are_served() {
         "flowctl.v1.ControlPlaneService",
         "flowctl.v1.ComponentGate",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
     ] {
         assert!(names.contains(&name), "{names:?}");
     }

@@ -1,6 +1,7 @@
 //! Clients that are broken, or mean harm.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -154,6 +155,53 @@ async fn a_message_over_64_kib_is_refused_and_the_connection_lives() {
     plane.end().await;
 }
 
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(content);
+    bytes
+}
+
+/// The headers of a call of the legacy service, as they are packed, with no more to come of them.
+fn call(method: &str, stream: u32) -> Vec<u8> {
+    let path = format!("/flowctl.ControlPlane/{method}");
+    let mut packed = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    packed.extend(path.as_bytes());
+    packed.extend(b"\x01\x01a\x00\x0ccontent-type\x10application/grpc\x00\x02te\x08trailers");
+    frame(1, 4, stream, &packed)
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_whole_is_refused_and_its_connection_lives() {
+    let plane = Plane::start().await;
+    let mut slow = TcpStream::connect(plane.address).await.unwrap();
+    slow.write_all(GREETING).await.unwrap();
+    slow.write_all(&call("Register", 1)).await.unwrap();
+    let begun = [&[0, 0, 0, 0xff, 0][..], &[b'x'; 100]].concat();
+    slow.write_all(&frame(0, 0, 1, &begun)).await.unwrap();
+    let answered = async {
+        loop {
+            let mut head = [0; 9];
+            slow.read_exact(&mut head).await.expect("it is not closed");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut content = vec![0; length as usize];
+            slow.read_exact(&mut content).await.unwrap();
+            // Headers that end stream 1: the answer is nothing but a status.
+            if (head[3], head[4] & 1, head[8]) == (1, 1, 1) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), answered)
+        .await
+        .unwrap();
+    serves(&plane).await;
+    plane.end().await;
+}
+
 #[tokio::test]
 async fn garbage_of_every_kind_harms_nobody() {
     let plane = Plane::start().await;
@@ -203,6 +251,164 @@ async fn ten_thousand_heartbeats_cost_no_commit_and_no_memory_of_their_own() {
         .unwrap()
         .into_inner();
     assert_eq!(status.metrics.len(), 7);
+    plane.end().await;
+}
+
+/// Bytes as they are, instead of a message.
+#[derive(Clone, Default)]
+struct Raw;
+
+impl tonic::codec::Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(
+        &mut self,
+        bytes: Vec<u8>,
+        buffer: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
+        prost::bytes::BufMut::put_slice(buffer, &bytes);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn decode(
+        &mut self,
+        buffer: &mut tonic::codec::DecodeBuf<'_>,
+    ) -> Result<Option<Vec<u8>>, tonic::Status> {
+        use prost::bytes::Buf as _;
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+    }
+}
+
+/// Every method that is served, as a path, by the descriptors that reflection hands out.
+fn methods() -> Vec<String> {
+    let files = prost_types::FileDescriptorSet::decode(wire::DESCRIPTORS)
+        .unwrap()
+        .file;
+    let mut paths = Vec::new();
+    for file in &files {
+        for service in &file.service {
+            let methods = service.method.iter();
+            paths.extend(
+                methods.map(|method| {
+                    format!("/{}.{}/{}", file.package(), service.name(), method.name())
+                }),
+            );
+        }
+    }
+    paths
+}
+
+/// One field of a message: any number, any wire type, and a content that may be a message again.
+fn field() -> impl Strategy<Value = Vec<u8>> {
+    let text = prop_oneof![
+        any::<Vec<u8>>(),
+        "[a-z0-9:/.-]{0,30}".prop_map(String::into_bytes),
+        Just(b"honest".to_vec()),
+    ];
+    let leaf = (1u64..20, 0u64..6, any::<u64>(), text).prop_map(|(number, kind, value, text)| {
+        let mut bytes = Vec::new();
+        let mut varint = |value| prost::encoding::encode_varint(value, &mut bytes);
+        varint(number << 3 | kind);
+        match kind {
+            0 => varint(value),
+            2 => varint(text.len() as u64),
+            _ => {}
+        }
+        match kind {
+            1 => bytes.extend(value.to_le_bytes()),
+            2 => bytes.extend(text),
+            5 => bytes.extend(&value.to_le_bytes()[..4]),
+            _ => {}
+        }
+        bytes
+    });
+    leaf.prop_recursive(3, 24, 6, |inner| {
+        (1u64..10, proptest::collection::vec(inner, 0..6)).prop_map(|(number, fields)| {
+            let content = fields.concat();
+            let mut bytes = Vec::new();
+            prost::encoding::encode_varint(number << 3 | 2, &mut bytes);
+            prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+            bytes.extend(content);
+            bytes
+        })
+    })
+}
+
+/// Any message, any bytes, or nothing.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => proptest::collection::vec(field(), 0..8).prop_map(|fields| fields.concat()),
+        1 => proptest::collection::vec(any::<u8>(), 0..300),
+        1 => Just(Vec::new()),
+    ]
+}
+
+/// How many requests each method gets.
+fn rounds() -> usize {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|cases| cases.parse().ok()).unwrap_or(64)
+}
+
+/// Every answer to any request is a good one or a refusal by a code that says whose fault it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_answers_any_message_and_any_bytes_with_a_proper_code() {
+    let plane = Plane::start().await;
+    let channel = plane.channel().await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let methods = methods();
+    assert_eq!(methods.len(), 12 + 6 + 1, "{methods:?}");
+    let mut answered = 0;
+    for path in &methods {
+        for _ in 0..rounds() {
+            let bytes = request().new_tree(&mut runner).unwrap().current();
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.unwrap();
+            let mut asked = tonic::Request::new(bytes.clone());
+            // The gate waits for a component that never comes.
+            asked.set_timeout(Duration::from_millis(if path.contains("Wait") {
+                5
+            } else {
+                20_000
+            }));
+            let answer = client.unary(asked, path.parse().unwrap(), Raw).await;
+            match answer.map_err(|status| status.code()) {
+                Ok(_) => answered += 1,
+                Err(
+                    Code::InvalidArgument
+                    | Code::NotFound
+                    | Code::FailedPrecondition
+                    | Code::ResourceExhausted,
+                ) => {}
+                // Bytes that are no message of this method; tonic's own word for it.
+                Err(Code::Internal) => {}
+                Err(Code::DeadlineExceeded | Code::Cancelled) if path.contains("Wait") => {}
+                Err(code) => panic!("{path} answers {code:?} to {bytes:?}"),
+            }
+        }
+    }
+    assert!(answered > methods.len(), "some of it is taken");
+    serves(&plane).await;
     plane.end().await;
 }
 

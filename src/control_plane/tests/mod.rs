@@ -25,6 +25,7 @@ use crate::reconciler::{Core, Drivers, Kept, Probes, Reconciler};
 /// A control plane with an owner whose disk is a map.
 struct Plane {
     address: SocketAddr,
+    doors: Doors,
     keys: Arc<Keyring>,
     clock: Clock,
     disk: Disk,
@@ -62,6 +63,15 @@ impl Plane {
 
     /// A plane on a free port that starts from what `disk` holds.
     async fn with(options: ControlPlaneOptions, disk: Disk) -> Self {
+        Self::beside(None, options, disk).await
+    }
+
+    /// A plane that knows of an engine's containers.
+    async fn beside(
+        containers: Option<Arc<dyn Containers>>,
+        options: ControlPlaneOptions,
+        disk: Disk,
+    ) -> Self {
         let options = match options.port {
             PortChoice::Default => ControlPlaneOptions {
                 port: PortChoice::Free,
@@ -112,14 +122,21 @@ impl Plane {
         let stop = CancellationToken::new();
         let keys = Arc::new(Keyring::transient().unwrap());
         let plane = ControlPlane::bind(options).unwrap();
-        let address = plane.address();
-        let serving = plane.serve(owner, clock.clone(), Some(Arc::clone(&keys)), stop.clone());
+        let (address, doors) = (plane.address(), plane.doors());
+        let behind = Behind {
+            owner,
+            clock: clock.clone(),
+            keys: Some(Arc::clone(&keys)),
+            containers,
+        };
+        let serving = plane.serve(behind, stop.clone());
         let tasks = vec![
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(serving),
         ];
         Self {
             address,
+            doors,
             keys,
             clock,
             disk,

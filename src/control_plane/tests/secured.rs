@@ -76,10 +76,11 @@ async fn where_tokens_are_required_a_missing_one_is_refused_for_every_call() {
 
 #[test]
 fn off_loopback_and_bridge_a_token_is_always_required() {
-    let bridge: IpAddr = "172.30.0.1".parse().unwrap();
+    let (doors, _listeners) = Doors::new("0.0.0.0:8080".parse().unwrap());
+    doors.open_bridge("172.30.0.1".parse().unwrap()).unwrap();
     let admission = Admission {
         tokens: TokenPolicy::WhenForeign,
-        bridge: Some(bridge),
+        bridges: doors.bridges(),
         keys: None,
     };
     for (local, policy) in [
@@ -95,6 +96,59 @@ fn off_loopback_and_bridge_a_token_is_always_required() {
             "{local}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_bridge_is_opened_while_it_serves_with_the_same_services_and_rules() {
+    let plane = Plane::start().await;
+    let gateway: IpAddr = "127.0.0.2".parse().unwrap();
+    let bridge = plane.doors.open_bridge(gateway).unwrap();
+    assert_eq!(bridge.port(), plane.address.port());
+    assert_eq!(plane.doors.open_bridge(gateway).unwrap(), bridge, "again");
+    assert_eq!(plane.doors.bridge(), Some(gateway));
+    let mut far = ControlPlaneClient::new(channel(bridge).await);
+    let ack = far.register(by_name("a")).await.unwrap().into_inner();
+    assert_eq!(
+        ack.connection_info["control_plane_endpoint"],
+        bridge.to_string(),
+        "it is told the address that it used"
+    );
+    let listed = plane.legacy().await.list_services(()).await.unwrap();
+    assert_eq!(listed.into_inner().services.len(), 1, "it is one registry");
+    let held = std::net::TcpListener::bind(("127.0.0.3", plane.address.port())).unwrap();
+    let told = plane.doors.open_bridge(held.local_addr().unwrap().ip());
+    assert!(told.unwrap_err().to_string().contains("127.0.0.3"));
+    plane.end().await;
+}
+
+/// An engine that is asked and does not answer.
+struct Hung(tokio::sync::mpsc::UnboundedSender<IpAddr>);
+
+#[tonic::async_trait]
+impl Containers for Hung {
+    async fn at(&self, address: IpAddr) -> Option<String> {
+        self.0.send(address).unwrap();
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn the_engine_is_asked_only_about_callers_over_a_bridge_and_delays_nobody_for_long() {
+    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    let engine: Arc<dyn Containers> = Arc::new(Hung(asked));
+    let plane = Plane::beside(Some(engine), ControlPlaneOptions::default(), Disk::new()).await;
+    let gateway = "127.0.0.2".parse().unwrap();
+    let bridge = plane.doors.open_bridge(gateway).unwrap();
+    let mut near = plane.legacy().await;
+    near.register(by_name("near")).await.unwrap();
+    assert!(questions.try_recv().is_err());
+    let mut far = ControlPlaneClient::new(channel(bridge).await);
+    let register = far.register(by_name("far"));
+    let answered = tokio::time::timeout(Duration::from_secs(20), register).await;
+    answered.unwrap().unwrap();
+    let caller: IpAddr = "127.0.0.1".parse().unwrap();
+    assert_eq!(questions.recv().await, Some(caller));
+    plane.end().await;
 }
 
 /// An authority, a server's pair and a client's, made by openssl.

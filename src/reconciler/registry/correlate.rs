@@ -262,6 +262,45 @@ mod tests {
     }
 
     #[test]
+    fn replicas_in_containers_are_told_apart_by_the_address_that_they_call_from() {
+        let live = [0, 1].map(|replica| live("ttp", replica, Role::Processor, 8088));
+        let containers = ["c0ffee", "decade"];
+        let candidates: Vec<_> = live
+            .iter()
+            .zip(containers)
+            .map(|(l, container)| Candidate {
+                id: &l.id,
+                spec: &l.spec,
+                pid: None,
+                container: Some(container),
+                registered: false,
+            })
+            .collect();
+        let from = |container: &str, names: &[String]| {
+            let peer = Peer {
+                container: Some(container.to_owned()),
+                ..Peer::default()
+            };
+            let clues = Clues {
+                names,
+                health_endpoint: "",
+                peer: &peer,
+                kind: ServiceKind::Unspecified,
+            };
+            owner(&candidates, &clues)
+        };
+        let known = from("decade", &[]).unwrap();
+        assert_eq!(known.instance, live[1].id);
+        assert_eq!(known.by, Evidence::Container);
+        let named = from("decade", &["ttp".to_owned()]).unwrap();
+        assert_eq!(
+            (named.instance, named.by),
+            (live[1].id.clone(), Evidence::Name)
+        );
+        assert_eq!(from("0ther", &[]), None, "a container of somebody else's");
+    }
+
+    #[test]
     fn replicas_that_nothing_tells_apart_register_one_after_the_other() {
         let mut live = [live("w", 0, Role::Sink, 1), live("w", 1, Role::Sink, 1)];
         live[0].registered = true;

@@ -5,6 +5,7 @@
 //	named    like contract-events-processor: its component id in field 8
 //	sdk      like the programs of the SDK: flowctl.v1, heartbeats of unknown health
 //	swarm N  N legacy clients in one program that beat every 50 ms
+//	flood N  N heartbeats of 100 clients as fast as they are taken, then the end
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 	"os/signal"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -69,6 +71,13 @@ func main() {
 		}
 		registered.Wait()
 		log.Print("all registered")
+	case "flood":
+		count, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			log.Fatal(err)
+		}
+		flood(count)
+		return
 	default:
 		log.Fatalf("no such client: %s", mode)
 	}
@@ -157,6 +166,42 @@ func beatLegacy(client legacy.ControlPlaneClient, id string, every time.Duration
 			log.Printf("heartbeat failed: %v", err)
 		}
 	}
+}
+
+// flood sends count heartbeats over four connections.
+func flood(count int) {
+	const senders = 100
+	var taken, refused atomic.Int64
+	var ended sync.WaitGroup
+	var clients []legacy.ControlPlaneClient
+	for range 4 {
+		conn, err := grpc.Dial(env("FLOWCTL_ENDPOINT", "localhost:8080"),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			log.Fatal(err)
+		}
+		clients = append(clients, legacy.NewControlPlaneClient(conn))
+	}
+	started := time.Now()
+	for number := range senders {
+		ended.Add(1)
+		go func() {
+			defer ended.Done()
+			beat := &legacy.ServiceHeartbeat{
+				ServiceId: "flood-" + strconv.Itoa(number),
+				Metrics:   map[string]float64{"success_count": 1, "total_processed": 2},
+			}
+			for range count / senders {
+				if _, err := clients[number%4].Heartbeat(context.Background(), beat); err != nil {
+					refused.Add(1)
+				} else {
+					taken.Add(1)
+				}
+			}
+		}()
+	}
+	ended.Wait()
+	log.Printf("flood: %d taken, %d refused in %v", taken.Load(), refused.Load(), time.Since(started))
 }
 
 func runSdk() {

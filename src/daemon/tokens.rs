@@ -1,0 +1,287 @@
+//! The tokens of instances: given as they start, renewed in files while they live.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::ControlError;
+use crate::clock::Clock;
+use crate::control_plane::{self, Keyring, Refreshed};
+use crate::model::{DriverKind, InstanceId, Snapshot};
+use crate::reconciler::ReconcilerHandle;
+
+/// The folder of the token files in the state directory.
+const TOKENS: &str = "tokens";
+/// How often token files are looked through.
+const RENEW_EVERY: Duration = Duration::from_secs(600);
+/// How often it is looked whether somebody rotated the keys. By the first look it is known what
+/// runs.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A token file younger than this may belong to an instance that is only just being started.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// What gives out tokens. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tokens {
+    keys: Arc<Keyring>,
+    folder: PathBuf,
+}
+
+impl Tokens {
+    /// The keys and the folder of a state directory; made when they do not exist.
+    pub fn open(state_dir: &Path) -> Result<Self, ControlError> {
+        let folder = state_dir.join(TOKENS);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
+        made.map_err(|source| ControlError::Io {
+            doing: "make the folder of token files",
+            path: folder.clone(),
+            source,
+        })?;
+        let keys = Arc::new(Keyring::open(state_dir)?);
+        Ok(Self { keys, folder })
+    }
+
+    /// What tokens are signed with.
+    pub fn keys(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keys)
+    }
+
+    /// A token for `instance`, and the file where its renewals are found.
+    pub fn give(
+        &self,
+        instance: &InstanceId,
+        driver: DriverKind,
+        clock: &Clock,
+    ) -> (Option<String>, Option<String>) {
+        let token = self.keys.issue(instance, clock.now());
+        let file = match driver {
+            // Only a process sees our files.
+            DriverKind::Process => self.write(instance, &token),
+            DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => None,
+        };
+        (Some(token), file)
+    }
+
+    fn write(&self, instance: &InstanceId, token: &str) -> Option<String> {
+        let path = self.folder.join(instance.to_string());
+        match write_new(&path, token) {
+            Ok(()) => path.to_str().map(str::to_owned),
+            Err(error) => {
+                tracing::warn!(%instance, %error, "its token file could not be written");
+                None
+            }
+        }
+    }
+
+    /// Writes tokens anew at half of their life and once the keys were rotated, and removes those
+    /// of instances that ended.
+    pub async fn renew(self, owner: ReconcilerHandle, clock: Clock) {
+        let mut renewed = None;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match self.keys.refresh() {
+                Ok(Refreshed::Same) => {}
+                Ok(Refreshed::Changed) => {
+                    tracing::info!("tokens are signed with a new key from now on");
+                    renewed = None;
+                }
+                Err(error) => tracing::error!(%error, "tokens are signed with the key as before"),
+            }
+            if renewed.is_some_and(|at: Instant| at.elapsed() < RENEW_EVERY) {
+                continue;
+            }
+            renewed = Some(Instant::now());
+            let snapshot = owner.snapshots().borrow().clone();
+            let (tokens, clock) = (self.clone(), clock.clone());
+            let done = tokio::task::spawn_blocking(move || tokens.look_through(&snapshot, &clock));
+            match done.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "token files could not be renewed"),
+                Err(error) => tracing::error!(%error, "token files could not be renewed"),
+            }
+        }
+    }
+
+    fn look_through(&self, snapshot: &Snapshot, clock: &Clock) -> io::Result<()> {
+        for file in fs::read_dir(&self.folder)? {
+            let file = file?;
+            let name = file.file_name();
+            let instance = name
+                .to_str()
+                .and_then(|name| name.parse::<InstanceId>().ok());
+            match instance.filter(|instance| snapshot.is_live(instance)) {
+                Some(instance) => {
+                    let token = fs::read_to_string(file.path())?;
+                    if self.keys.is_stale(&token, clock.now()) {
+                        let token = self.keys.issue(&instance, clock.now());
+                        control_plane::write_private(&file.path(), token.as_bytes())?;
+                    }
+                }
+                None if age_of(file.metadata()?.modified()?, clock) > YOUNG => {
+                    fs::remove_file(file.path())?;
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long ago a file was written, by our clock.
+fn age_of(written: SystemTime, clock: &Clock) -> Duration {
+    let written = written
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = u64::try_from(clock.now().as_millis()).unwrap_or_default();
+    Duration::from_millis(now).saturating_sub(written)
+}
+
+/// A file that nobody reads before its instance starts, so it needs no rename; nor a flush, since
+/// no instance outlives a reboot.
+fn write_new(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::model::{
+        ComponentStatus, DaemonStatus, Generation, PhaseName, PipelineStatus, ReplicaStatus, Role,
+        STATUS_SCHEMA, Timestamp,
+    };
+
+    fn instance(run: u32) -> InstanceId {
+        format!("default.p.a.0.{run}").parse().unwrap()
+    }
+
+    /// What is shown while `live` runs.
+    fn showing(live: &InstanceId) -> Snapshot {
+        let replica = ReplicaStatus {
+            replica: 0,
+            instance: Some(live.clone()),
+            phase: PhaseName::Running,
+            ready: true,
+            since: Timestamp::default(),
+            why: String::new(),
+            next: None,
+            restarts: 0,
+            pid: None,
+            container: None,
+            exit: None,
+            spec: None,
+            addresses: Default::default(),
+            registration: None,
+            hold: None,
+        };
+        let component = ComponentStatus {
+            id: live.replica.component.clone(),
+            role: Role::Source,
+            driver: DriverKind::Process,
+            desired: 1,
+            replicas: vec![replica],
+        };
+        let pipeline = PipelineStatus {
+            namespace: live.pipeline.namespace.clone(),
+            name: live.pipeline.name.clone(),
+            file: None,
+            watched: false,
+            generation: Generation(1),
+            observed_generation: Generation(1),
+            settled: true,
+            deleting: false,
+            problem: None,
+            components: vec![component],
+        };
+        Snapshot {
+            schema: STATUS_SCHEMA.to_owned(),
+            daemon: None::<DaemonStatus>,
+            pipelines: vec![Arc::new(pipeline)],
+        }
+    }
+
+    fn read(file: Option<&str>) -> String {
+        fs::read_to_string(file.unwrap()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_holds_a_good_token_for_as_long_as_its_instance_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let live = instance(2);
+        let (first, file) = tokens.give(&live, DriverKind::Process, &clock);
+        let (first, file) = (first.unwrap(), file.as_deref());
+        assert_eq!(read(file), first);
+        let mode = fs::metadata(file.unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let hour = Duration::from_secs(3600);
+        tokio::time::advance(11 * hour).await;
+        tokens.look_through(&showing(&live), &clock).unwrap();
+        assert_eq!(read(file), first, "it is good for a while");
+        for day in 0..3 {
+            tokio::time::advance(13 * hour).await;
+            tokens.look_through(&showing(&live), &clock).unwrap();
+            let now = clock.now();
+            assert_eq!(
+                tokens.keys.verify(&read(file), now),
+                Ok(live.clone()),
+                "{day}"
+            );
+            assert!(!tokens.keys.is_stale(&read(file), now), "{day}");
+        }
+        assert!(tokens.keys.verify(&first, clock.now()).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_are_signed_anew_after_a_rotation_and_the_old_tokens_stay_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let live = instance(2);
+        let (first, file) = tokens.give(&live, DriverKind::Process, &clock);
+        Keyring::open(dir.path()).unwrap().rotate().unwrap();
+        assert_eq!(tokens.keys.refresh().unwrap(), Refreshed::Changed);
+        tokens.look_through(&showing(&live), &clock).unwrap();
+        let second = read(file.as_deref());
+        assert_ne!(Some(&second), first.as_ref());
+        for token in [first.unwrap(), second] {
+            assert_eq!(tokens.keys.verify(&token, clock.now()), Ok(live.clone()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_of_an_ended_instance_goes_and_one_that_is_being_started_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let live = instance(2);
+        let (_, ended) = tokens.give(&instance(1), DriverKind::Process, &clock);
+        let ended = PathBuf::from(ended.unwrap());
+        tokens.look_through(&showing(&live), &clock).unwrap();
+        assert!(ended.exists(), "nobody knows yet that it does not start");
+        tokio::time::advance(2 * YOUNG).await;
+        tokens.look_through(&showing(&live), &clock).unwrap();
+        assert!(!ended.exists());
+    }
+
+    #[tokio::test]
+    async fn a_container_gets_a_token_and_no_file_that_it_could_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(dir.path()).unwrap();
+        let (token, file) = tokens.give(&instance(1), DriverKind::Docker, &Clock::new());
+        assert!(token.is_some() && file.is_none());
+    }
+}

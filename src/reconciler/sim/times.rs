@@ -1,0 +1,127 @@
+//! Backoffs and readiness in true time, also when somebody sets the host's clock. The clock of a
+//! real host cannot be set for one process alone, so it is set here.
+
+use super::*;
+
+/// Lets the only component crash again and again, with `between` in the middle of each backoff, and
+/// answers how many true seconds passed between the starts.
+fn gaps_between_starts(world: &mut World, count: usize, between: fn(&mut World)) -> Vec<u64> {
+    world.calm = true;
+    let mut crashy = component("a", 1, &[]);
+    crashy.restart.jitter = 0.0;
+    world.apply(pipeline(vec![crashy]));
+    let mut gaps = Vec::new();
+    let mut last: Option<Timestamp> = None;
+    while gaps.len() < count {
+        world.step();
+        let Some(id) = world.alive().first().cloned() else {
+            continue;
+        };
+        if let Some(last) = last {
+            gaps.push(world.true_now().since(last).as_secs());
+        }
+        last = Some(world.true_now());
+        world.exit(&id, ExitStatus::Code(1));
+        let driver = DriverKind::Process;
+        let instances = [id].into();
+        world
+            .core
+            .handle(Input::Hinted { driver, instances }, world.now);
+        let waits = |world: &World| {
+            let snapshot = world.core.snapshot();
+            let replica = &snapshot.pipelines[0].components[0].replicas[0];
+            matches!(replica.phase, PhaseName::Backoff | PhaseName::Crashloop)
+                && world.commits.is_empty()
+        };
+        while !waits(world) {
+            world.step();
+        }
+        between(world);
+    }
+    gaps
+}
+
+#[test]
+fn a_crashing_component_waits_longer_each_time_and_never_gives_up() {
+    let mut world = World::new(11);
+    let gaps = gaps_between_starts(&mut world, 8, |_| {});
+    assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 60, 60]);
+    let snapshot = world.core.snapshot();
+    let replica = &snapshot.pipelines[0].components[0].replicas[0];
+    assert_eq!(replica.restarts, 8);
+}
+
+#[test]
+fn a_clock_that_is_set_by_a_day_shortens_and_lengthens_no_backoff() {
+    let to_and_fro = |world: &mut World| {
+        let millis = if world.set_by > 0 { -DAY } else { DAY };
+        world.step_clock(millis);
+    };
+    let forth = |world: &mut World| world.step_clock(DAY);
+    let back = |world: &mut World| world.step_clock(-DAY);
+    for between in [forth, back, to_and_fro] {
+        let mut world = World::new(12);
+        let gaps = gaps_between_starts(&mut world, 8, between);
+        assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let replica = &world.core.snapshot().pipelines[0].components[0].replicas[0];
+        assert_eq!(replica.phase, PhaseName::Crashloop);
+    }
+}
+
+#[test]
+fn a_daemon_that_dies_after_the_clock_was_set_keeps_its_backoffs_too() {
+    let gaps = gaps_between_starts(&mut World::new(13), 6, |world| {
+        world.step_clock(if world.set_by > 0 { -DAY } else { DAY });
+        world.turn();
+        while !world.commits.is_empty() {
+            world.step();
+        }
+        world.die();
+    });
+    for (gap, expected) in gaps.into_iter().zip([1, 2, 4, 8, 16, 32]) {
+        assert!(
+            (expected..=expected + 1).contains(&gap),
+            "{gap} s instead of {expected} s"
+        );
+    }
+}
+
+#[test]
+fn a_clock_set_back_while_no_daemon_runs_parks_nothing_for_a_day() {
+    let gaps = gaps_between_starts(&mut World::new(14), 6, |world| {
+        world.set_clock(-DAY);
+        world.die();
+    });
+    for (gap, expected) in gaps.into_iter().zip([1, 2, 4, 8, 16, 32]) {
+        // The wait begins anew: what was over of it cannot be known.
+        assert!(
+            (expected..=2 * expected + 1).contains(&gap),
+            "{gap} s instead of {expected} s"
+        );
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_before_a_component_is_ready_delays_no_readiness() {
+    for millis in [DAY, -DAY] {
+        for noticed in [true, false] {
+            let mut world = World::new(15);
+            world.calm = true;
+            let spec = pipeline(vec![component("a", 1, &[])]);
+            world.apply(spec.clone());
+            while world.alive().is_empty() {
+                world.step();
+            }
+            let started = world.true_now();
+            if noticed {
+                world.step_clock(millis);
+            } else {
+                world.set_clock(millis);
+                world.die();
+            }
+            world.converge(&spec, &BTreeSet::new());
+            assert!(world.true_now().since(started).as_secs() < 60);
+            assert_eq!(world.started.len(), 1);
+        }
+    }
+}
