@@ -12,8 +12,7 @@ use crate::reconciler::{Core, Drivers, Input, Kept};
 use crate::store::{self, Store};
 
 use super::{
-    ControlPlaneChoice, Daemon, DaemonError, EngineChoice, LOOKING, Options, engine,
-    process_config, rebuilt,
+    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, engine, process_config, rebuilt,
 };
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
@@ -52,7 +51,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
     let mut drivers: Drivers = BTreeMap::new();
     drivers.insert(DriverKind::Process, Arc::new(process));
     if engine::is_used(state_dir, &kept) {
-        let docker = engine::open(state_dir, &EngineChoice::default(), &clock)?;
+        let docker = engine::onlooker(state_dir, &engine::as_before(state_dir), &clock)?;
         drivers.insert(DriverKind::Docker, docker);
     }
     let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
@@ -97,7 +96,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     let daemon = Daemon::open(Options {
         state_dir: state_dir.to_owned(),
         control_plane: ControlPlaneChoice::Absent,
-        engine: EngineChoice::default(),
+        engine: engine::as_before(state_dir),
     })
     .await?;
     let asked = daemon.owner().down().await;

@@ -14,6 +14,8 @@ use crate::reconciler::Kept;
 
 pub use crate::driver::docker::Privileged;
 
+/// The file that says where the engine is that a daemon was told of, for those who look without one.
+const HOST: &str = "docker-host";
 /// The file that says whose containers are this state directory's.
 const OWNER: &str = "owner";
 /// What the driver keeps in the state directory; it is there once a container was started.
@@ -46,9 +48,9 @@ pub enum EngineError {
     /// Where it is cannot be understood.
     #[error(transparent)]
     Endpoint(#[from] DockerError),
-    /// The mark of our containers cannot be kept.
+    /// What is kept about it cannot be used.
     #[error("cannot {doing} {}", path.display())]
-    Owner {
+    File {
         /// What was tried.
         doing: &'static str,
         /// On which file.
@@ -58,8 +60,18 @@ pub enum EngineError {
     },
 }
 
-/// The way to the engine. That none answers is found out when a component needs it.
+/// The way to the engine of a daemon. That none answers is found out when a component needs it.
 pub(super) fn open(
+    state_dir: &Path,
+    choice: &EngineChoice,
+    clock: &Clock,
+) -> Result<Arc<DockerDriver>, EngineError> {
+    keep(state_dir, choice)?;
+    onlooker(state_dir, choice, clock)
+}
+
+/// The way to the engine for somebody who changes nothing.
+pub(super) fn onlooker(
     state_dir: &Path,
     choice: &EngineChoice,
     clock: &Clock,
@@ -72,6 +84,31 @@ pub(super) fn open(
         privileged: choice.privileged,
     };
     Ok(DockerDriver::new(config, clock.clone()))
+}
+
+/// The engine that the last daemon of this directory was told of.
+pub(super) fn as_before(state_dir: &Path) -> EngineChoice {
+    EngineChoice {
+        host: fs::read_to_string(state_dir.join(HOST)).ok(),
+        ..EngineChoice::default()
+    }
+}
+
+/// Keeps what [`as_before`] answers.
+fn keep(state_dir: &Path, choice: &EngineChoice) -> Result<(), EngineError> {
+    let path = state_dir.join(HOST);
+    let kept = match &choice.host {
+        Some(host) => control_plane::write_private(&path, host.as_bytes()),
+        None => match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+    };
+    kept.map_err(|source| EngineError::File {
+        doing: "write",
+        path,
+        source,
+    })
 }
 
 /// Whether this directory has, or had, containers.
@@ -103,7 +140,7 @@ pub(super) fn addresses(
 /// moved does too.
 fn owner(state_dir: &Path) -> Result<String, EngineError> {
     let path = state_dir.join(OWNER);
-    let failed = |doing, source| EngineError::Owner {
+    let failed = |doing, source| EngineError::File {
         doing,
         path: path.clone(),
         source,

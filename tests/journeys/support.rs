@@ -19,6 +19,8 @@ pub struct World {
     mounted: Option<PathBuf>,
     /// Whether something read-only is mounted over the state directory.
     shadowed: bool,
+    /// The container engine of its daemons.
+    engine: Option<String>,
 }
 
 impl World {
@@ -32,7 +34,20 @@ impl World {
             folder,
             mounted: None,
             shadowed: false,
+            engine: None,
         }
+    }
+
+    /// A world whose daemons use this container engine.
+    pub fn with_engine(host: &str) -> Self {
+        let mut world = Self::new();
+        world.use_engine(host);
+        world
+    }
+
+    /// Uses this container engine from now on.
+    pub fn use_engine(&mut self, host: &str) {
+        self.engine = Some(host.to_owned());
     }
 
     /// A world with a file system of `size` mounted on a folder of it; `None`, said loudly, when
@@ -172,6 +187,9 @@ impl World {
             .env_remove("FLOWCTL_LOG")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
+        if let Some(engine) = &self.engine {
+            command.env("FLOWCTL_DOCKER_HOST", engine);
+        }
         command
     }
 

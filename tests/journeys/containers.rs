@@ -1,0 +1,340 @@
+//! The same file as containers, on a real Docker Engine.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::clients::free_ports;
+use crate::engine::{Engine, IMAGE, OwnEngine, container, resting, unique};
+use crate::support::{Status, World, eventually, is_alive, kill, pipeline, sleeper};
+
+/// A world with the shared engine.
+macro_rules! world_with_engine {
+    ($test:literal) => {{
+        let Some(engine) = Engine::shared($test) else {
+            return;
+        };
+        (World::with_engine(&engine.host()), engine)
+    }};
+}
+
+fn id_of(status: &Status, component: &str) -> String {
+    let container = &status.replica(component)["container"];
+    container.as_str().expect("a container").to_owned()
+}
+
+#[test]
+fn the_same_file_as_processes_and_as_containers_gives_the_same_status() {
+    let (world, engine) = world_with_engine!("the_same_file_…");
+    let (one, two) = (unique("one"), unique("two"));
+    let both = |driver: &str| {
+        let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+        let component = |id: &str, more: &str| {
+            format!(
+                "    - {{ id: {id}, image: \"{IMAGE}\", command: [sh, -c, {script:?}], driver: {driver}, ready_after: 50ms{more} }}\n"
+            )
+        };
+        pipeline(&(component(&one, "") + &component(&two, &format!(", inputs: [{one}]"))))
+    };
+    let processes = World::new();
+    for (world, driver) in [(&processes, "process"), (&world, "docker")] {
+        world.save("p.yaml", &both(driver));
+        world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    }
+    let comparable = |world: &World| {
+        let mut status = world.status().0["pipelines"].clone();
+        strip(&mut status);
+        status
+    };
+    let (as_processes, as_containers) = (comparable(&processes), comparable(&world));
+    assert_eq!(as_processes, as_containers);
+    assert_eq!(engine.containers(&world).len(), 2);
+    world.ok(&["down"]);
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+}
+
+/// Takes away what differs from run to run and from driver to driver.
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for name in [
+                "pid",
+                "container",
+                "since",
+                "file",
+                "instance",
+                "driver",
+                "spec",
+                "image",
+            ] {
+                fields.remove(name);
+            }
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(all) => all.iter_mut().for_each(strip),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn an_edit_replaces_only_the_changed_container_and_its_logs_go_on() {
+    let (world, _engine) = world_with_engine!("an_edit_replaces_…");
+    let (kept, edited) = (unique("kept"), unique("edited"));
+    let both = |word: &str| {
+        let says = format!("echo {word}; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        resting(&kept, "") + &container(&edited, &says, "")
+    };
+    world.apply(&both("before"));
+    let before = world.status();
+    world.save("p.yaml", &pipeline(&both("after")));
+    let after = world.until("the edit has arrived", |status| {
+        status.settled() && id_of(status, &edited) != id_of(&before, &edited)
+    });
+    assert_eq!(id_of(&after, &kept), id_of(&before, &kept));
+    eventually("both runs are in the log", || {
+        world.ok(&["logs", &edited]) == "before\nafter\n"
+    });
+}
+
+#[test]
+fn kill_9_of_the_daemon_costs_no_container_anything() {
+    let (world, engine) = world_with_engine!("kill_9_of_the_daemon_…");
+    let (counts, ends) = (unique("counts"), unique("ends"));
+    let counter = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.02; done";
+    let once = "[ -e /mark/ran ] && exec sleep 100000; while [ ! -e /mark/go ]; do sleep 0.05; done; touch /mark/ran; exit 42";
+    fs::create_dir(world.path("mark")).unwrap();
+    let mount = ", volumes: [{ host_path: mark, container_path: /mark }]";
+    world.apply(&(container(&counts, counter, "") + &container(&ends, once, mount)));
+    let before = world.status();
+    eventually("it counts", || {
+        world.ok(&["logs", &counts]).lines().count() > 20
+    });
+    world.kill_daemon();
+    world.write("mark/go", "");
+    let ended = id_of(&before, &ends);
+    eventually("it ended", || {
+        engine.inspect(&ended).unwrap()["State"]["Status"] == "exited"
+    });
+    let alone = world.status();
+    assert_eq!(id_of(&alone, &counts), id_of(&before, &counts));
+    world.start_daemon();
+    let after = world.until("all is adopted", |status| {
+        status.settled() && status.restarts(&ends) == 1
+    });
+    assert_eq!(id_of(&after, &counts), id_of(&before, &counts));
+    assert_eq!(after.restarts(&counts), 0);
+    assert_eq!(after.replica(&ends)["exit"]["code"], 42);
+    let lines = world.ok(&["logs", &counts]).lines().count();
+    eventually("its log goes on", || {
+        world.ok(&["logs", &counts]).lines().count() > lines + 10
+    });
+    let logs = world.ok(&["logs", &counts]);
+    let numbers: Vec<usize> = logs.lines().map(|line| line.parse().unwrap()).collect();
+    let expected: Vec<usize> = (1..=numbers.len()).collect();
+    assert_eq!(numbers, expected, "no line is lost and none is repeated");
+}
+
+#[test]
+fn what_a_person_does_to_a_container_is_repaired() {
+    let (world, engine) = world_with_engine!("what_a_person_does_…");
+    let id = unique("poked");
+    world.apply(&resting(&id, ""));
+    for (round, (method, path)) in [
+        ("POST", "kill"),
+        ("POST", "stop?t=1"),
+        ("DELETE", "?force=1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = id_of(&world.status(), &id);
+        let path = match method {
+            "DELETE" => format!("/containers/{before}{path}"),
+            _ => format!("/containers/{before}/{path}"),
+        };
+        engine.act(method, &path);
+        let restarts = u64::try_from(round).unwrap() + 1;
+        let after = world.until("another runs", |status| {
+            status.settled() && status.restarts(&id) == restarts
+        });
+        assert_ne!(id_of(&after, &id), before);
+    }
+}
+
+#[test]
+fn a_container_of_somebody_else_with_the_name_is_never_touched() {
+    let (world, engine) = world_with_engine!("a_container_of_somebody_else_…");
+    let other = World::with_engine(&engine.host());
+    let id = unique("mine");
+    other.apply(&resting(&id, ""));
+    let theirs = id_of(&other.status(), &id);
+    world.save("p.yaml", &pipeline(&resting(&id, "")));
+    world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
+    world.until("it says whose the name is", |status| {
+        status.why(&id).contains("NameConflict") || status.why(&id).contains("name")
+    });
+    world.ok(&["down"]);
+    let still = engine.inspect(&theirs).unwrap();
+    assert_eq!(still["State"]["Status"], "running");
+}
+
+#[test]
+fn a_component_that_changes_its_driver_never_runs_twice() {
+    let (world, engine) = world_with_engine!("a_component_that_changes_…");
+    let id = unique("moves");
+    world.apply(&sleeper(&id, ""));
+    let pid = world.status().pid(&id).unwrap();
+    world.save("p.yaml", &pipeline(&resting(&id, "")));
+    let moved = world.until("it runs as a container", |status| {
+        status.settled() && status.replica(&id)["container"].is_string()
+    });
+    assert!(!is_alive(pid));
+    let container = id_of(&moved, &id);
+    world.save("p.yaml", &pipeline(&sleeper(&id, "")));
+    world.until("it runs as a process", |status| {
+        status.settled() && status.pid(&id).is_some()
+    });
+    eventually("the container is gone", || {
+        engine.inspect(&container).is_none()
+    });
+}
+
+#[test]
+fn containers_and_processes_reach_each_other_by_reference() {
+    let (world, _engine) = world_with_engine!("containers_and_processes_…");
+    let (inside, asks_in, beside, outside, asks_out) = (
+        unique("inside"),
+        unique("asks-in"),
+        unique("beside"),
+        unique("outside"),
+        unique("asks-out"),
+    );
+    let [published, own] = free_ports(2)[..] else {
+        unreachable!("two were asked for")
+    };
+    let serve = |port: u16, word: &str| format!("while :; do echo {word} | nc -l -p {port}; done");
+    let asks = |id: &str| {
+        format!(
+            "while :; do echo got $(nc ${{{{ components.{id}.host }}}} ${{{{ components.{id}.port }}}} </dev/null); sleep 0.3; done"
+        )
+    };
+    let ports = |inner: u16, outer: u16| {
+        format!(", ports: [{{ containerPort: {inner}, hostPort: {outer} }}]")
+    };
+    let python = format!(
+        "import socket\ns=socket.create_server(('0.0.0.0',{own}))\nwhile True:\n c,_=s.accept(); c.sendall(b'process\\n'); c.close()"
+    );
+    let ask_process = "import socket,time,os\nwhile True:\n try: print('got', socket.create_connection((os.environ['HOST'],int(os.environ['PORT'])),2).recv(100).decode().strip(), flush=True)\n except OSError: pass\n time.sleep(0.3)";
+    world.apply(
+        &(container(&inside, &serve(7000, "container"), &ports(7000, published))
+            + &container(&beside, &asks(&inside), &format!(", depends_on: [{inside}]"))
+            + &format!(
+                "    - {{ id: {outside}, command: [python3, -c, {}], ports: [{{ containerPort: {own} }}], ready_after: 50ms }}\n",
+                json!(python)
+            )
+            + &container(&asks_in, &asks(&outside), &format!(", depends_on: [{outside}]"))
+            + &format!(
+                "    - {{ id: {asks_out}, command: [python3, -u, -c, {}], env: {{ HOST: \"${{{{ components.{inside}.host }}}}\", PORT: \"${{{{ components.{inside}.port }}}}\" }}, ready_after: 50ms }}\n",
+                json!(ask_process)
+            )),
+    );
+    for (who, word) in [
+        (&beside, "got container"),
+        (&asks_in, "got process"),
+        (&asks_out, "got container"),
+    ] {
+        eventually("an answer came", || world.ok(&["logs", who]).contains(word));
+    }
+}
+
+#[test]
+fn probes_ask_inside_of_containers() {
+    let (world, _engine) = world_with_engine!("probes_ask_inside_…");
+    let (web, file) = (unique("web"), unique("file"));
+    let serve = "mkdir -p /tmp/w && echo ok > /tmp/w/health && exec httpd -f -p 8080 -h /tmp/w";
+    let probe = ", probes: { readiness: { http: { path: /health, port: 8080 } } }";
+    let makes = "touch /tmp/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let exec = ", probes: { readiness: { exec: [test, -e, /tmp/ready] } }";
+    world.apply(&(container(&web, serve, probe) + &container(&file, makes, exec)));
+    let status = world.status();
+    for id in [&web, &file] {
+        assert_eq!(status.replica(id)["ready"], true, "{}", status.why(id));
+    }
+}
+
+#[test]
+fn an_engine_that_dies_makes_its_components_unknown_and_stops_nothing_else() {
+    let world = World::new();
+    let test = "an_engine_that_dies_…";
+    let Some(own) = OwnEngine::start(test, &world.path("engine")) else {
+        return;
+    };
+    let mut world = world;
+    world.use_engine(&own.engine.host());
+    let (boxed, free) = (unique("boxed"), unique("free"));
+    world.apply(&(resting(&boxed, "") + &sleeper(&free, "")));
+    let before = world.status();
+    kill(own.pid(), "KILL");
+    let blind = world.until("it is unknown", |status| status.phase(&boxed) == "unknown");
+    assert_eq!(blind.pid(&free), before.pid(&free));
+    assert_eq!(blind.phase(&free), "running");
+    own.again();
+    let after = world.until("it is known again", |status| status.settled());
+    assert_eq!(after.restarts(&boxed), 0, "its engine's death is no crash");
+    assert_eq!(after.pid(&free), before.pid(&free));
+    world.ok(&["down"]);
+    assert_eq!(own.engine.containers(&world), Vec::<String>::new());
+}
+
+#[test]
+fn no_round_of_kills_doubles_or_orphans_a_container() {
+    let (world, engine) = world_with_engine!("no_round_of_kills_…");
+    let rounds: u32 =
+        std::env::var("FLOWCTL_CONTAINER_KILL_ROUNDS").map_or(6, |text| text.parse().unwrap());
+    let ids = [unique("a"), unique("b"), unique("c")];
+    let edition = |round: u32| {
+        let mut components = String::new();
+        for (number, id) in ids.iter().enumerate() {
+            let number = u32::try_from(number).unwrap();
+            let changes = if round % 3 == number { round } else { number };
+            components += &resting(id, &format!(", env: {{ ROUND: \"{changes}\" }}"));
+        }
+        components
+    };
+    world.apply(&edition(0));
+    for round in 1..=rounds {
+        world.save("p.yaml", &pipeline(&edition(round)));
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(
+            round * 37 % 400,
+        )));
+        world.kill_daemon();
+        world.start_daemon();
+    }
+    let settled = world.until("all is as the file says", |status| {
+        status.settled() && ids.iter().all(|id| status.replica(id)["ready"] == true)
+    });
+    for id in &ids {
+        assert_eq!(settled.restarts(id), 0);
+    }
+    eventually("nothing but what is wanted is there", || {
+        let found = engine.containers(&world);
+        found.len() == ids.len() && ids.iter().all(|id| found.contains(&id_of(&settled, id)))
+    });
+}
+
+#[test]
+fn a_foreground_run_as_containers_leaves_nothing() {
+    let (world, engine) = world_with_engine!("a_foreground_run_…");
+    let id = unique("greets");
+    let script = "echo hello; exit 0";
+    let component =
+        container(&id, script, ", restart_policy: never").replace("driver: docker, ", "");
+    world.save("p.yaml", &pipeline(&component));
+    let said = world.ok(&["run", "p.yaml", "--orchestrator", "container"]);
+    assert!(said.contains("hello"), "{said}");
+    assert!(
+        said.contains(&format!("Starting component: {id}")),
+        "{said}"
+    );
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+}

@@ -1,0 +1,172 @@
+//! A real Docker Engine, as a person at its socket sees it, and worlds whose daemons use it.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{World, eventually, text};
+
+/// The engine that `tests/run` starts.
+const HOST: &str = "FLOWCTL_TEST_DOCKER_HOST";
+/// Set where a test without an engine is a failure.
+const NEEDED: &str = "FLOWCTL_TESTS_NEED_DOCKER";
+/// What containers of the tests are made of.
+pub const IMAGE: &str = "flowctl-test/busybox:1";
+
+/// An engine.
+#[derive(Clone)]
+pub struct Engine {
+    socket: PathBuf,
+}
+
+impl Engine {
+    /// The engine of all tests; `None`, said loudly, when there is none.
+    pub fn shared(test: &str) -> Option<Self> {
+        match std::env::var(HOST) {
+            Ok(host) => Some(Self::at(&host)),
+            Err(_) if std::env::var_os(NEEDED).is_some() => {
+                panic!("{test} needs a Docker Engine and {HOST} is not set; tests/run starts one")
+            }
+            Err(_) => {
+                eprintln!("SKIPPED: {test} needs a Docker Engine; run tests/run, or set {HOST}");
+                None
+            }
+        }
+    }
+
+    fn at(host: &str) -> Self {
+        let path = host.strip_prefix("unix://").expect("a unix socket");
+        Self {
+            socket: path.into(),
+        }
+    }
+
+    /// `--docker-host` for it.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// Asks the engine; answers the status and the body.
+    pub fn ask(&self, method: &str, path: &str) -> (u16, Value) {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        // HTTP/1.0, so that the answer comes whole and the connection ends with it.
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: engine\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = text(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// Does something to a container, as a person would.
+    pub fn act(&self, method: &str, path: &str) {
+        let (code, said) = self.ask(method, path);
+        assert!(code < 300, "{method} {path}: {code} {said}");
+    }
+
+    /// A container by name or id; `None` when there is none.
+    pub fn inspect(&self, container: &str) -> Option<Value> {
+        let (code, found) = self.ask("GET", &format!("/containers/{container}/json"));
+        (code == 200).then_some(found)
+    }
+
+    /// The ids of all containers, also ended ones, of the pipeline of `world`.
+    pub fn containers(&self, world: &World) -> Vec<String> {
+        let (_, all) = self.ask("GET", "/containers/json?all=1");
+        let state = world.state().display().to_string();
+        let ours = |container: &&Value| {
+            let labels = container["Labels"].as_object().unwrap();
+            labels
+                .values()
+                .any(|value| value.as_str().is_some_and(|value| value.ends_with(&state)))
+        };
+        let found = all.as_array().unwrap().iter().filter(ours);
+        found
+            .map(|container| container["Id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// An engine of one test's own, which it may kill.
+pub struct OwnEngine {
+    pub engine: Engine,
+    folder: PathBuf,
+}
+
+impl OwnEngine {
+    /// Starts one; `None`, said loudly, when this host has none.
+    pub fn start(test: &str, folder: &Path) -> Option<Self> {
+        Engine::shared(test)?;
+        let own = Self {
+            engine: Engine::at(&format!("unix://{}/docker.sock", folder.display())),
+            folder: folder.to_owned(),
+        };
+        own.script("start");
+        Some(own)
+    }
+
+    fn script(&self, verb: &str) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
+        let mut command = Command::new(script);
+        let command = command.arg(verb).arg(&self.folder).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "tests/engine {verb}: {said}");
+    }
+
+    /// The pid of its daemon.
+    pub fn pid(&self) -> u32 {
+        let file = self.folder.join("docker.pid");
+        std::fs::read_to_string(file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    }
+
+    /// Starts its daemon again, on what it had before.
+    pub fn again(&self) {
+        self.script("again");
+        eventually("the engine answers", || {
+            self.engine.ask("GET", "/_ping").0 == 200
+        });
+    }
+}
+
+impl Drop for OwnEngine {
+    fn drop(&mut self) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
+        let mut command = Command::new(script);
+        command.arg("stop").arg(&self.folder).stdin(Stdio::null());
+        command.status().ok();
+    }
+}
+
+/// An id that no other test uses: containers are named by it, and the engine is shared.
+pub fn unique(id: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{id}-{}-{number}", std::process::id())
+}
+
+/// A container that runs a shell script, ready after 50 ms.
+pub fn container(id: &str, script: &str, more: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!(
+        "    - {{ id: {id}, image: \"{IMAGE}\", command: [sh, -c, {script}], driver: docker, ready_after: 50ms{more} }}\n"
+    )
+}
+
+/// A container that just lives.
+pub fn resting(id: &str, more: &str) -> String {
+    container(id, "trap 'exit 0' TERM; while :; do sleep 0.1; done", more)
+}
