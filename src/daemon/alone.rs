@@ -1,42 +1,62 @@
 //! Looking at a state directory, and ending what it owns, while no daemon runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use async_trait::async_trait;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
 use crate::clock::Clock;
-use crate::driver::process::ProcessDriver;
-use crate::driver::{Driver as _, Scope};
-use crate::model::{DaemonStatus, DriverKind, Snapshot};
-use crate::reconciler::{Core, Input, Kept};
+use crate::driver::process::{ProcessDriver, logs};
+use crate::driver::{Driver as _, LogQuery, LogStream, Scope};
+use crate::model::{DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot};
+use crate::reconciler::{Core, Input, Kept, ReconcilerHandle};
 use crate::store::{self, Store};
 
+use super::sources;
 use super::{ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
+
+/// What was found in a state directory without a daemon: answers whatever only reads. It holds
+/// nothing of the directory, so that a daemon can start meanwhile.
+pub struct Onlooker {
+    owner: ReconcilerHandle,
+    definitions: BTreeMap<PipelineKey, Arc<PipelineSpec>>,
+    events: Vec<Event>,
+    logs: logs::Place,
+}
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
 /// when nothing was ever kept there.
 ///
 /// # Errors
 /// When a daemon has the directory, or it cannot be read.
-pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
+pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let store_dir = state_dir.join("store");
     if !store_dir.exists() && !state_dir.join("instances").exists() {
         return Ok(None);
     }
     let clock = Clock::new();
     let _lock = store::lock(state_dir, LOOKING)?;
-    let (store, loaded) =
-        Store::open(&store_dir, clock.now()).map_err(|source| DaemonError::Store {
-            dir: state_dir.to_owned(),
+    let in_store = |source| DaemonError::Store {
+        dir: state_dir.to_owned(),
+        source,
+    };
+    let (store, loaded) = Store::open(&store_dir, clock.now()).map_err(in_store)?;
+    let config = process_config(state_dir);
+    let logs = logs::Place {
+        logs_dir: config.logs_dir.clone(),
+        instances_dir: config.instances_dir.clone(),
+    };
+    let process = ProcessDriver::onlooker(config, clock.clone()).map_err(|source| {
+        let dir = state_dir.to_owned();
+        DaemonError::Io {
+            doing: "look at instances",
+            dir,
             source,
-        })?;
-    let process =
-        ProcessDriver::onlooker(process_config(state_dir), clock.clone()).map_err(|source| {
-            let dir = state_dir.to_owned();
-            DaemonError::Io {
-                doing: "look at instances",
-                dir,
-                source,
-            }
-        })?;
+        }
+    })?;
     let kept = Kept {
         pipelines: loaded.pipelines,
         records: loaded.records,
@@ -45,6 +65,10 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         next_seq: loaded.next_seq,
     };
     let kept = rebuilt(kept, &process, &loaded.recovery).await;
+    let definitions = kept.pipelines.iter();
+    let definitions = definitions
+        .map(|(key, record)| (key.clone(), Arc::clone(&record.spec)))
+        .collect();
     let daemon = DaemonStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -56,6 +80,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
     };
     let kind = DriverKind::Process;
     let mut core = Core::new(kept, [kind], daemon, clock.now());
+    core.cannot_enforce(kind, process.unenforced());
     core.freeze("no daemon runs; `flowctl daemon` or `flowctl apply` starts one");
     core.turn(clock.now());
     let result = process.observe(&Scope::All).await;
@@ -67,15 +92,61 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         clock.now(),
     );
     core.turn(clock.now());
+    let events = store.events(&store::EventQuery::default());
     // Only what was there before is kept: the next daemon takes the ends in by itself.
-    store.close().map_err(|source| DaemonError::Store {
-        dir: state_dir.to_owned(),
-        source,
-    })?;
-    Ok(Some(Snapshot {
+    store.close().map_err(in_store)?;
+    let snapshot = Snapshot {
         daemon: None,
         ..core.snapshot()
+    };
+    Ok(Some(Onlooker {
+        owner: nobody(snapshot),
+        definitions,
+        events: events.map_err(in_store)?,
+        logs,
     }))
+}
+
+/// The way to an owner that takes no commands; `snapshot` is all that it will ever tell.
+fn nobody(snapshot: Snapshot) -> ReconcilerHandle {
+    let (commands, _) = mpsc::channel(1);
+    let (events, _) = broadcast::channel(1);
+    ReconcilerHandle::new(commands, watch::channel(Arc::new(snapshot)).1, events)
+}
+
+#[async_trait]
+impl api::Backend for Onlooker {
+    fn owner(&self) -> &ReconcilerHandle {
+        &self.owner
+    }
+
+    async fn definition(&self, key: PipelineKey) -> Result<Option<Arc<PipelineSpec>>, ApiError> {
+        Ok(self.definitions.get(&key).cloned())
+    }
+
+    async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
+        sources::load(request).await
+    }
+
+    async fn preflight(&self, _: &[Loaded]) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    async fn applied(&self, _: &ApplyRequest) {}
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
+        if query.follow {
+            let message = "no daemon runs, so nothing new will happen";
+            return Err(ApiError::new(ErrorCode::ShuttingDown, message));
+        }
+        Ok(query.chosen(self.events.clone()))
+    }
+
+    async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError> {
+        Ok(logs::stream(self.logs.clone(), query))
+    }
+
+    fn end_when_empty(&self) {}
 }
 
 /// Ends everything that `state_dir` owns, as `down` does, by being its daemon for as long as that

@@ -76,6 +76,15 @@ pub(super) enum Told {
     Nobody,
 }
 
+/// Which token file an environment names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// One that is written for an instance that starts.
+    New,
+    /// The one that the instance has already.
+    Present,
+}
+
 /// A control plane that listens, and its tokens.
 pub(super) struct Control {
     plane: Option<ControlPlane>,
@@ -162,8 +171,8 @@ impl Control {
         self.plane.as_ref().map(ControlPlane::address)
     }
 
-    /// What instances are given as they start.
-    pub fn environment(&self, clock: Clock, owner: ReconcilerHandle) -> Environment {
+    /// What instances are given as they start, or were given.
+    pub fn environment(&self, clock: Clock, owner: ReconcilerHandle, token: Token) -> Environment {
         let (reach, tokens) = (self.reach.clone(), self.tokens.clone());
         Arc::new(move |launch: &Launch| {
             let driver = launch.spec.driver();
@@ -171,7 +180,7 @@ impl Control {
                 return BTreeMap::new();
             };
             let (token, token_file) = match &tokens {
-                Some(tokens) => tokens.give(&launch.instance, driver, &clock),
+                Some(tokens) => tokens.give(&launch.instance, driver, &clock, token),
                 None => (None, None),
             };
             let attempt = restarts(&owner.snapshots().borrow(), &launch.instance) + 1;
@@ -242,12 +251,17 @@ impl Tokens {
         instance: &InstanceId,
         driver: DriverKind,
         clock: &Clock,
+        which: Token,
     ) -> (Option<String>, Option<String>) {
         let token = self.keys.issue(instance, clock.now());
-        let file = match driver {
+        let file = match (driver, which) {
             // Only a process sees our files.
-            DriverKind::Process => self.write(instance, &token),
-            DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => None,
+            (DriverKind::Process, Token::New) => self.write(instance, &token),
+            (DriverKind::Process, Token::Present) => {
+                let path = self.folder.join(instance.to_string());
+                path.to_str().map(str::to_owned)
+            }
+            (DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes, _) => None,
         };
         (Some(token), file)
     }

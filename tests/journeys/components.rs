@@ -269,7 +269,9 @@ fn a_component_that_stops_beating_is_shown_and_replaced_where_that_is_asked_for(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut daemon = daemon.spawn().unwrap();
-    eventually("a daemon answers", || world.run(&["status"]).status.success());
+    eventually("a daemon answers", || {
+        world.run(&["status"]).status.success()
+    });
     world.ok(&["apply", "-f", "p.yaml", "--wait"]);
     let before = world.until("both beat", |status| {
         beat_since(status, &["lone", "watched"], "")

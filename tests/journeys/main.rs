@@ -2,11 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod adopt;
+mod alone;
 mod apply;
 mod components;
 mod crash;
 mod disk;
 mod faults;
+mod folder;
+mod health;
+mod limits;
 mod readme;
 mod run;
 mod servers;
