@@ -16,7 +16,9 @@ use crate::reconciler::{Core, Input, Kept, ReconcilerHandle};
 use crate::store::{self, Store};
 
 use super::sources;
-use super::{ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, process_config, rebuilt};
+use super::{
+    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, process_config, rebuilt,
+};
 
 /// What was found in a state directory without a daemon: answers whatever only reads. It holds
 /// nothing of the directory, so that a daemon can start meanwhile.
@@ -158,11 +160,11 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     if !state_dir.join("store").exists() && !state_dir.join("instances").exists() {
         return Ok(());
     }
-    let daemon = Daemon::open(Options {
+    let options = Options {
         state_dir: state_dir.to_owned(),
         control_plane: ControlPlaneChoice::Absent,
-    })
-    .await?;
+    };
+    let daemon = Daemon::open_to(Purpose::TakeDown, options).await?;
     let asked = daemon.owner().down().await;
     let mut snapshots = daemon.owner().snapshots();
     let emptied = snapshots

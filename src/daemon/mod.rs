@@ -91,6 +91,15 @@ pub enum DaemonError {
     },
 }
 
+/// What a daemon is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To look after what it owns.
+    Supervise,
+    /// To end what it owns: nothing is started on the way.
+    TakeDown,
+}
+
 /// A running daemon.
 pub struct Daemon {
     options: Options,
@@ -110,6 +119,10 @@ impl Daemon {
     /// # Errors
     /// When another daemon has it, or it cannot be used; nothing was changed then.
     pub async fn open(options: Options) -> Result<Self, DaemonError> {
+        Self::open_to(Purpose::Supervise, options).await
+    }
+
+    async fn open_to(purpose: Purpose, options: Options) -> Result<Self, DaemonError> {
         let dir = options.state_dir.clone();
         let clock = Clock::new();
         let lock = take(&dir, &clock).await?;
@@ -148,6 +161,10 @@ impl Daemon {
         };
         let files: Vec<PathBuf> = watched_files(&kept);
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
+        match purpose {
+            Purpose::Supervise => {}
+            Purpose::TakeDown => core.freeze("everything is being taken down"),
+        }
         for driver in drivers.values() {
             core.cannot_enforce(driver.kind(), driver.unenforced());
         }
