@@ -14,4 +14,5 @@ mod limits;
 mod readme;
 mod run;
 mod servers;
+mod soak;
 mod support;
