@@ -214,7 +214,8 @@ fn v2_dir(controller: &str, own: &str, mounts: &str) -> Option<PathBuf> {
     // A group with processes cannot share out controllers, but for the root. Above us stands a
     // group of ours only where its owner says so.
     let top = if path == "/" {
-        group
+        // Inside a namespace of groups the top is an ordinary group, and has this file.
+        (!group.join("cgroup.type").exists()).then_some(group)?
     } else {
         let parent = group.parent()?.to_owned();
         let mut value = [0u8; 8];
