@@ -1,11 +1,13 @@
 //! What the server needs from the daemon beside the owner of the state.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::error::ApiError;
 use super::wire::{ApplyRequest, EventQuery, Remarks};
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{Event, PipelineSpec, Problem};
+use crate::model::{Event, PipelineKey, PipelineSpec, Problem};
 use crate::reconciler::{ReconcilerHandle, Source};
 
 /// The daemon as the server sees it.
@@ -13,6 +15,14 @@ use crate::reconciler::{ReconcilerHandle, Source};
 pub trait Backend: Send + Sync + 'static {
     /// The owner of the state.
     fn owner(&self) -> &ReconcilerHandle;
+
+    /// The definition that a pipeline runs by; `None` = there is no such pipeline.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    async fn definition(&self, key: PipelineKey) -> Result<Option<Arc<PipelineSpec>>, ApiError> {
+        Ok(self.owner().desired(key).await?.map(|(_, spec)| spec))
+    }
 
     /// Reads and checks every source of `request`, changing nothing.
     ///
@@ -24,9 +34,9 @@ pub trait Backend: Send + Sync + 'static {
     /// there, a port that is taken. Empty = nothing.
     async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem>;
 
-    /// Told after the pipelines of `source` were recorded, so that the watch follows its file, or
-    /// leaves it when `source.watched` is off.
-    async fn applied(&self, source: &Source);
+    /// Told after the pipelines of `request` were recorded, so that the watch follows its files and
+    /// folders, or leaves them when that is asked for.
+    async fn applied(&self, request: &ApplyRequest);
 
     /// The kept events that `query` wants, oldest first; `query.tail` is honoured,
     /// [`EventQuery::wants`] is the filter.

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -21,8 +22,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::backend::Backend;
 use super::error::{ApiError, ErrorBody};
 use super::lines::Lines;
+use super::server::Inside;
 use super::socket;
 use super::wire::{
     ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer,
@@ -45,6 +48,16 @@ const REPEAT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Client {
     state_dir: PathBuf,
+    way: Way,
+}
+
+/// Who answers.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Whoever listens on the socket of the state directory.
+    Socket,
+    /// A backend in this process.
+    Inside(Inside),
 }
 
 /// Why a call failed.
@@ -84,6 +97,16 @@ impl Client {
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            way: Way::Socket,
+        }
+    }
+
+    /// A client of the same state directory that `backend` answers, in this process.
+    #[must_use]
+    pub fn answered_by(&self, backend: Arc<dyn Backend>) -> Self {
+        Self {
+            state_dir: self.state_dir.clone(),
+            way: Way::Inside(Inside::new(backend)),
         }
     }
 
@@ -332,6 +355,9 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
+        if let Way::Inside(server) = &self.way {
+            return server.connect().map_err(|error| self.no_daemon(&error));
+        }
         let deadline = Instant::now() + CONNECT;
         loop {
             let error = match socket::connect(&self.state_dir).await {

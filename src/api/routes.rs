@@ -20,7 +20,8 @@ use super::server::Shared;
 use super::stall::Streaming;
 use super::stream;
 use super::wire::{
-    ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer, WhenUnready,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams,
+    VersionAnswer, WhenUnready,
 };
 use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{ComponentId, ComponentList, Namespace, PipelineKey, PipelineName, Problem};
@@ -133,17 +134,24 @@ async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswe
             .push_str(&format!("warning: {}\n", obstacle.message));
     }
     remarks.warnings.extend(obstacles);
+    let applied = apply_each(shared, checked.loaded).await;
+    // What was recorded before another one failed is followed too.
+    backend.applied(request).await;
+    let pipelines = applied?;
+    Ok(ApplyAnswer { pipelines, remarks })
+}
+
+async fn apply_each(shared: &Shared, all: Vec<Loaded>) -> Answer<Vec<AppliedPipeline>> {
     let mut pipelines = Vec::new();
     for Loaded {
         source,
         pipelines: wanted,
-    } in checked.loaded
+    } in all
     {
-        let applied = backend.owner().apply(wanted, source.clone()).await?;
-        backend.applied(&source).await;
+        let applied = shared.backend.owner().apply(wanted, source).await?;
         pipelines.extend(applied.into_iter().map(Into::into));
     }
-    Ok(ApplyAnswer { pipelines, remarks })
+    Ok(pipelines)
 }
 
 fn obstructed(obstacles: Vec<Problem>) -> ApiError {
@@ -180,13 +188,11 @@ async fn compare(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<D
     let request: ApplyRequest = parsed(&shared.body(body).await?)?;
     let checked = shared.backend.load(&request).await?;
     refuse_twins(&checked.loaded)?;
-    let owner = shared.backend.owner();
     let mut pipelines = Vec::new();
     for loaded in &checked.loaded {
         for spec in &loaded.pipelines {
-            let present = owner.desired(spec.key.clone()).await?;
-            let present = present.as_ref().map(|(_, spec)| &**spec);
-            pipelines.push(diff(present, Some(spec)));
+            let present = shared.backend.definition(spec.key.clone()).await?;
+            pipelines.push(diff(present.as_deref(), Some(spec)));
         }
         pipelines.extend(leavers(&shared, loaded).await?);
     }
@@ -201,8 +207,7 @@ async fn leavers(shared: &Shared, loaded: &Loaded) -> Answer<Vec<PipelineDiff>> 
     let Some(file) = &loaded.source.file else {
         return Ok(Vec::new());
     };
-    let owner = shared.backend.owner();
-    let snapshot = owner.snapshots().borrow().clone();
+    let snapshot = shared.backend.owner().snapshots().borrow().clone();
     let mut gone = Vec::new();
     for status in &snapshot.pipelines {
         let key = PipelineKey {
@@ -213,7 +218,7 @@ async fn leavers(shared: &Shared, loaded: &Loaded) -> Answer<Vec<PipelineDiff>> 
         if status.file.as_ref() == Some(file)
             && !stays
             && !status.deleting
-            && let Some((_, spec)) = owner.desired(key).await?
+            && let Some(spec) = shared.backend.definition(key).await?
         {
             gone.push(diff(Some(&spec), None));
         }
@@ -272,8 +277,8 @@ async fn definition(
 ) -> Answer<Response> {
     let Path((namespace, name)) = understood(path)?;
     let key = PipelineKey { namespace, name };
-    match shared.backend.owner().desired(key.clone()).await? {
-        Some((_, spec)) => Ok(Json(&*spec).into_response()),
+    match shared.backend.definition(key.clone()).await? {
+        Some(spec) => Ok(Json(&*spec).into_response()),
         None => Err(crate::reconciler::Refusal::NoSuchPipeline(key).into()),
     }
 }

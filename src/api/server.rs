@@ -1,6 +1,8 @@
 //! The listening side: who is let in, and how much one peer can cost.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -133,6 +135,30 @@ async fn converse(
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// A server that only its holder can reach: no socket, no limit on connections.
+#[derive(Clone)]
+pub(super) struct Inside(Arc<Shared>);
+
+impl Inside {
+    pub(super) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self(Arc::new(Shared::new(backend, CancellationToken::new())))
+    }
+
+    /// A connection to it. Needs a runtime.
+    pub(super) fn connect(&self) -> io::Result<UnixStream> {
+        let (near, far) = UnixStream::pair()?;
+        let (shared, closing) = (Arc::clone(&self.0), self.0.closing.clone());
+        tokio::spawn(converse(far, HEADER_TIMEOUT, shared, closing));
+        Ok(near)
+    }
+}
+
+impl fmt::Debug for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inside").finish_non_exhaustive()
     }
 }
 

@@ -69,7 +69,7 @@ impl Backend for Scripted {
         self.obstacles.lock().unwrap().clone()
     }
 
-    async fn applied(&self, _: &Source) {}
+    async fn applied(&self, _: &ApplyRequest) {}
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
         let kept = self.kept.lock().unwrap();

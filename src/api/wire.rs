@@ -248,6 +248,15 @@ pub struct EventQuery {
 }
 
 impl EventQuery {
+    /// What of `events`, oldest first, is wanted: every condition counts, `tail` last.
+    pub fn chosen(&self, mut events: Vec<Event>) -> Vec<Event> {
+        events.retain(|event| self.wants(event));
+        if let Some(tail) = self.tail {
+            events.drain(..events.len().saturating_sub(tail));
+        }
+        events
+    }
+
     /// Whether `event` meets every condition but `tail`.
     pub fn wants(&self, event: &Event) -> bool {
         fn meets<T: PartialEq>(wanted: Option<&T>, found: Option<&T>) -> bool {

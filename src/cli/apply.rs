@@ -6,7 +6,7 @@ use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::host::Question;
 use super::out::tell;
-use super::sources::gather;
+use super::sources::gather_to_follow;
 use super::text::clean;
 use super::{Context, spawn, wait};
 use crate::api::{
@@ -15,7 +15,7 @@ use crate::api::{
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
     let request = ApplyRequest {
-        sources: gather(&args.files.all())?,
+        sources: gather_to_follow(&args.files.all())?,
         namespace: cx.global.namespace.clone(),
         watch: if args.no_watch {
             Watching::No

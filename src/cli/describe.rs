@@ -7,13 +7,14 @@ use super::args::{Describe, Why};
 use super::components::age;
 use super::events;
 use super::exit::{Exit, Failure};
+use super::reader;
 use super::render::{Columns, ended, heading, push, replica_name, status, why as reason};
 use super::target::{Named, Target, component, either, find, narrowed};
 use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
 use crate::model::{
-    ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
-    Timestamp,
+    ComponentSpec, ComponentStatus, Event, Limit, PipelineKey, PipelineStatus, ReplicaStatus,
+    Snapshot, Timestamp,
 };
 
 /// Events shown.
@@ -22,7 +23,7 @@ const EVENTS: usize = 10;
 const LINES: u64 = 10;
 
 pub(super) async fn why(cx: &mut Context<'_>, args: Why) -> Result<Exit, Failure> {
-    let snapshot = cx.client.status().await?;
+    let snapshot = reader::status(cx).await?;
     let target = component(&snapshot, cx.global.namespace.as_ref(), &args.component)?;
     let account = account(cx, &snapshot, target).await?;
     let text = account.why(cx.out.look().style, cx.clock.now());
@@ -31,7 +32,7 @@ pub(super) async fn why(cx: &mut Context<'_>, args: Why) -> Result<Exit, Failure
 }
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Failure> {
-    let snapshot = cx.client.status().await?;
+    let snapshot = reader::status(cx).await?;
     let (look, now) = (cx.out.look(), cx.clock.now());
     let text = match either(&snapshot, cx.global.namespace.as_ref(), &args.name)? {
         Named::Pipeline(key) => {
@@ -197,6 +198,9 @@ impl Account<'_> {
         if let Some(spec) = spec {
             definition(spec, &mut text);
         }
+        if let Some(words) = Limit::in_vain(&component.unenforced) {
+            field(&mut text, "note", &words);
+        }
         recent_events(&self.events, look.style, &mut text);
         text
     }
@@ -261,6 +265,17 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
             spec.stop.signal, spec.stop.grace_period
         ),
     );
+    let resources = &spec.resources;
+    let limits = [
+        ("memory", resources.memory_limit_bytes, "bytes"),
+        ("cpu", resources.cpu_limit_millis, "thousandths of a core"),
+        ("pids", resources.pids_limit, "processes"),
+    ];
+    for (name, limit, unit) in limits {
+        if let Some(limit) = limit {
+            field(text, "limit", &format!("{name} {limit} {unit}"));
+        }
+    }
     let probes = [
         ("startup", &spec.probes.startup),
         ("readiness", &spec.probes.readiness),

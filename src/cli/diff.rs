@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::host::Question;
 use super::out::tell;
 use super::render::push;
-use super::sources::gather;
+use super::sources::gather_to_follow;
 use super::text::{Style, Tone, clean, paint, truncated, width};
 use crate::api::{ApplyRequest, ClientError, DiffAnswer, Watching, WhenUnready};
 use crate::model::Namespace;
@@ -16,7 +16,7 @@ use crate::planner::diff::{ComponentDiff, DiffKind, Effect, FieldChange, Pipelin
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Diff) -> Result<Exit, Failure> {
     let request = ApplyRequest {
-        sources: gather(&args.files.all())?,
+        sources: gather_to_follow(&args.files.all())?,
         namespace: cx.global.namespace.clone(),
         watch: Watching::Yes,
         orchestrator: args.orchestrator.map(Into::into),
@@ -37,7 +37,7 @@ pub(super) async fn show(
     output: TextOrJson,
 ) -> Result<DiffAnswer, Failure> {
     let answer = match cx.client.diff(request).await {
-        Err(error @ ClientError::NoDaemon { .. }) => against_nothing(cx, request, error)?,
+        Err(ClientError::NoDaemon { .. }) => without_daemon(cx, request).await?,
         other => other?,
     };
     if !answer.remarks.rendered.is_empty() {
@@ -55,23 +55,18 @@ pub(super) async fn show(
     Ok(answer)
 }
 
-/// Without a daemon and without a state, everything would be new. With a state, only a daemon
-/// knows what was applied.
-fn against_nothing(
-    cx: &Context<'_>,
-    request: &ApplyRequest,
-    no_daemon: ClientError,
-) -> Result<DiffAnswer, Failure> {
+/// Without a daemon what was applied is read from its state; without a state everything would be
+/// new.
+async fn without_daemon(cx: &Context<'_>, request: &ApplyRequest) -> Result<DiffAnswer, Failure> {
+    if let Some(found) = cx.host.look(&cx.state_dir)? {
+        return Ok(cx.client.answered_by(found).diff(request).await?);
+    }
     let approved = cx.host.check(&Question {
         sources: &request.sources,
         namespace: request.namespace.as_ref(),
         orchestrator: request.orchestrator,
         style: cx.out.look().style,
     })?;
-    let known = cx.host.look(&cx.state_dir)?;
-    if known.is_some_and(|snapshot| !snapshot.pipelines.is_empty()) {
-        return Err(no_daemon.into());
-    }
     let specs = approved.pipelines.iter();
     Ok(DiffAnswer {
         pipelines: specs.map(|(_, spec)| diff(None, Some(spec))).collect(),

@@ -6,7 +6,7 @@ use super::args::Down;
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::out::tell;
-use super::status::{COMING_UP, LOOK_AGAIN};
+use super::reader::{COMING_UP, LOOK_AGAIN};
 use super::{Context, asking, wait};
 use crate::api::{ClientError, ErrorCode};
 use crate::model::HumanDuration;
@@ -73,7 +73,7 @@ enum Left {
 fn remembers(cx: &Context<'_>) -> bool {
     match cx.host.look(&cx.state_dir) {
         Ok(None) => false,
-        Ok(Some(snapshot)) => !snapshot.pipelines.is_empty(),
+        Ok(Some(found)) => !found.owner().snapshots().borrow().pipelines.is_empty(),
         Err(_) => true,
     }
 }

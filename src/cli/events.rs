@@ -3,14 +3,21 @@
 use super::Context;
 use super::args::{Events, TextOrJson};
 use super::exit::{Exit, Failure};
+use super::reader;
 use super::status::ended;
 use super::target::{Named, either};
 use super::text::{Style, Tone, clean, paint};
 use crate::api::{ClientError, EventQuery};
-use crate::model::{Event, EventKind, Namespace, ReplicaKey};
+use crate::model::{Event, EventKind, Namespace, ReplicaKey, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Failure> {
-    let query = query(cx, &args).await?;
+    // What goes on needs a daemon; what happened is kept.
+    let snapshot = if args.follow {
+        cx.client.status().await?
+    } else {
+        reader::status(cx).await?
+    };
+    let query = query(cx, &args, &snapshot)?;
     let mut lines = cx.client.events(&query).await?;
     let style = cx.out.look().style;
     while let Some(written) = lines.next().await? {
@@ -36,7 +43,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Fail
     Ok(Exit::Done)
 }
 
-async fn query(cx: &Context<'_>, args: &Events) -> Result<EventQuery, Failure> {
+fn query(cx: &Context<'_>, args: &Events, snapshot: &Snapshot) -> Result<EventQuery, Failure> {
     let mut query = EventQuery {
         since: args.since.map(|moment| moment.from(cx.clock.now())),
         namespace: cx.global.namespace.clone(),
@@ -45,8 +52,7 @@ async fn query(cx: &Context<'_>, args: &Events) -> Result<EventQuery, Failure> {
         ..EventQuery::default()
     };
     if let Some(name) = &args.name {
-        let snapshot = cx.client.status().await?;
-        let pipeline = match either(&snapshot, cx.global.namespace.as_ref(), name)? {
+        let pipeline = match either(snapshot, cx.global.namespace.as_ref(), name)? {
             Named::Pipeline(pipeline) => pipeline,
             Named::Component(target) => {
                 query.component = Some(target.component);

@@ -1,14 +1,15 @@
 //! What the program does itself rather than ask a daemon for. The composition root provides it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::args;
 use super::engine::Engine;
 use super::exit::{Exit, Failure};
 use super::out::Out;
 use super::text::Style;
-use crate::api::{Orchestrator, Remarks, SourceInput};
-use crate::model::{HumanDuration, Namespace, PipelineSpec, Snapshot};
+use crate::api::{Backend, Orchestrator, Remarks, SourceInput};
+use crate::model::{HumanDuration, Namespace, PipelineSpec};
 use crate::telemetry::LogFormat;
 
 /// The rest of the program, as the command line sees it. None of its functions needs a runtime;
@@ -26,11 +27,12 @@ pub trait Host {
     /// When it cannot be read or a component fails to start.
     fn run(&self, options: &RunOptions, out: &mut Out) -> Result<Exit, Failure>;
 
-    /// What runs, found without a daemon; `daemon` in it is `None`. `Ok(None)` = there is no state.
+    /// What runs, found without a daemon: it answers whatever only reads. `Ok(None)` = there is no
+    /// state.
     ///
     /// # Errors
     /// When the state cannot be read.
-    fn look(&self, state_dir: &Path) -> Result<Option<Snapshot>, Failure>;
+    fn look(&self, state_dir: &Path) -> Result<Option<Arc<dyn Backend>>, Failure>;
 
     /// Ends everything that the state directory owns, without a daemon.
     ///

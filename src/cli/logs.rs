@@ -8,6 +8,7 @@ use super::Context;
 use super::args::{Logs, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::out::tell;
+use super::reader;
 use super::status::ended;
 use super::target::{Target, component, key};
 use super::text::{Style, Tone, clean, paint};
@@ -49,8 +50,8 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
     }
 }
 
-async fn wanted(cx: &Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
-    let snapshot = cx.client.status().await?;
+async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
+    let snapshot = reader::status(cx).await?;
     let namespace = cx.global.namespace.as_ref();
     let mut wanted = Wanted::new();
     for text in &args.components {

@@ -28,6 +28,7 @@ mod logs;
 mod out;
 mod place;
 mod program;
+mod reader;
 mod render;
 mod run;
 #[cfg(test)]

@@ -3,16 +3,17 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::exit::{Exit, Failure, takes_nothing};
 use super::foreground;
 use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
 use super::out::Out;
 use super::text::Style;
-use crate::api::{ApiError, ErrorCode, Watching};
+use crate::api::{ApiError, Backend, ErrorCode, Watching};
 use crate::daemon::{self, Daemon, DaemonError, Reading};
 use crate::manifest::{self, Colour};
-use crate::model::{HumanDuration, Snapshot};
+use crate::model::HumanDuration;
 use crate::store::LockError;
 use crate::telemetry;
 
@@ -43,8 +44,9 @@ impl Host for Program {
         foreground::run(options, out)
     }
 
-    fn look(&self, state_dir: &Path) -> Result<Option<Snapshot>, Failure> {
-        block_on(daemon::look(state_dir))
+    fn look(&self, state_dir: &Path) -> Result<Option<Arc<dyn Backend>>, Failure> {
+        let found = block_on(daemon::look(state_dir))?;
+        Ok(found.map(|onlooker| Arc::new(onlooker) as Arc<dyn Backend>))
     }
 
     fn end_all(&self, state_dir: &Path, within: HumanDuration) -> Result<(), Failure> {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::control_plane::DEFAULT_PORT;
 use crate::model::{
-    ComponentStatus, DaemonStatus, ExitSummary, Namespace, PhaseName, PipelineStatus, ReplicaKey,
-    ReplicaStatus, Signal, Snapshot, Timestamp,
+    ComponentStatus, DaemonStatus, ExitSummary, Limit, Namespace, PhaseName, PipelineStatus,
+    ReplicaKey, ReplicaStatus, Signal, Snapshot, Timestamp,
 };
 
 use super::components::age;
@@ -62,6 +62,7 @@ pub fn status(snapshot: &Snapshot, columns: Columns, look: Look, now: Timestamp)
             text.push('\n');
         }
         heading(pipeline, look, &mut text);
+        unenforced(pipeline, look, &mut text);
         draw(rows, &shared, look, &mut text);
     }
     text
@@ -152,6 +153,17 @@ pub fn heading(pipeline: &PipelineStatus, look: Look, text: &mut String) {
             text.push_str(&format!("         {}\n", clean(line)));
         }
         text.push_str("         the last good version runs on\n");
+    }
+}
+
+/// What a pipeline's components ask for in vain, a line each.
+fn unenforced(pipeline: &PipelineStatus, look: Look, text: &mut String) {
+    for component in &pipeline.components {
+        if let Some(words) = Limit::in_vain(&component.unenforced) {
+            let line = format!("note     {}: {words}", component.id);
+            text.push_str(&paint(&line, Tone::Unknown, look.style));
+            text.push('\n');
+        }
     }
 }
 

@@ -6,12 +6,31 @@ use std::path::{Path, PathBuf};
 use super::exit::Failure;
 use crate::api::SourceInput;
 
-/// Each of `named` as a source: files and folders by absolute path, `-` by its text. A folder
-/// stands for the YAML files in it, by name.
+/// Each of `named` as a source: files by absolute path, `-` by its text. A folder stands for the
+/// YAML files in it, by name.
 ///
 /// # Errors
 /// When nothing is named, a folder holds no YAML file, or something cannot be read.
 pub fn gather(named: &[PathBuf]) -> Result<Vec<SourceInput>, Failure> {
+    collect(named, Folders::AsTheirFiles)
+}
+
+/// The same, but a folder is a source itself, to which files may come later.
+///
+/// # Errors
+/// As [`gather`].
+pub fn gather_to_follow(named: &[PathBuf]) -> Result<Vec<SourceInput>, Failure> {
+    collect(named, Folders::AsTheyAre)
+}
+
+/// What becomes of folders.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Folders {
+    AsTheirFiles,
+    AsTheyAre,
+}
+
+fn collect(named: &[PathBuf], folders: Folders) -> Result<Vec<SourceInput>, Failure> {
     if named.is_empty() {
         let message = "which file? write `-f FILE`, `-f FOLDER`, or `-f -` for standard input";
         return Err(Failure::Usage(message.to_owned()));
@@ -26,8 +45,19 @@ pub fn gather(named: &[PathBuf]) -> Result<Vec<SourceInput>, Failure> {
                 let message = format!("there is no .yaml or .yml file in {}", path.display());
                 return Err(Failure::Usage(message));
             }
-            for file in files {
-                sources.push(SourceInput::File(file));
+            match folders {
+                Folders::AsTheirFiles => {
+                    sources.extend(files.into_iter().map(SourceInput::File));
+                }
+                // Links on the way to it are followed, as for its files.
+                Folders::AsTheyAre => {
+                    let folder = path.canonicalize().map_err(|source| Failure::File {
+                        operation: "read",
+                        path: path.clone(),
+                        source,
+                    })?;
+                    sources.push(SourceInput::File(folder));
+                }
             }
         } else {
             sources.push(SourceInput::File(absolute(path)?));

@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::Context;
 use super::args::{Status, StatusFormat};
 use super::components;
 use super::exit::{Exit, Failure};
 use super::out::tell;
+use super::reader::{self, understood};
 use super::render::{Columns, status, unsettled};
 use super::target::narrowed;
-use crate::api::{ClientError, ErrorCode};
+use crate::api::ClientError;
 use crate::model::{ComponentList, Snapshot};
-
-/// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
-/// takes seconds.
-pub(super) const COMING_UP: Duration = Duration::from_secs(10);
-/// Between two looks at a daemon that comes up.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
@@ -27,29 +22,10 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
     if let Some(address) = &args.control_plane_address {
         return elsewhere(cx, args.output, address).await;
     }
-    let deadline = Instant::now() + COMING_UP;
-    let written = loop {
-        match cx.client.status_text().await {
-            Ok(written) => break written,
-            // Broken off: it ended while it answered.
-            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => {}
-            Err(error @ (ClientError::Silent { .. } | ClientError::Answer(_))) => {
-                return Err(error.into());
-            }
-        }
-        match without_daemon(cx, &args) {
-            // Somebody holds the directory and does not answer yet: a daemon that starts.
-            Err(Failure::Told(error))
-                if error.code == ErrorCode::Refused && Instant::now() < deadline =>
-            {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            answer => return answer,
-        }
-    };
+    let written = reader::status_text(cx).await?;
     let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
     if is_whole && args.output == StatusFormat::Json && !args.check {
-        // The daemon's own line, which need not be understood to be passed on.
+        // The line as it came, which need not be understood to be passed on.
         cx.out.put(&String::from_utf8_lossy(&written))?;
         return Ok(Exit::Done);
     }
@@ -80,20 +56,6 @@ async fn elsewhere(
         }
     }
     Ok(Exit::Done)
-}
-
-/// Looks for itself: what runs does so without a daemon too.
-fn without_daemon(cx: &mut Context<'_>, args: &Status) -> Result<Exit, Failure> {
-    let Some(snapshot) = cx.host.look(&cx.state_dir)? else {
-        return Err(Failure::NoState {
-            state_dir: cx.state_dir.clone(),
-        });
-    };
-    tell(&format!(
-        "warning: no daemon runs for {}; nothing is restarted or applied until one does",
-        cx.state_dir.display()
-    ));
-    show(cx, args, snapshot)
 }
 
 fn show(cx: &mut Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Exit, Failure> {
@@ -173,14 +135,5 @@ pub(super) fn ended(cx: &Context<'_>) -> Failure {
     Failure::Daemon(ClientError::NoDaemon {
         state_dir: cx.state_dir.clone(),
         why: "it has just ended".to_owned(),
-    })
-}
-
-fn understood(written: &[u8]) -> Result<Snapshot, Failure> {
-    serde_json::from_slice(written).map_err(|error| {
-        Failure::Daemon(ClientError::Broken {
-            question: "/v1/status".to_owned(),
-            why: error.to_string(),
-        })
     })
 }

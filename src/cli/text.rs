@@ -141,9 +141,13 @@ pub fn upcoming(what: &str, at: Option<Timestamp>, now: Timestamp) -> String {
     match at {
         None => what.to_owned(),
         Some(at) if at > now => {
-            // Rounded up: "in 0s" would read as now.
-            let left = at.since(now) + Duration::from_millis(999);
-            format!("{what} in {}", short(left))
+            let left = at.since(now);
+            if left <= Duration::from_millis(900) {
+                // To the next tenth: "in 0ms" would read as now.
+                return format!("{what} in {}ms", left.as_millis().div_ceil(100) * 100);
+            }
+            // Rounded up, as above.
+            format!("{what} in {}", short(left + Duration::from_millis(999)))
         }
         Some(_) => format!("{what} now"),
     }

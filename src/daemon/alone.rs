@@ -4,43 +4,62 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
 use crate::clock::Clock;
-use crate::driver::Scope;
-use crate::driver::process::ProcessDriver;
-use crate::model::{DaemonStatus, DriverKind, Snapshot};
-use crate::reconciler::{Core, Drivers, Input, Kept};
+use crate::driver::process::{ProcessDriver, logs};
+use crate::driver::{LogQuery, LogStream, Scope};
+use crate::model::{DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot};
+use crate::reconciler::{Core, Drivers, Input, Kept, ReconcilerHandle};
 use crate::store::{self, Store};
 
+use super::sources;
 use super::{
-    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, engine, process_config, rebuilt,
+    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, engine, process_config,
+    rebuilt,
 };
+
+/// What was found in a state directory without a daemon: answers whatever only reads. It holds
+/// nothing of the directory, so that a daemon can start meanwhile.
+pub struct Onlooker {
+    owner: ReconcilerHandle,
+    definitions: BTreeMap<PipelineKey, Arc<PipelineSpec>>,
+    events: Vec<Event>,
+    logs: logs::Place,
+}
 
 /// What is in `state_dir` and runs, seen without a daemon and without changing anything. `None`
 /// when nothing was ever kept there.
 ///
 /// # Errors
 /// When a daemon has the directory, or it cannot be read.
-pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
+pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let store_dir = state_dir.join("store");
     if !store_dir.exists() && !state_dir.join("instances").exists() {
         return Ok(None);
     }
     let clock = Clock::new();
     let _lock = store::lock(state_dir, LOOKING)?;
-    let (store, loaded) =
-        Store::open(&store_dir, clock.now()).map_err(|source| DaemonError::Store {
-            dir: state_dir.to_owned(),
+    let in_store = |source| DaemonError::Store {
+        dir: state_dir.to_owned(),
+        source,
+    };
+    let (store, loaded) = Store::open(&store_dir, clock.now()).map_err(in_store)?;
+    let config = process_config(state_dir);
+    let logs = logs::Place {
+        logs_dir: config.logs_dir.clone(),
+        instances_dir: config.instances_dir.clone(),
+    };
+    let process = ProcessDriver::onlooker(config, clock.clone()).map_err(|source| {
+        let dir = state_dir.to_owned();
+        DaemonError::Io {
+            doing: "look at instances",
+            dir,
             source,
-        })?;
-    let process =
-        ProcessDriver::onlooker(process_config(state_dir), clock.clone()).map_err(|source| {
-            let dir = state_dir.to_owned();
-            DaemonError::Io {
-                doing: "look at instances",
-                dir,
-                source,
-            }
-        })?;
+        }
+    })?;
     let kept = Kept {
         pipelines: loaded.pipelines,
         records: loaded.records,
@@ -55,6 +74,10 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         drivers.insert(DriverKind::Docker, docker);
     }
     let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
+    let definitions = kept.pipelines.iter();
+    let definitions = definitions
+        .map(|(key, record)| (key.clone(), Arc::clone(&record.spec)))
+        .collect();
     let daemon = DaemonStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -65,6 +88,9 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         control_plane: None,
     };
     let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
+    for driver in drivers.values() {
+        core.cannot_enforce(driver.kind(), driver.unenforced());
+    }
     core.freeze("no daemon runs; `flowctl daemon` or `flowctl apply` starts one");
     core.turn(clock.now());
     for (kind, driver) in &drivers {
@@ -73,15 +99,61 @@ pub async fn look(state_dir: &Path) -> Result<Option<Snapshot>, DaemonError> {
         core.handle(Input::Looked { driver, result }, clock.now());
     }
     core.turn(clock.now());
+    let events = store.events(&store::EventQuery::default());
     // Only what was there before is kept: the next daemon takes the ends in by itself.
-    store.close().map_err(|source| DaemonError::Store {
-        dir: state_dir.to_owned(),
-        source,
-    })?;
-    Ok(Some(Snapshot {
+    store.close().map_err(in_store)?;
+    let snapshot = Snapshot {
         daemon: None,
         ..core.snapshot()
+    };
+    Ok(Some(Onlooker {
+        owner: nobody(snapshot),
+        definitions,
+        events: events.map_err(in_store)?,
+        logs,
     }))
+}
+
+/// The way to an owner that takes no commands; `snapshot` is all that it will ever tell.
+fn nobody(snapshot: Snapshot) -> ReconcilerHandle {
+    let (commands, _) = mpsc::channel(1);
+    let (events, _) = broadcast::channel(1);
+    ReconcilerHandle::new(commands, watch::channel(Arc::new(snapshot)).1, events)
+}
+
+#[async_trait]
+impl api::Backend for Onlooker {
+    fn owner(&self) -> &ReconcilerHandle {
+        &self.owner
+    }
+
+    async fn definition(&self, key: PipelineKey) -> Result<Option<Arc<PipelineSpec>>, ApiError> {
+        Ok(self.definitions.get(&key).cloned())
+    }
+
+    async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
+        sources::load(request).await
+    }
+
+    async fn preflight(&self, _: &[Loaded]) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    async fn applied(&self, _: &ApplyRequest) {}
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
+        if query.follow {
+            let message = "no daemon runs, so nothing new will happen";
+            return Err(ApiError::new(ErrorCode::ShuttingDown, message));
+        }
+        Ok(query.chosen(self.events.clone()))
+    }
+
+    async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError> {
+        Ok(logs::stream(self.logs.clone(), query))
+    }
+
+    fn end_when_empty(&self) {}
 }
 
 /// Ends everything that `state_dir` owns, as `down` does, by being its daemon for as long as that
@@ -93,12 +165,12 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     if !state_dir.join("store").exists() && !state_dir.join("instances").exists() {
         return Ok(());
     }
-    let daemon = Daemon::open(Options {
+    let options = Options {
         state_dir: state_dir.to_owned(),
         control_plane: ControlPlaneChoice::Absent,
         engine: engine::as_before(state_dir),
-    })
-    .await?;
+    };
+    let daemon = Daemon::open_to(Purpose::TakeDown, options).await?;
     let asked = daemon.owner().down().await;
     let mut snapshots = daemon.owner().snapshots();
     let emptied = snapshots

@@ -7,10 +7,10 @@ use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, L
 use crate::driver::{LogQuery, LogStream};
 use crate::model::{ComponentSpec, Event, Hold, PipelineSpec, Problem};
 use crate::preflight::{self, PreflightProblem, Running};
-use crate::reconciler::{Drivers, ReconcilerHandle, Source};
+use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
-use super::sources::Sources;
+use super::sources::{self, Sources};
 
 /// Handles of everything that requests are answered from.
 pub(super) struct Backend {
@@ -28,7 +28,7 @@ impl api::Backend for Backend {
     }
 
     async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
-        self.sources.load(request).await
+        sources::load(request).await
     }
 
     async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
@@ -57,8 +57,8 @@ impl api::Backend for Backend {
         obstacles
     }
 
-    async fn applied(&self, source: &Source) {
-        self.sources.follow(source).await;
+    async fn applied(&self, request: &ApplyRequest) {
+        self.sources.follow(request).await;
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
@@ -76,14 +76,7 @@ impl api::Backend for Backend {
             Ok(Err(error)) => return Err(failed(super::in_full(error))),
             Err(error) => return Err(failed(error.to_string())),
         };
-        let mut kept: Vec<Event> = kept
-            .into_iter()
-            .filter(|event| query.wants(event))
-            .collect();
-        if let Some(tail) = query.tail {
-            kept.drain(..kept.len().saturating_sub(tail));
-        }
-        Ok(kept)
+        Ok(query.chosen(kept))
     }
 
     async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError> {

@@ -67,6 +67,15 @@ pub(super) enum Told {
     Nobody,
 }
 
+/// Which token file an environment names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// One that is written for an instance that starts.
+    New,
+    /// The one that the instance has already.
+    Present,
+}
+
 /// A control plane that listens, and its tokens.
 pub(super) struct Control {
     plane: Option<ControlPlane>,
@@ -140,8 +149,8 @@ impl Control {
         self.plane.as_ref().map(ControlPlane::doors)
     }
 
-    /// What instances are given as they start.
-    pub fn environment(&self, clock: Clock, owner: ReconcilerHandle) -> Environment {
+    /// What instances are given as they start, or were given.
+    pub fn environment(&self, clock: Clock, owner: ReconcilerHandle, token: Token) -> Environment {
         let (reach, tokens) = (self.reach.clone(), self.tokens.clone());
         Arc::new(move |launch: &Launch| {
             let driver = launch.spec.driver();
@@ -149,7 +158,7 @@ impl Control {
                 return BTreeMap::new();
             };
             let (token, token_file) = match &tokens {
-                Some(tokens) => tokens.give(&launch.instance, driver, &clock),
+                Some(tokens) => tokens.give(&launch.instance, driver, &clock, token),
                 None => (None, None),
             };
             let attempt = restarts(&owner.snapshots().borrow(), &launch.instance) + 1;

@@ -236,12 +236,10 @@ async fn begin(
             say(said, &format!("Starting pipeline: {}", spec.key)).await;
             keys.push(spec.key.clone());
         }
-        daemon
-            .owner
-            .apply(loaded.pipelines, loaded.source.clone())
-            .await?;
-        daemon.sources.follow(&loaded.source).await;
+        daemon.owner.apply(loaded.pipelines, loaded.source).await?;
     }
+    let given = options.reading.given();
+    daemon.sources.begin(options.file.clone(), given).await;
     for key in &keys {
         stream_logs(daemon, key.clone(), said.clone());
     }

@@ -21,7 +21,7 @@ pub use sources::{Reading, check};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -31,21 +31,20 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, socket};
 use crate::clock::Clock;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
-use crate::driver::{Driver, Scope};
+use crate::driver::{Driver, Launch, Scope};
 use crate::model::{
-    ComponentSpec, DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec,
-    Snapshot, Workload,
+    DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec, Snapshot,
 };
-use crate::probe::{ExecPlace, Prober, Target};
+use crate::probe::{ExecPlace, ExecSite, Prober, RunAs, Target};
 use crate::reconciler::{
-    Changes, Core, Drivers, Durability, Kept, Probes, Reconciler, ReconcilerHandle, Recorder,
-    Refusal,
+    Changes, Core, Drivers, Durability, Environment, Kept, Probes, Reconciler, ReconcilerHandle,
+    Recorder, Refusal,
 };
 use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
 
-pub use alone::{down, look};
+pub use alone::{Onlooker, down, look};
 use backend::Backend;
-use control::Control;
+use control::{Control, Token};
 pub use control::{ControlError, ControlPlaneChoice};
 pub use engine::{EngineChoice, EngineError, Privileged};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
@@ -100,6 +99,15 @@ pub enum DaemonError {
     },
 }
 
+/// What a daemon is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To look after what it owns.
+    Supervise,
+    /// To end what it owns: nothing is started on the way.
+    TakeDown,
+}
+
 /// A running daemon.
 pub struct Daemon {
     options: Options,
@@ -119,6 +127,10 @@ impl Daemon {
     /// # Errors
     /// When another daemon has it, or it cannot be used; nothing was changed then.
     pub async fn open(options: Options) -> Result<Self, DaemonError> {
+        Self::open_to(Purpose::Supervise, options).await
+    }
+
+    async fn open_to(purpose: Purpose, options: Options) -> Result<Self, DaemonError> {
         let dir = options.state_dir.clone();
         let clock = Clock::new();
         let lock = take(&dir, &clock).await?;
@@ -166,6 +178,13 @@ impl Daemon {
         if !had_containers {
             core.spare(DriverKind::Docker);
         }
+        match purpose {
+            Purpose::Supervise => {}
+            Purpose::TakeDown => core.freeze("everything is being taken down"),
+        }
+        for driver in drivers.values() {
+            core.cannot_enforce(driver.kind(), driver.unenforced());
+        }
         if let ControlPlaneChoice::Own(own) = &options.control_plane {
             core.set_patience(own.patience);
         }
@@ -178,13 +197,20 @@ impl Daemon {
 
         let (reports, answers) = mpsc::channel(1024);
         let (prober, prober_handle) = Prober::new(reports);
+        let injection = Injection::default();
         let probes = Probes {
             prober: prober_handle,
             reports: answers,
-            target: Box::new(move |instance, spec| Target {
-                addresses: engine::addresses(&docker, instance, spec),
-                exec: exec_place(instance, spec),
-            }),
+            target: {
+                let (process, injection) = (Arc::clone(&process), Arc::clone(&injection));
+                Box::new(move |instance, spec| Target {
+                    addresses: engine::addresses(&docker, instance, spec),
+                    exec: match spec.driver() {
+                        DriverKind::Process => Some(exec_site(&process, &injection, instance)),
+                        DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => None,
+                    },
+                })
+            },
         };
         let (reconciler, owner) = Reconciler::new(
             core,
@@ -193,8 +219,11 @@ impl Daemon {
             recorder(&store),
             probes,
         );
-        let reconciler =
-            reconciler.with_environment(control.environment(clock.clone(), owner.clone()));
+        let [starting, looking] = [Token::New, Token::Present]
+            .map(|token| control.environment(clock.clone(), owner.clone(), token));
+        // Only this line sets it.
+        injection.set(looking).ok();
+        let reconciler = reconciler.with_environment(starting);
         let stop = CancellationToken::new();
         let mut tasks = vec![
             tokio::spawn(control.serve(owner.clone(), clock, None, stop.clone())),
@@ -207,7 +236,7 @@ impl Daemon {
                 owner.snapshots(),
             )));
         }
-        let sources = Sources::start(owner.clone(), files, &stop)
+        let sources = Sources::start(owner.clone(), store.clone(), &settings, files, &stop)
             .await
             .map_err(|source| DaemonError::Io {
                 doing: "watch files",
@@ -367,25 +396,24 @@ fn process_config(dir: &Path) -> ProcessConfig {
     }
 }
 
-/// What the programs of an instance's exec probes find around them.
-fn exec_place(instance: &InstanceId, spec: &ComponentSpec) -> Option<ExecPlace> {
-    let Workload::Process(process) = &spec.workload else {
-        return None;
-    };
-    let passed = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
-    let mut env: BTreeMap<String, String> = passed
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
-        .collect();
-    let replica = instance.replica.replica;
-    let own = |(name, value): (&String, &String)| {
-        (name.clone(), ComponentSpec::for_replica(value, replica))
-    };
-    env.extend(spec.env.iter().map(own));
-    Some(ExecPlace {
-        env,
-        working_dir: process.working_dir.clone(),
-        run_as: None,
+/// What is injected into instances, once the daemon knows.
+type Injection = Arc<OnceLock<Environment>>;
+
+/// Where the exec probes of an instance run: as its component does.
+fn exec_site(
+    process: &Arc<ProcessDriver>,
+    injection: &Injection,
+    instance: &InstanceId,
+) -> ExecSite {
+    let (process, injection) = (Arc::clone(process), Arc::clone(injection));
+    ExecSite::new(instance.clone(), move |instance| {
+        let injected = |launch: &Launch| injection.get().map(|of| of(launch)).unwrap_or_default();
+        let found = process.surroundings(instance, injected)?;
+        Ok(ExecPlace {
+            env: found.env,
+            working_dir: found.working_dir,
+            run_as: found.run_as.map(|(uid, gid)| RunAs { uid, gid }),
+        })
     })
 }
 

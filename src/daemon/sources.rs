@@ -1,10 +1,11 @@
 //! Where pipelines come from: reads manifests for `apply`, and follows the files of those applied.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +13,11 @@ use crate::api::{
     ApiError, ApplyRequest, Checked, ErrorCode, Loaded, Orchestrator, Remarks, SourceInput,
     Watching,
 };
-use crate::manifest::{self, Colour, Parsed, Problems};
-use crate::model::Namespace;
+use crate::driver::process;
+use crate::manifest::{self, Colour, Given, Parsed, Problems};
+use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
+use crate::store::{self, Batch, Store, StoreError};
 use crate::watch::{self, Method, OnProblem, Update, Watch};
 
 /// How manifests are read.
@@ -26,6 +29,23 @@ pub struct Reading {
     pub orchestrator: Option<Orchestrator>,
     /// Whether rendered problems are coloured.
     pub colour: Colour,
+}
+
+impl Reading {
+    /// What of it is about the manifest.
+    pub(super) fn given(&self) -> Given {
+        given(self.namespace.clone(), self.orchestrator)
+    }
+}
+
+fn given(namespace: Option<Namespace>, orchestrator: Option<Orchestrator>) -> Given {
+    Given {
+        namespace,
+        orchestrator: orchestrator.map(|orchestrator| match orchestrator {
+            Orchestrator::Process => manifest::Orchestrator::Process,
+            Orchestrator::Container => manifest::Orchestrator::Container,
+        }),
+    }
 }
 
 /// Reads and checks `sources`, all problems of all of them together.
@@ -52,6 +72,7 @@ pub fn check(
                     file.as_deref(),
                     reading.colour,
                 );
+                in_vain(&mut checked.remarks, &pipelines, file.as_deref());
                 let watched = file.is_some() && watch == Watching::Yes;
                 let source = Source {
                     file,
@@ -73,6 +94,22 @@ pub fn check(
     }
 }
 
+/// Reads and checks what a request names.
+///
+/// # Errors
+/// As [`check`].
+pub(super) async fn load(request: &ApplyRequest) -> Result<Checked, ApiError> {
+    let (sources, watch) = (request.sources.clone(), request.watch);
+    let reading = Reading {
+        namespace: request.namespace.clone(),
+        orchestrator: request.orchestrator,
+        colour: Colour::Off,
+    };
+    tokio::task::spawn_blocking(move || check(&sources, watch, &reading))
+        .await
+        .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
+}
+
 fn remark(remarks: &mut Remarks, warnings: &Problems, file: Option<&Path>, colour: Colour) {
     if !warnings.is_empty() {
         remarks.rendered += &warnings.render(colour);
@@ -80,27 +117,72 @@ fn remark(remarks: &mut Remarks, warnings: &Problems, file: Option<&Path>, colou
     }
 }
 
+/// Warns of limits that this host does not let us enforce.
+fn in_vain(remarks: &mut Remarks, pipelines: &[PipelineSpec], file: Option<&Path>) {
+    let missing = process::unenforced();
+    let components = pipelines.iter().flat_map(|spec| spec.components.values());
+    for component in components.filter(|one| one.driver() == DriverKind::Process) {
+        let limits: Vec<Limit> = Limit::of(&component.resources)
+            .filter(|limit| missing.contains(limit))
+            .collect();
+        let Some(words) = Limit::in_vain(&limits) else {
+            continue;
+        };
+        let id = &component.id;
+        let message = format!("{id}: {words}: this host gives us no control group for that");
+        remarks.rendered += &format!("warning: {message}\n");
+        remarks.warnings.push(Problem {
+            file: file.map(Path::to_owned),
+            line: None,
+            column: None,
+            message,
+        });
+    }
+}
+
 fn read(
     input: &SourceInput,
     reading: &Reading,
 ) -> Vec<(Option<PathBuf>, Result<Parsed, Problems>)> {
-    let orchestrator = reading.orchestrator.map(|orchestrator| match orchestrator {
-        Orchestrator::Process => manifest::Orchestrator::Process,
-        Orchestrator::Container => manifest::Orchestrator::Container,
-    });
+    let given = reading.given();
     match input {
         SourceInput::Text { text, folder } => {
             let name = "standard input";
             vec![(
                 None,
-                watch::read_stream(name, text.as_bytes(), folder, orchestrator),
+                watch::read_stream(name, text.as_bytes(), folder, &given),
             )]
         }
-        SourceInput::File(path) => watch::read(path, orchestrator)
+        SourceInput::File(path) => watch::read(path, &given)
             .into_iter()
             .map(|update| (Some(update.file), update.outcome))
             .collect(),
     }
+}
+
+/// The settings by which followed sources outlive the daemon.
+const SOURCE: &str = "source/";
+
+/// What is known of a followed file or folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Followed {
+    /// What was asked for when it was applied.
+    given: Given,
+    /// Of a folder: its files that were applied once. A further one is new; one of these whose
+    /// pipelines were deleted since is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<BTreeSet<PathBuf>>,
+}
+
+/// What a file of a followed source is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Pipelines of it run.
+    Owned,
+    /// It came into a followed folder.
+    New,
+    /// Its pipelines were deleted, or moved to another file.
+    Forsaken,
 }
 
 /// Reads manifests and follows their files. Cheap to clone.
@@ -108,63 +190,101 @@ fn read(
 pub(super) struct Sources {
     watch: Arc<Watch>,
     owner: ReconcilerHandle,
-    followed: Arc<Mutex<BTreeSet<PathBuf>>>,
+    store: Store,
+    /// By the path of the file or folder.
+    followed: Arc<Mutex<BTreeMap<PathBuf, Followed>>>,
 }
 
 impl Sources {
-    /// Follows `files`, whose pipelines are known already.
+    /// Follows `files`, whose pipelines are known already, and the folders that they came from.
     ///
     /// # Errors
     /// When the watch cannot start.
     pub async fn start(
         owner: ReconcilerHandle,
+        store: Store,
+        settings: &BTreeMap<String, String>,
         files: Vec<PathBuf>,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
         let (watch, updates) = Watch::new(Method::Events)?;
-        let followed = Arc::default();
         let sources = Self {
             watch: Arc::new(watch),
             owner,
-            followed,
+            store,
+            followed: Arc::default(),
         };
+        let mut known = kept(settings);
+        let mut all: BTreeMap<PathBuf, Followed> = BTreeMap::new();
         for file in files {
-            sources.begin(file).await;
+            let folder = file.parent().unwrap_or(Path::new("/"));
+            let (path, followed) = match known.get(folder) {
+                Some(followed) => (folder.to_owned(), followed.clone()),
+                None => {
+                    let followed = known.get(&file).cloned().unwrap_or_default();
+                    (file, followed)
+                }
+            };
+            all.insert(path, followed);
+        }
+        known.retain(|path, _| !all.contains_key(path));
+        for path in known.into_keys() {
+            sources.record(path, None);
+        }
+        for (path, followed) in all {
+            sources.follow_as(path, followed).await;
         }
         tokio::spawn(sources.clone().hand_in(updates, stop.clone()));
         Ok(sources)
     }
 
-    /// Reads and checks what a request names.
-    pub async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
-        let (sources, watch) = (request.sources.clone(), request.watch);
-        let reading = Reading {
-            namespace: request.namespace.clone(),
-            orchestrator: request.orchestrator,
-            colour: Colour::Off,
-        };
-        tokio::task::spawn_blocking(move || check(&sources, watch, &reading))
-            .await
-            .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
-    }
-
-    /// Follows the file of an applied source from now on, or leaves it.
-    pub async fn follow(&self, source: &Source) {
-        let Some(file) = &source.file else { return };
-        let known = self.followed().contains(file);
-        match (source.watched, known) {
-            (true, true) | (false, false) => {}
-            (true, false) => self.begin(file.clone()).await,
-            (false, true) => self.leave(file),
+    /// Follows what was applied from now on, or leaves it.
+    pub async fn follow(&self, request: &ApplyRequest) {
+        let given = given(request.namespace.clone(), request.orchestrator);
+        for source in &request.sources {
+            match (source, request.watch) {
+                (SourceInput::Text { .. }, _) => {}
+                (SourceInput::File(path), Watching::Yes) => {
+                    self.begin(path.clone(), given.clone()).await;
+                }
+                (SourceInput::File(path), Watching::No) => self.leave(path),
+            }
         }
     }
 
-    async fn begin(&self, file: PathBuf) {
-        self.followed().insert(file.clone());
-        let source = watch::Source {
-            path: file,
-            orchestrator: None,
+    /// Follows a file or a folder that was applied just now.
+    pub async fn begin(&self, path: PathBuf, given: Given) {
+        let is_covered = path.parent().is_some_and(|folder| {
+            let followed = self.followed();
+            followed
+                .get(folder)
+                .is_some_and(|known| known.given == given)
+        });
+        if is_covered {
+            return;
+        }
+        let files = if path.is_dir() {
+            let inside = |file: &PathBuf| file.parent() == Some(&path);
+            let before: Vec<PathBuf> = self.followed().keys().cloned().collect();
+            for file in before.iter().filter(|file| inside(file)) {
+                self.leave(file);
+            }
+            let owned = self.owned_files();
+            Some(owned.into_iter().filter(inside).collect())
+        } else {
+            None
         };
+        let followed = Followed { given, files };
+        self.record(path.clone(), Some(&followed));
+        self.follow_as(path, followed).await;
+    }
+
+    async fn follow_as(&self, path: PathBuf, followed: Followed) {
+        let source = watch::Source {
+            path: path.clone(),
+            given: followed.given.clone(),
+        };
+        self.followed().insert(path, followed);
         match self.watch.add(source, OnProblem::Wait).await {
             Ok(updates) => {
                 for update in updates {
@@ -175,11 +295,36 @@ impl Sources {
         }
     }
 
-    fn leave(&self, file: &Path) {
-        self.followed().remove(file);
-        if let Err(error) = self.watch.remove(file.to_owned()) {
+    fn leave(&self, path: &Path) {
+        if self.followed().remove(path).is_none() {
+            return;
+        }
+        self.record(path.to_owned(), None);
+        if let Err(error) = self.watch.remove(path.to_owned()) {
             tracing::error!(%error, "edits are not noticed any more");
         }
+    }
+
+    /// Keeps what is known of a source for the next daemon. Without it that one knows only which
+    /// file a pipeline came from, which is enough to go on.
+    fn record(&self, path: PathBuf, followed: Option<&Followed>) {
+        let Some(name) = path.to_str().map(|path| format!("{SOURCE}{path}")) else {
+            return;
+        };
+        let row = followed.map(|followed| {
+            serde_json::to_string(followed).expect("a source has string keys only")
+        });
+        let mut batch = Batch::new();
+        match row {
+            Some(row) => batch.put_setting(name, row),
+            None => batch.forget_setting(name),
+        }
+        let done = |result: Result<(), StoreError>| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "a followed source is not recorded yet");
+            }
+        };
+        self.store.commit(batch, store::Durability::CrashSafe, done);
     }
 
     async fn hand_in(self, mut updates: mpsc::UnboundedReceiver<Update>, stop: CancellationToken) {
@@ -198,27 +343,28 @@ impl Sources {
 
     async fn take(&self, update: Update) {
         let Update { file, outcome } = update;
-        let is_owned = self
-            .owner
-            .snapshots()
-            .borrow()
-            .pipelines
-            .iter()
-            .any(|pipeline| {
-                pipeline.watched && !pipeline.deleting && pipeline.file.as_ref() == Some(&file)
-            });
-        if !is_owned {
-            // Its pipelines were deleted, or moved to another file.
-            self.leave(&file);
+        let Some(source) = self.source_of(&file) else {
             return;
-        }
-        match outcome {
-            Err(problems) => {
-                self.owner
-                    .report(file.clone(), problems.first(Some(&file)))
-                    .await
+        };
+        match (self.standing(&source, &file), outcome) {
+            (Standing::Forsaken, _) => {
+                if !self.is_in_use(&source) {
+                    self.leave(&source);
+                }
             }
-            Ok(parsed) => {
+            (Standing::New, Err(problems)) => {
+                // Nothing runs by it, so there is no status to show it in.
+                tracing::warn!(file = %file.display(), %problems, "a new file is not applied");
+            }
+            (Standing::Owned, Err(problems)) => {
+                if !file.exists() {
+                    self.note(&source, &file, BTreeSet::remove);
+                }
+                let problem = problems.first(Some(&file));
+                self.owner.report(file, problem).await;
+            }
+            (Standing::Owned | Standing::New, Ok(parsed)) => {
+                self.note(&source, &file, |files, file| files.insert(file.to_owned()));
                 let source = Source {
                     file: Some(file),
                     watched: true,
@@ -232,7 +378,84 @@ impl Sources {
         }
     }
 
-    fn followed(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+    /// The followed file or folder that `file` belongs to; `None` when it was left meanwhile.
+    fn source_of(&self, file: &Path) -> Option<PathBuf> {
+        let followed = self.followed();
+        let mut candidates = [Some(file), file.parent()].into_iter().flatten();
+        let path = candidates.find(|path| followed.contains_key(*path))?;
+        Some(path.to_owned())
+    }
+
+    fn standing(&self, source: &Path, file: &Path) -> Standing {
+        if self.owned_files().contains(file) {
+            return Standing::Owned;
+        }
+        let is_new = match self.followed().get(source) {
+            Some(Followed {
+                files: Some(files), ..
+            }) => source != file && !files.contains(file),
+            Some(Followed { files: None, .. }) | None => false,
+        };
+        if is_new && self.is_in_use(source) {
+            Standing::New
+        } else {
+            Standing::Forsaken
+        }
+    }
+
+    /// Whether pipelines run by it, or by a file in it.
+    fn is_in_use(&self, source: &Path) -> bool {
+        let owned = self.owned_files();
+        owned
+            .iter()
+            .any(|file| file == source || file.parent() == Some(source))
+    }
+
+    /// The files by which pipelines run.
+    fn owned_files(&self) -> BTreeSet<PathBuf> {
+        let snapshot = self.owner.snapshots().borrow().clone();
+        let pipelines = snapshot.pipelines.iter();
+        pipelines
+            .filter(|pipeline| pipeline.watched && !pipeline.deleting)
+            .filter_map(|pipeline| pipeline.file.clone())
+            .collect()
+    }
+
+    /// Changes which files of a folder were applied once.
+    fn note(
+        &self,
+        source: &Path,
+        file: &Path,
+        change: impl FnOnce(&mut BTreeSet<PathBuf>, &Path) -> bool,
+    ) {
+        let changed = match self.followed().get_mut(source) {
+            Some(followed) => match &mut followed.files {
+                Some(files) => change(files, file).then(|| followed.clone()),
+                None => None,
+            },
+            None => None,
+        };
+        if let Some(followed) = changed {
+            self.record(source.to_owned(), Some(&followed));
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Followed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The sources among `settings`.
+fn kept(settings: &BTreeMap<String, String>) -> BTreeMap<PathBuf, Followed> {
+    let rows = settings.iter().filter_map(|(name, row)| {
+        let path = name.strip_prefix(SOURCE)?;
+        match serde_json::from_str(row) {
+            Ok(followed) => Some((PathBuf::from(path), followed)),
+            Err(error) => {
+                tracing::warn!(%name, %error, "a followed source could not be read");
+                None
+            }
+        }
+    });
+    rows.collect()
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::ControlError;
+use super::control::Token;
 use crate::clock::Clock;
 use crate::control_plane::{self, Keyring, Refreshed};
 use crate::model::{DriverKind, InstanceId, Snapshot};
@@ -60,12 +61,17 @@ impl Tokens {
         instance: &InstanceId,
         driver: DriverKind,
         clock: &Clock,
+        which: Token,
     ) -> (Option<String>, Option<String>) {
         let token = self.keys.issue(instance, clock.now());
-        let file = match driver {
+        let file = match (driver, which) {
             // Only a process sees our files.
-            DriverKind::Process => self.write(instance, &token),
-            DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => None,
+            (DriverKind::Process, Token::New) => self.write(instance, &token),
+            (DriverKind::Process, Token::Present) => {
+                let path = self.folder.join(instance.to_string());
+                path.to_str().map(str::to_owned)
+            }
+            (DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes, _) => None,
         };
         (Some(token), file)
     }
@@ -194,6 +200,7 @@ mod tests {
             role: Role::Source,
             driver: DriverKind::Process,
             desired: 1,
+            unenforced: Vec::new(),
             replicas: vec![replica],
         };
         let pipeline = PipelineStatus {
@@ -224,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (first, file) = tokens.give(&live, DriverKind::Process, &clock);
+        let (first, file) = tokens.give(&live, DriverKind::Process, &clock, Token::New);
         let (first, file) = (first.unwrap(), file.as_deref());
         assert_eq!(read(file), first);
         let mode = fs::metadata(file.unwrap()).unwrap().permissions().mode();
@@ -252,7 +259,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (first, file) = tokens.give(&live, DriverKind::Process, &clock);
+        let (first, file) = tokens.give(&live, DriverKind::Process, &clock, Token::New);
         Keyring::open(dir.path()).unwrap().rotate().unwrap();
         assert_eq!(tokens.keys.refresh().unwrap(), Refreshed::Changed);
         tokens.look_through(&showing(&live), &clock).unwrap();
@@ -268,7 +275,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (_, ended) = tokens.give(&instance(1), DriverKind::Process, &clock);
+        let (_, ended) = tokens.give(&instance(1), DriverKind::Process, &clock, Token::New);
         let ended = PathBuf::from(ended.unwrap());
         tokens.look_through(&showing(&live), &clock).unwrap();
         assert!(ended.exists(), "nobody knows yet that it does not start");
@@ -281,7 +288,8 @@ mod tests {
     async fn a_container_gets_a_token_and_no_file_that_it_could_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(dir.path()).unwrap();
-        let (token, file) = tokens.give(&instance(1), DriverKind::Docker, &Clock::new());
+        let (token, file) =
+            tokens.give(&instance(1), DriverKind::Docker, &Clock::new(), Token::New);
         assert!(token.is_some() && file.is_none());
     }
 }

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Generation, Handle, InstanceId, PipelineKey,
+    ComponentId, ComponentSpec, DriverKind, Generation, Handle, InstanceId, Limit, PipelineKey,
     ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
 };
 
@@ -76,6 +76,11 @@ pub trait Driver: Send + Sync + 'static {
     /// When they cannot be read.
     async fn describe(&self) -> Result<Vec<Description>, DriverError> {
         Ok(Vec::new())
+    }
+
+    /// The limits of components that it cannot enforce where it runs them.
+    fn unenforced(&self) -> BTreeSet<Limit> {
+        BTreeSet::new()
     }
 
     /// Which instances are worth a look.

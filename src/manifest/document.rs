@@ -1,11 +1,9 @@
 //! One YAML document to one pipeline.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::model::{Namespace, PipelineKey, PipelineName, PipelineSpec, Role};
 
-use super::Orchestrator;
 use super::component::{Defaults, Draft, environment};
 use super::fields::{Field, Fields, scalar};
 use super::graph;
@@ -16,6 +14,7 @@ use super::references::{Peer, Resolver, Target};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::workload::{self, Cluster, Placement};
+use super::{Given, Options};
 
 /// The version that files state.
 const API_VERSION: &str = "flowctl/v1";
@@ -38,15 +37,14 @@ const MAX_SHARED: usize = 32 << 20;
 /// that of its name.
 pub(super) fn read<'t>(
     node: &'t Node<'t>,
-    base: &Path,
-    forced: Option<Orchestrator>,
+    options: &Options,
     findings: &mut Findings<'_>,
 ) -> Option<(PipelineSpec, Span)> {
     let mut fields = Fields::open(node, "a pipeline", findings)?;
     if !is_pipeline(&mut fields, node, findings) {
         return None;
     }
-    let metadata = Metadata::read(&mut fields, findings);
+    let metadata = Metadata::read(&mut fields, &options.given, findings);
     let spec = fields.get("spec");
     if spec.is_none() {
         findings.error(
@@ -57,7 +55,7 @@ pub(super) fn read<'t>(
     }
     fields.close(findings);
     let mut spec = spec?.fields("`spec`", findings)?;
-    let mut pipeline = read_spec(&mut spec, base, forced, &metadata, findings);
+    let mut pipeline = read_spec(&mut spec, options, &metadata, findings);
     spec.close(findings);
     let (name, at) = metadata.name?;
     pipeline.key.name = name;
@@ -153,7 +151,7 @@ struct Metadata {
 }
 
 impl Metadata {
-    fn read(fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> Self {
+    fn read(fields: &mut Fields<'_>, given: &Given, findings: &mut Findings<'_>) -> Self {
         let Some(field) = fields.get("metadata") else {
             findings.error(
                 fields.at,
@@ -187,6 +185,7 @@ impl Metadata {
                 .get("namespace")
                 .and_then(|f| label::<Namespace>(f, findings))
                 .map(|(namespace, _)| namespace)
+                .or_else(|| given.namespace.clone())
                 .unwrap_or_default(),
             labels: fields
                 .get("labels")
@@ -224,8 +223,7 @@ where
 
 fn read_spec<'t>(
     fields: &mut Fields<'t>,
-    base: &Path,
-    forced: Option<Orchestrator>,
+    options: &Options,
     metadata: &Metadata,
     findings: &mut Findings<'_>,
 ) -> PipelineSpec {
@@ -273,8 +271,8 @@ fn read_spec<'t>(
         "write them under `sources`, `processors` and `sinks`",
     );
     let placement = Placement {
-        base,
-        forced,
+        base: &options.base_dir,
+        forced: options.given.orchestrator,
         driver,
         cluster,
     };

@@ -255,6 +255,12 @@ impl<'t> Field<'t> {
         check_word(self.name, word, findings).then_some(word)
     }
 
+    /// As [`Field::word`], where references are resolved.
+    pub(super) fn referring_word(&self, findings: &mut Findings<'_>) -> Option<Text<'t>> {
+        let word = self.text(findings)?;
+        check_characters(self.name, word, findings).then_some(word)
+    }
+
     /// A scalar in the text form of `T`.
     pub(super) fn parsed<T>(&self, findings: &mut Findings<'_>) -> Option<T>
     where
@@ -529,7 +535,7 @@ impl<'t> Field<'t> {
     }
 }
 
-fn check_word(name: &str, word: Text<'_>, findings: &mut Findings<'_>) -> bool {
+fn check_characters(name: &str, word: Text<'_>, findings: &mut Findings<'_>) -> bool {
     let wrong = if word.text.trim().is_empty() {
         Some("is empty")
     } else if word.text.len() > LONGEST_WORD {
@@ -543,11 +549,21 @@ fn check_word(name: &str, word: Text<'_>, findings: &mut Findings<'_>) -> bool {
         findings.error(word.at, format!("`{name}` {wrong}"), None);
         return false;
     }
+    true
+}
+
+fn check_word(name: &str, word: Text<'_>, findings: &mut Findings<'_>) -> bool {
+    if !check_characters(name, word, findings) {
+        return false;
+    }
     if word.text.contains("${{") {
         findings.error(
             word.at,
             format!("`{name}` cannot hold a reference"),
-            Some("references work in env, args, command, config and exec probes".to_owned()),
+            Some(
+                "references work in env, args, command, config, exec probes and http paths"
+                    .to_owned(),
+            ),
         );
         return false;
     }

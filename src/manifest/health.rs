@@ -41,7 +41,7 @@ enum CheckDraft<'t> {
     Http {
         host: Option<String>,
         port: PortDraft<'t>,
-        path: String,
+        path: Text<'t>,
     },
     Grpc {
         port: PortDraft<'t>,
@@ -56,6 +56,13 @@ enum CheckDraft<'t> {
     Heartbeat {
         ttl: HumanDuration,
     },
+}
+
+/// What a shorthand asks.
+struct TargetDraft<'t> {
+    host: Option<String>,
+    port: u16,
+    path: Text<'t>,
 }
 
 /// A port by number, or by the name of one of the component's own.
@@ -113,7 +120,7 @@ impl<'t> ProbesDraft<'t> {
             .filter_map(|probe| probe.check.as_ref())
             .map(|check| match check {
                 CheckDraft::Http { host, path, .. } => {
-                    host.as_deref().map_or(0, str::len) + path.len()
+                    host.as_deref().map_or(0, str::len) + path.text.len()
                 }
                 CheckDraft::Grpc { service, .. } => service.len(),
                 CheckDraft::Exec { command } => {
@@ -152,13 +159,13 @@ impl<'t> ProbesDraft<'t> {
         self.health_port = port.and_then(|port| Some((number?, port.key_at)));
         let target = match check.or(endpoint) {
             Some(check) => target(check, port.is_some(), number, findings),
-            None => number.map(|port| HttpTarget {
+            None => number.map(|port| TargetDraft {
                 host: None,
                 port,
-                path: DEFAULT_PATH.to_owned(),
+                path: default_path(first.key_at),
             }),
         };
-        let Some(HttpTarget { host, port, path }) = target else {
+        let Some(TargetDraft { host, port, path }) = target else {
             return;
         };
         if self.readiness.check.is_some() {
@@ -196,13 +203,20 @@ impl<'t> ProbesDraft<'t> {
     }
 }
 
+fn default_path(at: Span) -> Text<'static> {
+    Text {
+        text: DEFAULT_PATH,
+        at,
+    }
+}
+
 /// What `health_check` asks: a path beside `health_port`, or a whole URL.
-fn target(
-    field: Field<'_>,
+fn target<'t>(
+    field: Field<'t>,
     has_port: bool,
     port: Option<u16>,
     findings: &mut Findings<'_>,
-) -> Option<HttpTarget> {
+) -> Option<TargetDraft<'t>> {
     if matches!(field.node.value, Value::Map(_) | Value::List(_)) {
         field.mismatch(
             findings,
@@ -213,7 +227,8 @@ fn target(
         );
         return None;
     }
-    let text = field.word(findings)?.text;
+    let written = field.referring_word(findings)?;
+    let text = written.text;
     if text.contains("://") {
         return url(field, text, port, findings);
     }
@@ -236,19 +251,19 @@ fn target(
             Some("add `health_port: PORT`".to_owned()),
         );
     }
-    port.map(|port| HttpTarget {
+    port.map(|port| TargetDraft {
         host: None,
         port,
-        path: text.to_owned(),
+        path: written,
     })
 }
 
-fn url(
-    field: Field<'_>,
-    text: &str,
+fn url<'t>(
+    field: Field<'t>,
+    text: &'t str,
     port: Option<u16>,
     findings: &mut Findings<'_>,
-) -> Option<HttpTarget> {
+) -> Option<TargetDraft<'t>> {
     let mut refuse = |message: &str, fix: &str| {
         findings.error(
             field.node.at,
@@ -299,10 +314,13 @@ fn url(
         );
     }
     let here = matches!(host, "localhost" | "127.0.0.1" | "::1" | "0.0.0.0");
-    Some(HttpTarget {
+    Some(TargetDraft {
         host: (!here).then(|| host.to_owned()),
         port: number,
-        path: path.to_owned(),
+        path: Text {
+            text: path,
+            at: field.node.at,
+        },
     })
 }
 
@@ -418,7 +436,7 @@ impl<'t> CheckDraft<'t> {
                 _ => Self::Http {
                     host: None,
                     port,
-                    path: DEFAULT_PATH.to_owned(),
+                    path: default_path(field.key_at),
                 },
             });
         }
@@ -450,7 +468,8 @@ impl<'t> CheckDraft<'t> {
                         .get("host")
                         .and_then(|f| f.word(findings))
                         .map(|word| word.text.to_owned());
-                    let path = fields.get("path").and_then(|f| f.word(findings));
+                    let path = fields.get("path");
+                    let path = path.and_then(|f| f.referring_word(findings));
                     if let Some(path) = path.filter(|path| !path.text.starts_with('/')) {
                         findings.error(
                             path.at,
@@ -458,7 +477,7 @@ impl<'t> CheckDraft<'t> {
                             Some(format!("did you mean `/{}`?", shown(path.text))),
                         );
                     }
-                    let path = path.map_or(DEFAULT_PATH, |path| path.text).to_owned();
+                    let path = path.unwrap_or_else(|| default_path(field.key_at));
                     port.map(|port| Self::Http { host, port, path })
                 }
             }
@@ -477,7 +496,7 @@ impl<'t> CheckDraft<'t> {
             Self::Http { host, port, path } => ProbeCheck::Http(HttpTarget {
                 host: host.clone(),
                 port: port.resolve(ports, findings)?,
-                path: path.clone(),
+                path: resolver.text(*path, findings),
             }),
             Self::Grpc { port, service } => ProbeCheck::Grpc {
                 port: port.resolve(ports, findings)?,

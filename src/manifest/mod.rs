@@ -35,7 +35,9 @@ mod tests;
 
 use std::path::PathBuf;
 
-use crate::model::PipelineSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Namespace, PipelineSpec};
 
 pub use problem::{Colour, Finding, Problems, Severity};
 pub use references::HOST_FROM_CONTAINER;
@@ -49,7 +51,18 @@ use tree::Value;
 pub struct Options {
     /// Absolute: the folder that relative paths in the text are meant from.
     pub base_dir: PathBuf,
+    /// What was asked for beside it.
+    pub given: Given,
+}
+
+/// What was asked for when a manifest was handed in; it holds for each reading of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// The namespace of pipelines that name none; `None` = `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
     /// Where everything runs, whatever the text says; `None` = as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orchestrator: Option<Orchestrator>,
 }
 
@@ -58,13 +71,14 @@ impl Options {
     pub fn at(base_dir: impl Into<PathBuf>) -> Self {
         Self {
             base_dir: base_dir.into(),
-            orchestrator: None,
+            given: Given::default(),
         }
     }
 }
 
 /// Where `flowctl run --orchestrator` runs everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Orchestrator {
     /// As local processes.
     Process,
@@ -100,12 +114,7 @@ pub fn parse(file: &str, text: &[u8], options: &Options) -> Result<Parsed, Probl
         .filter(|document| !matches!(document.value, Value::Null))
     {
         empty = false;
-        let Some((pipeline, at)) = document::read(
-            document,
-            &options.base_dir,
-            options.orchestrator,
-            &mut findings,
-        ) else {
+        let Some((pipeline, at)) = document::read(document, options, &mut findings) else {
             continue;
         };
         if let Some((known, first)) = pipelines

@@ -43,7 +43,7 @@ pub use state::{
     RunIntent, Sighting, StartFailure, StopCause, StopFailure,
 };
 pub use status::{
-    ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, Next, PhaseName, PipelineStatus,
-    Problem, RegistrationStatus, ReplicaStatus, STATUS_SCHEMA, Snapshot,
+    ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, Limit, Next, PhaseName,
+    PipelineStatus, Problem, RegistrationStatus, ReplicaStatus, STATUS_SCHEMA, Snapshot,
 };
 pub use time::{DurationError, HumanDuration, Timestamp};

@@ -366,6 +366,27 @@ impl Probes {
                 ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => None,
             })
     }
+
+    /// The probes as they are asked of replica `replica`.
+    #[must_use]
+    pub fn for_replica(&self, replica: u32) -> Self {
+        let filled = |text: &String| ComponentSpec::for_replica(text, replica);
+        let mut probes = self.clone();
+        let all = [
+            &mut probes.startup,
+            &mut probes.readiness,
+            &mut probes.liveness,
+        ];
+        for probe in all.into_iter().flatten() {
+            match &mut probe.check {
+                ProbeCheck::Http(at) => at.path = filled(&at.path),
+                ProbeCheck::Exec { command } => *command = command.iter().map(filled).collect(),
+                ProbeCheck::Grpc { .. } | ProbeCheck::Tcp { .. } | ProbeCheck::Heartbeat { .. } => {
+                }
+            }
+        }
+        probes
+    }
 }
 
 /// One health check.

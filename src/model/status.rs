@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{ComponentId, Generation, InstanceId, Namespace, PipelineName, SpecHash};
 use super::plan::Hold;
-use super::spec::{DriverKind, Role};
+use super::spec::{DriverKind, Resources, Role};
 use super::time::Timestamp;
 
 /// The name and version of the status format.
@@ -120,8 +120,63 @@ pub struct ComponentStatus {
     pub driver: DriverKind,
     /// How many replicas are wanted; 0 when it is being removed.
     pub desired: u32,
+    /// Limits that it asks for and that cannot be enforced where it runs.
+    #[serde(default)]
+    pub unenforced: Vec<Limit>,
     /// Its replicas, those being removed included.
     pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A limit of `resources.limits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// Memory.
+    Memory,
+    /// Processor time.
+    Cpu,
+    /// Processes and threads.
+    Pids,
+}
+
+impl Limit {
+    /// The limits that `resources` set.
+    pub fn of(resources: &Resources) -> impl Iterator<Item = Self> {
+        let all = [
+            (Self::Memory, resources.memory_limit_bytes),
+            (Self::Cpu, resources.cpu_limit_millis),
+            (Self::Pids, resources.pids_limit),
+        ];
+        all.into_iter()
+            .filter_map(|(limit, value)| value.map(|_| limit))
+    }
+}
+
+impl Limit {
+    /// `its memory and cpu limits are not enforced here`; `None` when there is nothing to say.
+    pub fn in_vain(limits: &[Self]) -> Option<String> {
+        let names: Vec<String> = limits.iter().map(Self::to_string).collect();
+        match names.as_slice() {
+            [] => None,
+            [one] => Some(format!("its {one} limit is not enforced here")),
+            [first @ .., last] => {
+                let first = first.join(", ");
+                Some(format!(
+                    "its {first} and {last} limits are not enforced here"
+                ))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+        })
+    }
 }
 
 /// One replica.

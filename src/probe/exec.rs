@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::model::Signal;
 
 use super::connect::{broken, exhausted};
-use super::{AskError, ExecPlace, Trouble};
+use super::{AskError, ExecPlace, ExecSite, Trouble};
 
 /// So much output is kept; the rest is read and dropped, so that the program never blocks on it.
 const OUTPUT_LIMIT: usize = 4 << 10;
@@ -25,10 +25,11 @@ const LINE_LIMIT: usize = 120;
 
 /// Passes when the program exits with 0. Cancelling kills its whole process group; so does its
 /// end, since what it left behind would pile up with every ask.
-pub(super) async fn run(command: &[String], place: &ExecPlace) -> Result<(), Trouble> {
+pub(super) async fn run(command: &[String], site: &ExecSite) -> Result<(), Trouble> {
     let Some((program, args)) = command.split_first() else {
         return Err(Trouble::component("its command is empty"));
     };
+    let place = place(site).await?;
     let (reader, writer) = io::pipe().map_err(|error| exhausted(&error))?;
     let mut output = Output::new(reader)?;
     let mut command = Command::new(program);
@@ -61,6 +62,15 @@ pub(super) async fn run(command: &[String], place: &ExecPlace) -> Result<(), Tro
         return Ok(());
     }
     Err(Trouble::Component(failure(status, &output.kept)))
+}
+
+async fn place(site: &ExecSite) -> Result<ExecPlace, AskError> {
+    let site = site.clone();
+    match tokio::task::spawn_blocking(move || site.place()).await {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(why)) => Err(AskError::NoPlace { why }),
+        Err(_) => Err(AskError::Panicked),
+    }
 }
 
 /// The process group of a running probe. Dropping kills all of it.

@@ -23,9 +23,11 @@ mod schedule;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::model::{Counts, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome};
@@ -39,7 +41,7 @@ pub struct Target {
     /// Where its ports answer.
     pub addresses: Addresses,
     /// Where its exec probes run; `None` where its driver cannot run any.
-    pub exec: Option<ExecPlace>,
+    pub exec: Option<ExecSite>,
 }
 
 /// Where the ports of an instance answer.
@@ -103,11 +105,61 @@ impl fmt::Display for Host {
     }
 }
 
+/// Where the exec probes of one instance run. It is found out with the first ask, in a thread that
+/// may block: that takes files, and names of users.
+#[derive(Clone)]
+pub struct ExecSite {
+    instance: InstanceId,
+    find: Arc<FindPlace>,
+    found: Arc<OnceLock<ExecPlace>>,
+}
+
+/// Finds out the place, or says why it cannot be known.
+type FindPlace = dyn Fn(&InstanceId) -> Result<ExecPlace, String> + Send + Sync;
+
+impl ExecSite {
+    /// The site of `instance`, which `find` finds out.
+    pub fn new(
+        instance: InstanceId,
+        find: impl Fn(&InstanceId) -> Result<ExecPlace, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            instance,
+            find: Arc::new(find),
+            found: Arc::default(),
+        }
+    }
+
+    /// The place; blocks until it was found out once.
+    fn place(&self) -> Result<ExecPlace, String> {
+        if let Some(place) = self.found.get() {
+            return Ok(place.clone());
+        }
+        let place = (self.find)(&self.instance)?;
+        Ok(self.found.get_or_init(|| place).clone())
+    }
+}
+
+impl PartialEq for ExecSite {
+    /// What an instance finds around it stays the same for all its life.
+    fn eq(&self, other: &Self) -> bool {
+        self.instance == other.instance
+    }
+}
+
+impl Eq for ExecSite {}
+
+impl fmt::Debug for ExecSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExecSite").field(&self.instance).finish()
+    }
+}
+
 /// What a program of an exec probe finds around it: the same as its component.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExecPlace {
     /// The component's whole environment; nothing of the daemon's is added.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, OsString>,
     /// The component's working directory; absolute.
     pub working_dir: PathBuf,
     /// Whose rights it has; `None` = the daemon's.
@@ -165,6 +217,12 @@ pub enum AskError {
     /// A bug of ours.
     #[error("asking a probe panicked; the panic is in the log")]
     Panicked,
+    /// Where a probe's program would have to run cannot be known.
+    #[error("cannot run a probe's program as its component runs: {why}")]
+    NoPlace {
+        /// What is missing.
+        why: String,
+    },
     /// The check is not one that this room asks.
     #[error("a {what} probe cannot be asked here")]
     NotAskable {
@@ -201,7 +259,7 @@ pub async fn ask(
                 connect::connect(&host, port).await.map(drop)
             }
             ProbeCheck::Exec { command } => match &target.exec {
-                Some(place) => exec::run(command, place).await,
+                Some(site) => exec::run(command, site).await,
                 None => Err(AskError::NotAskable { what: "exec" }.into()),
             },
             ProbeCheck::Heartbeat { .. } => Err(AskError::NotAskable { what: "heartbeat" }.into()),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
-    DaemonStatus, DriverKind, EventKind, InstanceId, Phase, PipelineKey, PipelineRecord,
+    DaemonStatus, DriverKind, EventKind, InstanceId, Limit, Phase, PipelineKey, PipelineRecord,
     PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA, ServiceId, Sighting,
     Snapshot, StopCause, Timestamp,
 };
@@ -24,6 +24,7 @@ use super::look::Looking;
 use super::pipeline::Pipeline;
 use super::probing::ProbingChange;
 use super::registry::{Beat, Directory, Note, Registry};
+use super::snapshot::Unenforced;
 
 /// How often every driver is listed in full, which heals whatever an event lost.
 const RELIST: Duration = Duration::from_secs(10);
@@ -154,6 +155,8 @@ pub struct Core {
     pub(super) ledger: Ledger,
     pub(super) registry: Registry,
     daemon: DaemonStatus,
+    /// What each driver cannot enforce.
+    unenforced: Unenforced,
     frozen: Option<String>,
     not_durable: Option<NotDurable>,
     pending: VecDeque<Pending>,
@@ -197,6 +200,7 @@ impl Core {
             ledger: Ledger::new(kept.next_seq),
             registry: Registry::new(kept.registrations, kept.notes, now),
             daemon,
+            unenforced: Unenforced::new(),
             frozen: None,
             not_durable: None,
             pending: VecDeque::new(),
@@ -210,10 +214,20 @@ impl Core {
         core.clamp_to(now);
         core.show_registrations();
         // Before anything was looked at, readers see that it is there and that nothing is known.
-        for pipeline in core.pipelines.values_mut() {
-            pipeline.status = Some(Arc::new(super::snapshot::status(pipeline, now)));
-        }
+        core.restate_all();
         core
+    }
+
+    /// Says which limits the components of a driver ask for in vain.
+    pub fn cannot_enforce(&mut self, driver: DriverKind, limits: BTreeSet<Limit>) {
+        self.unenforced.insert(driver, limits);
+        self.restate_all();
+    }
+
+    fn restate_all(&mut self) {
+        for pipeline in self.pipelines.values_mut() {
+            pipeline.state(self.ledger.now, &self.unenforced);
+        }
     }
 
     /// Says that the store was damaged and set aside; all that is known is recorded anew.
@@ -304,9 +318,9 @@ impl Core {
                 self.ledger.touch_pipeline(key);
                 return;
             }
-            pipeline.state(self.ledger.now);
+            pipeline.state(self.ledger.now, &self.unenforced);
         } else if pipeline.restate {
-            pipeline.state(self.ledger.now);
+            pipeline.state(self.ledger.now, &self.unenforced);
             self.changed = true;
         }
         self.pipelines.insert(key.clone(), pipeline);

@@ -14,6 +14,7 @@ use crate::planner::{Desired, blame};
 
 use super::ledger::Ledger;
 use super::probing::Probing;
+use super::snapshot::{self, Unenforced};
 
 /// A pipeline: what it should be, what it is, and what was last decided.
 pub(super) struct Pipeline {
@@ -129,9 +130,9 @@ impl Pipeline {
     }
 
     /// Says anew what readers see of it.
-    pub fn state(&mut self, now: Timestamp) {
+    pub fn state(&mut self, now: Timestamp, unenforced: &Unenforced) {
         self.restate = false;
-        self.status = Some(Arc::new(super::snapshot::status(self, now)));
+        self.status = Some(Arc::new(snapshot::status(self, now, unenforced)));
     }
 
     /// Whether nothing is left of a pipeline that should not be.

@@ -249,7 +249,7 @@ impl Reconciler {
                 None => self.probes.prober.forget(instance),
                 Some(Probing { spec, stage, found }) => {
                     let target = Arc::new((self.probes.target)(&instance, &spec));
-                    let probes = spec.probes.clone();
+                    let probes = spec.probes.for_replica(instance.replica.replica);
                     let watched = Watched {
                         probes,
                         target,

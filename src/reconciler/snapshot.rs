@@ -1,19 +1,27 @@
 //! The owner's state in the form that readers see. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus, ExitSummary, Handle,
-    Hold, InFlight, Instance, Next, Phase, PhaseName, PipelineStatus, Record, RegistrationRecord,
-    RegistrationStatus, ReplicaKey, ReplicaStatus, Role, RunIntent, Signal, Timestamp,
+    Hold, InFlight, Instance, Limit, Next, Phase, PhaseName, PipelineStatus, Record,
+    RegistrationRecord, RegistrationStatus, ReplicaKey, ReplicaStatus, Role, RunIntent, Signal,
+    Timestamp,
 };
 use crate::planner::restart;
 
 use super::pipeline::Pipeline;
 use super::registry::silence;
 
+/// The limits that each driver cannot enforce.
+pub(super) type Unenforced = BTreeMap<DriverKind, BTreeSet<Limit>>;
+
 /// What readers see of `pipeline`.
-pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> PipelineStatus {
+pub(super) fn status(
+    pipeline: &Pipeline,
+    now: Timestamp,
+    unenforced: &Unenforced,
+) -> PipelineStatus {
     let key = pipeline.key();
     PipelineStatus {
         namespace: key.namespace.clone(),
@@ -27,11 +35,15 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> PipelineStatus {
             && pipeline.strays.is_empty(),
         deleting: pipeline.kept.deleting,
         problem: pipeline.problem.clone(),
-        components: components(pipeline, now),
+        components: components(pipeline, now, unenforced),
     }
 }
 
-fn components(pipeline: &Pipeline, now: Timestamp) -> Vec<ComponentStatus> {
+fn components(
+    pipeline: &Pipeline,
+    now: Timestamp,
+    unenforced: &Unenforced,
+) -> Vec<ComponentStatus> {
     let mut by_id: BTreeMap<_, Vec<ReplicaStatus>> = BTreeMap::new();
     let wanted = pipeline.desired.replicas().map(|(key, _)| key);
     let mut keys: Vec<ReplicaKey> = wanted.chain(pipeline.records.keys().cloned()).collect();
@@ -50,10 +62,21 @@ fn components(pipeline: &Pipeline, now: Timestamp) -> Vec<ComponentStatus> {
                 role: kept.map_or(Role::Processor, |spec| spec.role),
                 driver: driver(kept, pipeline, &id),
                 desired: live.map_or(0, |spec| spec.replicas),
+                unenforced: live.map_or_else(Vec::new, |spec| in_vain(spec, unenforced)),
                 replicas,
                 id,
             }
         })
+        .collect()
+}
+
+/// The limits that `spec` sets and its driver cannot enforce.
+fn in_vain(spec: &ComponentSpec, unenforced: &Unenforced) -> Vec<Limit> {
+    let Some(missing) = unenforced.get(&spec.driver()) else {
+        return Vec::new();
+    };
+    Limit::of(&spec.resources)
+        .filter(|limit| missing.contains(limit))
         .collect()
 }
 

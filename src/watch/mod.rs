@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::manifest::{Orchestrator, Parsed, Problems};
+use crate::manifest::{Given, Parsed, Problems};
 
 pub use read::{read, read_stream};
 
@@ -58,8 +58,8 @@ pub struct Source {
     /// Absolute. A directory stands for its `*.yaml` and `*.yml` files, one that comes later
     /// included.
     pub path: PathBuf,
-    /// Where everything in it runs, whatever it says.
-    pub orchestrator: Option<Orchestrator>,
+    /// What was asked for when it was handed in.
+    pub given: Given,
 }
 
 /// What becomes of a source that cannot be used as it is.

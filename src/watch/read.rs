@@ -5,18 +5,18 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::manifest::{self, MAX_BYTES, Options, Orchestrator, Parsed, Problems};
+use crate::manifest::{self, Given, MAX_BYTES, Options, Parsed, Problems};
 use crate::model::PipelineKey;
 
 use super::Update;
 
 /// Reads a file, or each manifest of a directory, without watching it. Problems name the files as
 /// `path` does. A pipe is read to its end.
-pub fn read(path: &Path, orchestrator: Option<Orchestrator>) -> Vec<Update> {
+pub fn read(path: &Path, given: &Given) -> Vec<Update> {
     let outcomes = texts(path, Pipes::Accepted)
         .into_iter()
         .map(|(file, text)| {
-            let outcome = text.and_then(|text| parse(&file, &text, orchestrator));
+            let outcome = text.and_then(|text| parse(&file, &text, given));
             Update { file, outcome }
         });
     let mut updates: Vec<Update> = outcomes.collect();
@@ -30,12 +30,12 @@ pub fn read_stream(
     name: &str,
     stream: impl Read,
     base_dir: &Path,
-    orchestrator: Option<Orchestrator>,
+    given: &Given,
 ) -> Result<Parsed, Problems> {
     let text = limited(stream).map_err(|error| unreadable(name, &error))?;
     let options = Options {
         base_dir: base_dir.to_path_buf(),
-        orchestrator,
+        given: given.clone(),
     };
     manifest::parse(name, &text, &options)
 }
@@ -127,16 +127,12 @@ fn unreadable(name: &str, error: &io::Error) -> Problems {
 }
 
 /// The pipelines in the text of `file`, whose folder relative paths are meant from.
-pub(super) fn parse(
-    file: &Path,
-    text: &[u8],
-    orchestrator: Option<Orchestrator>,
-) -> Result<Parsed, Problems> {
+pub(super) fn parse(file: &Path, text: &[u8], given: &Given) -> Result<Parsed, Problems> {
     let name = file.display().to_string();
     let absolute = std::path::absolute(file).map_err(|error| unreadable(&name, &error))?;
     let options = Options {
         base_dir: absolute.parent().unwrap_or(Path::new("/")).to_path_buf(),
-        orchestrator,
+        given: given.clone(),
     };
     manifest::parse(&name, text, &options)
 }

@@ -123,7 +123,7 @@ impl Watched {
                 standing.extend(stands());
                 continue;
             }
-            let outcome = text.and_then(|text| read::parse(&file, &text, self.source.orchestrator));
+            let outcome = text.and_then(|text| read::parse(&file, &text, &self.source.given));
             // While a file is being replaced, nobody else gets its pipelines.
             if outcome.is_err() && patience == Patience::FirstLook {
                 standing.extend(stands());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
+use crate::manifest::Given;
 use crate::model::{ComponentSpec, Problem, ProcessSpec, Workload};
 
 use super::worker::Message;
@@ -84,7 +85,7 @@ impl World {
     async fn add_with(&self, name: &str, on_problem: OnProblem) -> Vec<Update> {
         let source = Source {
             path: self.path(name),
-            orchestrator: None,
+            given: Given::default(),
         };
         self.watch.add(source, on_problem).await.unwrap()
     }
@@ -494,16 +495,25 @@ async fn a_pipe_is_read_once_but_never_watched() {
         let fifo = fifo.clone();
         move || fs::write(fifo, manifest("p", "1")).unwrap()
     });
-    assert_eq!(said(&read(&fifo, None)[0]), Ok(vec!["1".to_owned()]));
+    assert_eq!(
+        said(&read(&fifo, &Given::default())[0]),
+        Ok(vec!["1".to_owned()])
+    );
     writer.join().unwrap();
 }
 
 #[test]
 fn a_stream_is_read_up_to_the_limit_and_a_large_one_is_refused() {
-    let good = read_stream("-", manifest("p", "1").as_bytes(), Path::new("/base"), None).unwrap();
+    let good = read_stream(
+        "-",
+        manifest("p", "1").as_bytes(),
+        Path::new("/base"),
+        &Given::default(),
+    )
+    .unwrap();
     assert_eq!(good.pipelines.len(), 1);
     let endless = std::io::repeat(b'#');
-    let problems = read_stream("-", endless, Path::new("/base"), None).unwrap_err();
+    let problems = read_stream("-", endless, Path::new("/base"), &Given::default()).unwrap_err();
     assert!(problems.to_string().contains("larger than 1 MiB"));
 }
 
@@ -511,7 +521,7 @@ fn a_stream_is_read_up_to_the_limit_and_a_large_one_is_refused() {
 fn problems_name_a_file_as_it_was_given_and_paths_are_meant_from_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("none.yaml");
-    let updates = read(&missing, None);
+    let updates = read(&missing, &Given::default());
     let text = said(&updates[0]).unwrap_err();
     assert_eq!(
         text,
@@ -519,7 +529,7 @@ fn problems_name_a_file_as_it_was_given_and_paths_are_meant_from_its_folder() {
     );
     let file = dir.path().join("p.yaml");
     fs::write(&file, manifest("p", "1")).unwrap();
-    let parsed = read(&file, None).remove(0).outcome.unwrap();
+    let parsed = read(&file, &Given::default()).remove(0).outcome.unwrap();
     let component = parsed.pipelines[0]
         .components
         .values()

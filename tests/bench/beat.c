@@ -3,7 +3,9 @@
 //
 //   beat LOG NAME                says when it started, then sleeps until it is ended
 //   beat LOG NAME serve PORT     the same, and answers every HTTP request with 200
+//   beat LOG NAME late PORT      the same, but only 50 ms after its start
 //   beat LOG NAME spew BYTES     the same, and first writes so many bytes of numbered lines
+//   beat LOG NAME crash          says nothing and exits with 3
 //
 // What it says is one line `NAME PID NANOSECONDS` (CLOCK_MONOTONIC), appended to LOG in one write;
 // after spewing, also `NAME.done PID NANOSECONDS LONGEST`, the longest that one write took.
@@ -79,9 +81,14 @@ int main(int argc, char **argv) {
   char text[200];
   long long started = now();
   if (argc < 3) return 96;
+  if (argc == 4 && !strcmp(argv[3], "crash")) return 3;
   snprintf(text, sizeof text, "%s %d %lld\n", argv[2], getpid(), started);
   say(argv[1], text);
   if (argc == 5 && !strcmp(argv[3], "spew")) spew(argv[1], argv[2], atoll(argv[4]));
   if (argc == 5 && !strcmp(argv[3], "serve")) serve(atoi(argv[4]));
+  if (argc == 5 && !strcmp(argv[3], "late")) {
+    usleep(50 * 1000);
+    serve(atoi(argv[4]));
+  }
   for (;;) pause();
 }

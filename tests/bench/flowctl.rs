@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flowctl::model::Timestamp;
 use serde_json::Value;
 
 use crate::control::Place;
 use crate::runner::{Kind, Runner, end, run, run_quietly};
-use crate::world::{Component, PATIENCE, Task, World, now};
+use crate::world::{Component, PATIENCE, Task, World, now, wall_millis};
 use crate::{Result, proc};
 
 /// A daemon in the foreground, and the commands that talk to it.
@@ -114,12 +115,19 @@ fn manifest(world: &World, components: &[Component]) -> String {
         let Component { id, task, .. } = component;
         writeln!(yaml, "    - {{ id: {id}, binary: {program}, args: {args}")
             .expect("a string takes all");
-        if let Task::Serve(port) = task {
-            writeln!(
+        match task {
+            Task::Sleep | Task::Spew(_) => {}
+            Task::Serve(port) | Task::ServeLate(port) => writeln!(
                 yaml,
                 "        , probes: {{ readiness: {{ http: {{ path: /, port: {port} }} }} }}"
             )
-            .expect("a string takes all");
+            .expect("a string takes all"),
+            Task::SpewToKeep(_) => {
+                yaml.push_str("        , logs: { max_size: 512Mi, max_files: 5 }\n")
+            }
+            Task::Crash => {
+                yaml.push_str("        , restart: { initial_delay: 1s, backoff: exponential }\n");
+            }
         }
         yaml.push_str("      }\n");
     }
@@ -207,6 +215,28 @@ impl Runner for Flowctl {
             address: address.ok_or("it has no control plane")?.to_owned(),
             store: self.round()?.dir.join("state/store"),
         })
+    }
+
+    fn tail(&self, component: &str, lines: u32) -> Result<()> {
+        run_quietly(&mut self.command(&["logs", component, "--tail", &lines.to_string()])?)
+    }
+
+    fn ready_at(&self) -> Result<i64> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (clock, wall) = (now(), wall_millis());
+            let line = run(&mut self.command(&["events", "-o", "json", "--tail", "1"])?)?;
+            let event: Value = serde_json::from_slice(&line)?;
+            if event["kind"] == "ready" {
+                let at: Timestamp = serde_json::from_value(event["at"].clone())?;
+                let ago = wall - at.as_millis();
+                return Ok(clock - ago * 1_000_000);
+            }
+            if Instant::now() > deadline {
+                return Err("it never became ready".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn down(&mut self) -> Result<()> {

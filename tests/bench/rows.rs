@@ -31,7 +31,7 @@ const ALL: &[Kind] = &[Kind::Limit, Kind::Rival];
 const RIVALS: &[Kind] = &[Kind::Rival];
 
 /// Every row, in the order of the table.
-pub const ROWS: [Row; 15] = [
+pub const ROWS: [Row; 18] = [
     Row {
         key: "crash",
         title: "a component is killed, until it runs again",
@@ -87,6 +87,18 @@ pub const ROWS: [Row; 15] = [
         measure: probed,
     },
     Row {
+        key: "ready",
+        title: "a component that answers 50 ms after its start, until it is known to be ready",
+        others: &[],
+        measure: ready,
+    },
+    Row {
+        key: "looping",
+        title: "100 components that crash at once, again and again: processor",
+        others: &[],
+        measure: looping,
+    },
+    Row {
         key: "guardian",
         title: "each further component: memory and wake-ups of what guards it",
         others: &[],
@@ -121,6 +133,12 @@ pub const ROWS: [Row; 15] = [
         title: "a million heartbeats at once, while a component is killed",
         others: &[],
         measure: control::flood,
+    },
+    Row {
+        key: "tail",
+        title: "the last 100 lines of 1 GB of output, the whole command",
+        others: &[],
+        measure: tail,
     },
 ];
 
@@ -300,6 +318,60 @@ fn probed(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<
     let mut share = Cell::new("500 probed each 10 s: processor", "%", Some("2"));
     processor(runner, effort, &mut share)?;
     Ok(vec![share])
+}
+
+fn ready(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
+    let mut cell = Cell::new("started until known to be ready", "ms", Some("120"));
+    let mut components = sleepers(1);
+    components[0].task = Task::ServeLate(only_port()?);
+    runner.fresh(world)?;
+    runner.apply(world, &components)?;
+    for _ in 0..rounds(effort, 30, 5) {
+        let beat = only(world.wait_for(1)?)?;
+        cell.add(millis(beat.at, runner.ready_at()?));
+        components[0].tag += 1;
+        components[0].task = Task::ServeLate(only_port()?);
+        runner.edit(world, &components, 0)?;
+    }
+    Ok(vec![cell])
+}
+
+fn only_port() -> Result<u16> {
+    Ok(free_ports(1)?[0])
+}
+
+fn looping(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
+    let mut components = sleepers(100);
+    for component in &mut components {
+        component.task = Task::Crash;
+    }
+    let mut share = Cell::new("100 that crash at once: processor", "%", Some("20"));
+    runner.fresh(world)?;
+    // From the first start on, when the delays are shortest.
+    let pid = runner.supervisor()?;
+    let spent = proc::processor_time(pid)?;
+    let since = runner.apply(world, &components)?;
+    std::thread::sleep(Duration::from_secs(rounds(effort, 60, 15) as u64));
+    let spent = proc::processor_time(pid)? - spent;
+    share.add(spent as f64 / 1e6 / millis(since, now()) * 100.0);
+    Ok(vec![share])
+}
+
+fn tail(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
+    let mut components = sleepers(1);
+    components[0].task = Task::SpewToKeep(1_000_000_000);
+    runner.fresh(world)?;
+    runner.apply(world, &components)?;
+    world.wait_for(2)?;
+    // What it wrote last may still be on its way.
+    lines_lost(runner, 10_000_000)?;
+    let mut cell = Cell::new("last 100 lines of 1 GB", "ms", Some("50"));
+    for _ in 0..rounds(effort, 30, 5) {
+        let before = now();
+        runner.tail("c0", 100)?;
+        cell.add(millis(before, now()));
+    }
+    Ok(vec![cell])
 }
 
 /// Ports that nobody uses now, all held until all are known.

@@ -58,6 +58,16 @@ pub trait Runner {
         Err("it has no control plane".into())
     }
 
+    /// Prints the last lines of a component's output, and drops them.
+    fn tail(&self, _component: &str, _lines: u32) -> Result<()> {
+        Err("it takes no part in this row".into())
+    }
+
+    /// When the only component became ready, as [`crate::world::now`], to the millisecond.
+    fn ready_at(&self) -> Result<i64> {
+        Err("it takes no part in this row".into())
+    }
+
     /// Ends everything of it.
     fn down(&mut self) -> Result<()>;
 }

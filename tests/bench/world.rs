@@ -17,6 +17,12 @@ pub fn now() -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
+/// Milliseconds of the clock that events are told by.
+pub fn wall_millis() -> i64 {
+    let time = clock_gettime(ClockId::Realtime);
+    time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
+}
+
 /// Milliseconds between two readings of [`now`].
 pub fn millis(from: i64, to: i64) -> f64 {
     (to - from) as f64 / 1e6
@@ -40,8 +46,14 @@ pub enum Task {
     Sleep,
     /// Answer HTTP on this port.
     Serve(u16),
+    /// The same from 50 ms after its start on.
+    ServeLate(u16),
     /// Write so many bytes, then sleep.
     Spew(u64),
+    /// The same, and all of it is kept.
+    SpewToKeep(u64),
+    /// Exit with a failure at once, each time, with the usual delays.
+    Crash,
 }
 
 impl Component {
@@ -56,7 +68,11 @@ impl Component {
         match self.task {
             Task::Sleep => {}
             Task::Serve(port) => args.extend(["serve".into(), port.to_string()]),
-            Task::Spew(bytes) => args.extend(["spew".into(), bytes.to_string()]),
+            Task::ServeLate(port) => args.extend(["late".into(), port.to_string()]),
+            Task::Spew(bytes) | Task::SpewToKeep(bytes) => {
+                args.extend(["spew".into(), bytes.to_string()]);
+            }
+            Task::Crash => args.push("crash".into()),
         }
         args
     }

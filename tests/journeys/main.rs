@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod adopt;
+mod alone;
 mod apply;
 mod assault;
 mod clients;
@@ -13,7 +14,11 @@ mod damage;
 mod disk;
 mod engine;
 mod faults;
+mod folder;
+mod health;
+mod limits;
 mod readme;
 mod run;
 mod servers;
+mod soak;
 mod support;

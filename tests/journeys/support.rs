@@ -463,7 +463,7 @@ pub fn reap_later(mut child: std::process::Child) {
 }
 
 /// Whether this test may mount file systems; says so loudly when it may not.
-fn may_mount(test: &str) -> bool {
+pub fn may_mount(test: &str) -> bool {
     let may = Command::new("id")
         .arg("-u")
         .output()

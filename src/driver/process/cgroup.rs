@@ -3,8 +3,9 @@
 //! A component with limits runs in control groups of its own: of version 1 below the daemon's own
 //! groups, of version 2 where a subtree was delegated to us (systemd: `Delegate=yes` with
 //! `DelegateSubgroup=`) or from the root. Where neither may be written the limits are not
-//! enforced, and [`Enforced`] says so. A component without limits costs nothing.
+//! enforced, and [`unenforced`] says so. A component without limits costs nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,34 +13,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use crate::model::{InstanceId, Resources};
+use crate::model::{InstanceId, Limit, Resources};
 
 use super::text::hash;
 
 /// The period over which processor time is shared out, in microseconds; the kernel's default.
 const PERIOD_US: u64 = 100_000;
 
-/// Which limits this host lets us enforce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Enforced {
-    /// `resources.limits.memory`.
-    pub memory: bool,
-    /// `resources.limits.cpu`.
-    pub cpu: bool,
-    /// The limit on processes and threads.
-    pub pids: bool,
-}
-
-impl Enforced {
-    /// Asks this host, changing nothing.
-    pub fn here() -> Self {
-        let groups = Groups::find(Path::new(""));
-        Self {
-            memory: groups.memory.is_some(),
-            cpu: groups.cpu.is_some(),
-            pids: groups.pids.is_some(),
-        }
-    }
+/// The limits that this host does not let us enforce. Changes nothing.
+pub fn unenforced() -> BTreeSet<Limit> {
+    Groups::find(Path::new("")).missing()
 }
 
 /// The directories below which groups for instances are made.
@@ -91,6 +74,17 @@ impl Groups {
                 hash(instances_dir.as_os_str().as_bytes())
             ),
         }
+    }
+
+    /// The limits for which there is no group.
+    pub(super) fn missing(&self) -> BTreeSet<Limit> {
+        let parents = [
+            (Limit::Memory, &self.memory),
+            (Limit::Cpu, &self.cpu),
+            (Limit::Pids, &self.pids),
+        ];
+        let missing = parents.into_iter().filter(|(_, parent)| parent.is_none());
+        missing.map(|(limit, _)| limit).collect()
     }
 
     /// The groups that `limits` call for: where, and what is written into which file.
@@ -220,7 +214,8 @@ fn v2_dir(controller: &str, own: &str, mounts: &str) -> Option<PathBuf> {
     // A group with processes cannot share out controllers, but for the root. Above us stands a
     // group of ours only where its owner says so.
     let top = if path == "/" {
-        group
+        // Inside a namespace of groups the top is an ordinary group, and has this file.
+        (!group.join("cgroup.type").exists()).then_some(group)?
     } else {
         let parent = group.parent()?.to_owned();
         let mut value = [0u8; 8];

@@ -1,9 +1,9 @@
 //! From a launch to the request that a shim can carry out.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::driver::Launch;
@@ -33,6 +33,38 @@ struct Account {
     groups: Vec<u8>,
     /// Name and home directory, where the host knows the user.
     login: Option<(String, String)>,
+}
+
+/// What a program that is run beside an instance finds around it: what the instance itself found.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// All variables.
+    pub env: BTreeMap<String, OsString>,
+    /// Where it starts.
+    pub working_dir: PathBuf,
+    /// User and group id; `None` = the daemon's.
+    pub run_as: Option<(u32, u32)>,
+}
+
+/// The surroundings of the instance that `launch` started.
+pub(super) fn surroundings(site: &Site, launch: &Launch) -> Result<Surroundings, Refusal> {
+    let Workload::Process(process) = &launch.spec.workload else {
+        return Err(Refusal::WrongDriver(launch.spec.id.to_string()));
+    };
+    let account = launch.spec.user.as_deref().map(account);
+    let account = account.transpose()?.flatten();
+    let dir = site.dir_of(&launch.instance);
+    let has_secrets = !launch.spec.secrets.is_empty();
+    let secrets = has_secrets.then(|| site.secrets.of(&launch.instance));
+    let env = environment(launch, account.as_ref(), &dir, secrets.as_deref())?;
+    Ok(Surroundings {
+        env: env
+            .into_iter()
+            .map(|(name, value)| (name, OsString::from_vec(value)))
+            .collect(),
+        working_dir: working_dir(process, launch.instance.replica.replica),
+        run_as: account.map(|who| (who.uid, who.gid)),
+    })
 }
 
 /// Makes the instance directory and the request for its shim. Only files are touched: what is left

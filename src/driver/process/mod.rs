@@ -12,7 +12,7 @@
 //! **Assumptions.** One driver that starts and stops per state directory; the daemon's lock sees to
 //! that. Any number may look.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ use crate::driver::{
     Description as LaunchDescription, Driver, DriverError, Hints, Launch, LogQuery, LogStream,
     Scope, Started,
 };
-use crate::model::{ComponentSpec, DriverKind, InstanceId, Sighting, StopPolicy};
+use crate::model::{ComponentSpec, DriverKind, InstanceId, Limit, Sighting, StopPolicy};
 
 mod cgroup;
 mod descendants;
@@ -58,8 +58,9 @@ use identity::Boot;
 use sentry::Sentry;
 use sight::{Album, Finding};
 
-pub use cgroup::Enforced;
+pub use cgroup::unenforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
+pub use launch::Surroundings;
 
 /// Where a process driver keeps things.
 #[derive(Clone, Debug)]
@@ -202,6 +203,30 @@ impl ProcessDriver {
         })
     }
 
+    /// What a program that is run beside `instance` has to find around it, given what flowctl
+    /// injected into it. Blocks for a few files.
+    ///
+    /// # Errors
+    /// Why that cannot be known, in words: the instance is gone, or a file that it was started with.
+    pub fn surroundings(
+        &self,
+        instance: &InstanceId,
+        injected: impl FnOnce(&Launch) -> BTreeMap<String, String>,
+    ) -> Result<Surroundings, String> {
+        let read = record::Description::read(&self.site.dir_of(instance));
+        let read = read.map_err(|error| error.to_string())?;
+        let read = read.ok_or_else(|| "it is gone".to_owned())?;
+        let mut launch = Launch {
+            instance: read.instance,
+            spec: read.spec,
+            generation: read.generation,
+            file: read.file,
+            injected: BTreeMap::new(),
+        };
+        launch.injected = injected(&launch);
+        launch::surroundings(&self.site, &launch).map_err(|refusal| refusal.to_string())
+    }
+
     /// Runs `work`, which touches files, where it may block.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -301,6 +326,10 @@ impl Driver for ProcessDriver {
             Ok(descriptions)
         })
         .await
+    }
+
+    fn unenforced(&self) -> BTreeSet<Limit> {
+        self.site.groups.missing()
     }
 
     fn hints(&self) -> Hints {

@@ -125,10 +125,8 @@ fn an_orchestrator_goes_over_what_the_file_says() {
         "{HEAD}  driver: docker\n  sources: [{{id: a, driver: nomad, image: x, binary: y, args: [z]}}]\n"
     );
     let with = |orchestrator| {
-        let options = Options {
-            orchestrator,
-            ..Options::at("/base")
-        };
+        let mut options = Options::at("/base");
+        options.given.orchestrator = orchestrator;
         let parsed = parse("p", text.as_bytes(), &options).unwrap();
         parsed.pipelines[0].components["a"].clone()
     };
@@ -142,6 +140,17 @@ fn an_orchestrator_goes_over_what_the_file_says() {
         (process(&a).program.as_str(), process(&a).args.as_slice()),
         ("y", &["z".to_owned()][..])
     );
+}
+
+#[test]
+fn a_namespace_is_given_to_pipelines_that_name_none() {
+    let text = "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: { name: a }\nspec: { sources: [{ id: a, command: [x] }] }\n---\n\
+                apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: { name: b, namespace: own }\nspec: { sources: [{ id: a, command: [x] }] }\n";
+    let mut options = Options::at("/base");
+    options.given.namespace = Some("given".parse().unwrap());
+    let parsed = parse("p", text.as_bytes(), &options).unwrap();
+    let keys: Vec<String> = parsed.pipelines.iter().map(|p| p.key.to_string()).collect();
+    assert_eq!(keys, ["given/a", "own/b"]);
 }
 
 #[test]

@@ -3,17 +3,24 @@
 use std::path::Path;
 
 use super::*;
-use crate::probe::{ExecPlace, RunAs};
+use crate::model::InstanceId;
+use crate::probe::{ExecPlace, ExecSite, RunAs};
 
 fn in_folder(folder: &Path) -> Target {
+    running_as(None, folder)
+}
+
+fn running_as(run_as: Option<RunAs>, folder: &Path) -> Target {
     let env = [("PATH", "/usr/bin:/bin"), ("COLOUR", "green")];
+    let instance: InstanceId = "default.p.a.0.1".parse().unwrap();
+    let place = ExecPlace {
+        env: env.map(|(k, v)| (k.to_owned(), v.into())).into(),
+        working_dir: folder.to_owned(),
+        run_as,
+    };
     Target {
         addresses: Addresses::Host(Host::Loopback),
-        exec: Some(ExecPlace {
-            env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-            working_dir: folder.to_owned(),
-            run_as: None,
-        }),
+        exec: Some(ExecSite::new(instance, move |_| Ok(place.clone()))),
     }
 }
 
@@ -138,13 +145,11 @@ async fn a_program_runs_as_the_component_does() {
         eprintln!("skipped: only root can run a program as another user");
         return;
     }
-    let mut target = in_folder(Path::new("/"));
-    if let Some(place) = &mut target.exec {
-        place.run_as = Some(RunAs {
-            uid: 65534,
-            gid: 65533,
-        });
-    }
+    let nobody = RunAs {
+        uid: 65534,
+        gid: 65533,
+    };
+    let target = running_as(Some(nobody), Path::new("/"));
     let script = "test $(id -u):$(id -G) = 65534:65533";
     assert_eq!(
         asked(shell(script), target, AMPLE).await.0,

@@ -1,0 +1,78 @@
+//! Who answers a command that only reads: the daemon, or, where none runs, a look of our own.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Context;
+use super::exit::Failure;
+use super::out::tell;
+use crate::api::{ClientError, ErrorCode};
+use crate::model::Snapshot;
+
+/// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
+/// takes seconds.
+pub(super) const COMING_UP: Duration = Duration::from_secs(10);
+/// Between two looks at a daemon that comes up.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The snapshot as it is written, a line of JSON. When no daemon answers, `cx.client` speaks from
+/// now on to a look of our own, and that is said.
+///
+/// # Errors
+/// When there is no state either, or the daemon does not answer.
+pub(super) async fn status_text(cx: &mut Context<'_>) -> Result<Vec<u8>, Failure> {
+    let deadline = Instant::now() + COMING_UP;
+    loop {
+        match cx.client.status_text().await {
+            Ok(written) => return Ok(written.to_vec()),
+            // Broken off: it ended while it answered.
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => {}
+            Err(error @ (ClientError::Silent { .. } | ClientError::Answer(_))) => {
+                return Err(error.into());
+            }
+        }
+        match cx.host.look(&cx.state_dir) {
+            Ok(Some(found)) => {
+                cx.client = cx.client.answered_by(found);
+                tell(&format!(
+                    "warning: no daemon runs for {}; nothing is restarted or applied until one does",
+                    cx.state_dir.display()
+                ));
+            }
+            Ok(None) => {
+                return Err(Failure::NoState {
+                    state_dir: cx.state_dir.clone(),
+                });
+            }
+            // Somebody holds the directory and does not answer yet: a daemon that starts.
+            Err(Failure::Told(error))
+                if error.code == ErrorCode::Refused && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// The same, understood.
+///
+/// # Errors
+/// As [`status_text`].
+pub(super) async fn status(cx: &mut Context<'_>) -> Result<Snapshot, Failure> {
+    understood(&status_text(cx).await?)
+}
+
+/// What a snapshot that was written says.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn understood(written: &[u8]) -> Result<Snapshot, Failure> {
+    serde_json::from_slice(written).map_err(|error| {
+        Failure::Daemon(ClientError::Broken {
+            question: "/v1/status".to_owned(),
+            why: error.to_string(),
+        })
+    })
+}
