@@ -12,7 +12,7 @@
 //! **Assumptions.** One driver that starts and stops per state directory; the daemon's lock sees to
 //! that. Any number may look.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,9 @@ use crate::driver::{
     Description as LaunchDescription, Driver, DriverError, Hints, Launch, LogQuery, LogStream,
     Scope, Started,
 };
-use crate::model::{ComponentSpec, DriverKind, InstanceId, Sighting, StopPolicy};
+use crate::model::{
+    ComponentSpec, DriverKind, InstanceId, SecretSpec, Sighting, StartFailure, StopPolicy,
+};
 
 mod cgroup;
 mod descendants;
@@ -60,6 +62,26 @@ use sight::{Album, Finding};
 
 pub use cgroup::Enforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
+
+/// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
+pub(super) fn secrets_place(dir: &Path) -> PathBuf {
+    match secrets::Place::find(dir) {
+        secrets::Place::Memory(place) => place,
+        secrets::Place::InstanceDirs(dir) => dir,
+    }
+}
+
+/// The value of a secret.
+pub(super) fn read_secret(secret: &SecretSpec) -> Result<Vec<u8>, StartFailure> {
+    secrets::read(secret).map_err(StartFailure::from)
+}
+
+/// The variables that a component's files and the daemon's own environment give it.
+pub(super) fn given_variables(
+    spec: &ComponentSpec,
+) -> Result<BTreeMap<String, Vec<u8>>, StartFailure> {
+    launch::given(spec).map_err(StartFailure::from)
+}
 
 /// Where a process driver keeps things.
 #[derive(Clone, Debug)]
