@@ -69,7 +69,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     };
     let mut drivers: Drivers = BTreeMap::new();
     drivers.insert(DriverKind::Process, Arc::new(process));
-    if engine::is_used(state_dir, &kept) {
+    if engine::containing(state_dir, &kept) == engine::Containing::Containers {
         let docker = engine::onlooker(state_dir, &engine::as_before(state_dir), &clock)?;
         drivers.insert(DriverKind::Docker, docker);
     }

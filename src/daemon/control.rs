@@ -19,6 +19,7 @@ use crate::control_plane::{
     KeyError, PortChoice, Reach,
 };
 use crate::driver::Launch;
+use crate::manifest::HOST_FROM_CONTAINER;
 use crate::model::{DriverKind, InstanceId, Snapshot};
 use crate::reconciler::{Environment, ReconcilerHandle};
 
@@ -86,7 +87,7 @@ pub(super) struct Control {
 /// Where components find the control plane.
 #[derive(Clone)]
 enum Reached {
-    At { own: SocketAddr, doors: Doors },
+    At(SocketAddr),
     External(String),
     Nowhere,
 }
@@ -126,10 +127,7 @@ impl Control {
         let tokens = Tokens::open(state_dir)?;
         let plane = ControlPlane::bind(options)?;
         keep_port(state_dir, plane.address().port())?;
-        let reach = Reached::At {
-            own: plane.address(),
-            doors: plane.doors(),
-        };
+        let reach = Reached::At(plane.address());
         Ok(Self {
             plane: Some(plane),
             reach,
@@ -144,7 +142,6 @@ impl Control {
 
     /// The way to answer containers, too: on their bridge, once that is there. `None` when the
     /// control plane is not ours.
-    #[expect(dead_code, reason = "for the drivers of containers")]
     pub fn doors(&self) -> Option<Doors> {
         self.plane.as_ref().map(ControlPlane::doors)
     }
@@ -205,20 +202,20 @@ impl Control {
 
 impl Reached {
     fn from(&self, driver: DriverKind) -> Option<Reach> {
-        let (own, doors) = match self {
+        let own = match self {
             Self::Nowhere => return None,
             Self::External(address) => return Some(Reach(address.clone())),
-            Self::At { own, doors } => (own, doors),
+            Self::At(own) => own,
         };
-        let bridge = match driver {
-            DriverKind::Docker => doors.bridge(),
-            DriverKind::Process | DriverKind::Nomad | DriverKind::Kubernetes => None,
+        let ip = match (driver, own.ip()) {
+            // By name: before its network is made, nobody knows the host's address on it.
+            (DriverKind::Docker, _) => {
+                return Some(Reach(format!("{HOST_FROM_CONTAINER}:{}", own.port())));
+            }
+            (_, IpAddr::V4(ip)) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            (_, IpAddr::V6(ip)) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            (DriverKind::Process | DriverKind::Nomad | DriverKind::Kubernetes, ip) => ip,
         };
-        let ip = bridge.unwrap_or_else(|| match own.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-        });
         Some(SocketAddr::new(ip, own.port()).into())
     }
 }

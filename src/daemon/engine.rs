@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 
 use crate::clock::Clock;
-use crate::control_plane;
+use crate::control_plane::{self, Containers, Doors};
 use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
 use crate::model::{ComponentSpec, DriverKind, InstanceId};
-use crate::probe::{Addresses, Host};
+use crate::probe::{Addresses, Host, Inside};
 use crate::reconciler::Kept;
 
 pub use crate::driver::docker::Privileged;
@@ -19,7 +23,9 @@ const HOST: &str = "docker-host";
 /// The file that says whose containers are this state directory's.
 const OWNER: &str = "owner";
 /// What the driver keeps in the state directory; it is there once a container was started.
-const FOLDER: &str = "docker";
+const FOLDER: &str = "containers";
+/// How soon an engine that did not say where it is reached is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Which host this is, as systemd and D-Bus agree on it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -111,14 +117,27 @@ fn keep(state_dir: &Path, choice: &EngineChoice) -> Result<(), EngineError> {
     })
 }
 
+/// Whether a directory has, or had, containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Containing {
+    /// It never had any.
+    Nothing,
+    /// It may have some.
+    Containers,
+}
+
 /// Whether this directory has, or had, containers.
-pub(super) fn is_used(state_dir: &Path, kept: &Kept) -> bool {
+pub(super) fn containing(state_dir: &Path, kept: &Kept) -> Containing {
     let wanted = kept
         .pipelines
         .values()
         .flat_map(|record| record.spec.components.values())
         .any(|component| component.driver() == DriverKind::Docker);
-    wanted || state_dir.join(FOLDER).exists()
+    if wanted || state_dir.join(FOLDER).exists() {
+        Containing::Containers
+    } else {
+        Containing::Nothing
+    }
 }
 
 /// Where the ports that an instance is probed at are reached from this host.
@@ -133,6 +152,59 @@ pub(super) fn addresses(
     let ports = spec.probes.ports();
     let reached = ports.filter_map(|port| Some((port, docker.reach(instance, port)?)));
     Addresses::Each(reached.collect())
+}
+
+/// The containers of an engine, for those who only know them as somebody's.
+pub(super) struct Contained(pub Arc<DockerDriver>);
+
+#[async_trait]
+impl Inside for Contained {
+    async fn run(
+        &self,
+        instance: &InstanceId,
+        command: &[String],
+    ) -> Result<(i32, Vec<u8>), String> {
+        let ran = self.0.exec(instance, command).await;
+        let ran = ran.map_err(|error| error.to_string())?;
+        let code = i32::try_from(ran.code).map_err(|error| error.to_string())?;
+        Ok((code, ran.output))
+    }
+}
+
+#[async_trait]
+impl Containers for Contained {
+    async fn at(&self, address: IpAddr) -> Option<String> {
+        self.0.container_at(address)
+    }
+}
+
+/// Opens the control plane to containers: on each of their networks before one starts there, and
+/// now, when some may run already.
+pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Containing) {
+    let open = {
+        let doors = doors.clone();
+        move |gateway| {
+            if let Err(error) = doors.open_bridge(gateway) {
+                let error = super::in_full(error);
+                tracing::warn!(%gateway, error, "containers cannot reach the control plane");
+            }
+        }
+    };
+    docker.on_gateway(open.clone());
+    if there == Containing::Nothing {
+        return;
+    }
+    let docker = Arc::downgrade(docker);
+    tokio::spawn(async move {
+        // Until the engine answers, or the daemon ends.
+        while let Some(docker) = docker.upgrade() {
+            if let Some(gateway) = docker.gateway().await {
+                return open(gateway);
+            }
+            drop(docker);
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    });
 }
 
 /// The mark of this directory's containers. It is made from the host and the directory's path, so

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, socket};
 use crate::clock::Clock;
+use crate::control_plane::Containers;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, Launch, Scope};
 use crate::model::{
@@ -46,6 +47,7 @@ pub use alone::{Onlooker, down, look};
 use backend::Backend;
 use control::{Control, Token};
 pub use control::{ControlError, ControlPlaneChoice};
+use engine::{Contained, Containing};
 pub use engine::{EngineChoice, EngineError, Privileged};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
@@ -152,8 +154,8 @@ impl Daemon {
         };
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
-        let had_containers = engine::is_used(&dir, &kept);
-        if had_containers {
+        let containing = engine::containing(&dir, &kept);
+        if containing == Containing::Containers {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
         let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
@@ -175,7 +177,7 @@ impl Daemon {
         };
         let files: Vec<PathBuf> = watched_files(&kept);
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
-        if !had_containers {
+        if containing == Containing::Nothing {
             core.spare(DriverKind::Docker);
         }
         match purpose {
@@ -203,11 +205,16 @@ impl Daemon {
             reports: answers,
             target: {
                 let (process, injection) = (Arc::clone(&process), Arc::clone(&injection));
+                let docker = Arc::clone(&docker);
                 Box::new(move |instance, spec| Target {
                     addresses: engine::addresses(&docker, instance, spec),
                     exec: match spec.driver() {
                         DriverKind::Process => Some(exec_site(&process, &injection, instance)),
-                        DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => None,
+                        DriverKind::Docker => {
+                            let inside = Arc::new(Contained(Arc::clone(&docker)));
+                            Some(ExecSite::inside(instance.clone(), inside))
+                        }
+                        DriverKind::Nomad | DriverKind::Kubernetes => None,
                     },
                 })
             },
@@ -224,9 +231,13 @@ impl Daemon {
         // Only this line sets it.
         injection.set(looking).ok();
         let reconciler = reconciler.with_environment(starting);
+        if let Some(doors) = control.doors() {
+            engine::open_doors(&docker, doors, containing);
+        }
+        let containers = Some(Arc::new(Contained(docker)) as Arc<dyn Containers>);
         let stop = CancellationToken::new();
         let mut tasks = vec![
-            tokio::spawn(control.serve(owner.clone(), clock, None, stop.clone())),
+            tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
         ];

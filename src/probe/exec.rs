@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -13,10 +14,10 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::model::Signal;
+use crate::model::{InstanceId, Signal};
 
 use super::connect::{broken, exhausted};
-use super::{AskError, ExecPlace, ExecSite, Trouble};
+use super::{AskError, ExecPlace, ExecSite, FindPlace, Inside, Trouble, Which};
 
 /// So much output is kept; the rest is read and dropped, so that the program never blocks on it.
 const OUTPUT_LIMIT: usize = 4 << 10;
@@ -26,10 +27,13 @@ const LINE_LIMIT: usize = 120;
 /// Passes when the program exits with 0. Cancelling kills its whole process group; so does its
 /// end, since what it left behind would pile up with every ask.
 pub(super) async fn run(command: &[String], site: &ExecSite) -> Result<(), Trouble> {
+    let place = match &site.which {
+        Which::Here { find, found } => place(&site.instance, find, found).await?,
+        Which::Inside(inside) => return run_inside(command, &site.instance, &**inside).await,
+    };
     let Some((program, args)) = command.split_first() else {
         return Err(Trouble::component("its command is empty"));
     };
-    let place = place(site).await?;
     let (reader, writer) = io::pipe().map_err(|error| exhausted(&error))?;
     let mut output = Output::new(reader)?;
     let mut command = Command::new(program);
@@ -64,9 +68,34 @@ pub(super) async fn run(command: &[String], site: &ExecSite) -> Result<(), Troub
     Err(Trouble::Component(failure(status, &output.kept)))
 }
 
-async fn place(site: &ExecSite) -> Result<ExecPlace, AskError> {
-    let site = site.clone();
-    match tokio::task::spawn_blocking(move || site.place()).await {
+async fn run_inside(
+    command: &[String],
+    instance: &InstanceId,
+    inside: &dyn Inside,
+) -> Result<(), Trouble> {
+    let ran = inside.run(instance, command).await;
+    let (code, output) = ran.map_err(|why| AskError::NoPlace { why })?;
+    if code == 0 {
+        return Ok(());
+    }
+    Err(Trouble::Component(told(&format!("exit {code}"), &output)))
+}
+
+/// The place; found out once.
+async fn place(
+    instance: &InstanceId,
+    find: &Arc<FindPlace>,
+    found: &Arc<OnceLock<ExecPlace>>,
+) -> Result<ExecPlace, AskError> {
+    if let Some(place) = found.get() {
+        return Ok(place.clone());
+    }
+    let (instance, find, found) = (instance.clone(), Arc::clone(find), Arc::clone(found));
+    let finding = move || {
+        let place = find(&instance)?;
+        Ok(found.get_or_init(|| place).clone())
+    };
+    match tokio::task::spawn_blocking(finding).await {
         Ok(Ok(place)) => Ok(place),
         Ok(Err(why)) => Err(AskError::NoPlace { why }),
         Err(_) => Err(AskError::Panicked),
@@ -165,9 +194,13 @@ fn failure(status: ExitStatus, output: &[u8]) -> String {
         (None, Some(signal)) => format!("killed by {signal}"),
         (None, None) => status.to_string(),
     };
+    told(&how, output)
+}
+
+fn told(how: &str, output: &[u8]) -> String {
     match first_line(output) {
         Some(line) => format!("{how}: {line}"),
-        None => how,
+        None => how.to_owned(),
     }
 }
 

@@ -30,6 +30,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::model::{Counts, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome};
 
 pub use prober::{MAX_ASKS, Prober, ProberHandle};
@@ -110,8 +112,33 @@ impl fmt::Display for Host {
 #[derive(Clone)]
 pub struct ExecSite {
     instance: InstanceId,
-    find: Arc<FindPlace>,
-    found: Arc<OnceLock<ExecPlace>>,
+    which: Which,
+}
+
+#[derive(Clone)]
+enum Which {
+    /// On this host.
+    Here {
+        find: Arc<FindPlace>,
+        found: Arc<OnceLock<ExecPlace>>,
+    },
+    /// Where only the component's driver gets.
+    Inside(Arc<dyn Inside>),
+}
+
+/// Runs programs inside of instances, as in their containers.
+#[async_trait]
+pub trait Inside: Send + Sync {
+    /// Runs `command` in `instance` to its end; dropping the future ends it. Answers its exit code
+    /// and the beginning of what it wrote.
+    ///
+    /// # Errors
+    /// Why nothing is known about the component, in words.
+    async fn run(
+        &self,
+        instance: &InstanceId,
+        command: &[String],
+    ) -> Result<(i32, Vec<u8>), String>;
 }
 
 /// Finds out the place, or says why it cannot be known.
@@ -125,18 +152,19 @@ impl ExecSite {
     ) -> Self {
         Self {
             instance,
-            find: Arc::new(find),
-            found: Arc::default(),
+            which: Which::Here {
+                find: Arc::new(find),
+                found: Arc::default(),
+            },
         }
     }
 
-    /// The place; blocks until it was found out once.
-    fn place(&self) -> Result<ExecPlace, String> {
-        if let Some(place) = self.found.get() {
-            return Ok(place.clone());
+    /// The inside of `instance`, where `inside` gets.
+    pub fn inside(instance: InstanceId, inside: Arc<dyn Inside>) -> Self {
+        Self {
+            instance,
+            which: Which::Inside(inside),
         }
-        let place = (self.find)(&self.instance)?;
-        Ok(self.found.get_or_init(|| place).clone())
     }
 }
 

@@ -11,21 +11,47 @@
 //! **Assumptions.** One driver that starts and stops per state directory; the daemon's lock sees to
 //! that.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::driver::process::secrets_place;
 use crate::driver::{
     Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started,
 };
 use crate::model::{DriverKind, InstanceId, Sighting, StopPolicy};
 
+mod auth;
 mod endpoint;
+mod engine;
+mod exec;
+mod failure;
+mod identity;
+mod images;
+mod mapping;
+mod network;
+mod observe;
+mod secrets;
+mod sight;
+mod start;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod volumes;
+mod watch;
+
+use engine::{Engine, Failure};
+use observe::Album;
+use sight::Seen;
 
 pub use endpoint::{DockerError, Endpoint};
+pub use exec::Ran;
 
 /// Which engine a driver uses, and what it may do there.
 #[derive(Clone, Debug)]
@@ -73,52 +99,127 @@ pub struct CleanedUp {
 
 /// Runs components as containers.
 pub struct DockerDriver {
+    inner: Arc<Inner>,
+    /// One call at a time per instance.
+    turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
+    watcher: JoinHandle<()>,
+}
+
+/// Is told the host's own address on a network of containers.
+type GatewayListener = Box<dyn Fn(IpAddr) + Send + Sync>;
+
+/// What calls and background tasks share.
+struct Inner {
     config: DockerConfig,
     clock: Clock,
+    engine: Engine,
     hints: Hints,
+    album: Mutex<Album>,
+    /// Where the secrets of all instances lie.
+    secrets: PathBuf,
+    /// Held while a network is made or removed: some engines make two of one name.
+    networks: tokio::sync::Mutex<()>,
+    /// Who is told of a network's gateway before a container starts on it.
+    gateways: OnceLock<GatewayListener>,
+    /// Image and program of containers whose program is known to exist.
+    programs: Mutex<HashSet<(String, String)>>,
+}
+
+impl Inner {
+    fn album(&self) -> MutexGuard<'_, Album> {
+        self.album.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn programs(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what was seen of a container outside of a look.
+    fn notice(&self, seen: &Seen) {
+        self.album().keep(seen);
+    }
+
+    /// An instance is gone.
+    fn forgotten(&self, instance: &InstanceId) {
+        self.album().drop_instance(instance);
+    }
 }
 
 impl DockerDriver {
     /// A driver for the engine in `config`. Call it inside a tokio runtime. It connects when it is
     /// first needed, so it can be made while the engine is down.
     pub fn new(config: DockerConfig, clock: Clock) -> Arc<Self> {
-        Arc::new(Self {
+        let inner = Arc::new(Inner {
+            engine: Engine::new(config.endpoint.clone()),
+            secrets: secrets_place(&config.state_dir.join("containers")),
             config,
             clock,
             hints: Hints::default(),
+            album: Mutex::default(),
+            networks: tokio::sync::Mutex::new(()),
+            gateways: OnceLock::new(),
+            programs: Mutex::default(),
+        });
+        let watcher = tokio::spawn(inner.clone().keep_watching());
+        Arc::new(Self {
+            inner,
+            turns: Mutex::default(),
+            watcher,
         })
+    }
+
+    /// Tells `listener` the host's own address on each network before a container starts there, so
+    /// that whatever the container asks of the host answers from its first moment. The first
+    /// listener is the only one.
+    pub fn on_gateway(&self, listener: impl Fn(IpAddr) + Send + Sync + 'static) {
+        if self.inner.gateways.set(Box::new(listener)).is_err() {
+            tracing::debug!("somebody is told of gateways already");
+        }
+    }
+
+    /// The id of the running container with this address; `None` when none of ours has it. From
+    /// the latest look.
+    pub fn container_at(&self, address: IpAddr) -> Option<String> {
+        self.inner.album().at(address)
     }
 
     /// The host's own address on the network that containers are on by default; `None` until that
     /// network exists, or when the engine does not answer.
     pub async fn gateway(&self) -> Option<IpAddr> {
-        None
+        match network::look(&self.inner.engine, network::DEFAULT).await {
+            Ok(network) => network?.gateway,
+            Err(failure) => {
+                tracing::debug!(?failure, "the bridge's address is not known");
+                None
+            }
+        }
     }
 
     /// Where `port` of a running instance can be reached from this host: as it is published, else
     /// at the container's own address. From the latest look; `None` before that.
-    pub fn reach(&self, _instance: &InstanceId, _port: u16) -> Option<SocketAddr> {
-        None
+    pub fn reach(&self, instance: &InstanceId, port: u16) -> Option<SocketAddr> {
+        self.inner.album().reach(instance)?.port(port)
     }
 
-    /// Removes our networks that nothing uses any more, and named volumes if so asked.
-    ///
-    /// # Errors
-    /// When the engine does not answer.
-    pub async fn clean_up(&self, _volumes: Volumes) -> Result<CleanedUp, DriverError> {
-        Err(self.unreachable("clean up"))
+    /// Waits until no other call works on this instance.
+    async fn turn(&self, instance: &InstanceId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody waits for or holds are not needed any more.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(instance.clone()).or_default().clone()
+        };
+        turn.lock_owned().await
     }
 
-    fn unreachable(&self, operation: &str) -> DriverError {
-        DriverError::Unreachable {
-            driver: DriverKind::Docker,
-            operation: operation.to_owned(),
-            why: format!(
-                "at {}: not asked at {}",
-                self.config.endpoint,
-                self.clock.now()
-            ),
-        }
+    async fn find(&self, instance: &InstanceId) -> Result<Option<Seen>, Failure> {
+        self.inner.look_at(instance).await
+    }
+}
+
+impl Drop for DockerDriver {
+    fn drop(&mut self) {
+        self.watcher.abort();
     }
 }
 
@@ -128,31 +229,42 @@ impl Driver for DockerDriver {
         DriverKind::Docker
     }
 
-    async fn observe(&self, _scope: &Scope) -> Result<Vec<Sighting>, DriverError> {
-        Err(self.unreachable("look at its containers"))
+    async fn observe(&self, scope: &Scope) -> Result<Vec<Sighting>, DriverError> {
+        let lost = |failure: Failure| failure.unreachable("look at its containers");
+        let seen = match scope {
+            Scope::All => self.inner.look_at_all().await.map_err(lost)?,
+            Scope::Instances(wanted) => {
+                let looks = wanted.iter().map(|instance| self.inner.look_at(instance));
+                let seen = futures_util::future::try_join_all(looks).await;
+                seen.map_err(lost)?.into_iter().flatten().collect()
+            }
+        };
+        Ok(seen.iter().map(Seen::sighting).collect())
     }
 
-    async fn start(&self, _launch: &Launch) -> Result<Started, DriverError> {
-        Err(self.unreachable("start a container"))
+    async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {
+        self.start_once(launch).await
     }
 
-    async fn stop(&self, _instance: &InstanceId, _how: &StopPolicy) -> Result<(), DriverError> {
-        Err(self.unreachable("stop a container"))
+    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError> {
+        self.stop_once(instance, how).await
     }
 
-    async fn forget(&self, _instance: &InstanceId) -> Result<(), DriverError> {
-        Err(self.unreachable("remove a container"))
+    async fn forget(&self, instance: &InstanceId) -> Result<(), DriverError> {
+        self.forget_once(instance).await
     }
 
     async fn logs(&self, _query: &LogQuery) -> Result<LogStream, DriverError> {
-        Err(self.unreachable("read logs"))
+        Err(engine::unreachable("read logs", "they are not copied yet"))
     }
 
     async fn describe(&self) -> Result<Vec<Description>, DriverError> {
-        Err(self.unreachable("read its containers"))
+        let seen = self.inner.look_at_all().await;
+        let seen = seen.map_err(|failure| failure.unreachable("read its containers"))?;
+        Ok(seen.into_iter().filter_map(|it| it.description).collect())
     }
 
     fn hints(&self) -> Hints {
-        self.hints.clone()
+        self.inner.hints.clone()
     }
 }

@@ -242,6 +242,22 @@ fn environment(
     Ok(variables)
 }
 
+/// The variables that `inherit_env` and `env_file` name; later sources win.
+pub(super) fn given(spec: &ComponentSpec) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
+    let mut variables = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        if let Some(name) = name.to_str()
+            && is_named(&spec.inherit_env, name)
+        {
+            variables.insert(name.to_owned(), value.as_bytes().to_vec());
+        }
+    }
+    for path in &spec.env_file {
+        variables.extend(env_file(path)?);
+    }
+    Ok(variables)
+}
+
 /// Whether `name` is one of `patterns`, which may end in `*`.
 fn is_named(patterns: &[String], name: &str) -> bool {
     patterns

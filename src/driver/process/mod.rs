@@ -27,7 +27,9 @@ use crate::driver::{
     Description as LaunchDescription, Driver, DriverError, Hints, Launch, LogQuery, LogStream,
     Scope, Started,
 };
-use crate::model::{ComponentSpec, DriverKind, InstanceId, Limit, Sighting, StopPolicy};
+use crate::model::{
+    ComponentSpec, DriverKind, InstanceId, Limit, SecretSpec, Sighting, StartFailure, StopPolicy,
+};
 
 mod cgroup;
 mod descendants;
@@ -61,6 +63,26 @@ use sight::{Album, Finding};
 pub use cgroup::unenforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use launch::Surroundings;
+
+/// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
+pub(super) fn secrets_place(dir: &Path) -> PathBuf {
+    match secrets::Place::find(dir) {
+        secrets::Place::Memory(place) => place,
+        secrets::Place::InstanceDirs(dir) => dir,
+    }
+}
+
+/// The value of a secret.
+pub(super) fn read_secret(secret: &SecretSpec) -> Result<Vec<u8>, StartFailure> {
+    secrets::read(secret).map_err(StartFailure::from)
+}
+
+/// The variables that a component's files and the daemon's own environment give it.
+pub(super) fn given_variables(
+    spec: &ComponentSpec,
+) -> Result<BTreeMap<String, Vec<u8>>, StartFailure> {
+    launch::given(spec).map_err(StartFailure::from)
+}
 
 /// Where a process driver keeps things.
 #[derive(Clone, Debug)]

@@ -116,26 +116,7 @@ fn remove(dir: &Path) -> io::Result<()> {
 }
 
 fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Result<(), Refusal> {
-    let plain = Path::new(&secret.name).file_name() == Some(secret.name.as_ref());
-    if !plain || secret.name.contains('\0') {
-        return Err(Refusal::SecretName(secret.name.clone()));
-    }
-    let value = match &secret.source {
-        SecretSource::File(path) => read_limited(path).map_err(|error| Refusal::SecretFile {
-            name: secret.name.clone(),
-            path: path.clone(),
-            error,
-        })?,
-        SecretSource::Env(variable) => {
-            use std::os::unix::ffi::OsStringExt;
-            std::env::var_os(variable)
-                .ok_or_else(|| Refusal::SecretVariable {
-                    name: secret.name.clone(),
-                    variable: variable.clone(),
-                })?
-                .into_vec()
-        }
-    };
+    let value = read(secret)?;
     let path = dir.join(&secret.name);
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()
@@ -154,6 +135,29 @@ fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Resu
         path,
         error,
     })
+}
+
+/// The value of a secret, after its name was checked.
+pub(super) fn read(secret: &SecretSpec) -> Result<Vec<u8>, Refusal> {
+    let plain = Path::new(&secret.name).file_name() == Some(secret.name.as_ref());
+    if !plain || secret.name.contains('\0') {
+        return Err(Refusal::SecretName(secret.name.clone()));
+    }
+    match &secret.source {
+        SecretSource::File(path) => read_limited(path).map_err(|error| Refusal::SecretFile {
+            name: secret.name.clone(),
+            path: path.clone(),
+            error,
+        }),
+        SecretSource::Env(variable) => {
+            use std::os::unix::ffi::OsStringExt;
+            let value = std::env::var_os(variable).ok_or_else(|| Refusal::SecretVariable {
+                name: secret.name.clone(),
+                variable: variable.clone(),
+            })?;
+            Ok(value.into_vec())
+        }
+    }
 }
 
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {

@@ -1,0 +1,219 @@
+//! What the user's Docker configuration says about a registry: credentials, or a helper that
+//! keeps them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bollard::auth::DockerCredentials;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::endpoint::config_dir;
+use super::images::DOCKER_HUB;
+
+/// A helper may ask a keyring, not a person.
+const HELPER_PATIENCE: Duration = Duration::from_secs(20);
+/// How Docker Hub is called in the configuration.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+/// The user name by which a helper says that the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    auths: HashMap<String, Entry>,
+    #[serde(rename = "credHelpers")]
+    helpers: HashMap<String, String>,
+    #[serde(rename = "credsStore")]
+    store: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: Option<String>,
+    identitytoken: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Kept {
+    username: String,
+    secret: String,
+}
+
+/// The user's credentials for `registry`; `None` = it is asked without any. What is wrong with the
+/// configuration is logged: a public image needs none.
+pub(super) async fn credentials(registry: &str) -> Option<DockerCredentials> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let path = config_dir(&variable)?.join("config.json");
+    let config = read(path)?;
+    let key = if registry == DOCKER_HUB {
+        HUB_KEY
+    } else {
+        registry
+    };
+    let helper = config.helpers.get(registry).or(config.store.as_ref());
+    if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {
+        match ask(helper, key).await {
+            Ok(Some(kept)) => return Some(from_helper(kept, key)),
+            Ok(None) => {}
+            Err(why) => tracing::warn!(registry, helper, why, "the credential helper failed"),
+        }
+    }
+    from_entry(find(&config.auths, key)?, key)
+}
+
+fn read(path: PathBuf) -> Option<Config> {
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot read Docker's configuration");
+            return None;
+        }
+    };
+    match serde_json::from_slice(&text) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot read Docker's configuration");
+            None
+        }
+    }
+}
+
+/// The entry of a registry, which people write with and without scheme and path.
+fn find<'a>(auths: &'a HashMap<String, Entry>, key: &str) -> Option<&'a Entry> {
+    let bare = |text: &str| {
+        let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+        text.split('/').next().unwrap_or_default().to_owned()
+    };
+    auths.get(key).or_else(|| {
+        let wanted = bare(key);
+        let known = auths.iter().find(|(name, _)| bare(name) == wanted);
+        known.map(|(_, entry)| entry)
+    })
+}
+
+fn from_entry(entry: &Entry, key: &str) -> Option<DockerCredentials> {
+    let serveraddress = Some(key.to_owned());
+    if let Some(token) = entry
+        .identitytoken
+        .clone()
+        .filter(|token| !token.is_empty())
+    {
+        return Some(DockerCredentials {
+            identitytoken: Some(token),
+            serveraddress,
+            ..DockerCredentials::default()
+        });
+    }
+    let decoded = base64(entry.auth.as_deref()?)?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (username, password) = text.split_once(':')?;
+    Some(DockerCredentials {
+        username: Some(username.to_owned()),
+        password: Some(password.trim_end_matches('\0').to_owned()),
+        serveraddress,
+        ..DockerCredentials::default()
+    })
+}
+
+fn from_helper(kept: Kept, key: &str) -> DockerCredentials {
+    let serveraddress = Some(key.to_owned());
+    if kept.username == TOKEN_USER {
+        return DockerCredentials {
+            identitytoken: Some(kept.secret),
+            serveraddress,
+            ..DockerCredentials::default()
+        };
+    }
+    DockerCredentials {
+        username: Some(kept.username),
+        password: Some(kept.secret),
+        serveraddress,
+        ..DockerCredentials::default()
+    }
+}
+
+/// Asks a helper; `None` when it keeps nothing for this registry.
+async fn ask(helper: &str, key: &str) -> Result<Option<Kept>, String> {
+    let program = format!("docker-credential-{helper}");
+    let conversation = async {
+        let mut child = Command::new(&program)
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(key.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let answered = tokio::time::timeout(HELPER_PATIENCE, conversation).await;
+    let output = answered
+        .map_err(|_| format!("{program} did not answer"))?
+        .map_err(|error| format!("{program}: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        if said.contains("credentials not found") {
+            return Ok(None);
+        }
+        return Err(format!("{program}: {}", said.trim()));
+    }
+    serde_json::from_slice(&output.stdout)
+        .map(Some)
+        .map_err(|error| format!("{program}: {error}"))
+}
+
+/// Decodes base64 with or without padding; `None` = it is none.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0);
+    for letter in text.trim().trim_end_matches('=').bytes() {
+        let value = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count & 0xff) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_found_however_its_registry_is_written() {
+        let config: Config = serde_json::from_str(
+            r#"{"auths":{"https://r.io/v2/":{"auth":"dXNlcjpwYTpzcw=="}},"other":1}"#,
+        )
+        .unwrap();
+        let found = from_entry(find(&config.auths, "r.io").unwrap(), "r.io").unwrap();
+        assert_eq!(found.username.as_deref(), Some("user"));
+        assert_eq!(found.password.as_deref(), Some("pa:ss"));
+        assert!(find(&config.auths, "s.io").is_none());
+    }
+
+    #[test]
+    fn base64_is_decoded_and_other_text_is_not() {
+        assert_eq!(base64("aGVsbG8=").unwrap(), b"hello");
+        assert_eq!(base64("aGVsbG8").unwrap(), b"hello");
+        assert_eq!(base64("a b"), None);
+    }
+}

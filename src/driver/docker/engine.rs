@@ -1,0 +1,184 @@
+//! Calls of the engine: each with a deadline, each failure told apart by what is known after it.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::{API_DEFAULT_VERSION, Docker};
+
+use super::endpoint::Endpoint;
+use crate::driver::DriverError;
+use crate::model::DriverKind;
+
+/// A look, which an engine that is well answers within milliseconds.
+pub(super) const LOOK: Duration = Duration::from_secs(8);
+/// A change, which waits for disks, networks and kernels.
+pub(super) const CHANGE: Duration = Duration::from_secs(30);
+/// What bollard waits for the head of an answer; ours are shorter, except for streams.
+const HEAD_SECONDS: u64 = 60;
+
+/// The engine, connected when it is first needed.
+pub(super) struct Engine {
+    endpoint: Endpoint,
+    client: Mutex<Option<Docker>>,
+}
+
+/// Why a call did not give what it was made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The engine said no.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// Its own words.
+        message: String,
+    },
+    /// No answer, or one that makes no sense: nothing is known.
+    Silent(String),
+}
+
+impl Failure {
+    /// What it means to whoever asked the driver for `operation`.
+    pub(super) fn unreachable(self, operation: &str) -> DriverError {
+        let why = match self {
+            Self::Answered { status, message } => {
+                format!("the engine answered {status}: {message}")
+            }
+            Self::Silent(why) => why,
+        };
+        unreachable(operation, why)
+    }
+
+    /// Whether the engine says that there is no such thing.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Answered { status: 404, .. })
+    }
+}
+
+/// Nothing is known of what `operation` was about.
+pub(super) fn unreachable(operation: &str, why: impl std::fmt::Display) -> DriverError {
+    DriverError::Unreachable {
+        driver: DriverKind::Docker,
+        operation: operation.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+/// `None` where the engine says that there is no such thing.
+pub(super) fn found<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if failure.is_not_found() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+impl Engine {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            client: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Asks the engine, and waits `deadline` for the whole answer.
+    pub(super) async fn call<T, F>(
+        &self,
+        deadline: Duration,
+        ask: impl FnOnce(Docker) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let client = self.client()?;
+        match tokio::time::timeout(deadline, ask(client)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.failure(error)),
+            Err(_) => Err(Failure::Silent(format!(
+                "the engine at {} did not answer within {} s",
+                self.endpoint,
+                deadline.as_secs()
+            ))),
+        }
+    }
+
+    /// A client for a stream, whose items have no deadline of their own.
+    pub(super) fn client(&self) -> Result<Docker, Failure> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let connected = match &self.endpoint {
+            Endpoint::Unix(path) => Docker::connect_with_unix(
+                &path.to_string_lossy(),
+                HEAD_SECONDS,
+                API_DEFAULT_VERSION,
+            ),
+            Endpoint::Tcp(address) => Docker::connect_with_http(
+                &format!("tcp://{address}"),
+                HEAD_SECONDS,
+                API_DEFAULT_VERSION,
+            ),
+            Endpoint::Tls {
+                address,
+                certificates,
+            } => Docker::connect_with_ssl(
+                &format!("tcp://{address}"),
+                &certificates.join("key.pem"),
+                &certificates.join("cert.pem"),
+                &certificates.join("ca.pem"),
+                HEAD_SECONDS,
+                API_DEFAULT_VERSION,
+            ),
+        };
+        let connected = connected.map_err(|error| self.failure(error))?;
+        *client = Some(connected.clone());
+        Ok(connected)
+    }
+
+    /// What an error of the client means.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "of the client's many errors only two are an answer of the engine"
+    )]
+    pub(super) fn failure(&self, error: Error) -> Failure {
+        match error {
+            Error::DockerResponseServerError {
+                status_code,
+                message,
+            } => Failure::Answered {
+                status: status_code,
+                message: message.trim().to_owned(),
+            },
+            Error::DockerStreamError { error } => Failure::Answered {
+                status: 500,
+                message: error,
+            },
+            other => Failure::Silent(format!(
+                "no usable answer from the engine at {}: {}",
+                self.endpoint,
+                causes(&other)
+            )),
+        }
+    }
+}
+
+/// An error with what lies below it, which says more than its surface.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        below = cause.source();
+    }
+    text
+}

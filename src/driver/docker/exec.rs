@@ -1,0 +1,125 @@
+//! Programs that are run inside of a container: what its exec probes ask.
+
+use std::sync::Arc;
+
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use futures_util::StreamExt as _;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::engine::{CHANGE, Failure, LOOK};
+use super::{DockerDriver, Inner};
+use crate::driver::DriverError;
+use crate::model::{Handle, InstanceId};
+
+/// What this is called in errors.
+const OPERATION: &str = "run a program in a container";
+/// So much of what it writes is kept; the rest is read and dropped.
+const OUTPUT_LIMIT: usize = 4 << 10;
+
+/// What became of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit code, as the engine gives it.
+    pub code: i64,
+    /// The beginning of what it wrote.
+    pub output: Vec<u8>,
+}
+
+impl DockerDriver {
+    /// Runs `command` where an instance runs, and waits for its end. Dropping the future kills the
+    /// program and its process group, where the engine is on this host.
+    ///
+    /// # Errors
+    /// When the engine does not run it, or does not say how it ended.
+    pub async fn exec(
+        &self,
+        instance: &InstanceId,
+        command: &[String],
+    ) -> Result<Ran, DriverError> {
+        let lost = |failure: Failure| failure.unreachable(OPERATION);
+        let seen = self.find(instance).await.map_err(lost)?;
+        let Some(Handle::Docker { container }) = seen.map(|seen| seen.handle()) else {
+            let gone = Failure::Silent("its container is gone".to_owned());
+            return Err(lost(gone));
+        };
+        self.exec_in(&container, command).await.map_err(lost)
+    }
+
+    async fn exec_in(&self, container: &str, command: &[String]) -> Result<Ran, Failure> {
+        let engine = &self.inner.engine;
+        let wanted = CreateExecOptions {
+            cmd: Some(command.to_vec()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..CreateExecOptions::default()
+        };
+        let made = engine
+            .call(CHANGE, |client| async move {
+                client.create_exec(container, wanted).await
+            })
+            .await?;
+        let id = made.id.as_str();
+        let started = engine
+            .call(
+                CHANGE,
+                |client| async move { client.start_exec(id, None).await },
+            )
+            .await?;
+        let mut running = Running {
+            inner: Arc::clone(&self.inner),
+            exec: Some(id.to_owned()),
+        };
+        let mut output = Vec::new();
+        if let StartExecResults::Attached {
+            output: mut lines, ..
+        } = started
+        {
+            while let Some(Ok(some)) = lines.next().await {
+                let room = OUTPUT_LIMIT - output.len();
+                let bytes = some.into_bytes();
+                output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+        }
+        let ended = engine
+            .call(LOOK, |client| async move { client.inspect_exec(id).await })
+            .await?;
+        running.exec = None;
+        let code = ended
+            .exit_code
+            .ok_or_else(|| Failure::Silent("the engine does not say how it ended".to_owned()))?;
+        Ok(Ran { code, output })
+    }
+}
+
+/// A program that runs. Dropped while it does, it is killed: no engine has a call for that.
+struct Running {
+    inner: Arc<Inner>,
+    exec: Option<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(exec) = self.exec.take() else {
+            return;
+        };
+        if !self.inner.engine.endpoint().is_local() {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            let id = exec.as_str();
+            let found = inner
+                .engine
+                .call(LOOK, |client| async move { client.inspect_exec(id).await })
+                .await;
+            let running = found.ok().filter(|it| it.running == Some(true));
+            let pid = running.and_then(|it| i32::try_from(it.pid?).ok());
+            if let Some(pid) = pid.and_then(Pid::from_raw)
+                && let Err(error) = kill_process_group(pid, Signal::KILL)
+            {
+                // An engine in another pid namespace: its program ends when it likes.
+                tracing::debug!(%error, "a probe's program in a container is not ended");
+            }
+        });
+    }
+}

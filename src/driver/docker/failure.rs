@@ -1,0 +1,189 @@
+//! Why a container could not be started, in words that say what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::StartFailure;
+
+use super::engine::Failure;
+
+/// Why an instance never got to run its program.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("component {0} is no container: this driver cannot run it")]
+    WrongDriver(String),
+    #[error(
+        "the name `{name}` belongs to a container that {whose}: rename the component, or remove it \
+         with `docker rm {name}`"
+    )]
+    NameConflict { name: String, whose: String },
+    #[error("cannot pull {image}: {why}; check its name and that this host reaches the registry")]
+    ImagePullFailed { image: String, why: String },
+    #[error("cannot pull {image}: {why}; log in with `docker login`, as the daemon's user")]
+    ImagePullDenied { image: String, why: String },
+    #[error("cannot pull {image}: the registry does not have it: {why}")]
+    ImagePullNotFound { image: String, why: String },
+    #[error("image {image} is not on this host, and its pull policy is `never`: pull it yourself")]
+    ImagePullNever { image: String },
+    #[error("program `{program}` was not found in {image}: correct `command`, or the image")]
+    ExecNotFound { program: String, image: String },
+    #[error("program `{program}` of {image} is not an executable file")]
+    NotExecutable { program: String, image: String },
+    #[error("program `{program}` of {image} is not for this machine: {why}")]
+    BadFormat {
+        program: String,
+        image: String,
+        why: String,
+    },
+    #[error("there is no user `{user}` in {image}: correct `user`: {why}")]
+    NoSuchUser {
+        user: String,
+        image: String,
+        why: String,
+    },
+    #[error("host port {port} is taken by {by}: choose another `hostPort`, or end that")]
+    HostPortTaken { port: String, by: String },
+    #[error("cannot mount {}: it does not exist on this host: create it first", .0.display())]
+    MountMissing(PathBuf),
+    #[error(
+        "{what} gives power over the whole host: start the daemon with --allow-privileged if that \
+         is meant"
+    )]
+    Privileged { what: String },
+    #[error("secrets are files of this host, which the engine at {0} does not see")]
+    SecretsNeedLocalEngine(String),
+    #[error("cannot write secrets to {}: {error}", path.display())]
+    SecretWrite { path: PathBuf, error: io::Error },
+    #[error("cannot write its labels: {0}")]
+    Labels(serde_json::Error),
+    #[error("the engine refused the container: {0}")]
+    Container(String),
+    #[error("the engine could not start the container: {0}")]
+    Start(String),
+    #[error("{0}")]
+    Input(StartFailureText),
+}
+
+/// What a shared reader of inputs said.
+#[derive(Debug)]
+pub(super) struct StartFailureText(pub(super) StartFailure);
+
+impl std::fmt::Display for StartFailureText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl Refusal {
+    /// One word for scripts. Part of the interface: only ever add.
+    fn reason(&self) -> &str {
+        match self {
+            Self::WrongDriver(_) => "WrongDriver",
+            Self::NameConflict { .. } => "NameConflict",
+            Self::ImagePullFailed { .. } => "ImagePullFailed",
+            Self::ImagePullDenied { .. } => "ImagePullDenied",
+            Self::ImagePullNotFound { .. } => "ImagePullNotFound",
+            Self::ImagePullNever { .. } => "ImagePullNever",
+            Self::ExecNotFound { .. } => "ExecNotFound",
+            Self::NotExecutable { .. } => "NotExecutable",
+            Self::BadFormat { .. } => "ExecFormat",
+            Self::NoSuchUser { .. } => "NoSuchUser",
+            Self::HostPortTaken { .. } => "HostPortTaken",
+            Self::MountMissing(_) => "MountMissing",
+            Self::Privileged { .. } => "PrivilegedRefused",
+            Self::SecretsNeedLocalEngine(_) => "SecretsNeedLocalEngine",
+            Self::SecretWrite { .. } => "SecretNotWritable",
+            Self::Labels(_) | Self::Container(_) => "ContainerRefused",
+            Self::Start(_) => "StartFailed",
+            Self::Input(input) => &input.0.reason,
+        }
+    }
+
+    /// What the engine's words about a failed start mean.
+    pub(super) fn of_start(message: &str, program: &str, image: &str, user: Option<&str>) -> Self {
+        let says = |text: &str| message.contains(text);
+        let (program, image) = (program.to_owned(), image.to_owned());
+        let why = message.to_owned();
+        if says("executable file not found") || says("stat ") && says("no such file or directory") {
+            Self::ExecNotFound { program, image }
+        } else if says("exec format error") {
+            Self::BadFormat {
+                program,
+                image,
+                why,
+            }
+        } else if says("permission denied") && says("exec") {
+            Self::NotExecutable { program, image }
+        } else if says("unable to find user") || says("unable to find group") {
+            Self::NoSuchUser {
+                user: user.unwrap_or_default().to_owned(),
+                image,
+                why,
+            }
+        } else if says("port is already allocated") || says("address already in use") {
+            Self::HostPortTaken {
+                port: taken_port(message).unwrap_or_default(),
+                by: "another program".to_owned(),
+            }
+        } else {
+            Self::Start(why)
+        }
+    }
+
+    /// What the engine's words about a failed pull mean; `None` when the engine itself is silent.
+    pub(super) fn of_pull(failure: &Failure, image: &str) -> Option<Self> {
+        let Failure::Answered { message, .. } = failure else {
+            return None;
+        };
+        let says = |text: &str| message.contains(text);
+        let (image, why) = (image.to_owned(), message.clone());
+        Some(
+            if says("unauthorized") || says("denied") || says("no basic auth credentials") {
+                Self::ImagePullDenied { image, why }
+            } else if says("manifest unknown") || says("not found") {
+                Self::ImagePullNotFound { image, why }
+            } else {
+                Self::ImagePullFailed { image, why }
+            },
+        )
+    }
+}
+
+/// The address in `Bind for 127.0.0.1:8080 failed: port is already allocated` and its kin.
+fn taken_port(message: &str) -> Option<String> {
+    let words = message.split_whitespace();
+    words
+        .map(|word| word.trim_end_matches([':', ',', '.']))
+        .rfind(|word| {
+            word.rsplit_once(':')
+                .is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+        })
+        .map(str::to_owned)
+}
+
+impl From<Refusal> for StartFailure {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            reason: refusal.reason().to_owned(),
+            message: refusal.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_words_become_a_reason() {
+        let reason = |message: &str| StartFailure::from(Refusal::of_start(message, "p", "i", None));
+        let missing = "OCI runtime create failed: container_linux.go:380: starting container \
+                       process caused: exec: \"nope\": executable file not found in $PATH: unknown";
+        assert_eq!(reason(missing).reason, "ExecNotFound");
+        let taken = "driver failed programming external connectivity on endpoint a (0a): Bind for \
+                     127.0.0.1:8080 failed: port is already allocated";
+        assert_eq!(reason(taken).reason, "HostPortTaken");
+        assert!(reason(taken).message.contains("127.0.0.1:8080"));
+        assert_eq!(reason("something new").reason, "StartFailed");
+    }
+}

@@ -1,0 +1,159 @@
+//! The labels by which a container says whose it is and what it was started from, so that a lost
+//! store loses nothing.
+
+use std::collections::HashMap;
+
+use crate::driver::{Description, Launch};
+use crate::model::{ComponentSpec, InstanceId, ReplicaKey};
+
+/// The present form of the labels.
+const SCHEMA: &str = "1";
+
+/// Which state directory a thing belongs to.
+pub(super) const OWNER: &str = "dev.flowctl.owner";
+/// The instance, in its text form.
+pub(super) const INSTANCE: &str = "dev.flowctl.instance";
+/// The digest that the image was resolved to.
+pub(super) const IMAGE: &str = "dev.flowctl.image";
+const NAMESPACE: &str = "dev.flowctl.namespace";
+const PIPELINE: &str = "dev.flowctl.pipeline";
+const COMPONENT: &str = "dev.flowctl.component";
+const REPLICA: &str = "dev.flowctl.replica";
+const INCARNATION: &str = "dev.flowctl.incarnation";
+const GENERATION: &str = "dev.flowctl.generation";
+const SPEC_HASH: &str = "dev.flowctl.spec-hash";
+const SPEC: &str = "dev.flowctl.spec";
+const FILE: &str = "dev.flowctl.file";
+const VERSION: &str = "dev.flowctl.schema";
+
+/// What a container, network or volume of ours always carries.
+pub(super) fn mark(owner: &str) -> HashMap<String, String> {
+    [(OWNER, owner), (VERSION, SCHEMA)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The filter that finds what carries `owner`'s mark.
+pub(super) fn owned_by(owner: &str) -> HashMap<String, Vec<String>> {
+    [("label".to_owned(), vec![format!("{OWNER}={owner}")])].into()
+}
+
+/// The filter that finds the container of one instance.
+pub(super) fn of_instance(owner: &str, instance: &InstanceId) -> HashMap<String, Vec<String>> {
+    let labels = vec![format!("{OWNER}={owner}"), format!("{INSTANCE}={instance}")];
+    [("label".to_owned(), labels)].into()
+}
+
+/// The labels of a container. Secrets are not in it: a spec holds where they are, not what.
+pub(super) fn labels(
+    owner: &str,
+    launch: &Launch,
+    image: &str,
+) -> Result<HashMap<String, String>, serde_json::Error> {
+    let InstanceId {
+        pipeline,
+        replica,
+        incarnation,
+    } = &launch.instance;
+    let mut labels = mark(owner);
+    let mut set = |key: &str, value: String| labels.insert(key.to_owned(), value);
+    set(INSTANCE, launch.instance.to_string());
+    set(NAMESPACE, pipeline.namespace.to_string());
+    set(PIPELINE, pipeline.name.to_string());
+    set(COMPONENT, replica.component.to_string());
+    set(REPLICA, replica.replica.to_string());
+    set(INCARNATION, incarnation.to_string());
+    set(GENERATION, launch.generation.to_string());
+    set(SPEC_HASH, launch.spec.hash.to_string());
+    set(SPEC, serde_json::to_string(&*launch.spec)?);
+    set(IMAGE, image.to_owned());
+    if let Some(file) = &launch.file {
+        set(FILE, serde_json::to_string(file)?);
+    }
+    Ok(labels)
+}
+
+/// Reads the labels of a container of ours; the text says what is wrong with them.
+pub(super) fn read(labels: &HashMap<String, String>) -> Result<Description, String> {
+    let get = |key: &str| {
+        labels
+            .get(key)
+            .ok_or_else(|| format!("the label {key} is missing"))
+    };
+    let unreadable = |key: &str, why: String| format!("the label {key}: {why}");
+    let instance = get(INSTANCE)?
+        .parse()
+        .map_err(|error: crate::model::IdError| unreadable(INSTANCE, error.to_string()))?;
+    let spec: ComponentSpec =
+        serde_json::from_str(get(SPEC)?).map_err(|error| unreadable(SPEC, error.to_string()))?;
+    let generation = get(GENERATION)?
+        .parse()
+        .map_err(|error: std::num::ParseIntError| unreadable(GENERATION, error.to_string()))?;
+    let file = labels.get(FILE).map(|file| serde_json::from_str(file));
+    Ok(Description {
+        instance,
+        spec: spec.into(),
+        generation: crate::model::Generation(generation),
+        file: file
+            .transpose()
+            .map_err(|error| unreadable(FILE, error.to_string()))?,
+    })
+}
+
+/// The instance that labels name, whatever the rest of them says.
+pub(super) fn instance(labels: &HashMap<String, String>) -> Option<InstanceId> {
+    labels.get(INSTANCE)?.parse().ok()
+}
+
+/// The name of a replica's container: its id, `id-N` for further replicas. Engines refuse names of
+/// one letter, so those get a number always.
+pub(super) fn name(replica: &ReplicaKey) -> String {
+    match (replica.component.as_str().len(), replica.replica) {
+        (1, 0) => format!("{}-1", replica.component),
+        // The first replica has that name already.
+        (1, number) => format!("{}-{}", replica.component, number + 1),
+        _ => replica.to_string(),
+    }
+}
+
+/// The names by which other containers reach a replica.
+pub(super) fn aliases(replica: &ReplicaKey) -> Vec<String> {
+    let mut aliases = vec![replica.component.to_string()];
+    let numbered = format!("{}-{}", replica.component, replica.replica);
+    aliases.extend([name(replica), numbered]);
+    aliases.sort();
+    aliases.dedup();
+    aliases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::conformance;
+
+    #[test]
+    fn a_container_can_be_described_from_its_labels_alone() {
+        let launch = conformance::launch(conformance::spec("a", "program", &["x"]), 3);
+        let labels = labels("host", &launch, "sha256:1").unwrap();
+        let read = read(&labels).unwrap();
+        assert_eq!(read.instance, launch.instance);
+        assert_eq!(read.spec, launch.spec);
+        assert_eq!(read.generation, launch.generation);
+        assert_eq!(read.file, launch.file);
+        assert_eq!(labels[OWNER], "host");
+    }
+
+    #[test]
+    fn names_are_those_that_an_engine_accepts() {
+        let name_of = |component: &str, replica| {
+            name(&ReplicaKey {
+                component: component.parse().unwrap(),
+                replica,
+            })
+        };
+        assert_eq!(name_of("ttp-processor", 0), "ttp-processor");
+        assert_eq!(name_of("ttp-processor", 2), "ttp-processor-2");
+        assert_eq!(name_of("a", 0), "a-1");
+        assert_ne!(name_of("a", 0), name_of("a", 1));
+    }
+}

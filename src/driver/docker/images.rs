@@ -1,0 +1,229 @@
+//! From an image's name to the one image that runs: pulled when the policy says so, then addressed
+//! by its digest, so that a tag that moves changes nothing that was decided.
+
+use std::time::Duration;
+
+use bollard::models::ImageInspect;
+use bollard::query_parameters::CreateImageOptions;
+use futures_util::StreamExt;
+
+use super::auth;
+use super::engine::{Engine, Failure, LOOK, found};
+use super::failure::Refusal;
+use crate::driver::DriverError;
+use crate::model::{ContainerSpec, ImagePullPolicy, StartFailure};
+
+/// A pull that makes no progress for so long has failed.
+const PULL_IDLE: Duration = Duration::from_secs(60);
+/// A pull takes no longer than this.
+const PULL_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// The image that a container runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resolved {
+    /// Names exactly this image to the engine: `repository@digest`, or its id where no registry
+    /// gave it a digest.
+    pub(super) reference: String,
+    /// The user that it runs as unless told otherwise.
+    pub(super) user: Option<String>,
+}
+
+/// A reference taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reference<'a> {
+    /// Host and port of the registry; Docker Hub's when none is written.
+    pub(super) registry: &'a str,
+    /// All before the tag or digest, as written.
+    pub(super) repository: &'a str,
+    /// Tag or digest; `latest` when none is written.
+    pub(super) version: &'a str,
+}
+
+/// The registry of names that name none.
+pub(super) const DOCKER_HUB: &str = "docker.io";
+
+impl<'a> Reference<'a> {
+    pub(super) fn parse(image: &'a str) -> Self {
+        let (repository, version) = match image.split_once('@') {
+            // A tag before a digest says nothing more.
+            Some((name, digest)) => (Self::split_tag(name).0, digest),
+            None => match Self::split_tag(image) {
+                (name, Some(tag)) => (name, tag),
+                (name, None) => (name, "latest"),
+            },
+        };
+        let first = repository.split_once('/').map(|(first, _)| first);
+        let registry = first.filter(|first| first.contains(['.', ':']) || *first == "localhost");
+        Self {
+            registry: registry.unwrap_or(DOCKER_HUB),
+            repository,
+            version,
+        }
+    }
+
+    fn split_tag(name: &str) -> (&str, Option<&str>) {
+        match name.rsplit_once(':') {
+            Some((before, tag)) if !tag.contains('/') => (before, Some(tag)),
+            _ => (name, None),
+        }
+    }
+}
+
+/// When the image of `container` is pulled.
+fn policy(container: &ContainerSpec) -> ImagePullPolicy {
+    container.pull.unwrap_or_else(|| {
+        if Reference::parse(&container.image).version == "latest" {
+            ImagePullPolicy::Always
+        } else {
+            ImagePullPolicy::IfNotPresent
+        }
+    })
+}
+
+/// Finds or fetches the image of `container`.
+///
+/// # Errors
+/// [`DriverError::Refused`] when it is not to be had.
+pub(super) async fn resolve(
+    engine: &Engine,
+    container: &ContainerSpec,
+) -> Result<Resolved, DriverError> {
+    let image = container.image.as_str();
+    let refuse = |refusal: Refusal| DriverError::Refused(StartFailure::from(refusal));
+    let local = look(engine, image).await?;
+    let local = match (policy(container), local) {
+        (ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never, Some(local)) => Some(local),
+        (ImagePullPolicy::Never, None) => {
+            let image = image.to_owned();
+            return Err(refuse(Refusal::ImagePullNever { image }));
+        }
+        (ImagePullPolicy::IfNotPresent, None) | (ImagePullPolicy::Always, _) => {
+            match pull(engine, image).await {
+                Ok(()) => look(engine, image).await?,
+                Err(failure) => {
+                    let Some(refusal) = Refusal::of_pull(&failure, image) else {
+                        return Err(failure.unreachable("pull an image"));
+                    };
+                    let local = look(engine, image).await?;
+                    if local.is_none() {
+                        return Err(refuse(refusal));
+                    }
+                    tracing::warn!(image, why = %refusal, "going on with the local image");
+                    local
+                }
+            }
+        }
+    };
+    let vanished = || {
+        let why = "it was removed while it was fetched".to_owned();
+        let image = image.to_owned();
+        refuse(Refusal::ImagePullFailed { image, why })
+    };
+    resolved(image, local.ok_or_else(vanished)?).ok_or_else(|| {
+        Failure::Silent(format!("the engine gives no id of {image}")).unreachable("find an image")
+    })
+}
+
+/// The image as the engine has it.
+async fn look(engine: &Engine, image: &str) -> Result<Option<ImageInspect>, DriverError> {
+    let answer = engine
+        .call(
+            LOOK,
+            |client| async move { client.inspect_image(image).await },
+        )
+        .await;
+    found(answer).map_err(|failure| failure.unreachable("find an image"))
+}
+
+fn resolved(image: &str, local: ImageInspect) -> Option<Resolved> {
+    let repository = Reference::parse(image).repository;
+    let digests = local.repo_digests.unwrap_or_default();
+    let own = digests.into_iter().find(|digest| {
+        digest
+            .split_once('@')
+            .is_some_and(|(name, _)| name == repository)
+    });
+    Some(Resolved {
+        reference: own.or(local.id)?,
+        user: local.config.and_then(|config| config.user),
+    })
+}
+
+async fn pull(engine: &Engine, image: &str) -> Result<(), Failure> {
+    let Reference {
+        registry,
+        repository,
+        version,
+    } = Reference::parse(image);
+    tracing::info!(image, "pulling");
+    let credentials = auth::credentials(registry).await;
+    let options = CreateImageOptions {
+        from_image: Some(repository.to_owned()),
+        tag: Some(version.to_owned()),
+        ..CreateImageOptions::default()
+    };
+    let client = engine.client()?;
+    let mut progress = Box::pin(client.create_image(Some(options), None, credentials));
+    let whole = async {
+        loop {
+            match tokio::time::timeout(PULL_IDLE, progress.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => return Err(engine.failure(error)),
+                Err(_) => return Err(stuck(PULL_IDLE)),
+            }
+        }
+    };
+    let pulled = tokio::time::timeout(PULL_LIMIT, whole).await;
+    pulled.unwrap_or_else(|_| Err(stuck(PULL_LIMIT)))
+}
+
+fn stuck(after: Duration) -> Failure {
+    Failure::Answered {
+        status: 504,
+        message: format!("no progress for {} s", after.as_secs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(image: &str) -> (&str, &str, &str) {
+        let Reference {
+            registry,
+            repository,
+            version,
+        } = Reference::parse(image);
+        (registry, repository, version)
+    }
+
+    #[test]
+    fn a_reference_is_taken_apart_as_docker_does() {
+        assert_eq!(parts("busybox"), ("docker.io", "busybox", "latest"));
+        assert_eq!(parts("a/b:1"), ("docker.io", "a/b", "1"));
+        assert_eq!(
+            parts("localhost:5000/a:2"),
+            ("localhost:5000", "localhost:5000/a", "2")
+        );
+        assert_eq!(parts("r.io:5/a"), ("r.io:5", "r.io:5/a", "latest"));
+        assert_eq!(parts("r.io/a:1@sha256:00"), ("r.io", "r.io/a", "sha256:00"));
+    }
+
+    #[test]
+    fn latest_is_pulled_always_and_a_version_once() {
+        let policy_of = |image: &str| {
+            policy(&ContainerSpec {
+                image: image.to_owned(),
+                command: None,
+                args: Vec::new(),
+                working_dir: None,
+                pull: None,
+                network: None,
+            })
+        };
+        assert_eq!(policy_of("a"), ImagePullPolicy::Always);
+        assert_eq!(policy_of("a:latest"), ImagePullPolicy::Always);
+        assert_eq!(policy_of("a:1"), ImagePullPolicy::IfNotPresent);
+    }
+}

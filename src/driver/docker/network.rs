@@ -1,0 +1,95 @@
+//! The network that containers share: made once, marked, removed when nothing uses it any more.
+
+use std::net::IpAddr;
+
+use bollard::models::NetworkCreateRequest;
+use bollard::models::NetworkInspect;
+use bollard::query_parameters::InspectNetworkOptions;
+
+use super::engine::{CHANGE, Engine, Failure, LOOK, found};
+use super::identity;
+
+/// The network of components whose pipeline names none.
+pub(super) const DEFAULT: &str = "flowctl-bridge";
+
+/// A network as the engine knows it.
+pub(super) struct Network {
+    /// The host's own address on it.
+    pub(super) gateway: Option<IpAddr>,
+}
+
+/// Whether the engine itself has it, always.
+fn is_built_in(name: &str) -> bool {
+    matches!(name, "host" | "none" | "bridge" | "default")
+}
+
+/// Makes sure that the network is there.
+pub(super) async fn ensure(engine: &Engine, owner: &str, name: &str) -> Result<Network, Failure> {
+    if let Some(network) = look(engine, name).await? {
+        return Ok(network);
+    }
+    let request = NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("bridge".to_owned()),
+        attachable: Some(true),
+        labels: Some(identity::mark(owner)),
+        ..NetworkCreateRequest::default()
+    };
+    let made = engine
+        .call(CHANGE, |client| async move {
+            client.create_network(request).await
+        })
+        .await;
+    match made {
+        // Someone else was faster.
+        Ok(_) | Err(Failure::Answered { status: 409, .. }) => {}
+        Err(failure) => return Err(failure),
+    }
+    let made = look(engine, name).await?;
+    made.ok_or_else(|| Failure::Silent(format!("network {name} vanished while it was made")))
+}
+
+/// The network, if it exists.
+pub(super) async fn look(engine: &Engine, name: &str) -> Result<Option<Network>, Failure> {
+    let answer = engine
+        .call(LOOK, |client| async move {
+            let options = None::<InspectNetworkOptions>;
+            client.inspect_network(name, options).await
+        })
+        .await;
+    let network = found(answer)?;
+    Ok(network.map(|network| Network {
+        gateway: gateway(&network),
+    }))
+}
+
+fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
+    let configs = network.ipam.as_ref()?.config.as_ref()?;
+    let gateways = configs.iter().filter_map(|config| config.gateway.as_ref());
+    // Some engines write the prefix too.
+    let parse = |text: &String| text.split('/').next()?.parse::<IpAddr>().ok();
+    let mut addresses: Vec<IpAddr> = gateways.filter_map(parse).collect();
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses.into_iter().next()
+}
+
+/// Removes a network of ours; false when others still use it.
+pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool, Failure> {
+    let answer = engine
+        .call(
+            CHANGE,
+            |client| async move { client.remove_network(name).await },
+        )
+        .await;
+    match answer {
+        Ok(()) => Ok(true),
+        Err(Failure::Answered { status: 404, .. }) => Ok(true),
+        Err(Failure::Answered { status: 403, .. }) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether containers can have names of their own on it.
+pub(super) fn has_aliases(name: &str) -> bool {
+    !is_built_in(name)
+}

@@ -1,0 +1,225 @@
+//! Looking: one list of what carries our mark, and a closer look at what changed since the last.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::time::Instant;
+
+use super::engine::{CHANGE, Failure, LOOK, found};
+use super::sight::{Reach, Seen};
+use super::{Inner, identity};
+use crate::model::{InstanceId, Life};
+
+/// Closer looks at once.
+const AT_ONCE: usize = 16;
+/// A closer look is repeated after this, whatever the list says.
+const STALE: Duration = Duration::from_secs(60);
+
+/// What is known of each container, so that an unchanged one costs no call of its own.
+#[derive(Default)]
+pub(super) struct Album {
+    pictures: HashMap<String, Picture>,
+    /// Where each is reached, which does not change while it lives: kept when its picture is not.
+    reaches: HashMap<InstanceId, Whereabouts>,
+}
+
+struct Whereabouts {
+    container: String,
+    reach: Reach,
+    seen: Instant,
+}
+
+struct Picture {
+    state: Option<ContainerSummaryStateEnum>,
+    taken: Instant,
+    seen: Seen,
+}
+
+impl Album {
+    /// Where an instance is reached.
+    pub(super) fn reach(&self, instance: &InstanceId) -> Option<&Reach> {
+        self.reaches.get(instance).map(|found| &found.reach)
+    }
+
+    /// The container at an address of a network.
+    pub(super) fn at(&self, address: IpAddr) -> Option<String> {
+        let mut all = self.reaches.values();
+        let found = all.find(|one| one.reach.is_at(address))?;
+        Some(found.container.clone())
+    }
+
+    fn insert(&mut self, picture: Picture) {
+        let seen = &picture.seen;
+        // One that is created or over has no address.
+        if let Life::Running { .. } = seen.life {
+            let whereabouts = Whereabouts {
+                container: seen.id.clone(),
+                reach: seen.reach.clone(),
+                seen: picture.taken,
+            };
+            self.reaches.insert(seen.instance.clone(), whereabouts);
+        }
+        self.pictures.insert(seen.id.clone(), picture);
+    }
+
+    fn keep_only(&mut self, seen: &[Seen]) {
+        let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
+        self.pictures.retain(|id, _| ids.contains(id.as_str()));
+        let running = |seen: &&Seen| matches!(seen.life, Life::Running { .. });
+        let live: BTreeSet<&InstanceId> = seen
+            .iter()
+            .filter(running)
+            .map(|seen| &seen.instance)
+            .collect();
+        // One that has started since the list was made is not on it.
+        self.reaches
+            .retain(|instance, one| live.contains(instance) || one.seen.elapsed() < STALE);
+    }
+
+    /// Every instance there is a picture of.
+    pub(super) fn instances(&self) -> BTreeSet<InstanceId> {
+        let pictures = self.pictures.values();
+        pictures
+            .map(|picture| picture.seen.instance.clone())
+            .collect()
+    }
+
+    /// Forgets all, so that the next look is a close one.
+    pub(super) fn clear(&mut self) {
+        self.pictures.clear();
+    }
+
+    /// Forgets a container, so that the next look is a close one.
+    pub(super) fn drop_container(&mut self, id: &str) {
+        self.pictures.remove(id);
+    }
+
+    pub(super) fn drop_instance(&mut self, instance: &InstanceId) {
+        self.reaches.remove(instance);
+        self.pictures
+            .retain(|_, picture| picture.seen.instance != *instance);
+    }
+
+    /// Keeps what a look of another kind has found.
+    pub(super) fn keep(&mut self, seen: &Seen) {
+        let picture = Picture {
+            // Unknown to a list so far: the next one looks closer.
+            state: None,
+            taken: Instant::now(),
+            seen: seen.clone(),
+        };
+        self.insert(picture);
+    }
+
+    fn fresh(&self, id: &str, state: Option<ContainerSummaryStateEnum>) -> Option<Seen> {
+        let picture = self.pictures.get(id)?;
+        let same = state.is_some() && picture.state == state && picture.taken.elapsed() < STALE;
+        same.then(|| picture.seen.clone())
+    }
+}
+
+impl Inner {
+    /// All containers of ours, in any state.
+    pub(super) async fn look_at_all(&self) -> Result<Vec<Seen>, Failure> {
+        let filters = identity::owned_by(&self.config.owner);
+        let listed = self.list(filters).await?;
+        let seen = self.look_closer(listed).await?;
+        self.album().keep_only(&seen);
+        Ok(seen)
+    }
+
+    /// The container of one instance, looked at closely.
+    pub(super) async fn look_at(&self, instance: &InstanceId) -> Result<Option<Seen>, Failure> {
+        let filters = identity::of_instance(&self.config.owner, instance);
+        let listed = self.list(filters).await?;
+        for summary in &listed {
+            if let Some(id) = &summary.id {
+                self.album().drop_container(id);
+            }
+        }
+        Ok(self.look_closer(listed).await?.into_iter().next())
+    }
+
+    async fn list(
+        &self,
+        filters: HashMap<String, Vec<String>>,
+    ) -> Result<Vec<ContainerSummary>, Failure> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(filters),
+            ..ListContainersOptions::default()
+        };
+        self.engine
+            .call(LOOK, |client| async move {
+                client.list_containers(Some(options)).await
+            })
+            .await
+    }
+
+    async fn look_closer(&self, listed: Vec<ContainerSummary>) -> Result<Vec<Seen>, Failure> {
+        let looks = listed.into_iter().filter_map(|summary| {
+            let id = summary.id?;
+            Some(self.picture(id, summary.state))
+        });
+        let looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
+        let seen: Vec<Option<Seen>> = looks.try_collect().await?;
+        Ok(seen.into_iter().flatten().collect())
+    }
+
+    /// Lets a container run on that somebody has paused: its pipeline says that it runs.
+    async fn wake(&self, seen: &Seen) -> Result<(), Failure> {
+        tracing::warn!(instance = %seen.instance, "its container was paused; it runs on");
+        let id = seen.id.as_str();
+        let answer = self
+            .engine
+            .call(CHANGE, |client| async move {
+                client.unpause_container(id).await
+            })
+            .await;
+        match answer {
+            // Not paused any more, or gone.
+            Ok(()) | Err(Failure::Answered { .. }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn picture(
+        &self,
+        id: String,
+        state: Option<ContainerSummaryStateEnum>,
+    ) -> Result<Option<Seen>, Failure> {
+        let fresh = self.album().fresh(&id, state);
+        if let Some(seen) = fresh {
+            return Ok(Some(seen));
+        }
+        let wanted = id.as_str();
+        let answer = self
+            .engine
+            .call(LOOK, |client| async move {
+                let options = None::<InspectContainerOptions>;
+                client.inspect_container(wanted, options).await
+            })
+            .await;
+        // Removed since it was listed.
+        let Some(inspected) = found(answer)? else {
+            return Ok(None);
+        };
+        let Some(seen) = Seen::read(inspected, self.clock.now())? else {
+            return Ok(None);
+        };
+        if seen.paused {
+            self.wake(&seen).await?;
+        }
+        let picture = Picture {
+            state,
+            taken: Instant::now(),
+            seen: seen.clone(),
+        };
+        self.album().insert(picture);
+        Ok(Some(seen))
+    }
+}

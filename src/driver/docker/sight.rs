@@ -1,0 +1,225 @@
+//! What the engine says of containers, as sightings.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, NetworkSettings,
+};
+
+use super::engine::Failure;
+use super::identity;
+use crate::driver::Description;
+use crate::model::{
+    DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash, StartFailure,
+    StopPolicy, Timestamp,
+};
+
+use super::failure::Refusal;
+
+/// A container of ours, as the engine described it.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) id: String,
+    pub(super) instance: InstanceId,
+    /// What it was started from; `None` when its labels cannot be read.
+    pub(super) description: Option<Description>,
+    pub(super) life: Life,
+    pub(super) paused: bool,
+    /// Where it can be reached from this host.
+    pub(super) reach: Reach,
+}
+
+/// Where a container can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// TCP ports published on this host.
+    published: HashMap<u16, SocketAddr>,
+    /// Its own address on its network.
+    address: Option<IpAddr>,
+}
+
+impl Reach {
+    /// Where `port` answers.
+    pub(super) fn port(&self, port: u16) -> Option<SocketAddr> {
+        let published = self.published.get(&port).copied();
+        published.or_else(|| Some(SocketAddr::new(self.address?, port)))
+    }
+
+    /// Whether this is the container's own address.
+    pub(super) fn is_at(&self, address: IpAddr) -> bool {
+        self.address == Some(address)
+    }
+
+    fn of(settings: Option<&NetworkSettings>) -> Self {
+        let Some(settings) = settings else {
+            return Self::default();
+        };
+        let ports = settings.ports.iter().flatten();
+        let published = ports.filter_map(|(name, bindings)| {
+            let port = name.strip_suffix("/tcp")?.parse().ok()?;
+            let binding = bindings.as_ref()?.first()?;
+            let ip: IpAddr = binding.host_ip.as_deref()?.parse().ok()?;
+            let ip = match ip {
+                IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+                ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+            };
+            let host_port = binding.host_port.as_deref()?.parse().ok()?;
+            Some((port, SocketAddr::new(ip, host_port)))
+        });
+        let networks = settings.networks.iter().flatten();
+        let mut addresses: Vec<IpAddr> = networks
+            .filter_map(|(_, endpoint)| endpoint.ip_address.as_deref()?.parse().ok())
+            .collect();
+        addresses.sort();
+        Self {
+            published: published.collect(),
+            address: addresses.into_iter().next(),
+        }
+    }
+}
+
+impl Seen {
+    /// Reads what the engine says; `None` when it is no instance.
+    ///
+    /// # Errors
+    /// When the answer leaves open whether it runs: that is no absence.
+    pub(super) fn read(
+        inspected: ContainerInspectResponse,
+        now: Timestamp,
+    ) -> Result<Option<Self>, Failure> {
+        let config = inspected.config.unwrap_or_default();
+        let labels = config.labels.unwrap_or_default();
+        let Some(instance) = identity::instance(&labels) else {
+            return Ok(None);
+        };
+        let description = match identity::read(&labels) {
+            Ok(description) => Some(description),
+            Err(why) => {
+                tracing::warn!(%instance, why, "a container does not say what it was started from");
+                None
+            }
+        };
+        let state = inspected.state.unwrap_or_default();
+        let program = inspected.path.unwrap_or_default();
+        let image = config.image.unwrap_or_default();
+        let senseless = || {
+            Failure::Silent(format!(
+                "the engine does not say in what state {instance} is"
+            ))
+        };
+        Ok(Some(Self {
+            id: inspected.id.ok_or_else(senseless)?,
+            life: life(&state, &program, &image, now).ok_or_else(senseless)?,
+            instance,
+            description,
+            paused: state.paused == Some(true),
+            reach: Reach::of(inspected.network_settings.as_ref()),
+        }))
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        Handle::Docker {
+            container: self.id.clone(),
+        }
+    }
+
+    pub(super) fn sighting(&self) -> Sighting {
+        let spec = self.description.as_ref().map(|it| &it.spec);
+        Sighting {
+            instance: self.instance.clone(),
+            spec: spec.map_or_else(|| SpecHash::new(""), |spec| spec.hash.clone()),
+            handle: Some(self.handle()),
+            stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
+            after: spec
+                .iter()
+                .flat_map(|spec| &spec.dependencies)
+                .map(|dependency| dependency.id.clone())
+                .collect(),
+            driver: DriverKind::Docker,
+            life: self.life.clone(),
+        }
+    }
+}
+
+/// What a container's state means; `None` when it means nothing to us.
+fn life(state: &ContainerState, program: &str, image: &str, now: Timestamp) -> Option<Life> {
+    let started = time(state.started_at.as_deref());
+    let ended = time(state.finished_at.as_deref());
+    let exit = |started_at| {
+        Life::Exited(Exit {
+            status: state
+                .exit_code
+                .and_then(|code| i32::try_from(code).ok())
+                .map_or(ExitStatus::Unknown, ExitStatus::Code),
+            oom: state.oom_killed == Some(true),
+            started_at,
+            at: ended.unwrap_or(now),
+        })
+    };
+    match state.status? {
+        ContainerStateStatusEnum::CREATED => {
+            let error = state.error.as_deref().filter(|error| !error.is_empty());
+            Some(match error {
+                None => Life::Created,
+                Some(error) => Life::NotStarted {
+                    failure: StartFailure::from(Refusal::of_start(error, program, image, None)),
+                    at: ended.unwrap_or(now),
+                },
+            })
+        }
+        ContainerStateStatusEnum::RUNNING
+        | ContainerStateStatusEnum::PAUSED
+        | ContainerStateStatusEnum::RESTARTING
+        | ContainerStateStatusEnum::STOPPING => Some(Life::Running {
+            since: started.unwrap_or(now),
+        }),
+        // A container that is being removed ran, and does no more.
+        ContainerStateStatusEnum::EXITED
+        | ContainerStateStatusEnum::DEAD
+        | ContainerStateStatusEnum::REMOVING => Some(exit(started)),
+        ContainerStateStatusEnum::EMPTY => None,
+    }
+}
+
+/// A time of the engine's; its zero means never.
+pub(super) fn time(text: Option<&str>) -> Option<Timestamp> {
+    let text = text.filter(|text| !text.starts_with("0001-"))?;
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(json: &str) -> ContainerState {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn life_of(json: &str) -> Option<Life> {
+        life(&state(json), "p", "i", Timestamp::from_millis(7))
+    }
+
+    #[test]
+    fn a_state_becomes_a_life() {
+        let zero = "0001-01-01T00:00:00Z";
+        let created = format!(r#"{{"Status":"created","StartedAt":"{zero}","Error":""}}"#);
+        assert_eq!(life_of(&created), Some(Life::Created));
+        let failed = r#"{"Status":"created","ExitCode":127,"Error":"exec: \"x\": executable file not found in $PATH"}"#;
+        let Some(Life::NotStarted { failure, .. }) = life_of(failed) else {
+            panic!("{:?}", life_of(failed));
+        };
+        assert_eq!(failure.reason, "ExecNotFound");
+        let exited = r#"{"Status":"exited","ExitCode":137,"OOMKilled":true,
+            "StartedAt":"1970-01-01T00:00:01Z","FinishedAt":"1970-01-01T00:00:02.5Z"}"#;
+        let exit = Exit {
+            status: ExitStatus::Code(137),
+            oom: true,
+            started_at: Some(Timestamp::from_millis(1_000)),
+            at: Timestamp::from_millis(2_500),
+        };
+        assert_eq!(life_of(exited), Some(Life::Exited(exit)));
+        assert_eq!(life_of("{}"), None);
+    }
+}

@@ -1,0 +1,389 @@
+//! Starting an instance: image, network, container, program.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    ContainerArchiveInfoOptions, CreateContainerOptions, InspectContainerOptions,
+    StartContainerOptions,
+};
+
+use super::engine::{CHANGE, Failure, LOOK, found, unreachable};
+use super::failure::{Refusal, StartFailureText};
+use super::images::{self, Resolved};
+use super::mapping::{self, Parts};
+use super::secrets::{self, Reader};
+use super::sight::Seen;
+use super::{DockerDriver, identity, network};
+use crate::driver::process::given_variables;
+use crate::driver::{DriverError, Launch, Started};
+use crate::model::{ComponentSpec, ContainerSpec, Life, StartFailure, VolumeSource, Workload};
+
+/// What this is called in errors.
+const OPERATION: &str = "start a container";
+/// How often a name is taken over from a dead container of ours before it is given up.
+const TAKE_OVERS: usize = 3;
+/// Where a container's programs are looked up when its image says nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn refuse(refusal: Refusal) -> DriverError {
+    DriverError::Refused(StartFailure::from(refusal))
+}
+
+fn lost(failure: Failure) -> DriverError {
+    failure.unreachable(OPERATION)
+}
+
+impl DockerDriver {
+    /// Starts an instance, or answers what an earlier call made of it.
+    pub(super) async fn start_once(&self, launch: &Launch) -> Result<Started, DriverError> {
+        let _turn = self.turn(&launch.instance).await;
+        let Workload::Docker(container) = &launch.spec.workload else {
+            return Err(refuse(Refusal::WrongDriver(launch.spec.id.to_string())));
+        };
+        if let Some(seen) = self.find(&launch.instance).await.map_err(lost)? {
+            return self.go_on(launch, container, seen).await;
+        }
+        let id = self.create(launch, container).await?;
+        self.run(launch, container, &id).await
+    }
+
+    /// Finishes or answers what an earlier call began.
+    async fn go_on(
+        &self,
+        launch: &Launch,
+        container: &ContainerSpec,
+        seen: Seen,
+    ) -> Result<Started, DriverError> {
+        let handle = seen.handle();
+        let since = match seen.life {
+            Life::Created => return self.run(launch, container, &seen.id).await,
+            Life::NotStarted { failure, .. } => return Err(DriverError::Refused(failure)),
+            Life::Running { since } => since,
+            Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at.unwrap_or(exit.at),
+            Life::Lost { at } | Life::HostReboot { at } => at,
+        };
+        Ok(Started { handle, since })
+    }
+
+    /// Makes the container; answers its id.
+    async fn create(
+        &self,
+        launch: &Launch,
+        container: &ContainerSpec,
+    ) -> Result<String, DriverError> {
+        let spec = &launch.spec;
+        let on = container.network.as_deref().unwrap_or(network::DEFAULT);
+        let endpoint = self.inner.engine.endpoint();
+        mapping::check_power(spec, on, self.inner.config.privileged, endpoint).map_err(refuse)?;
+        if !spec.secrets.is_empty() && !endpoint.is_local() {
+            return Err(refuse(Refusal::SecretsNeedLocalEngine(
+                endpoint.to_string(),
+            )));
+        }
+        let variables = self.variables(launch)?;
+        let image = images::resolve(&self.inner.engine, container).await?;
+        let network = self.network(on).await?;
+        if let (Some(gateway), Some(tell)) = (network.gateway, self.inner.gateways.get()) {
+            tell(gateway);
+        }
+        self.make_volumes(spec).await?;
+        let secrets = self.write_secrets(launch, &image).await?;
+        let owner = &self.inner.config.owner;
+        let labels = identity::labels(owner, launch, &image.reference)
+            .map_err(|error| refuse(Refusal::Labels(error)))?;
+        let body = mapping::container(Parts {
+            launch,
+            container,
+            image: image.reference,
+            labels,
+            network: on,
+            gateway: network.gateway,
+            variables,
+            secrets,
+        });
+        let name = identity::name(&launch.instance.replica);
+        for _ in 0..TAKE_OVERS {
+            let options = CreateContainerOptions {
+                name: Some(name.clone()),
+                ..CreateContainerOptions::default()
+            };
+            let wanted = body.clone();
+            let made = self
+                .inner
+                .engine
+                .call(CHANGE, |client| async move {
+                    client.create_container(Some(options), wanted).await
+                })
+                .await;
+            match made {
+                Ok(made) => return Ok(made.id),
+                Err(Failure::Answered { status: 409, .. }) => {
+                    if let Some(id) = self.take_over(launch, &name).await? {
+                        return Ok(id);
+                    }
+                }
+                Err(Failure::Answered {
+                    status: 400 | 404,
+                    message,
+                }) => return Err(refuse(Refusal::Container(message))),
+                Err(failure) => return Err(lost(failure)),
+            }
+        }
+        Err(unreachable(
+            OPERATION,
+            format!("the name {name} is taken again and again"),
+        ))
+    }
+
+    /// Looks who has the name. A dead container of an earlier run is removed; ours of this very
+    /// instance is answered.
+    async fn take_over(&self, launch: &Launch, name: &str) -> Result<Option<String>, DriverError> {
+        let Some(inspected) = self.inspect(name).await.map_err(lost)? else {
+            return Ok(None);
+        };
+        let conflict = |whose: String| {
+            let name = name.to_owned();
+            refuse(Refusal::NameConflict { name, whose })
+        };
+        let labels = inspected.config.as_ref().and_then(|it| it.labels.as_ref());
+        let owner = labels.and_then(|labels| labels.get(identity::OWNER));
+        match owner {
+            None => return Err(conflict("flowctl did not make".to_owned())),
+            Some(owner) if *owner != self.inner.config.owner => {
+                return Err(conflict(format!("another flowctl made ({owner})")));
+            }
+            Some(_) => {}
+        }
+        let read = Seen::read(inspected, self.inner.clock.now()).map_err(lost)?;
+        let Some(seen) = read else {
+            return Err(conflict(
+                "has labels of flowctl that cannot be read".to_owned(),
+            ));
+        };
+        if seen.instance == launch.instance {
+            return Ok(Some(seen.id));
+        }
+        let same_replica = seen.instance.pipeline == launch.instance.pipeline
+            && seen.instance.replica == launch.instance.replica;
+        match seen.life {
+            // Never run, or long over: nothing is lost with it but what was recorded.
+            Life::Created if same_replica => {}
+            Life::Created | Life::Running { .. } => {
+                return Err(conflict(format!(
+                    "is pipeline {}'s component {}",
+                    seen.instance.pipeline, seen.instance.replica
+                )));
+            }
+            Life::Exited(_)
+            | Life::NotStarted { .. }
+            | Life::Lost { .. }
+            | Life::HostReboot { .. }
+            | Life::RuntimeRestarted(_) => {}
+        }
+        self.remove(&seen.id, &seen.instance).await?;
+        Ok(None)
+    }
+
+    /// Starts the program of a container that was created.
+    async fn run(
+        &self,
+        launch: &Launch,
+        container: &ContainerSpec,
+        id: &str,
+    ) -> Result<Started, DriverError> {
+        if let Err(error) = self.check_program(container, id).await {
+            if let DriverError::Refused(_) = &error {
+                self.remove(id, &launch.instance).await?;
+            }
+            return Err(error);
+        }
+        let start = || {
+            self.inner.engine.call(CHANGE, |client| async move {
+                let options = None::<StartContainerOptions>;
+                client.start_container(id, options).await
+            })
+        };
+        let mut answer = start().await;
+        if let Err(Failure::Answered {
+            status: 404,
+            message,
+        }) = &answer
+            && message.contains("network")
+        {
+            // The network was removed since it was made sure of.
+            let on = container.network.as_deref().unwrap_or(network::DEFAULT);
+            self.network(on).await?;
+            answer = start().await;
+        }
+        let message = match answer {
+            Ok(()) | Err(Failure::Answered { status: 304, .. }) => None,
+            Err(Failure::Answered { message, .. }) => Some(message),
+            Err(failure) => return Err(lost(failure)),
+        };
+        let inspected = self.inspect(id).await.map_err(lost)?;
+        let program = inspected
+            .as_ref()
+            .and_then(|inspected| inspected.path.clone())
+            .unwrap_or_default();
+        let seen = match inspected {
+            Some(inspected) => Seen::read(inspected, self.inner.clock.now()).map_err(lost)?,
+            None => None,
+        };
+        match (message, seen) {
+            (_, Some(seen)) if matches!(seen.life, Life::Running { .. } | Life::Exited(_)) => {
+                self.inner.notice(&seen);
+                Box::pin(self.go_on(launch, container, seen)).await
+            }
+            (Some(message), Some(_) | None) => {
+                let user = launch.spec.user.as_deref();
+                let refusal = Refusal::of_start(&message, &program, &container.image, user);
+                Err(refuse(refusal))
+            }
+            (None, Some(_) | None) => {
+                Err(unreachable(OPERATION, "it vanished once it was started"))
+            }
+        }
+    }
+
+    /// Refuses a container whose program its image does not have: its init would start, and hide
+    /// that. Whatever cannot be told here is told by the start itself.
+    async fn check_program(&self, container: &ContainerSpec, id: &str) -> Result<(), DriverError> {
+        let Some(inspected) = self.inspect(id).await.map_err(lost)? else {
+            return Ok(());
+        };
+        let Some(program) = inspected.path.clone().filter(|path| !path.is_empty()) else {
+            return Ok(());
+        };
+        let known = (inspected.image.clone().unwrap_or_default(), program.clone());
+        if self.inner.programs().contains(&known) {
+            return Ok(());
+        }
+        for candidate in candidates(&inspected, &program) {
+            let answer = self
+                .inner
+                .engine
+                .call(LOOK, |client| async move {
+                    let options = Some(ContainerArchiveInfoOptions { path: candidate });
+                    client.get_container_archive_info(id, options).await
+                })
+                .await;
+            match answer {
+                Ok(_) => {
+                    self.inner.programs().insert(known);
+                    return Ok(());
+                }
+                Err(Failure::Answered { status: 404, .. }) => {}
+                // It is only a look ahead.
+                Err(Failure::Answered { .. }) => return Ok(()),
+                Err(failure) => return Err(lost(failure)),
+            }
+        }
+        let image = container.image.clone();
+        Err(refuse(Refusal::ExecNotFound { program, image }))
+    }
+
+    async fn network(&self, name: &str) -> Result<network::Network, DriverError> {
+        let _turn = self.inner.networks.lock().await;
+        network::ensure(&self.inner.engine, &self.inner.config.owner, name)
+            .await
+            .map_err(|failure| failure.unreachable("make a network"))
+    }
+
+    /// Makes the named volumes that do not exist yet, so that they carry our mark.
+    async fn make_volumes(&self, spec: &ComponentSpec) -> Result<(), DriverError> {
+        for volume in &spec.volumes {
+            match &volume.source {
+                VolumeSource::Named(name) => self.make_volume(name).await?,
+                VolumeSource::Bind(path) => {
+                    if self.inner.engine.endpoint().is_local() && !path.exists() {
+                        return Err(refuse(Refusal::MountMissing(path.clone())));
+                    }
+                }
+                VolumeSource::Tmpfs => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_secrets(
+        &self,
+        launch: &Launch,
+        image: &Resolved,
+    ) -> Result<Option<PathBuf>, DriverError> {
+        let user = launch.spec.user.as_deref().or(image.user.as_deref());
+        let reader = Reader::of(user);
+        let parent = self.inner.secrets.clone();
+        let (instance, spec) = (launch.instance.clone(), launch.spec.clone());
+        let written =
+            tokio::task::spawn_blocking(move || secrets::write(&parent, &instance, &spec, reader));
+        let written = written
+            .await
+            .map_err(|error| unreachable(OPERATION, error))?;
+        written.map_err(refuse)
+    }
+
+    /// The variables of a new container; later sources win.
+    fn variables(&self, launch: &Launch) -> Result<BTreeMap<String, String>, DriverError> {
+        let spec = &launch.spec;
+        let mut variables = launch.injected.clone();
+        let given = given_variables(spec)
+            .map_err(|failure| refuse(Refusal::Input(StartFailureText(failure))))?;
+        for (name, value) in given {
+            variables.insert(name, String::from_utf8_lossy(&value).into_owned());
+        }
+        for (name, value) in &spec.env {
+            let value = ComponentSpec::for_replica(value, launch.instance.replica.replica);
+            variables.insert(name.clone(), value);
+        }
+        variables.insert("FLOWCTL_INSTANCE".to_owned(), launch.instance.to_string());
+        if !spec.secrets.is_empty() {
+            let dir = mapping::SECRETS.to_owned();
+            variables.insert("FLOWCTL_SECRETS_DIR".to_owned(), dir);
+        }
+        Ok(variables)
+    }
+
+    /// The container of this id or name, if there is one.
+    pub(super) async fn inspect(
+        &self,
+        container: &str,
+    ) -> Result<Option<ContainerInspectResponse>, Failure> {
+        let answer = self
+            .inner
+            .engine
+            .call(LOOK, |client| async move {
+                let options = None::<InspectContainerOptions>;
+                client.inspect_container(container, options).await
+            })
+            .await;
+        found(answer)
+    }
+}
+
+/// Where `program` may lie in a container.
+fn candidates(inspected: &ContainerInspectResponse, program: &str) -> Vec<String> {
+    let config = inspected.config.as_ref();
+    let dir = config
+        .and_then(|config| config.working_dir.as_deref())
+        .filter(|dir| !dir.is_empty())
+        .unwrap_or("/");
+    if program.starts_with('/') {
+        return vec![program.to_owned()];
+    }
+    if program.contains('/') {
+        return vec![format!("{}/{program}", dir.trim_end_matches('/'))];
+    }
+    let variables = config.and_then(|config| config.env.as_deref());
+    let path = variables
+        .unwrap_or_default()
+        .iter()
+        .rev()
+        .find_map(|pair| pair.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
+    path.split(':')
+        .map(|entry| if entry.is_empty() { dir } else { entry })
+        .map(|entry| format!("{}/{program}", entry.trim_end_matches('/')))
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! Stopping an instance, and removing what is left of one.
+
+use std::time::Duration;
+
+use bollard::query_parameters::{
+    KillContainerOptions, RemoveContainerOptions, WaitContainerOptions,
+};
+use futures_util::StreamExt;
+
+use super::engine::{CHANGE, Failure, unreachable};
+use super::{DockerDriver, secrets};
+use crate::driver::DriverError;
+use crate::model::{InstanceId, Life, Signal, StopPolicy};
+
+/// What this is called in errors.
+const STOP: &str = "stop a container";
+const FORGET: &str = "remove a container";
+/// How long a kill may take: the kernel's and the engine's part.
+const KILL_PATIENCE: Duration = Duration::from_secs(15);
+
+impl DockerDriver {
+    /// Signal, grace, kill; one that never ran is removed.
+    pub(super) async fn stop_once(
+        &self,
+        instance: &InstanceId,
+        how: &StopPolicy,
+    ) -> Result<(), DriverError> {
+        let _turn = self.turn(instance).await;
+        let lost = |failure: Failure| failure.unreachable(STOP);
+        let Some(seen) = self.find(instance).await.map_err(lost)? else {
+            return Ok(());
+        };
+        match seen.life {
+            Life::Created => return self.remove(&seen.id, instance).await,
+            Life::Running { .. } => {}
+            Life::Exited(_)
+            | Life::NotStarted { .. }
+            | Life::Lost { .. }
+            | Life::HostReboot { .. }
+            | Life::RuntimeRestarted(_) => return Ok(()),
+        }
+        let ended = self.signal(&seen.id, how.signal).await.map_err(lost)?
+            || self.ends_within(&seen.id, how.grace_period.get()).await;
+        if ended {
+            return Ok(());
+        }
+        let killed = self.signal(&seen.id, Signal::KILL).await.map_err(lost)?
+            || self.ends_within(&seen.id, KILL_PATIENCE).await;
+        if killed {
+            return Ok(());
+        }
+        match self.find(instance).await.map_err(lost)? {
+            Some(seen) if seen.life.is_alive() => Err(DriverError::StillAlive {
+                instance: instance.clone(),
+                why: format!("container {} survived SIGKILL", seen.id),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Sends a signal; true when the container does not run any more.
+    async fn signal(&self, id: &str, signal: Signal) -> Result<bool, Failure> {
+        let options = KillContainerOptions {
+            signal: signal.number().to_string(),
+        };
+        let answer = self
+            .inner
+            .engine
+            .call(CHANGE, |client| async move {
+                client.kill_container(id, Some(options)).await
+            })
+            .await;
+        match answer {
+            Ok(()) => Ok(false),
+            // Gone, or not running.
+            Err(Failure::Answered {
+                status: 404 | 409, ..
+            }) => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether the container ends within `patience`. What the engine does not say is a no: the next
+    /// look decides.
+    async fn ends_within(&self, id: &str, patience: Duration) -> bool {
+        let Ok(client) = self.inner.engine.client() else {
+            return false;
+        };
+        let options = WaitContainerOptions {
+            condition: "not-running".to_owned(),
+        };
+        let mut ends = Box::pin(client.wait_container(id, Some(options)));
+        let end = tokio::time::timeout(patience, ends.next()).await;
+        match end {
+            // A code other than 0 is an error to bollard, and an end all the same.
+            Ok(Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. }))) => true,
+            Ok(Some(Err(error))) => self.inner.engine.failure(error).is_not_found(),
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Removes a dead instance's container and secrets, after its output was copied.
+    pub(super) async fn forget_once(&self, instance: &InstanceId) -> Result<(), DriverError> {
+        let _turn = self.turn(instance).await;
+        let found = self.find(instance).await;
+        let Some(seen) = found.map_err(|failure| failure.unreachable(FORGET))? else {
+            return self.forget_secrets(instance).await;
+        };
+        match seen.life {
+            Life::Running { .. } => return Ok(()),
+            Life::Created
+            | Life::Exited(_)
+            | Life::NotStarted { .. }
+            | Life::Lost { .. }
+            | Life::HostReboot { .. }
+            | Life::RuntimeRestarted(_) => {}
+        }
+        self.remove(&seen.id, instance).await
+    }
+
+    /// Removes a container that does not run, with its anonymous volumes and its secrets.
+    pub(super) async fn remove(&self, id: &str, instance: &InstanceId) -> Result<(), DriverError> {
+        let options = RemoveContainerOptions {
+            v: true,
+            // What the engine wrongly takes for running is removed too.
+            force: true,
+            link: false,
+        };
+        let answer = self
+            .inner
+            .engine
+            .call(CHANGE, |client| async move {
+                client.remove_container(id, Some(options)).await
+            })
+            .await;
+        match answer {
+            // 409: its removal is under way.
+            Ok(())
+            | Err(Failure::Answered {
+                status: 404 | 409, ..
+            }) => {}
+            Err(failure) => return Err(failure.unreachable(FORGET)),
+        }
+        self.inner.forgotten(instance);
+        self.forget_secrets(instance).await
+    }
+
+    async fn forget_secrets(&self, instance: &InstanceId) -> Result<(), DriverError> {
+        let (parent, instance) = (self.inner.secrets.clone(), instance.clone());
+        let removed = tokio::task::spawn_blocking(move || secrets::forget(&parent, &instance));
+        match removed.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(unreachable(FORGET, error)),
+            Err(error) => Err(unreachable(FORGET, error)),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Against a real engine. `tests/engine start FOLDER` begins one and prints the variable that these
+//! tests find it by; without it they say that they were skipped.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::driver::conformance::{self, Behaviour, Stage, spec};
+use crate::model::{ComponentSpec, ContainerSpec, Volume, VolumeSource, Workload};
+
+/// Where the tests' engine listens.
+const ENGINE: &str = "FLOWCTL_TEST_DOCKER_HOST";
+/// When set, a missing engine is a failure.
+const NEEDED: &str = "FLOWCTL_TESTS_NEED_DOCKER";
+/// Made by `tests/engine`: a static busybox.
+const IMAGE: &str = "flowctl-test/busybox:1";
+
+static STAGES: AtomicU32 = AtomicU32::new(0);
+
+/// The engine of the tests; `None` = the test is skipped.
+fn engine() -> Option<Endpoint> {
+    match std::env::var(ENGINE) {
+        Ok(text) => Some(Endpoint::discover(Some(&text), &|_| None).unwrap()),
+        Err(_) => {
+            let needed = std::env::var_os(NEEDED).is_some();
+            assert!(
+                !needed,
+                "{ENGINE} is not set: run `tests/engine start FOLDER`"
+            );
+            eprintln!("SKIPPED: {ENGINE} is not set, so no container was started");
+            None
+        }
+    }
+}
+
+/// A state directory, an owner and a network of its own, on the engine that all tests share.
+struct DockerStage {
+    root: tempfile::TempDir,
+    /// Begins every name, since those are the engine's to tell apart.
+    mark: String,
+    endpoint: Endpoint,
+    driver: Arc<DockerDriver>,
+}
+
+impl DockerStage {
+    /// `None` without an engine.
+    fn new() -> Option<Self> {
+        Some(Self::on(engine()?))
+    }
+
+    fn on(endpoint: Endpoint) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let number = STAGES.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("t{}-{number}", std::process::id());
+        let driver = open(&root, &mark, &endpoint);
+        Self {
+            root,
+            mark,
+            endpoint,
+            driver,
+        }
+    }
+
+    /// A component that runs `command` in the tests' image.
+    fn container(&self, id: &str, command: &[&str]) -> ComponentSpec {
+        let mut spec = spec(&format!("{}-{id}", self.mark), "unused", &[]);
+        spec.workload = Workload::Docker(ContainerSpec {
+            image: IMAGE.to_owned(),
+            command: Some(command.iter().map(|&word| word.to_owned()).collect()),
+            args: Vec::new(),
+            working_dir: None,
+            pull: None,
+            network: Some(self.mark.clone()),
+        });
+        spec.volumes.push(Volume {
+            source: VolumeSource::Bind(self.root.path().to_owned()),
+            target: "/stage".to_owned(),
+            read_only: false,
+        });
+        spec
+    }
+
+    fn shell(&self, id: &str, script: &str) -> ComponentSpec {
+        self.container(id, &["sh", "-c", script])
+    }
+
+    /// Removes all that the test has made.
+    async fn end(&self) {
+        for seen in self.driver.inner.look_at_all().await.unwrap() {
+            self.driver.remove(&seen.id, &seen.instance).await.unwrap();
+        }
+        let cleaned = self.driver.clean_up(Volumes::Remove).await.unwrap();
+        assert_eq!(cleaned.networks_in_use, [""; 0]);
+    }
+}
+
+fn open(root: &tempfile::TempDir, mark: &str, endpoint: &Endpoint) -> Arc<DockerDriver> {
+    let config = DockerConfig {
+        endpoint: endpoint.clone(),
+        state_dir: root.path().join("state"),
+        owner: mark.to_owned(),
+        privileged: Privileged::Refused,
+    };
+    DockerDriver::new(config, Clock::new())
+}
+
+#[async_trait]
+impl Stage for DockerStage {
+    fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    async fn restart(&mut self) {
+        self.driver = open(&self.root, &self.mark, &self.endpoint);
+    }
+
+    async fn prepared(&self, component: &ComponentSpec) {
+        let mark = self.root.path().join(component.id.as_str());
+        while !mark.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    fn component(&mut self, id: &str, behaviour: Behaviour) -> ComponentSpec {
+        match behaviour {
+            Behaviour::RunsForever => self.container(id, &["sleep", "100000"]),
+            Behaviour::Exits(code) => self.shell(id, &format!("exit {code}")),
+            Behaviour::IgnoresSignals => {
+                let script = format!(
+                    "trap '' TERM; touch /stage/{}-{id}; while :; do sleep 1; done",
+                    self.mark
+                );
+                self.shell(id, &script)
+            }
+            Behaviour::CannotStart => self.container(id, &["no-such-program"]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn containers_keep_the_contract() {
+    let Some(mut stage) = DockerStage::new() else {
+        return;
+    };
+    conformance::check(&mut stage).await;
+    stage.end().await;
+}

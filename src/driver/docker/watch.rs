@@ -1,0 +1,72 @@
+//! The engine's event stream, as hints. It may lose and repeat; the next look is the truth.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptions;
+use futures_util::StreamExt;
+
+use super::Inner;
+use super::identity;
+
+/// The first pause after a stream ended; doubled up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+impl Inner {
+    /// Listens for ever, through engines that come and go.
+    pub(super) async fn keep_watching(self: Arc<Self>) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let heard = self.listen().await;
+            pause = if heard {
+                SHORTEST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+            // What happened meanwhile was not told.
+            self.doubt_everything();
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Listens until the stream ends; true when anything was heard.
+    async fn listen(&self) -> bool {
+        let Ok(client) = self.engine.client() else {
+            return false;
+        };
+        let mut filters = identity::owned_by(&self.config.owner);
+        filters.insert("type".to_owned(), vec!["container".to_owned()]);
+        let options = EventsOptions {
+            filters: Some(filters),
+            ..EventsOptions::default()
+        };
+        let mut events = client.events(Some(options)).boxed();
+        let mut heard = false;
+        while let Some(Ok(event)) = events.next().await {
+            heard = true;
+            self.hear(event);
+        }
+        heard
+    }
+
+    fn hear(&self, event: EventMessage) {
+        let Some(actor) = event.actor else { return };
+        if let Some(id) = &actor.id {
+            self.album().drop_container(id);
+        }
+        let instance = actor.attributes.as_ref().and_then(identity::instance);
+        if let Some(instance) = instance {
+            self.hints.raise(instance);
+        }
+    }
+
+    fn doubt_everything(&self) {
+        let instances = self.album().instances();
+        self.album().clear();
+        for instance in instances {
+            self.hints.raise(instance);
+        }
+    }
+}
