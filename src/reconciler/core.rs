@@ -120,6 +120,13 @@ struct Pending {
     effects: Vec<Effect>,
 }
 
+impl Pending {
+    /// Whether it was only asked whether anything could be recorded.
+    fn is_empty(&self) -> bool {
+        self.changes == Changes::default() && self.effects.is_empty()
+    }
+}
+
 /// The owner's state.
 pub struct Core {
     pub(super) pipelines: BTreeMap<PipelineKey, Pipeline>,
@@ -134,6 +141,9 @@ pub struct Core {
     ready: Vec<Effect>,
     probing: Vec<ProbingChange>,
     relist_at: Timestamp,
+    /// Whether to ask for a commit of nothing, if there is nothing else: it tells whether something
+    /// could be recorded, before anything needs to be.
+    ask_disk: bool,
     changed: bool,
 }
 
@@ -175,6 +185,7 @@ impl Core {
             ready: Vec::new(),
             probing: Vec::new(),
             relist_at: now,
+            ask_disk: false,
             changed: true,
         };
         core.ledger.now = now;
@@ -230,6 +241,7 @@ impl Core {
         self.ledger.now = now;
         if now >= self.relist_at {
             self.relist_at = now.after(RELIST);
+            self.ask_disk = true;
             for looking in self.drivers.values_mut() {
                 looking.want(Scope::All);
             }
@@ -297,9 +309,10 @@ impl Core {
                 return None;
             }
             *again_at = self.ledger.now.after(RECORD_AGAIN);
-        } else if self.ledger.is_empty() {
+        } else if self.ledger.is_empty() && !std::mem::take(&mut self.ask_disk) {
             return None;
         }
+        self.ask_disk = false;
         let changes = Changes {
             records: std::mem::take(&mut self.ledger.records)
                 .into_iter()
@@ -352,7 +365,9 @@ impl Core {
         };
         match result {
             Ok(()) => {
+                self.changed |= !pending.is_empty();
                 if self.not_durable.take().is_some() {
+                    self.changed = true;
                     self.daemon.durable = true;
                     self.daemon.durable_why = None;
                     self.touch_all();
@@ -361,6 +376,7 @@ impl Core {
                 self.ready.extend(pending.effects);
             }
             Err(why) => {
+                self.changed = true;
                 if self.not_durable.is_none() {
                     self.emit_daemon(
                         EventKind::NotDurable,
@@ -391,7 +407,6 @@ impl Core {
                 }
             }
         }
-        self.changed = true;
     }
 
     /// Everything is recorded anew: after a failed flush nothing on the disk is to be trusted, and
