@@ -148,6 +148,13 @@ struct Pending {
     effects: Vec<Effect>,
 }
 
+impl Pending {
+    /// Whether it was only asked whether anything could be recorded.
+    fn is_empty(&self) -> bool {
+        self.changes == Changes::default() && self.effects.is_empty()
+    }
+}
+
 /// The owner's state.
 pub struct Core {
     pub(super) pipelines: BTreeMap<PipelineKey, Pipeline>,
@@ -165,6 +172,9 @@ pub struct Core {
     ready: Vec<Effect>,
     probing: Vec<ProbingChange>,
     relist_at: Timestamp,
+    /// Whether to ask for a commit of nothing, if there is nothing else: it tells whether something
+    /// could be recorded, before anything needs to be.
+    ask_disk: bool,
     changed: bool,
 }
 
@@ -208,6 +218,7 @@ impl Core {
             ready: Vec::new(),
             probing: Vec::new(),
             relist_at: now,
+            ask_disk: false,
             changed: true,
         };
         core.ledger.now = now;
@@ -273,6 +284,7 @@ impl Core {
         self.ledger.now = now;
         if now >= self.relist_at {
             self.relist_at = now.after(RELIST);
+            self.ask_disk = true;
             for looking in self.drivers.values_mut() {
                 looking.want(Scope::All);
             }
@@ -340,9 +352,10 @@ impl Core {
                 return None;
             }
             *again_at = self.ledger.now.after(RECORD_AGAIN);
-        } else if self.ledger.is_empty() {
+        } else if self.ledger.is_empty() && !std::mem::take(&mut self.ask_disk) {
             return None;
         }
+        self.ask_disk = false;
         let changes = Changes {
             records: std::mem::take(&mut self.ledger.records)
                 .into_iter()
@@ -403,8 +416,10 @@ impl Core {
         };
         match result {
             Ok(()) => {
+                self.changed |= !pending.is_empty();
                 let healed = self.not_durable.take_if(|trouble| number > trouble.newest);
                 if healed.is_some() {
+                    self.changed = true;
                     self.daemon.durable = true;
                     self.daemon.durable_why = None;
                     self.touch_all();
@@ -413,6 +428,7 @@ impl Core {
                 self.ready.extend(pending.effects);
             }
             Err(why) => {
+                self.changed = true;
                 if self.not_durable.is_none() {
                     self.emit_daemon(
                         EventKind::NotDurable,
@@ -447,7 +463,6 @@ impl Core {
                 }
             }
         }
-        self.changed = true;
     }
 
     /// Everything is recorded anew: after a failed flush nothing on the disk is to be trusted, and

@@ -7,6 +7,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::StatVfsMountFlags;
+
 use super::error::StoreError;
 use crate::model::Timestamp;
 
@@ -14,6 +16,9 @@ use crate::model::Timestamp;
 /// ruins a database.
 const ROOM_BYTES: u64 = 16 << 20;
 const ROOM_FILES: u64 = 16;
+
+/// Room that must be free before something is written: a segment of sled's.
+const WRITE_BYTES: u64 = 512 << 10;
 
 /// How many damaged stores are kept to be looked at.
 const SET_ASIDE_KEPT: usize = 3;
@@ -60,6 +65,39 @@ pub(super) fn check_room(dir: &Path, more: u64) -> Result<(), StoreError> {
     // File systems without a fixed number of files say 0.
     if disk.f_files > 0 && disk.f_favail < ROOM_FILES {
         return Err(room("files", disk.f_favail, ROOM_FILES));
+    }
+    Ok(())
+}
+
+/// Refuses when the disk of `dir` takes nothing more: asked before each write, since a write that
+/// stops half-way costs the database until it is rebuilt.
+pub(super) fn check_takes_more(dir: &Path) -> Result<(), StoreError> {
+    let disk = match rustix::fs::statvfs(dir) {
+        Ok(disk) => disk,
+        // Deleted, or out of reach: the write finds out what that means.
+        Err(_) => return Ok(()),
+    };
+    if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(StoreError::NotWritable {
+            path: dir.to_owned(),
+            source: Arc::new(io::Error::from(ErrorKind::ReadOnlyFilesystem)),
+        });
+    }
+    // The part that is reserved for root is root's.
+    let blocks = if rustix::process::geteuid().is_root() {
+        disk.f_bfree
+    } else {
+        disk.f_bavail
+    };
+    let free = blocks.saturating_mul(disk.f_frsize);
+    // File systems that do not count say 0 of 0.
+    if disk.f_blocks > 0 && free < WRITE_BYTES {
+        return Err(StoreError::NoRoom {
+            path: dir.to_owned(),
+            what: "bytes",
+            free,
+            needed: WRITE_BYTES,
+        });
     }
     Ok(())
 }

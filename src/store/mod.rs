@@ -8,8 +8,8 @@
 //! threads that look up once a second).
 //!
 //! **After an error** of a commit, what is stored of that batch is unknown, and the owner is the
-//! truth: it commits what it has again. Every commit tries to bring the database back first, an
-//! empty one too, by writing all of it anew. What was acknowledged is still there then, unless the
+//! truth: it commits what it has again. Every commit, an empty one too, asks first whether the disk
+//! takes anything, and tries to bring a database back that failed, by writing all of it anew. What was acknowledged is still there then, unless the
 //! answer is [`StoreError::Lost`]: the store works, but is empty.
 //!
 //! **Assumes** that the caller holds the [`StateLock`] of the state directory, and that one owner
@@ -173,7 +173,7 @@ impl Store {
         }
     }
 
-    /// Why the state cannot be recorded at present; `None` = it can. A failed fsync of changes that
+    /// Why the database is out of use at present; `None` = it is in use. A failed fsync of changes that
     /// were acknowledged crash-safe shows only here and with the next commit.
     pub fn trouble(&self) -> Option<StoreError> {
         self.inner.link.sync.trouble()

@@ -14,6 +14,7 @@ use sled::{Db, Tree};
 
 use super::batch::{Batch, Durability};
 use super::error::StoreError;
+use super::folder;
 use super::ledger::Ledger;
 use super::open::{self, Found, GROUP_BYTES, Opened};
 use super::rows::{self, Change};
@@ -129,7 +130,9 @@ impl Writer {
 
     /// Records `first` and what else is waiting. Answers the request to close that it met.
     fn commit(&mut self, first: Commit) -> Option<Sender<Result<(), StoreError>>> {
-        let mut engine = match self.engine() {
+        // Before the database is touched, so that a full disk leaves it readable and whole.
+        let ready = folder::check_takes_more(&self.dir).and_then(|()| self.engine());
+        let mut engine = match ready {
             Ok(engine) => engine,
             Err(error) => {
                 sync::tell(first.done, Err(error));

@@ -63,7 +63,19 @@ fn a_store_that_is_lost_or_damaged_while_the_daemon_runs_costs_no_restart() {
         });
         assert_eq!(after.pid("b"), before.pid("b"), "store {name}");
         assert_eq!(after.daemon_pid(), before.daemon_pid(), "store {name}");
-        world.apply(&(sleeper("a", "") + &sleeper("b", "") + &sleeper("c", "")));
+        world.save(
+            "p.yaml",
+            &pipeline(&(sleeper("a", "") + &sleeper("b", "") + &sleeper("c", ""))),
+        );
+        // The loss may be found only now, by the disk's answer to the command: then that says so.
+        eventually("the edit is applied", || {
+            let code = world
+                .run(&["apply", "-f", "p.yaml", "--wait"])
+                .status
+                .code();
+            assert!([Some(0), Some(75)].contains(&code), "{code:?}");
+            code == Some(0)
+        });
         let last = world.status();
         world.kill_daemon();
         world.start_daemon();

@@ -77,6 +77,33 @@ fn a_full_state_disk_stops_nothing_and_starts_nothing_and_heals_by_itself() {
 }
 
 #[test]
+fn a_full_state_disk_is_noticed_and_healed_though_nothing_happens() {
+    let name = "a full state disk of an idle daemon";
+    let Some(world) = World::with_small_disk(name, "state", "24m") else {
+        return;
+    };
+    world.apply(&(sleeper("a", "") + &sleeper("b", "")));
+    let before = world.status();
+    world.fill_disk();
+    let broken = world.until("it says so", |status| {
+        status.0["daemon"]["durable"] == false
+    });
+    let why = broken.0["daemon"]["durable_why"].as_str().unwrap();
+    assert!(why.contains("room"), "{why}");
+    assert!(world.ok(&["events"]).contains("a is ready"));
+    world.free_disk();
+    let healed = world.until("it heals by itself", |status| {
+        status.0["daemon"]["durable"] == true && status.settled()
+    });
+    for component in ["a", "b"] {
+        assert_eq!(healed.pid(component), before.pid(component));
+        assert_eq!(healed.restarts(component), 0);
+    }
+    let events = world.ok(&["events"]);
+    assert!(events.contains("cannot be recorded"), "{events}");
+}
+
+#[test]
 fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
     let Some(mut world) = World::with_failing_disk("a disk that turns read-only") else {
         return;

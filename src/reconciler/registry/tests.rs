@@ -131,7 +131,7 @@ impl Owned {
     }
 
     fn record(&mut self, changes: Changes) {
-        self.commits += 1;
+        self.commits += usize::from(changes != Changes::default());
         for (id, record) in changes.registrations {
             match record {
                 Some(record) => self.disk.insert(id, record),
