@@ -12,6 +12,7 @@ use super::out::tell;
 use super::render::{Columns, status, unsettled};
 use super::target::narrowed;
 use crate::api::{ClientError, ErrorCode};
+use crate::control_plane::Elsewhere;
 use crate::model::{ComponentList, Snapshot};
 
 /// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
@@ -24,8 +25,8 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
     if args.watch {
         return watch(cx, &args).await;
     }
-    if let Some(address) = &args.control_plane_address {
-        return elsewhere(cx, args.output, address).await;
+    if let Some(place) = args.remote.place()? {
+        return elsewhere(cx, args.output, &place).await;
     }
     let deadline = Instant::now() + COMING_UP;
     let written = loop {
@@ -60,9 +61,9 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
 async fn elsewhere(
     cx: &mut Context<'_>,
     format: StatusFormat,
-    address: &str,
+    place: &Elsewhere,
 ) -> Result<Exit, Failure> {
-    let entries = components::remote(address).await?;
+    let entries = components::elsewhere(place).await?;
     let list = ComponentList::new(entries);
     match format {
         StatusFormat::Table | StatusFormat::Wide => {
