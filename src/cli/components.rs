@@ -3,30 +3,35 @@
 use std::fmt::Write as _;
 
 use super::Context;
-use super::args::{Components, ComponentsVerb, Seek, TextOrJson};
+use super::args::{Components, ComponentsVerb, Remote, Seek, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::out::tell;
 use super::render::push;
 use super::text::{Cell, Look, Style, Tone, clean, draw, paint, short, widths};
 use crate::api::{ApiError, ErrorCode};
-use crate::control_plane::{Keyring, RemoteError, components_at};
+use crate::control_plane::{Elsewhere, KeyError, Keyring, RemoteError, components_at};
 use crate::daemon::in_full;
 use crate::model::{ComponentEntry, ComponentList, ServiceHealth, Timestamp};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, Failure> {
-    let address = args.control_plane_address.as_deref();
+    let remote = &args.remote;
     let (look, now) = (cx.out.look(), cx.clock.now());
     match args.verb {
-        ComponentsVerb::RotateKeys => rotate(cx, address),
+        ComponentsVerb::IssueToken { name, life } => {
+            let token = keys(cx, remote)?.issue_outside(&name, now, life.get());
+            cx.out.line(token.as_bytes())?;
+            Ok(Exit::Done)
+        }
+        ComponentsVerb::RotateKeys => rotate(cx, remote),
         // What is ill has to be seen, so there is nothing to leave out.
         ComponentsVerb::List {
             include_unhealthy: _,
         } => {
-            let entries = registered(cx, address).await?;
+            let entries = registered(cx, remote).await?;
             show(cx, args.format, entries, look, now)
         }
         ComponentsVerb::Find(seek) => {
-            let entries = registered(cx, address).await?;
+            let entries = registered(cx, remote).await?;
             let found = entries.into_iter().filter(|entry| is_sought(entry, &seek));
             show(cx, args.format, found.collect(), look, now)
         }
@@ -34,7 +39,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, 
             let is_meant = |entry: &ComponentEntry| {
                 entry.service_id.as_str() == name || entry.component == name
             };
-            let entries = registered(cx, address).await?;
+            let entries = registered(cx, remote).await?;
             let meant: Vec<_> = entries.into_iter().filter(is_meant).collect();
             if meant.is_empty() {
                 return Err(Failure::NotFound(format!(
@@ -54,37 +59,42 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, 
     }
 }
 
-/// Who is registered with the daemon, or with the control plane at `address`.
-async fn registered(
-    cx: &mut Context<'_>,
-    address: Option<&str>,
-) -> Result<Vec<ComponentEntry>, Failure> {
-    match address {
-        Some(address) => remote(address).await,
+/// Who is registered with the daemon, or with the control plane that is named.
+async fn registered(cx: &mut Context<'_>, remote: &Remote) -> Result<Vec<ComponentEntry>, Failure> {
+    match remote.place()? {
+        Some(place) => elsewhere(&place).await,
         None => Ok(cx.client.components().await?.components),
     }
 }
 
 /// Gives the state directory a new token key; a daemon that has it takes it up by itself.
-fn rotate(cx: &mut Context<'_>, address: Option<&str>) -> Result<Exit, Failure> {
-    if address.is_some() {
+fn rotate(cx: &mut Context<'_>, remote: &Remote) -> Result<Exit, Failure> {
+    keys(cx, remote)?.rotate().map_err(no_keys)?;
+    tell("tokens are signed with a new key; a running daemon does so within seconds");
+    Ok(Exit::Done)
+}
+
+/// The token keys of the state directory.
+fn keys(cx: &Context<'_>, remote: &Remote) -> Result<Keyring, Failure> {
+    if remote.control_plane_address.is_some() {
         return Err(Failure::Usage(
-            "the keys of another control plane cannot be rotated from here".to_owned(),
+            "the keys of another control plane are not here; do it on its host".to_owned(),
         ));
     }
     if !cx.state_dir.is_dir() {
         let state_dir = cx.state_dir.clone();
         return Err(Failure::NoState { state_dir });
     }
-    let rotated = Keyring::open(&cx.state_dir).and_then(|keys| keys.rotate());
-    rotated.map_err(|error| Failure::Told(ApiError::new(ErrorCode::Refused, in_full(error))))?;
-    tell("tokens are signed with a new key; a running daemon does so within seconds");
-    Ok(Exit::Done)
+    Keyring::open(&cx.state_dir).map_err(no_keys)
 }
 
-/// Who is registered with the control plane at `address`.
-pub(super) async fn remote(address: &str) -> Result<Vec<ComponentEntry>, Failure> {
-    components_at(address).await.map_err(|error| match &error {
+fn no_keys(error: KeyError) -> Failure {
+    Failure::Told(ApiError::new(ErrorCode::Refused, in_full(error)))
+}
+
+/// Who is registered with another control plane.
+pub(super) async fn elsewhere(place: &Elsewhere) -> Result<Vec<ComponentEntry>, Failure> {
+    components_at(place).await.map_err(|error| match &error {
         RemoteError::Address { .. } => Failure::Usage(error.to_string()),
         RemoteError::Unreachable { .. } => Failure::NoControlPlane(error.to_string()),
         RemoteError::Refused { .. } => {

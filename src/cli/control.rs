@@ -1,7 +1,10 @@
 //! What was typed about the control plane, as the daemon takes it.
 
 use super::args;
-use crate::control_plane::{ControlPlaneOptions, PortChoice, TlsFiles, TokenPolicy};
+use super::exit::Failure;
+use crate::control_plane::{
+    ClientTls, ControlPlaneOptions, Elsewhere, PortChoice, TlsFiles, TokenPolicy,
+};
 use crate::daemon::ControlPlaneChoice;
 use crate::model::Patience;
 
@@ -38,5 +41,34 @@ impl args::ControlPlane {
             },
             ..ControlPlaneOptions::default()
         })
+    }
+}
+
+impl args::Remote {
+    /// Another control plane, when one is named.
+    ///
+    /// # Errors
+    /// When the token's file cannot be read.
+    pub(super) fn place(&self) -> Result<Option<Elsewhere>, Failure> {
+        let Some(address) = self.control_plane_address.clone() else {
+            return Ok(None);
+        };
+        let read = |path: &std::path::PathBuf| {
+            let text = std::fs::read_to_string(path);
+            text.map_err(|source| Failure::File {
+                operation: "read",
+                path: path.clone(),
+                source,
+            })
+        };
+        let token = self.token_file.as_ref().map(read).transpose()?;
+        Ok(Some(Elsewhere {
+            address,
+            token: token.map(|token| token.trim().to_owned()),
+            tls: self.tls_ca.clone().map(|authority| ClientTls {
+                authority,
+                own: self.tls_cert.clone().zip(self.tls_key.clone()),
+            }),
+        }))
     }
 }

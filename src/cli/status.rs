@@ -13,14 +13,15 @@ use super::reader::{self, understood};
 use super::render::{Columns, status, unsettled};
 use super::target::narrowed;
 use crate::api::ClientError;
+use crate::control_plane::Elsewhere;
 use crate::model::{ComponentList, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
         return watch(cx, &args).await;
     }
-    if let Some(address) = &args.control_plane_address {
-        return elsewhere(cx, args.output, address).await;
+    if let Some(place) = args.remote.place()? {
+        return elsewhere(cx, args.output, &place).await;
     }
     let written = reader::status_text(cx).await?;
     let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
@@ -36,9 +37,9 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
 async fn elsewhere(
     cx: &mut Context<'_>,
     format: StatusFormat,
-    address: &str,
+    place: &Elsewhere,
 ) -> Result<Exit, Failure> {
-    let entries = components::remote(address).await?;
+    let entries = components::elsewhere(place).await?;
     let list = ComponentList::new(entries);
     match format {
         StatusFormat::Table | StatusFormat::Wide => {

@@ -11,7 +11,7 @@ use super::convert::BadMessage;
 use super::doors::Containers;
 use super::listen::Line;
 use super::peer::Sockets;
-use super::token::Keyring;
+use super::token::{Bearer, Keyring};
 use super::{Admission, TokenPolicy};
 use crate::clock::Clock;
 use crate::model::{InstanceId, Metrics, RegistrationRecord, ServiceHealth, ServiceId};
@@ -43,11 +43,27 @@ pub(super) struct Caller {
     pub peer: SocketAddr,
     /// Our end, as the caller reached it.
     pub local: SocketAddr,
-    /// The instance whose token it showed.
-    pub token: Option<InstanceId>,
+    /// Whose token it showed.
+    pub token: Option<Bearer>,
 }
 
 impl Caller {
+    /// The instance whose token it showed.
+    fn instance(&self) -> Option<InstanceId> {
+        match &self.token {
+            Some(Bearer::Instance(instance)) => Some(instance.clone()),
+            Some(Bearer::Outsider(_)) | None => None,
+        }
+    }
+
+    /// The outsider whose token it showed, who may speak for nobody else.
+    fn outsider(&self) -> Option<&ServiceId> {
+        match &self.token {
+            Some(Bearer::Outsider(name)) => Some(name),
+            Some(Bearer::Instance(_)) | None => None,
+        }
+    }
+
     /// What a client has to know about this server.
     pub fn connection_info(&self) -> BTreeMap<String, String> {
         let reached = SocketAddr::new(self.local.ip().to_canonical(), self.local.port());
@@ -82,7 +98,7 @@ impl Desk {
         })
     }
 
-    fn token_of(&self, header: &[u8]) -> Result<InstanceId, Status> {
+    fn token_of(&self, header: &[u8]) -> Result<Bearer, Status> {
         let text = std::str::from_utf8(header).ok();
         let token = text.and_then(|text| {
             let (scheme, token) = text.split_once(' ')?;
@@ -105,8 +121,15 @@ impl Desk {
         caller: &Caller,
         mut intro: Introduction,
     ) -> Result<Arc<RegistrationRecord>, Status> {
+        if let Some(name) = caller.outsider() {
+            match intro.names.iter().find(|claimed| *claimed != name.as_str()) {
+                Some(claimed) => return Err(foreign(name, claimed)),
+                None => intro.names = vec![name.to_string()],
+            }
+            intro.wanted = Some(name.clone());
+        }
         intro.peer = self.peer(caller, || self.is_unclear(&intro.names)).await;
-        intro.token = caller.token.clone();
+        intro.token = caller.instance();
         let registered = self.owner.register(intro).await.map_err(refused)?;
         let registered = registered.map_err(|error| registry_refused(&error))?;
         match tokio::time::timeout(DISK_PATIENCE, registered.recorded).await {
@@ -129,8 +152,10 @@ impl Desk {
         metrics: Metrics,
     ) -> Result<(), Status> {
         let known = self.owner.directories().borrow().get(&id).map(Arc::clone);
-        if let (Some(token), Some(record)) = (&caller.token, &known) {
-            check_owner(token, record)?;
+        match (&caller.token, &known) {
+            (Some(Bearer::Instance(token)), Some(record)) => check_owner(token, record)?,
+            (Some(Bearer::Outsider(name)), known) => check_name(name, &id, known.as_deref())?,
+            (Some(Bearer::Instance(_)) | None, _) => {}
         }
         let peer = self.peer(caller, || known.is_none()).await;
         let beat = Beat {
@@ -138,7 +163,7 @@ impl Desk {
             said,
             metrics,
             peer,
-            token: caller.token.clone(),
+            token: caller.instance(),
         };
         self.owner.beats().push(id, beat).map_err(|_| {
             Status::resource_exhausted("too many components send heartbeats; try again later")
@@ -147,11 +172,12 @@ impl Desk {
 
     /// Takes a registration back.
     pub async fn unregister(&self, caller: &Caller, id: ServiceId) -> Result<(), Status> {
-        let done = self
-            .owner
-            .unregister(id, caller.token.clone())
-            .await
-            .map_err(refused)?;
+        if let Some(name) = caller.outsider() {
+            let known = self.directory().await?.get(&id).cloned();
+            check_name(name, &id, known.as_deref())?;
+        }
+        let done = self.owner.unregister(id, caller.instance()).await;
+        let done = done.map_err(refused)?;
         done.map_err(|error| registry_refused(&error))
     }
 
@@ -235,6 +261,23 @@ fn check_owner(token: &InstanceId, record: &RegistrationRecord) -> Result<(), St
         "the token belongs to {token}, and `{}` to {owner}",
         record.service_id
     )))
+}
+
+/// An outsider speaks for the registration of its name, and for one that was given to it.
+fn check_name(
+    name: &ServiceId,
+    id: &ServiceId,
+    known: Option<&RegistrationRecord>,
+) -> Result<(), Status> {
+    if id == name || known.is_some_and(|record| record.component() == name.as_str()) {
+        return Ok(());
+    }
+    Err(foreign(name, id.as_str()))
+}
+
+fn foreign(bearer: &ServiceId, named: &str) -> Status {
+    let named = shown(named);
+    Status::permission_denied(format!("the token belongs to {bearer}, not to `{named}`"))
 }
 
 fn registry_refused(error: &RegistryRefusal) -> Status {

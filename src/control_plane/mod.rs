@@ -44,9 +44,9 @@ use tonic_health::ServingStatus;
 pub use doors::{Containers, Doors};
 pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
-pub use remote::{RemoteError, components_at};
-pub use tls::{AuthorityError, TlsError, TlsFiles};
-pub use token::{KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError, write_private};
+pub use remote::{Elsewhere, RemoteError, components_at};
+pub use tls::{AuthorityError, ClientTls, TlsError, TlsFiles};
+pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError, write_private};
 
 use crate::clock::Clock;
 use crate::model::Patience;

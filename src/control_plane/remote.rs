@@ -1,12 +1,18 @@
 //! Asking another control plane, upstream's included, who is registered with it.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::convert::{health_of_v1, kind_of_v1, metrics_of_legacy, metrics_of_v1, time_of};
+use super::tls::{self, ClientTls};
 use super::wire::legacy::ServiceStatus;
 use super::wire::legacy::control_plane_client::ControlPlaneClient;
 use super::wire::v1::control_plane_service_client::ControlPlaneServiceClient;
@@ -45,11 +51,23 @@ pub enum RemoteError {
     },
 }
 
-/// Everyone who is registered with the control plane at `address` (`host:port`).
+/// Another control plane, and how it is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// `host:port`.
+    pub address: String,
+    /// The token to show; `None` = none.
+    pub token: Option<String>,
+    /// `None` = plain.
+    pub tls: Option<ClientTls>,
+}
+
+/// Everyone who is registered with another control plane.
 ///
 /// # Errors
 /// When nobody answers there, or the answer is a refusal.
-pub async fn components_at(address: &str) -> Result<Vec<ComponentEntry>, RemoteError> {
+pub async fn components_at(place: &Elsewhere) -> Result<Vec<ComponentEntry>, RemoteError> {
+    let address = place.address.as_str();
     let bad_address = || RemoteError::Address {
         address: address.to_owned(),
     };
@@ -58,38 +76,75 @@ pub async fn components_at(address: &str) -> Result<Vec<ComponentEntry>, RemoteE
     }
     let endpoint = Endpoint::try_from(format!("http://{address}")).map_err(|_| bad_address())?;
     let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-    let channel = endpoint.connect().await.map_err(|error| {
-        // What the transport says of itself is no help; what the host said is.
-        let mut cause: &dyn Error = &error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
+    let connected = match &place.tls {
+        None => endpoint.connect().await,
+        Some(tls) => {
+            let (tls, address) = (tls.clone(), address.to_owned());
+            let connect = tower::service_fn(move |_: Uri| open(tls.clone(), address.clone()));
+            endpoint.connect_with_connector(connect).await
         }
-        let why = cause.to_string();
-        RemoteError::Unreachable {
-            address: address.to_owned(),
-            why,
-        }
-    })?;
-    let refused = |status: Status| RemoteError::Refused {
-        address: address.to_owned(),
-        status: Box::new(status),
     };
-    match of_sdk(channel.clone()).await {
+    let unreachable = |error: &dyn Error| RemoteError::Unreachable {
+        address: address.to_owned(),
+        why: root_cause(error),
+    };
+    let channel = connected.map_err(|error| unreachable(&error))?;
+    let refused = |status: Status| match status.source() {
+        // The connection broke: a client without a certificate that is asked for learns it so.
+        Some(error) => unreachable(error),
+        None => RemoteError::Refused {
+            address: address.to_owned(),
+            status: Box::new(status),
+        },
+    };
+    let token = place.token.as_deref();
+    match of_sdk(channel.clone(), token).await {
         // The server of July 2025 knows only the older service.
         Err(status) if status.code() == Code::Unimplemented => {
-            of_legacy(channel).await.map_err(refused)
+            of_legacy(channel, token).await.map_err(refused)
         }
         answer => answer.map_err(refused),
     }
 }
 
-async fn of_sdk(channel: Channel) -> Result<Vec<ComponentEntry>, Status> {
+/// What the transport says of itself is no help; what the host said is.
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+async fn open(tls: ClientTls, address: String) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect(&address).await?;
+    let stream = tls::connect(&tls, host, stream).await?;
+    Ok(TokioIo::new(stream))
+}
+
+/// A request that shows `token`.
+fn bearing<T>(message: T, token: Option<&str>) -> Result<Request<T>, Status> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        let header = format!("Bearer {token}").parse();
+        let header = header.map_err(|_| Status::unauthenticated("the token is no token"))?;
+        request.metadata_mut().insert("authorization", header);
+    }
+    Ok(request)
+}
+
+async fn of_sdk(channel: Channel, token: Option<&str>) -> Result<Vec<ComponentEntry>, Status> {
     let mut client = ControlPlaneServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
     let request = ListComponentsRequest {
         type_filter: 0,
         include_unhealthy: true,
     };
-    let answer = client.list_components(request).await?.into_inner();
+    let answer = client
+        .list_components(bearing(request, token)?)
+        .await?
+        .into_inner();
     Ok(answer
         .components
         .into_iter()
@@ -97,9 +152,12 @@ async fn of_sdk(channel: Channel) -> Result<Vec<ComponentEntry>, Status> {
         .collect())
 }
 
-async fn of_legacy(channel: Channel) -> Result<Vec<ComponentEntry>, Status> {
+async fn of_legacy(channel: Channel, token: Option<&str>) -> Result<Vec<ComponentEntry>, Status> {
     let mut client = ControlPlaneClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-    let answer = client.list_services(()).await?.into_inner();
+    let answer = client
+        .list_services(bearing((), token)?)
+        .await?
+        .into_inner();
     Ok(answer
         .services
         .into_iter()

@@ -1,4 +1,5 @@
-//! TLS and mutual TLS: TLS 1.2 and 1.3 on ring, certificates that may change while it serves.
+//! TLS and mutual TLS: TLS 1.2 and 1.3 on ring, certificates that may change while it serves; and
+//! the same as a client of another control plane.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client as rustls_stream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The files of a server's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,11 +172,7 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
 fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates("certificate", &files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::File {
-        what: "private key",
-        path: files.key.clone(),
-        source,
-    })?;
+    let key = private_key(&files.key)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .expect("ring speaks both versions");
@@ -205,6 +203,68 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
         })?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
+}
+
+/// Whom a client trusts, and what it shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Who vouches for servers.
+    pub authority: PathBuf,
+    /// Its own certificate and the key of that; `None` = it shows none.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// Speaks TLS to the server called `host` over `stream`.
+///
+/// # Errors
+/// When a file cannot be used, which is named, or the server is not whom the authority vouches for.
+pub(super) async fn connect(
+    files: &ClientTls,
+    host: &str,
+    stream: TcpStream,
+) -> io::Result<rustls_stream::TlsStream<TcpStream>> {
+    let config = client_config(files).map_err(io::Error::other)?;
+    let host = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(host, stream).await
+}
+
+fn client_config(files: &ClientTls) -> Result<ClientConfig, TlsError> {
+    let path = &files.authority;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("authority", path)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| TlsError::Authority {
+            path: path.clone(),
+            source: error.into(),
+        })?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .expect("ring speaks both versions")
+        .with_root_certificates(roots);
+    let mut config = match &files.own {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = certificates("certificate", certificate)?;
+            let own = builder.with_client_auth_cert(chain, private_key(key)?);
+            own.map_err(|source| TlsError::Pair {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                source,
+            })?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::File {
+        what: "private key",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

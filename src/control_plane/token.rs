@@ -5,6 +5,7 @@
 //! tokens signed with it stay good for the rest of their day. A daemon takes up keys that somebody
 //! else rotated.
 
+use std::fmt;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -20,7 +21,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use signature::{Signer, Verifier};
 
-use crate::model::{InstanceId, Timestamp};
+use crate::model::{BadServiceId, InstanceId, ServiceId, Timestamp};
 
 /// How long a token is good.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -39,12 +40,32 @@ const LEEWAY_SECONDS: u64 = 30;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Claims {
     component_id: String,
-    instance: String,
+    /// Absent for a component that does not run here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
     /// Seconds since the Unix epoch.
     iat: u64,
     /// Seconds since the Unix epoch.
     exp: u64,
     scope: String,
+}
+
+/// Whose token it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bearer {
+    /// An instance that was started here.
+    Instance(InstanceId),
+    /// A component that runs elsewhere, by the name under which it registers.
+    Outsider(ServiceId),
+}
+
+impl fmt::Display for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance(instance) => instance.fmt(f),
+            Self::Outsider(name) => name.fmt(f),
+        }
+    }
 }
 
 /// Why a token was refused.
@@ -115,8 +136,8 @@ pub enum Refreshed {
     Same,
 }
 
-impl std::fmt::Debug for Keyring {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Keyring({} keys)", self.keys().len())
     }
 }
@@ -200,12 +221,32 @@ impl Keyring {
 
     /// A token of `instance`, good from `now` on for [`TOKEN_LIFE`].
     pub fn issue(&self, instance: &InstanceId, now: Timestamp) -> String {
+        self.sign(
+            instance.replica.component.to_string(),
+            Some(instance.to_string()),
+            now,
+            TOKEN_LIFE,
+        )
+    }
+
+    /// A token of a component that does not run here, good from `now` on for `life`.
+    pub fn issue_outside(&self, name: &ServiceId, now: Timestamp, life: Duration) -> String {
+        self.sign(name.to_string(), None, now, life)
+    }
+
+    fn sign(
+        &self,
+        component_id: String,
+        instance: Option<String>,
+        now: Timestamp,
+        life: Duration,
+    ) -> String {
         let iat = seconds(now);
         let claims = Claims {
-            component_id: instance.replica.component.to_string(),
-            instance: instance.to_string(),
+            component_id,
+            instance,
             iat,
-            exp: iat + TOKEN_LIFE.as_secs(),
+            exp: iat.saturating_add(life.as_secs()),
             scope: SCOPE.to_owned(),
         };
         let key = EncodingKey::from_secret(&self.keys()[0]);
@@ -213,11 +254,11 @@ impl Keyring {
             .expect("texts and numbers can be signed with a key of this kind")
     }
 
-    /// The instance whose token `token` is, at `now`.
+    /// Whose token `token` is, at `now`.
     ///
     /// # Errors
     /// When it is not one of ours, or its time is over.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<InstanceId, TokenError> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Bearer, TokenError> {
         let validation = validation();
         let mut refused = TokenError::Invalid("it is signed with no key of ours".to_owned());
         for key in self.keys() {
@@ -286,7 +327,7 @@ fn save(path: &Path, keys: &[Key]) -> Result<(), KeyError> {
     })
 }
 
-fn check(claims: &Claims, now: Timestamp) -> Result<InstanceId, TokenError> {
+fn check(claims: &Claims, now: Timestamp) -> Result<Bearer, TokenError> {
     if claims.scope != SCOPE {
         return Err(TokenError::WrongScope(claims.scope.clone()));
     }
@@ -296,8 +337,12 @@ fn check(claims: &Claims, now: Timestamp) -> Result<InstanceId, TokenError> {
     if claims.iat > seconds(now).saturating_add(LEEWAY_SECONDS) {
         return Err(TokenError::Invalid("it was made in the future".to_owned()));
     }
-    let instance: InstanceId = claims
-        .instance
+    let Some(instance) = &claims.instance else {
+        let name = claims.component_id.parse();
+        let name = name.map_err(|error: BadServiceId| TokenError::Invalid(error.to_string()))?;
+        return Ok(Bearer::Outsider(name));
+    };
+    let instance: InstanceId = instance
         .parse()
         .map_err(|error| TokenError::Invalid(format!("{error}")))?;
     if instance.replica.component.as_str() != claims.component_id {
@@ -305,7 +350,7 @@ fn check(claims: &Claims, now: Timestamp) -> Result<InstanceId, TokenError> {
             "its component and instance differ".to_owned(),
         ));
     }
-    Ok(instance)
+    Ok(Bearer::Instance(instance))
 }
 
 fn seconds(at: Timestamp) -> u64 {
@@ -417,6 +462,10 @@ mod tests {
         "default.p.ttp.0.3".parse().unwrap()
     }
 
+    fn bearer() -> Bearer {
+        Bearer::Instance(instance())
+    }
+
     const NOW: i64 = 1_795_228_980_000;
 
     fn at(millis: i64) -> Timestamp {
@@ -427,9 +476,9 @@ mod tests {
     fn a_token_names_its_instance_for_a_day() {
         let keys = Keyring::transient().unwrap();
         let token = keys.issue(&instance(), at(0));
-        assert_eq!(keys.verify(&token, at(0)), Ok(instance()));
+        assert_eq!(keys.verify(&token, at(0)), Ok(bearer()));
         let day = i64::try_from(TOKEN_LIFE.as_millis()).unwrap();
-        assert_eq!(keys.verify(&token, at(day)), Ok(instance()));
+        assert_eq!(keys.verify(&token, at(day)), Ok(bearer()));
         assert_eq!(
             keys.verify(&token, at(day + 32_000)),
             Err(TokenError::Expired)
@@ -438,6 +487,15 @@ mod tests {
             keys.verify(&token, at(-60_000)),
             Err(TokenError::Invalid(_))
         ));
+    }
+
+    #[test]
+    fn an_outsiders_token_names_it_for_as_long_as_it_was_given() {
+        let keys = Keyring::transient().unwrap();
+        let name: ServiceId = "far".parse().unwrap();
+        let token = keys.issue_outside(&name, at(0), Duration::from_secs(60));
+        assert_eq!(keys.verify(&token, at(0)), Ok(Bearer::Outsider(name)));
+        assert_eq!(keys.verify(&token, at(100_000)), Err(TokenError::Expired));
     }
 
     #[test]
@@ -467,7 +525,7 @@ mod tests {
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         let again = Keyring::open(dir.path()).unwrap();
-        assert_eq!(again.verify(&token, at(0)), Ok(instance()));
+        assert_eq!(again.verify(&token, at(0)), Ok(bearer()));
     }
 
     #[test]
@@ -478,11 +536,11 @@ mod tests {
         keys.rotate().unwrap();
         let newer = keys.issue(&instance(), at(0));
         assert_ne!(token, newer);
-        assert_eq!(keys.verify(&token, at(0)), Ok(instance()));
+        assert_eq!(keys.verify(&token, at(0)), Ok(bearer()));
         let keys = Keyring::open(dir.path()).unwrap();
         keys.rotate().unwrap();
         assert!(keys.verify(&token, at(0)).is_err());
-        assert_eq!(keys.verify(&newer, at(0)), Ok(instance()));
+        assert_eq!(keys.verify(&newer, at(0)), Ok(bearer()));
     }
 
     #[test]
@@ -495,12 +553,12 @@ mod tests {
         Keyring::open(dir.path()).unwrap().rotate().unwrap();
         assert_eq!(daemons.refresh().unwrap(), Refreshed::Changed);
         assert!(daemons.is_stale(&before, at(0)), "it is to be replaced");
-        assert_eq!(daemons.verify(&before, at(0)), Ok(instance()));
+        assert_eq!(daemons.verify(&before, at(0)), Ok(bearer()));
         let after = daemons.issue(&instance(), at(0));
         assert!(!daemons.is_stale(&after, at(0)));
         fs::write(dir.path().join(KEYS), "hello").unwrap();
         assert!(daemons.refresh().is_err());
-        assert_eq!(daemons.verify(&after, at(0)), Ok(instance()), "it goes on");
+        assert_eq!(daemons.verify(&after, at(0)), Ok(bearer()), "it goes on");
         assert_eq!(daemons.refresh().unwrap(), Refreshed::Same, "told once");
     }
 

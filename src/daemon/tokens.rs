@@ -167,6 +167,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::control_plane::Bearer;
     use crate::model::{
         ComponentStatus, DaemonStatus, Generation, PhaseName, PipelineStatus, ReplicaStatus, Role,
         STATUS_SCHEMA, Timestamp,
@@ -246,7 +247,7 @@ mod tests {
             let now = clock.now();
             assert_eq!(
                 tokens.keys.verify(&read(file), now),
-                Ok(live.clone()),
+                Ok(Bearer::Instance(live.clone())),
                 "{day}"
             );
             assert!(!tokens.keys.is_stale(&read(file), now), "{day}");
@@ -266,7 +267,10 @@ mod tests {
         let second = read(file.as_deref());
         assert_ne!(Some(&second), first.as_ref());
         for token in [first.unwrap(), second] {
-            assert_eq!(tokens.keys.verify(&token, clock.now()), Ok(live.clone()));
+            assert_eq!(
+                tokens.keys.verify(&token, clock.now()),
+                Ok(Bearer::Instance(live.clone()))
+            );
         }
     }
 

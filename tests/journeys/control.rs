@@ -199,6 +199,31 @@ fn tokens_are_checked_and_renewed_when_their_key_is_rotated() {
     assert_eq!(register("a", &second), "OK");
     assert_eq!(register("a", &third), "OK");
     assert_eq!(world.status().pid("a"), Some(pid), "it runs on");
+    // A component that runs elsewhere shows a token that a person made for it.
+    let far = world.ok(&["components", "issue-token", "far", "--for", "1h"]);
+    assert_eq!(register("far", far.trim()), "OK");
+    assert_eq!(register("a", far.trim()), "PERMISSION_DENIED");
+    let speak = |method: &str, request: Value| {
+        let given = [("CALL_TOKEN", far.trim())];
+        call(&at, &format!("{LEGACY}/{method}"), &request, &given)
+    };
+    assert!(speak("Heartbeat", json!({ "serviceId": "far" })).0);
+    let foreign = speak("Heartbeat", json!({ "serviceId": "a" })).1;
+    assert_eq!(foreign["code"], "PERMISSION_DENIED");
+    let run = variable(pid, "FLOWCTL_RUN_ID");
+    let foreign = speak("StopPipelineRun", json!({ "runId": run })).1;
+    assert_eq!(foreign["code"], "PERMISSION_DENIED");
+    let told = world.fails(7, &["status", "--control-plane-address", &at]);
+    assert!(told.contains("a token is required"), "{told}");
+    let kept = as_text(&world.write("far.token", &far));
+    let listed = world.ok(&[
+        "status",
+        "--control-plane-address",
+        &at,
+        "--token-file",
+        &kept,
+    ]);
+    assert!(listed.contains("far"), "{listed}");
     world.fails(
         2,
         &["components", "rotate-keys", "--control-plane-address", &at],
@@ -296,6 +321,20 @@ fn a_server_with_certificates_serves_those_it_knows_and_changes_them_while_it_ru
         "one without a certificate is refused"
     );
     assert!(!register(&[]), "and one without TLS");
+    let place = format!("localhost:{port}");
+    let by_tls = |more: &[&str]| {
+        let asked = ["components", "list", "--control-plane-address", &place];
+        world.run(&[&asked, more].concat())
+    };
+    let own = ["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key];
+    let listed = by_tls(&own);
+    assert!(
+        text(&listed.stdout).contains("ttp"),
+        "{}",
+        text(&listed.stderr)
+    );
+    assert_eq!(by_tls(&own[..2]).status.code(), Some(4));
+    assert_eq!(by_tls(&[]).status.code(), Some(4));
     let shown = |more: &str| {
         authority.openssl(&format!(
             "s_client -connect {at} -CAfile ca.pem -servername localhost -alpn h2 {more}"
