@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -358,14 +360,21 @@ async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
     let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
     loop {
         match store::lock(dir, &format!("since {}", clock.now())) {
-            Err(LockError::Held { about, .. })
-                if about == LOOKING && tokio::time::Instant::now() < deadline =>
+            // A holder that is gone is named until the next one has written its own name.
+            Err(LockError::Held { about, pid, .. })
+                if (about == LOOKING || pid.is_none_or(is_gone))
+                    && tokio::time::Instant::now() < deadline =>
             {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             answer => return answer,
         }
     }
+}
+
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 fn process_config(dir: &Path) -> ProcessConfig {
