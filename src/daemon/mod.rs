@@ -22,8 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -360,7 +358,7 @@ async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
     let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
     loop {
         match store::lock(dir, &format!("since {}", clock.now())) {
-            // A holder that is gone is named until the next one has written its own name.
+            // A holder that ended is named until the next one has written its own name.
             Err(LockError::Held { about, pid, .. })
                 if (about == LOOKING || pid.is_none_or(is_gone))
                     && tokio::time::Instant::now() < deadline =>
@@ -372,9 +370,17 @@ async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
     }
 }
 
+/// Whether a process has ended, or is about to: one that was killed holds its locks until its last
+/// thread is gone, which takes a while on a busy host.
 fn is_gone(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    // Behind the name, which may hold anything.
+    let state = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.as_bytes().first());
+    matches!(state, Some(Some(b'Z' | b'X')))
 }
 
 fn process_config(dir: &Path) -> ProcessConfig {
