@@ -390,14 +390,29 @@ async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
     let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
     loop {
         match store::lock(dir, &format!("since {}", clock.now())) {
-            Err(LockError::Held { about, .. })
-                if about == LOOKING && tokio::time::Instant::now() < deadline =>
+            // A holder that ended is named until the next one has written its own name.
+            Err(LockError::Held { about, pid, .. })
+                if (about == LOOKING || pid.is_none_or(is_gone))
+                    && tokio::time::Instant::now() < deadline =>
             {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             answer => return answer,
         }
     }
+}
+
+/// Whether a process has ended, or is about to: one that was killed holds its locks until its last
+/// thread is gone, which takes a while on a busy host.
+fn is_gone(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    // Behind the name, which may hold anything.
+    let state = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.as_bytes().first());
+    matches!(state, Some(Some(b'Z' | b'X')))
 }
 
 fn process_config(dir: &Path) -> ProcessConfig {

@@ -221,7 +221,8 @@ impl Sources {
             let (path, followed) = match known.get(folder) {
                 Some(followed) => (folder.to_owned(), followed.clone()),
                 None => {
-                    let followed = known.get(&file).cloned().unwrap_or_default();
+                    let followed = known.get(&file).cloned();
+                    let followed = followed.unwrap_or_else(|| sources.surmised(&file));
                     (file, followed)
                 }
             };
@@ -236,6 +237,23 @@ impl Sources {
         }
         tokio::spawn(sources.clone().hand_in(updates, stop.clone()));
         Ok(sources)
+    }
+
+    /// What a lost setting must have said: the namespace that all pipelines of `file` share was
+    /// given, or is the one that the file names.
+    fn surmised(&self, file: &Path) -> Followed {
+        let snapshot = self.owner.snapshots().borrow().clone();
+        let of_file = snapshot
+            .pipelines
+            .iter()
+            .filter(|pipeline| pipeline.file.as_deref() == Some(file));
+        let mut namespaces: BTreeSet<Namespace> =
+            of_file.map(|pipeline| pipeline.namespace.clone()).collect();
+        let namespace = namespaces.pop_first().filter(|_| namespaces.is_empty());
+        Followed {
+            given: given(namespace, None),
+            files: None,
+        }
     }
 
     /// Follows what was applied from now on, or leaves it.

@@ -385,6 +385,41 @@ fn the_total_of_restarts_survives_a_reset() {
     assert_eq!((cleared.restarts, cleared.failures), (9, 0));
 }
 
+#[test]
+fn failures_are_forgotten_after_the_reset_time_of_readiness_and_not_a_moment_before() {
+    let policy = RestartPolicy::default();
+    let history = History {
+        failures: 3,
+        ..History::default()
+    };
+    let running = |ready, since: Timestamp, ready_changed| Phase::Running {
+        since,
+        health: Health {
+            started: true,
+            ready,
+            ready_changed,
+            ..Health::default()
+        },
+    };
+    let reset = |phase: &Phase| restart::reset_at(&history, phase, &policy);
+    let two_minutes = Duration::from_secs(120);
+    // A daemon that was killed in between changes nothing: only moments count, and they are kept.
+    assert_eq!(
+        reset(&running(true, now(), None)),
+        Some(now().after(two_minutes))
+    );
+    let later = now().after(Duration::from_secs(50));
+    assert_eq!(
+        reset(&running(true, now(), Some(later))),
+        Some(later.after(two_minutes))
+    );
+    assert_eq!(reset(&running(false, now(), Some(later))), None);
+    assert_eq!(
+        restart::reset_at(&History::default(), &running(true, now(), None), &policy),
+        None
+    );
+}
+
 fn policies() -> impl Strategy<Value = RestartPolicy> {
     let backoff = prop_oneof![
         Just(Backoff::Exponential),

@@ -90,7 +90,9 @@ pub fn lock(state_dir: &Path, about: &str) -> Result<StateLock, LockError> {
             let mut text = String::new();
             file.read_to_string(&mut text)
                 .map_err(|source| failed("read", source))?;
-            let (pid, about) = text.split_once('\n').unwrap_or((&text, ""));
+            // What follows the second line is left of a longer text that is being replaced.
+            let mut lines = text.lines();
+            let (pid, about) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
             return Err(LockError::Held {
                 state_dir: state_dir.to_owned(),
                 pid: pid.trim().parse().ok(),

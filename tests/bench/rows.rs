@@ -364,7 +364,7 @@ fn tail(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Ve
     runner.apply(world, &components)?;
     world.wait_for(2)?;
     // What it wrote last may still be on its way.
-    lines_lost(runner, 10_000_000)?;
+    std::thread::sleep(Duration::from_secs(1));
     let mut cell = Cell::new("last 100 lines of 1 GB", "ms", Some("50"));
     for _ in 0..rounds(effort, 30, 5) {
         let before = now();

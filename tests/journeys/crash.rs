@@ -71,6 +71,36 @@ fn max_retries_gives_up_and_start_revives() {
 }
 
 #[test]
+fn failures_are_forgotten_only_after_the_reset_time_whoever_dies_in_between() {
+    let world = World::new();
+    let slow = ", restart: { initial_delay: 1s, factor: 1, jitter: 0, reset_after: 4s }";
+    world.apply(&sleeper("a", slow));
+    let crash = |failures: &str| {
+        let pid = world
+            .until("it runs", |s| s.phase("a") == "running")
+            .pid("a");
+        kill(pid.unwrap(), "KILL");
+        world.until(failures, |status| {
+            status.phase("a") == "backoff" && status.why("a").contains(failures)
+        });
+    };
+    crash("failure 1");
+    crash("failure 2");
+    world.kill_daemon();
+    world.start_daemon();
+    crash("failure 3");
+    let runs = world.until("it runs", |status| status.phase("a") == "running");
+    world.kill_daemon();
+    world.start_daemon();
+    let since = std::time::Instant::now();
+    eventually("the reset time is over", || {
+        since.elapsed().as_millis() > 4_500
+    });
+    assert_eq!(world.status().pid("a"), runs.pid("a"));
+    crash("failure 1");
+}
+
+#[test]
 fn stop_takes_what_ignores_it_and_what_it_forked_away() {
     let world = World::new();
     let stubborn = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo $$ > away; exec sleep 1000' &) ; \

@@ -150,6 +150,46 @@ fn of_many_saves_in_a_row_the_last_one_counts() {
 }
 
 #[test]
+fn every_kind_of_bad_file_is_told_and_leaves_what_runs_alone() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let before = world.status();
+    let good = pipeline(&sleeper("a", ""));
+    let cycle = pipeline(&(sleeper("a", ", inputs: [b]") + &sleeper("b", ", inputs: [a]")));
+    let half = good[..good.len() - 20].to_owned();
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for (text, words) in [
+        (cycle, "each other"),
+        (good.replace("id: a,", "id: a, id: a,"), "twice"),
+        (
+            good.replace("id: a,", "id: a, shape: round,"),
+            "unknown field",
+        ),
+        (half, ""),
+        (String::new(), "empty"),
+        (
+            good.replace("sleep 100000", "sleep \u{0}"),
+            "control character",
+        ),
+        (deep, "deep"),
+        ("a: &a [*a, *a]\n".repeat(50), ""),
+    ] {
+        world.save("p.yaml", &text);
+        let status = world.until(&format!("`{words}` is told"), |status| {
+            let message = status.pipeline()["problem"]["message"].as_str();
+            message.is_some_and(|message| message.contains(words))
+        });
+        assert_eq!(status.pid("a"), before.pid("a"));
+        world.save("p.yaml", &good);
+        world.until("it is good again", |status| {
+            status.pipeline()["problem"].is_null()
+        });
+    }
+    let after = world.status();
+    assert_eq!((after.pid("a"), after.restarts("a")), (before.pid("a"), 0));
+}
+
+#[test]
 fn what_ends_because_its_upstream_is_away_waits_for_it_and_spends_no_restart() {
     let world = World::new();
     world.write("up", "");

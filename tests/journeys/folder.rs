@@ -73,6 +73,13 @@ fn a_given_namespace_holds_for_files_that_name_none_and_for_every_later_edit() {
         names(&world) == ["prod/one", "prod/three"]
     });
     assert_eq!(world.status().pid("a"), before.pid("a"));
+    // Nor does a lost store move anything to another namespace.
+    world.kill_daemon();
+    std::fs::remove_dir_all(world.state().join("store")).unwrap();
+    world.start_daemon();
+    world.until("all is rebuilt", |status| status.settled());
+    assert_eq!(names(&world), ["prod/one", "prod/three"]);
+    assert_eq!(world.status().pid("a"), before.pid("a"));
     // What a file says for itself stands.
     let own = named("own").replace("name: own", "name: own, namespace: mine");
     world.save("own.yaml", &own);

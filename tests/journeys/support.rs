@@ -245,8 +245,9 @@ impl World {
             }
             assert!(
                 Instant::now() < deadline,
-                "never came true: {what}\n{:#}",
-                status.0
+                "never came true: {what}\n{:#}\n{}",
+                status.0,
+                self.read("daemon.err")
             );
             pause();
         }
