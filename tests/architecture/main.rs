@@ -68,6 +68,7 @@ const CRATES: [(&str, &[&str]); 40] = [
         "rustix",
         &[
             "driver/process",
+            "driver/logs",
             "store",
             "probe",
             "preflight",
