@@ -69,6 +69,7 @@ const CRATES: [(&str, &[&str]); 40] = [
         &[
             "driver/process",
             "driver/logs",
+            "driver/docker/tests",
             "store",
             "probe",
             "preflight",

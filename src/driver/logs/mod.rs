@@ -30,6 +30,7 @@ mod replica;
 mod tail;
 
 pub(super) use name::FileName;
+pub(super) use replica::{files, parse};
 
 use replica::{Replica, Start};
 
