@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, InspectContainerOptions,
-    StartContainerOptions,
+    ListContainersOptions, StartContainerOptions,
 };
 
 use super::engine::{CHANGE, Failure, LOOK, found, unreachable};
@@ -239,11 +239,42 @@ impl DockerDriver {
             (Some(message), Some(_) | None) => {
                 let user = launch.spec.user.as_deref();
                 let refusal = Refusal::of_start(&message, &program, &container.image, user);
-                Err(refuse(refusal))
+                Err(refuse(self.name_holder(launch, refusal).await))
             }
             (None, Some(_) | None) => {
                 Err(unreachable(OPERATION, "it vanished once it was started"))
             }
+        }
+    }
+
+    /// Says which container holds a host port that is taken, if one does.
+    async fn name_holder(&self, launch: &Launch, refusal: Refusal) -> Refusal {
+        let Refusal::HostPortTaken { port, by } = refusal else {
+            return refusal;
+        };
+        let answer = self
+            .inner
+            .engine
+            .call(LOOK, |client| async move {
+                client.list_containers(None::<ListContainersOptions>).await
+            })
+            .await;
+        let wanted = launch.spec.ports.iter().filter_map(|port| port.host_port);
+        let wanted: Vec<u16> = wanted.collect();
+        // Without an answer the port alone has to do.
+        let holder = answer.unwrap_or_default().into_iter().find_map(|other| {
+            let ports = other.ports.unwrap_or_default();
+            let mut published = ports.iter().filter_map(|port| port.public_port);
+            let taken = published.find(|port| wanted.contains(port))?;
+            let name = other.names?.into_iter().next()?;
+            Some((taken, name))
+        });
+        match holder {
+            Some((taken, name)) => Refusal::HostPortTaken {
+                port: taken.to_string(),
+                by: format!("container {}", name.trim_start_matches('/')),
+            },
+            None => Refusal::HostPortTaken { port, by },
         }
     }
 
