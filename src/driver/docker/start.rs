@@ -134,8 +134,8 @@ impl DockerDriver {
         ))
     }
 
-    /// Looks who has the name. A dead container of an earlier run is removed; ours of this very
-    /// instance is answered.
+    /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of
+    /// this very instance is answered.
     async fn take_over(&self, launch: &Launch, name: &str) -> Result<Option<String>, DriverError> {
         let Some(inspected) = self.inspect(name).await.map_err(lost)? else {
             return Ok(None);
@@ -164,20 +164,12 @@ impl DockerDriver {
         }
         let same_replica = seen.instance.pipeline == launch.instance.pipeline
             && seen.instance.replica == launch.instance.replica;
-        match seen.life {
-            // Never run, or long over: nothing is lost with it but what was recorded.
-            Life::Created if same_replica => {}
-            Life::Created | Life::Running { .. } => {
-                return Err(conflict(format!(
-                    "is pipeline {}'s component {}",
-                    seen.instance.pipeline, seen.instance.replica
-                )));
-            }
-            Life::Exited(_)
-            | Life::NotStarted { .. }
-            | Life::Lost { .. }
-            | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => {}
+        // The end of another replica may not be recorded yet, and a live one is nobody's to remove.
+        if !same_replica || matches!(seen.life, Life::Running { .. }) {
+            return Err(conflict(format!(
+                "is pipeline {}'s component {}",
+                seen.instance.pipeline, seen.instance.replica
+            )));
         }
         if !self.inner.copied(&seen.id).await {
             tracing::warn!(instance = %seen.instance, "its last lines could not be copied");
