@@ -197,11 +197,11 @@ fn down_leaves_nothing_running_and_a_daemon_no_more() {
 #[test]
 fn a_driver_that_this_build_lacks_is_refused_in_words() {
     let world = World::new();
-    let boxed = "    - { id: box, driver: docker, image: 'redis:7' }\n";
+    let boxed = "    - { id: box, driver: nomad, image: 'redis:7' }\n";
     world.save("p.yaml", &pipeline(&(sleeper("a", "") + boxed)));
     let said = world.fails(7, &["apply", "-f", "p.yaml"]);
     assert!(
-        said.contains("box: this build of flowctl cannot run docker"),
+        said.contains("box: this build of flowctl cannot run nomad"),
         "{said}"
     );
     world.ok(&["apply", "-f", "p.yaml", "--force", "--no-wait"]);

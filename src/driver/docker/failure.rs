@@ -130,6 +130,23 @@ impl Refusal {
         }
     }
 
+    /// What the words of a container's init mean, which could not execute the program.
+    pub(super) fn of_init(why: &str, program: &str, image: &str) -> Self {
+        let (program, image) = (program.to_owned(), image.to_owned());
+        if why.contains("No such file") {
+            Self::ExecNotFound { program, image }
+        } else if why.contains("Exec format error") {
+            let why = why.to_owned();
+            Self::BadFormat {
+                program,
+                image,
+                why,
+            }
+        } else {
+            Self::NotExecutable { program, image }
+        }
+    }
+
     /// What the engine's words about a failed pull mean; `None` when the engine itself is silent.
     pub(super) fn of_pull(failure: &Failure, image: &str) -> Option<Self> {
         let Failure::Answered { message, .. } = failure else {

@@ -157,9 +157,12 @@ impl Inner {
         self.copy_output(seen);
     }
 
-    /// An instance is gone.
-    fn forgotten(&self, instance: &InstanceId) {
+    /// An instance's container is gone.
+    fn forgotten(&self, container: &str, instance: &InstanceId) {
         self.album().drop_instance(instance);
+        if let Some(copier) = self.copiers().remove(container) {
+            copier.abort();
+        }
     }
 }
 

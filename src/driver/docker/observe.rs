@@ -5,19 +5,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::container::LogOutput;
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
-use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, LogsOptions};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::engine::{CHANGE, Failure, LOOK, found};
+use super::failure::Refusal;
 use super::outage::{self, Beginnings};
 use super::sight::{Reach, Seen};
 use super::{Inner, identity};
-use crate::model::{InstanceId, Life, RestartMode};
+use crate::model::{Exit, ExitStatus, InstanceId, Life, RestartMode, StartFailure, Workload};
 
 /// Closer looks at once.
 const AT_ONCE: usize = 16;
+/// A container that could not execute its program ends sooner than this.
+const BRIEF: Duration = Duration::from_secs(10);
 /// How long an engine has to notice that a container's processes are gone.
 const PHANTOM_DOUBT: Duration = Duration::from_millis(500);
 /// A closer look is repeated after this, whatever the list says.
@@ -133,6 +137,9 @@ impl Inner {
         let listed = self.list(filters).await?;
         let seen = self.look_closer(listed).await?;
         self.album().keep_only(&seen);
+        let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
+        self.copiers()
+            .retain(|id, copier| ids.contains(id.as_str()) || !copier.is_finished());
         Ok(seen)
     }
 
@@ -220,12 +227,50 @@ impl Inner {
     /// Whose doing the end of a container was.
     async fn judge(&self, seen: &mut Seen) {
         if let Life::Exited(exit) = &seen.life {
+            if let Some(failure) = self.never_ran(seen, exit).await {
+                let at = exit.at;
+                seen.life = Life::NotStarted { failure, at };
+                return;
+            }
             let mode = seen.description.as_ref().map(|it| it.spec.restart.mode);
             let beginnings = Beginnings::find(self.engine.endpoint(), self.clock.now()).await;
             let outages = self.outages.all(self.clock.now());
             let mode = mode.unwrap_or(RestartMode::Always);
             seen.life = outage::judge(exit.clone(), mode, &outages, beginnings);
         }
+    }
+
+    /// Whether it was the container's init that ended, since it could not execute the program.
+    async fn never_ran(&self, seen: &Seen, exit: &Exit) -> Option<StartFailure> {
+        let brief = exit.started_at.is_some_and(|at| exit.at.since(at) < BRIEF);
+        if !brief || !matches!(exit.status, ExitStatus::Code(126 | 127)) {
+            return None;
+        }
+        let options = LogsOptions {
+            stderr: true,
+            tail: "1".to_owned(),
+            ..LogsOptions::default()
+        };
+        let id = seen.id.as_str();
+        let last: Vec<LogOutput> = self
+            .engine
+            .call(LOOK, |client| async move {
+                client.logs(id, Some(options)).try_collect().await
+            })
+            .await
+            // Without it the code stands for itself.
+            .unwrap_or_default();
+        let text = last.first()?.to_string();
+        let (_, why) = text.split_once("[FATAL tini")?;
+        let (_, why) = why.split_once(")] ")?;
+        let spec = &seen.description.as_ref()?.spec;
+        let Workload::Docker(container) = &spec.workload else {
+            return None;
+        };
+        let program = container.command.iter().flatten().next();
+        let program = program.map_or("of the image", String::as_str);
+        let why = why.trim();
+        Some(Refusal::of_init(why, program, &container.image).into())
     }
 
     /// Lets a container run on that somebody has paused: its pipeline says that it runs.

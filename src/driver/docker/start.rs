@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, InspectContainerOptions,
-    StartContainerOptions,
+    ListContainersOptions, StartContainerOptions,
 };
 
 use super::engine::{CHANGE, Failure, LOOK, found, unreachable};
@@ -137,8 +137,8 @@ impl DockerDriver {
         ))
     }
 
-    /// Looks who has the name. A dead container of an earlier run is removed; ours of this very
-    /// instance is answered.
+    /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of
+    /// this very instance is answered.
     async fn take_over(&self, launch: &Launch, name: &str) -> Result<Option<String>, DriverError> {
         let Some(inspected) = self.inspect(name).await.map_err(lost)? else {
             return Ok(None);
@@ -167,20 +167,12 @@ impl DockerDriver {
         }
         let same_replica = seen.instance.pipeline == launch.instance.pipeline
             && seen.instance.replica == launch.instance.replica;
-        match seen.life {
-            // Never run, or long over: nothing is lost with it but what was recorded.
-            Life::Created if same_replica => {}
-            Life::Created | Life::Running { .. } => {
-                return Err(conflict(format!(
-                    "is pipeline {}'s component {}",
-                    seen.instance.pipeline, seen.instance.replica
-                )));
-            }
-            Life::Exited(_)
-            | Life::NotStarted { .. }
-            | Life::Lost { .. }
-            | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => {}
+        // The end of another replica may not be recorded yet, and a live one is nobody's to remove.
+        if !same_replica || matches!(seen.life, Life::Running { .. }) {
+            return Err(conflict(format!(
+                "is pipeline {}'s component {}",
+                seen.instance.pipeline, seen.instance.replica
+            )));
         }
         if !self.inner.copied(&seen.id).await {
             tracing::warn!(instance = %seen.instance, "its last lines could not be copied");
@@ -242,11 +234,42 @@ impl DockerDriver {
             (Some(message), Some(_) | None) => {
                 let user = launch.spec.user.as_deref();
                 let refusal = Refusal::of_start(&message, &program, &container.image, user);
-                Err(refuse(refusal))
+                Err(refuse(self.name_holder(launch, refusal).await))
             }
             (None, Some(_) | None) => {
                 Err(unreachable(OPERATION, "it vanished once it was started"))
             }
+        }
+    }
+
+    /// Says which container holds a host port that is taken, if one does.
+    async fn name_holder(&self, launch: &Launch, refusal: Refusal) -> Refusal {
+        let Refusal::HostPortTaken { port, by } = refusal else {
+            return refusal;
+        };
+        let answer = self
+            .inner
+            .engine
+            .call(LOOK, |client| async move {
+                client.list_containers(None::<ListContainersOptions>).await
+            })
+            .await;
+        let wanted = launch.spec.ports.iter().filter_map(|port| port.host_port);
+        let wanted: Vec<u16> = wanted.collect();
+        // Without an answer the port alone has to do.
+        let holder = answer.unwrap_or_default().into_iter().find_map(|other| {
+            let ports = other.ports.unwrap_or_default();
+            let mut published = ports.iter().filter_map(|port| port.public_port);
+            let taken = published.find(|port| wanted.contains(port))?;
+            let name = other.names?.into_iter().next()?;
+            Some((taken, name))
+        });
+        match holder {
+            Some((taken, name)) => Refusal::HostPortTaken {
+                port: taken.to_string(),
+                by: format!("container {}", name.trim_start_matches('/')),
+            },
+            None => Refusal::HostPortTaken { port, by },
         }
     }
 

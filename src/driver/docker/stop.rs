@@ -115,7 +115,9 @@ impl DockerDriver {
             | Life::HostReboot { .. }
             | Life::RuntimeRestarted(_) => {}
         }
-        if !self.inner.copied(&seen.id).await {
+        // The engine believes that a lost one still writes, so its output never ends.
+        let lost = matches!(seen.life, Life::Lost { .. });
+        if !lost && !self.inner.copied(&seen.id).await {
             return Err(unreachable(FORGET, "its last lines are not copied yet"));
         }
         self.remove(&seen.id, instance).await
@@ -144,7 +146,7 @@ impl DockerDriver {
             }) => {}
             Err(failure) => return Err(failure.unreachable(FORGET)),
         }
-        self.inner.forgotten(instance);
+        self.inner.forgotten(id, instance);
         self.forget_secrets(instance).await
     }
 

@@ -296,3 +296,91 @@ async fn what_died_with_its_engine_did_not_crash() {
     stage.restart().await;
     eventually(&*stage.driver, &launch.instance, died).await;
 }
+
+#[tokio::test]
+async fn a_container_that_runs_only_in_the_engines_mind_is_lost_and_can_be_removed() {
+    if engine().is_none() {
+        return;
+    }
+    let own = OwnEngine::start("phantom");
+    let stage = DockerStage::on(own.endpoint());
+    let driver = &*stage.driver;
+    let launch = launch(stage.container("phantom", &["sleep", "1000"]), 1);
+    driver.start(&launch).await.unwrap();
+    let seen = driver.find(&launch.instance).await.unwrap().unwrap();
+    let program = seen.pid.unwrap().to_string();
+    let stat = std::fs::read_to_string(format!("/proc/{program}/stat")).unwrap();
+    let guardian = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1);
+    let guardian = guardian.unwrap().to_owned();
+    let pid_file = own.folder.join("exec/containerd/containerd.pid");
+    let containerd = std::fs::read_to_string(pid_file).unwrap();
+    for pid in [containerd.trim(), &guardian, &program] {
+        let sent = as_root("kill").args(["-KILL", pid]).status();
+        assert!(sent.unwrap().success());
+    }
+    let over = |life: &Life| !life.is_alive();
+    let seen = eventually(driver, &launch.instance, over).await;
+    println!("it is {:?}", seen.life);
+    let mut forgotten = driver.forget(&launch.instance).await;
+    for _ in 0..100 {
+        if forgotten.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        forgotten = driver.forget(&launch.instance).await;
+    }
+    forgotten.unwrap();
+    assert_eq!(sight(driver, &launch.instance).await, None);
+}
+
+#[tokio::test]
+async fn a_host_port_that_is_taken_is_named_with_who_has_it() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host_port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut failure = None;
+    for id in ["first", "second"] {
+        let mut spec = stage.container(id, &["sleep", "1000"]);
+        spec.ports = vec![crate::model::Port {
+            name: None,
+            container_port: 7_000,
+            host_port: Some(host_port),
+            host_ip: None,
+            protocol: crate::model::Protocol::Tcp,
+        }];
+        failure = stage.driver.start(&launch(spec, 1)).await.err();
+    }
+    let Some(DriverError::Refused(failure)) = failure else {
+        panic!("{failure:?}");
+    };
+    assert_eq!(failure.reason, "HostPortTaken");
+    let holder = format!("container {}-first", stage.mark);
+    assert!(failure.message.contains(&holder), "{}", failure.message);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_program_that_its_container_cannot_execute_never_ran() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let script = stage.root.path().join("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    let launch = launch(stage.container("script", &["/stage/script"]), 1);
+    // Its init starts, so the start itself may well succeed.
+    if let Err(error) = stage.driver.start(&launch).await {
+        assert!(matches!(error, DriverError::Refused(_)), "{error:?}");
+    }
+    let never_ran = |life: &Life| matches!(life, Life::NotStarted { .. });
+    let seen = eventually(&*stage.driver, &launch.instance, never_ran).await;
+    let Life::NotStarted { failure, .. } = seen.life else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(failure.reason, "ExecNotFound");
+    stage.end().await;
+}

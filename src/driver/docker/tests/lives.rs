@@ -125,15 +125,22 @@ async fn containers_reach_each_other_by_id_and_the_host_by_its_name() {
     }];
     let server = launch(server, 1);
     stage.driver.start(&server).await.unwrap();
+    let host = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = host.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut guest, _) = host.accept().unwrap();
+        std::io::Write::write_all(&mut guest, b"host answers\n").unwrap();
+    });
     let id = &server.spec.id;
     let script = format!(
         "for i in $(seq 100); do nc {id} 7000 </dev/null && break; sleep 0.1; done; \
-         ping -c 1 -W 2 host.flowctl.internal >/dev/null && echo host answers"
+         nc host.flowctl.internal {port} </dev/null"
     );
     let client = launch(stage.shell("client", &script), 1);
     stage.driver.start(&client).await.unwrap();
-    let said = texts(&lines(&stage, "client", 1).await);
+    let said = texts(&lines(&stage, "client", 2).await);
     assert!(said[0].starts_with("hello from"), "{said:?}");
+    assert_eq!(said[1], "host answers");
     eventually_runs(&*stage.driver, &server.instance).await;
     let published = stage.driver.reach(&server.instance, 7_000).unwrap();
     assert_eq!(published, ([127, 0, 0, 1], host_port).into());

@@ -148,3 +148,30 @@ async fn containers_keep_the_contract() {
     conformance::check(&mut stage).await;
     stage.end().await;
 }
+
+/// `cargo test --lib docker -- --ignored --nocapture looks`: what a look at many containers costs.
+#[tokio::test]
+#[ignore = "measures"]
+async fn looks_at_many_containers() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    for number in 0..100 {
+        let spec = stage.container(&format!("many-{number}"), &["sleep", "1000"]);
+        let launch = conformance::launch(spec, 1);
+        let Workload::Docker(container) = &launch.spec.workload else {
+            panic!("{launch:?}");
+        };
+        stage.driver.create(&launch, container).await.unwrap();
+    }
+    for round in 0..5 {
+        let begun = std::time::Instant::now();
+        let seen = stage.driver.observe(&Scope::All).await.unwrap();
+        println!(
+            "look {round}: {} containers in {:?}",
+            seen.len(),
+            begun.elapsed()
+        );
+    }
+    stage.end().await;
+}
