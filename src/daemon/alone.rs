@@ -70,8 +70,11 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     };
     let mut drivers: Drivers = BTreeMap::new();
     drivers.insert(DriverKind::Process, Arc::new(process));
-    if engine::containing(state_dir, &kept) == engine::Containing::Containers {
-        let docker = engine::onlooker(state_dir, &engine::as_before(state_dir), &clock)?;
+    let engine = engine::as_before(state_dir);
+    if engine::containing(&kept) == engine::Containing::Containers
+        || engine::is_worth_asking(&loaded.recovery, &engine)
+    {
+        let docker = engine::onlooker(state_dir, &engine, &clock)?;
         drivers.insert(DriverKind::Docker, docker);
     }
     let kept = rebuilt(kept, &drivers, &loaded.recovery).await;

@@ -11,10 +11,13 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::control_plane::{self, Containers, Doors};
-use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
+use crate::driver::docker::{
+    CleanedUp, DockerConfig, DockerDriver, DockerError, Endpoint, Volumes,
+};
 use crate::model::{ComponentSpec, DriverKind, InstanceId};
 use crate::probe::{Addresses, Host, Inside};
 use crate::reconciler::Kept;
+use crate::store::Recovery;
 
 pub use crate::driver::docker::Privileged;
 
@@ -22,8 +25,6 @@ pub use crate::driver::docker::Privileged;
 const HOST: &str = "docker-host";
 /// The file that says whose containers are this state directory's.
 const OWNER: &str = "owner";
-/// What the driver keeps in the state directory; it is there once a container was started.
-const FOLDER: &str = "containers";
 /// How soon an engine that did not say where it is reached is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Which host this is, as systemd and D-Bus agree on it.
@@ -117,27 +118,35 @@ fn keep(state_dir: &Path, choice: &EngineChoice) -> Result<(), EngineError> {
     })
 }
 
-/// Whether a directory has, or had, containers.
+/// Whether a directory has containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Containing {
-    /// It never had any.
+    /// None that is known.
     Nothing,
-    /// It may have some.
+    /// Some, or some that are wanted.
     Containers,
 }
 
-/// Whether this directory has, or had, containers.
-pub(super) fn containing(state_dir: &Path, kept: &Kept) -> Containing {
-    let wanted = kept
-        .pipelines
-        .values()
-        .flat_map(|record| record.spec.components.values())
-        .any(|component| component.driver() == DriverKind::Docker);
-    if wanted || state_dir.join(FOLDER).exists() {
+/// Whether what is kept speaks of containers.
+pub(super) fn containing(kept: &Kept) -> Containing {
+    let pipelines = kept.pipelines.values();
+    let mut components = pipelines.flat_map(|record| record.spec.components.values());
+    if components.any(|component| component.driver() == DriverKind::Docker) {
         Containing::Containers
     } else {
         Containing::Nothing
     }
+}
+
+/// Whether the engine is worth asking what it runs of a store that was lost: most hosts have none.
+pub(super) fn is_worth_asking(recovery: &Recovery, choice: &EngineChoice) -> bool {
+    let endpoint = Endpoint::discover(choice.host.as_deref(), &|name| std::env::var(name).ok());
+    let there = match endpoint {
+        Ok(Endpoint::Unix(path)) => path.exists(),
+        Ok(Endpoint::Tcp(_) | Endpoint::Tls { .. }) => true,
+        Err(_) => false,
+    };
+    *recovery != Recovery::Intact && there
 }
 
 /// Where the ports that an instance is probed at are reached from this host.
@@ -205,6 +214,27 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Contai
             tokio::time::sleep(ASK_AGAIN).await;
         }
     });
+}
+
+/// Removes the networks that were made for containers which are gone. Named volumes hold data, so
+/// they stay.
+pub(super) async fn tidy(docker: &DockerDriver) {
+    match docker.clean_up(Volumes::Keep).await {
+        Ok(CleanedUp {
+            networks_in_use,
+            volumes_kept,
+            ..
+        }) => {
+            for network in networks_in_use {
+                tracing::info!(network, "others use the network; it stays");
+            }
+            for volume in volumes_kept {
+                tracing::info!(volume, "the volume is kept; `docker volume rm` removes it");
+            }
+        }
+        // Most hosts have no engine, and then there is nothing to remove.
+        Err(error) => tracing::debug!(%error, "nothing is removed from the engine"),
+    }
 }
 
 /// The mark of this directory's containers. It is made from the host and the directory's path, so

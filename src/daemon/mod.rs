@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, socket};
 use crate::clock::Clock;
 use crate::control_plane::Containers;
+use crate::driver::docker::DockerDriver;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, Launch, Scope};
 use crate::model::{
@@ -116,6 +117,7 @@ pub struct Daemon {
     owner: ReconcilerHandle,
     store: Store,
     drivers: Drivers,
+    docker: Arc<DockerDriver>,
     sources: Sources,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -154,11 +156,13 @@ impl Daemon {
         };
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
-        let containing = engine::containing(&dir, &kept);
-        if containing == Containing::Containers {
+        if engine::containing(&kept) == Containing::Containers
+            || engine::is_worth_asking(&loaded.recovery, &options.engine)
+        {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
         let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
+        let containing = engine::containing(&kept);
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         let told = if kept.pipelines.is_empty() {
             control::Told::Nobody
@@ -234,7 +238,7 @@ impl Daemon {
         if let Some(doors) = control.doors() {
             engine::open_doors(&docker, doors, containing);
         }
-        let containers = Some(Arc::new(Contained(docker)) as Arc<dyn Containers>);
+        let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let stop = CancellationToken::new();
         let mut tasks = vec![
             tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
@@ -259,6 +263,7 @@ impl Daemon {
             owner,
             store,
             drivers,
+            docker,
             sources,
             stop,
             tasks,
@@ -357,6 +362,7 @@ impl Daemon {
         if tokio::time::timeout(SWEEP_PATIENCE, empty).await.is_err() {
             tracing::warn!("ended instances have left something; the next daemon removes it");
         }
+        engine::tidy(&self.docker).await;
     }
 
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.

@@ -328,8 +328,7 @@ impl Pipeline {
             return;
         };
         match sighting.life {
-            // Its guardian waits for a word that will not come any more, unless it is being started.
-            Life::Created => {}
+            Life::Created => self.sighted_created(instance, ledger),
             Life::Running { since } => {
                 self.sighted_running(&instance, since, sighting.handle, ledger)
             }
@@ -361,6 +360,19 @@ impl Pipeline {
                 let cause = stopped_or(&instance.phase, EndCause::RuntimeRestarted);
                 self.ended(&instance, exit, cause, ledger);
             }
+        }
+    }
+
+    /// A container or a guardian without its program. Unless it is being started now, the daemon
+    /// that began to start it died, and nothing will come of it: it goes, and another is started.
+    fn sighted_created(&mut self, instance: Instance, ledger: &mut Ledger) {
+        let key = instance.id.replica.clone();
+        let abandoned =
+            matches!(instance.phase, Phase::Starting { .. }) && !self.busy.contains_key(&key);
+        if abandoned {
+            self.change(&key, ledger, |record| record.instance = None);
+            self.strays.insert(instance.id.clone(), instance);
+            self.dirty = true;
         }
     }
 

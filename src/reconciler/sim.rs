@@ -49,6 +49,12 @@ struct Thing {
 }
 
 /// A driver call, a look or a commit that has not been answered.
+impl Thing {
+    fn is_created(&self) -> bool {
+        self.life == Life::Created
+    }
+}
+
 enum Call {
     Start(Box<Launch>),
     Stop(InstanceId),
@@ -116,7 +122,16 @@ impl World {
         self.deaths += 1;
         for (_, call) in std::mem::take(&mut self.calls) {
             if self.random.one_in(2) {
+                let before = self.things.len();
                 self.take_effect(&call);
+                // A container may have been created and not started.
+                if let Call::Start(launch) = &call
+                    && self.things.len() > before
+                    && self.random.one_in(3)
+                    && let Some(thing) = self.things.get_mut(&launch.instance)
+                {
+                    thing.life = Life::Created;
+                }
             }
         }
         for (_, call) in std::mem::take(&mut self.commits) {
@@ -167,6 +182,10 @@ impl World {
                     self.things.insert(launch.instance.clone(), thing);
                     self.started.push(launch.instance.clone());
                 }
+            }
+            // What was only created is gone without a trace.
+            Call::Stop(id) if self.things.get(id).is_some_and(Thing::is_created) => {
+                self.things.remove(id);
             }
             Call::Stop(id) => self.exit(id, ExitStatus::Code(143)),
             Call::Forget(id) => {

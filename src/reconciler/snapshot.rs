@@ -141,7 +141,7 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         restarts: record.history.restarts,
         pid,
         container,
-        exit: last.and_then(exit),
+        exit: last.and_then(|last| exit(last, driver(spec, pipeline, &key.component))),
         spec: instance
             .map(|i| i.spec.clone())
             .or_else(|| spec.map(|spec| spec.hash.clone())),
@@ -302,11 +302,16 @@ fn idle(
 }
 
 /// How the latest ended instance ended; one that never started has no exit.
-fn exit(last: &Ended) -> Option<ExitSummary> {
+fn exit(last: &Ended, driver: DriverKind) -> Option<ExitSummary> {
     if let EndCause::NotStarted(_) = last.cause {
         return None;
     }
     let (code, signal) = match last.exit.status {
+        // An engine tells a signal as a shell does.
+        ExitStatus::Code(code) if driver == DriverKind::Docker => {
+            let signal = code.checked_sub(128).and_then(Signal::from_number);
+            (Some(code), signal.map(Signal::number))
+        }
         ExitStatus::Code(code) => (Some(code), None),
         ExitStatus::Signal(signal) => (None, Some(Signal::number(signal))),
         ExitStatus::Unknown => (None, None),
