@@ -172,7 +172,10 @@ pub(super) fn volumes(
         volumes.push(volume);
     }
     if driver == DriverKind::Process && !volumes.is_empty() {
-        no_effect(field.key_at, "volumes", driver, findings);
+        // One with an image is a container, too, when it is told to be.
+        if fields.get("image").is_none() {
+            no_effect(field.key_at, "volumes", driver, findings);
+        }
         volumes.clear();
     }
     volumes
