@@ -14,7 +14,7 @@ fn file_27(stage: &Stage) -> PathBuf {
 
 /// Runs a lake with a bad file 27, checks what is said of it, repairs it, and checks the rest.
 fn tells_of(damage: impl Fn(&Stage) -> Vec<u8>, why: &str) {
-    let mut stage = Stage::with_lake(60, Duration::ZERO);
+    let mut stage = Stage::with_lake(60);
     let good = damage(&stage);
     stage.start_all();
     for program in [Program::Source, Program::Processor] {
@@ -88,7 +88,7 @@ fn another_ledgers_file_under_the_name_is_damage() {
 
 #[test]
 fn a_lake_that_is_away_for_twenty_seconds_costs_no_event() {
-    let mut stage = Stage::with_lake(2000, Duration::ZERO);
+    let mut stage = Stage::with_lake(2000);
     let away = stage.lake().with_extension("away");
     stage.set("LOG_LEVEL", "debug");
     stage.start(Program::Source);
