@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
 use crate::clock::Clock;
-use crate::driver::process::{ProcessDriver, logs};
-use crate::driver::{LogQuery, LogStream, Scope};
+use crate::driver::process::ProcessDriver;
+use crate::driver::{LogQuery, LogStream, Scope, logs};
 use crate::model::{DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot};
 use crate::reconciler::{Core, Drivers, Input, Kept, ReconcilerHandle};
 use crate::store::{self, Store};
@@ -49,6 +49,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let (store, loaded) = Store::open(&store_dir, clock.now()).map_err(in_store)?;
     let config = process_config(state_dir);
     let logs = logs::Place {
+        driver: DriverKind::Process,
         logs_dir: config.logs_dir.clone(),
         instances_dir: config.instances_dir.clone(),
     };

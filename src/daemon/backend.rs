@@ -1,7 +1,7 @@
 //! The daemon as the API sees it.
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
 use crate::driver::{LogQuery, LogStream};
@@ -80,12 +80,11 @@ impl api::Backend for Backend {
     }
 
     async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError> {
-        let mut streams = Vec::new();
-        for driver in self.drivers.values() {
-            let stream = driver.logs(&query).await;
-            streams.push(stream.map_err(|error| failed(error.to_string()))?);
-        }
-        Ok(merged(streams))
+        // The files of all drivers lie in one folder, so each of them reads all.
+        let mut drivers = self.drivers.values();
+        let reader = drivers.next().expect("there is a driver of processes");
+        let stream = reader.logs(&query).await;
+        stream.map_err(|error| failed(error.to_string()))
     }
 
     fn end_when_empty(&self) {
@@ -118,23 +117,4 @@ fn without_driver(component: &ComponentSpec) -> Problem {
 
 fn failed(message: String) -> ApiError {
     ApiError::new(ErrorCode::Internal, message)
-}
-
-/// The lines of all drivers in one stream. Each driver's own are in order.
-fn merged(mut streams: Vec<LogStream>) -> LogStream {
-    if let (Some(only), true) = (streams.pop(), streams.is_empty()) {
-        return only;
-    }
-    let (lines, stream) = mpsc::channel(64);
-    for mut one in streams {
-        let lines = lines.clone();
-        tokio::spawn(async move {
-            while let Some(line) = one.recv().await {
-                if lines.send(line).await.is_err() {
-                    break;
-                }
-            }
-        });
-    }
-    stream
 }

@@ -456,22 +456,22 @@ fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>)
             runs: Runs::All,
             follow: Follow::Yes,
         };
-        for driver in drivers.values() {
-            let mut lines = match driver.logs(&query).await {
-                Ok(lines) => lines,
-                Err(error) => {
-                    tracing::warn!(%error, "logs cannot be followed");
-                    continue;
-                }
-            };
-            let said = said.clone();
-            tokio::spawn(async move {
-                while let Some(Ok(line)) = lines.recv().await {
-                    if said.send(Said::Log(line)).await.is_err() {
-                        break;
-                    }
-                }
-            });
+        // The files of all drivers lie in one folder, so each of them reads all.
+        let reader = drivers
+            .values()
+            .next()
+            .expect("there is a driver of processes");
+        let mut lines = match reader.logs(&query).await {
+            Ok(lines) => lines,
+            Err(error) => {
+                tracing::warn!(%error, "logs cannot be followed");
+                return;
+            }
+        };
+        while let Some(Ok(line)) = lines.recv().await {
+            if said.send(Said::Log(line)).await.is_err() {
+                break;
+            }
         }
     });
 }

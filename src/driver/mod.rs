@@ -28,6 +28,7 @@ mod conformance;
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
+pub mod logs;
 pub mod process;
 
 /// One place where components run.

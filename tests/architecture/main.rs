@@ -68,6 +68,8 @@ const CRATES: [(&str, &[&str]); 40] = [
         "rustix",
         &[
             "driver/process",
+            "driver/logs",
+            "driver/docker",
             "store",
             "probe",
             "preflight",

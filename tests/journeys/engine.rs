@@ -135,7 +135,7 @@ impl OwnEngine {
 
     /// Starts its daemon again, on what it had before.
     pub fn again(&self) {
-        self.script("again");
+        self.script("start");
         eventually("the engine answers", || {
             self.engine.ask("GET", "/_ping").0 == 200
         });

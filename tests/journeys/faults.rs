@@ -167,10 +167,7 @@ fn every_kind_of_bad_file_is_told_and_leaves_what_runs_alone() {
         ),
         (half, ""),
         (String::new(), "empty"),
-        (
-            good.replace("sleep 100000", "sleep \u{0}"),
-            "control character",
-        ),
+        (good.replace("sleep 100000", "sleep \u{0}"), "NUL"),
         (deep, "deep"),
         ("a: &a [*a, *a]\n".repeat(50), ""),
     ] {

@@ -21,6 +21,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::driver::logs;
 use crate::driver::process::secrets_place;
 use crate::driver::{
     Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started,
@@ -28,15 +29,18 @@ use crate::driver::{
 use crate::model::{DriverKind, InstanceId, Sighting, StopPolicy};
 
 mod auth;
+mod copy;
 mod endpoint;
 mod engine;
 mod exec;
 mod failure;
+mod file;
 mod identity;
 mod images;
 mod mapping;
 mod network;
 mod observe;
+mod outage;
 mod secrets;
 mod sight;
 mod start;
@@ -46,8 +50,10 @@ mod tests;
 mod volumes;
 mod watch;
 
+use copy::Copiers;
 use engine::{Engine, Failure};
 use observe::Album;
+use outage::Outages;
 use sight::Seen;
 
 pub use endpoint::{DockerError, Endpoint};
@@ -123,6 +129,8 @@ struct Inner {
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
     programs: Mutex<HashSet<(String, String)>>,
+    copiers: Mutex<Copiers>,
+    outages: Outages,
 }
 
 impl Inner {
@@ -134,9 +142,19 @@ impl Inner {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn copiers(&self) -> MutexGuard<'_, Copiers> {
+        self.copiers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Log files, of all drivers alike.
+    fn logs_dir(&self) -> PathBuf {
+        self.config.state_dir.join("logs")
+    }
+
     /// Takes in what was seen of a container outside of a look.
-    fn notice(&self, seen: &Seen) {
+    fn notice(self: &Arc<Self>, seen: &Seen) {
         self.album().keep(seen);
+        self.copy_output(seen);
     }
 
     /// An instance is gone.
@@ -159,6 +177,8 @@ impl DockerDriver {
             networks: tokio::sync::Mutex::new(()),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
+            copiers: Mutex::default(),
+            outages: Outages::default(),
         });
         let watcher = tokio::spawn(inner.clone().keep_watching());
         Arc::new(Self {
@@ -220,6 +240,9 @@ impl DockerDriver {
 impl Drop for DockerDriver {
     fn drop(&mut self) {
         self.watcher.abort();
+        for copier in self.inner.copiers().values() {
+            copier.abort();
+        }
     }
 }
 
@@ -254,8 +277,13 @@ impl Driver for DockerDriver {
         self.forget_once(instance).await
     }
 
-    async fn logs(&self, _query: &LogQuery) -> Result<LogStream, DriverError> {
-        Err(engine::unreachable("read logs", "they are not copied yet"))
+    async fn logs(&self, query: &LogQuery) -> Result<LogStream, DriverError> {
+        let place = logs::Place {
+            driver: DriverKind::Docker,
+            logs_dir: self.inner.logs_dir(),
+            instances_dir: self.inner.config.state_dir.join("instances"),
+        };
+        Ok(logs::stream(place, query.clone()))
     }
 
     async fn describe(&self) -> Result<Vec<Description>, DriverError> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
@@ -10,12 +11,15 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::engine::{CHANGE, Failure, LOOK, found};
+use super::outage::{self, Beginnings};
 use super::sight::{Reach, Seen};
 use super::{Inner, identity};
-use crate::model::{InstanceId, Life};
+use crate::model::{InstanceId, Life, RestartMode};
 
 /// Closer looks at once.
 const AT_ONCE: usize = 16;
+/// How long an engine has to notice that a container's processes are gone.
+const PHANTOM_DOUBT: Duration = Duration::from_millis(500);
 /// A closer look is repeated after this, whatever the list says.
 const STALE: Duration = Duration::from_secs(60);
 
@@ -124,7 +128,7 @@ impl Album {
 
 impl Inner {
     /// All containers of ours, in any state.
-    pub(super) async fn look_at_all(&self) -> Result<Vec<Seen>, Failure> {
+    pub(super) async fn look_at_all(self: &Arc<Self>) -> Result<Vec<Seen>, Failure> {
         let filters = identity::owned_by(&self.config.owner);
         let listed = self.list(filters).await?;
         let seen = self.look_closer(listed).await?;
@@ -133,7 +137,10 @@ impl Inner {
     }
 
     /// The container of one instance, looked at closely.
-    pub(super) async fn look_at(&self, instance: &InstanceId) -> Result<Option<Seen>, Failure> {
+    pub(super) async fn look_at(
+        self: &Arc<Self>,
+        instance: &InstanceId,
+    ) -> Result<Option<Seen>, Failure> {
         let filters = identity::of_instance(&self.config.owner, instance);
         let listed = self.list(filters).await?;
         for summary in &listed {
@@ -160,14 +167,65 @@ impl Inner {
             .await
     }
 
-    async fn look_closer(&self, listed: Vec<ContainerSummary>) -> Result<Vec<Seen>, Failure> {
+    async fn look_closer(
+        self: &Arc<Self>,
+        listed: Vec<ContainerSummary>,
+    ) -> Result<Vec<Seen>, Failure> {
         let looks = listed.into_iter().filter_map(|summary| {
             let id = summary.id?;
             Some(self.picture(id, summary.state))
         });
         let looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
         let seen: Vec<Option<Seen>> = looks.try_collect().await?;
-        Ok(seen.into_iter().flatten().collect())
+        let mut seen: Vec<Seen> = seen.into_iter().flatten().collect();
+        self.find_phantoms(&mut seen).await?;
+        for seen in &seen {
+            self.copy_output(seen);
+        }
+        Ok(seen)
+    }
+
+    /// Finds containers that the engine takes for running although their processes are gone, as it
+    /// does when both it and their guardian were killed.
+    async fn find_phantoms(&self, seen: &mut [Seen]) -> Result<(), Failure> {
+        let gone = |seen: &Seen| {
+            let runs = matches!(seen.life, Life::Running { .. });
+            runs && seen.pid.is_some_and(|pid| !outage::lives(pid))
+        };
+        if !seen.iter().any(gone) {
+            return Ok(());
+        }
+        let beginnings = Beginnings::find(self.engine.endpoint(), self.clock.now()).await;
+        if !beginnings.same_processes {
+            return Ok(());
+        }
+        for seen in seen.iter_mut().filter(|seen| gone(seen)) {
+            // It may have ended since the engine was asked, and the engine needs a moment.
+            tokio::time::sleep(PHANTOM_DOUBT).await;
+            self.album().drop_container(&seen.id);
+            match self.picture(seen.id.clone(), None).await? {
+                Some(again) if gone(&again) => {
+                    tracing::warn!(instance = %seen.instance, "its container has no process");
+                    seen.life = Life::Lost {
+                        at: self.clock.now(),
+                    };
+                }
+                Some(again) => *seen = again,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose doing the end of a container was.
+    async fn judge(&self, seen: &mut Seen) {
+        if let Life::Exited(exit) = &seen.life {
+            let mode = seen.description.as_ref().map(|it| it.spec.restart.mode);
+            let beginnings = Beginnings::find(self.engine.endpoint(), self.clock.now()).await;
+            let outages = self.outages.all(self.clock.now());
+            let mode = mode.unwrap_or(RestartMode::Always);
+            seen.life = outage::judge(exit.clone(), mode, &outages, beginnings);
+        }
     }
 
     /// Lets a container run on that somebody has paused: its pipeline says that it runs.
@@ -208,9 +266,10 @@ impl Inner {
         let Some(inspected) = found(answer)? else {
             return Ok(None);
         };
-        let Some(seen) = Seen::read(inspected, self.clock.now())? else {
+        let Some(mut seen) = Seen::read(inspected, self.clock.now())? else {
             return Ok(None);
         };
+        self.judge(&mut seen).await;
         if seen.paused {
             self.wake(&seen).await?;
         }

@@ -84,10 +84,12 @@ fn write_one(path: &Path, value: &[u8], mode: u32, reader: Reader) -> io::Result
         .open(path)?;
     file.write_all(value)?;
     let mode = match reader {
-        Reader::Known(user, group) => {
-            chown(path, Some(user), Some(group))?;
-            mode
-        }
+        Reader::Known(user, group) => match chown(path, Some(user), Some(group)) {
+            Ok(()) => mode,
+            // Only root may give files away; the parent keeps others of this host out.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => mode | 0o444,
+            Err(error) => return Err(error),
+        },
         // Readable for whoever it is: the mount is in this container alone.
         Reader::Named => mode | 0o444,
     };

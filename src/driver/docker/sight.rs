@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) description: Option<Description>,
     pub(super) life: Life,
     pub(super) paused: bool,
+    /// Its first process, as the engine counts, if it runs.
+    pub(super) pid: Option<u32>,
     /// Where it can be reached from this host.
     pub(super) reach: Reach,
 }
@@ -115,6 +117,10 @@ impl Seen {
             instance,
             description,
             paused: state.paused == Some(true),
+            pid: state
+                .pid
+                .and_then(|pid| u32::try_from(pid).ok())
+                .filter(|pid| *pid > 0),
             reach: Reach::of(inspected.network_settings.as_ref()),
         }))
     }

@@ -68,7 +68,7 @@ impl DockerDriver {
     }
 
     /// Makes the container; answers its id.
-    async fn create(
+    pub(super) async fn create(
         &self,
         launch: &Launch,
         container: &ContainerSpec,
@@ -181,6 +181,9 @@ impl DockerDriver {
             | Life::Lost { .. }
             | Life::HostReboot { .. }
             | Life::RuntimeRestarted(_) => {}
+        }
+        if !self.inner.copied(&seen.id).await {
+            tracing::warn!(instance = %seen.instance, "its last lines could not be copied");
         }
         self.remove(&seen.id, &seen.instance).await?;
         Ok(None)

@@ -115,6 +115,9 @@ impl DockerDriver {
             | Life::HostReboot { .. }
             | Life::RuntimeRestarted(_) => {}
         }
+        if !self.inner.copied(&seen.id).await {
+            return Err(unreachable(FORGET, "its last lines are not copied yet"));
+        }
         self.remove(&seen.id, instance).await
     }
 

@@ -8,6 +8,7 @@ use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
 
 use super::Inner;
+use super::engine::LOOK;
 use super::identity;
 
 /// The first pause after a stream ended; doubled up to the longest.
@@ -20,6 +21,7 @@ impl Inner {
         let mut pause = SHORTEST_PAUSE;
         loop {
             let heard = self.listen().await;
+            self.outages.began(self.clock.now());
             pause = if heard {
                 SHORTEST_PAUSE
             } else {
@@ -28,7 +30,18 @@ impl Inner {
             // What happened meanwhile was not told.
             self.doubt_everything();
             tokio::time::sleep(pause).await;
+            if self.answers().await {
+                self.outages.ended(self.clock.now());
+            }
         }
+    }
+
+    async fn answers(&self) -> bool {
+        let answer = self
+            .engine
+            .call(LOOK, |client| async move { client.ping().await })
+            .await;
+        answer.is_ok()
     }
 
     /// Listens until the stream ends; true when anything was heard.

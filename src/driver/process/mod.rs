@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::driver::logs;
 use crate::driver::{
     Description as LaunchDescription, Driver, DriverError, Hints, Launch, LogQuery, LogStream,
     Scope, Started,
@@ -39,7 +40,6 @@ mod guard;
 mod identity;
 mod launch;
 mod leftovers;
-pub mod logs;
 #[cfg(test)]
 mod measure;
 mod record;
@@ -320,6 +320,7 @@ impl Driver for ProcessDriver {
     async fn logs(&self, query: &LogQuery) -> Result<LogStream, DriverError> {
         Ok(logs::stream(
             logs::Place {
+                driver: DriverKind::Process,
                 logs_dir: self.site.config.logs_dir.clone(),
                 instances_dir: self.site.config.instances_dir.clone(),
             },

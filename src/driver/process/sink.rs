@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use crate::driver::OutputStream;
+use crate::driver::logs::FileName;
 
 use super::text::Text;
 
@@ -341,24 +342,6 @@ impl<'a> Sink<'a> {
             oldest = Some(oldest.map_or(file.0, |known: (u64, u64)| known.min(file.0)));
         }
         Ok(oldest.filter(|_| count >= self.limits.max_files.max(1)))
-    }
-}
-
-/// The name of a log file: which run, which file of it.
-pub(super) struct FileName(pub(super) (u64, u64));
-
-impl FileName {
-    /// Reads a name; `None` = not one of ours.
-    pub(super) fn parse(name: &[u8]) -> Option<Self> {
-        let stem = str::from_utf8(name).ok()?.strip_suffix(".log")?;
-        let (incarnation, sequence) = stem.split_once('-')?;
-        Some(Self((incarnation.parse().ok()?, sequence.parse().ok()?)))
-    }
-}
-
-impl std::fmt::Display for FileName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:06}-{:06}.log", self.0.0, self.0.1)
     }
 }
 

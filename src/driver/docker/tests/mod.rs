@@ -14,6 +14,10 @@ const NEEDED: &str = "FLOWCTL_TESTS_NEED_DOCKER";
 /// Made by `tests/engine`: a static busybox.
 const IMAGE: &str = "flowctl-test/busybox:1";
 
+mod faults;
+mod lives;
+mod pulls;
+
 static STAGES: AtomicU32 = AtomicU32::new(0);
 
 /// The engine of the tests; `None` = the test is skipped.

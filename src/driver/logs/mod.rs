@@ -1,4 +1,4 @@
-//! Reading what shims wrote: merged by time, lines put together again, from the end where only the
+//! Reading what components wrote, whoever ran them: merged by time, lines put together again, from the end where only the
 //! end is wanted, and on over rotations and restarts.
 //!
 //! **Guarantees.** Needs no daemon and no driver: the files are all there is. Following loses
@@ -25,8 +25,12 @@ use tokio::sync::mpsc;
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey};
 
+mod name;
 mod replica;
 mod tail;
+
+pub(super) use name::FileName;
+pub(super) use replica::{files, parse};
 
 use replica::{Replica, Start};
 
@@ -40,6 +44,8 @@ const BUFFER: usize = 1_024;
 /// Where logs lie.
 #[derive(Clone, Debug)]
 pub struct Place {
+    /// Whose reader it is, for errors.
+    pub driver: DriverKind,
     /// Log files, as `NAMESPACE/PIPELINE/COMPONENT/REPLICA/INCARNATION-SEQUENCE.log`.
     pub logs_dir: PathBuf,
     /// Instance directories: they tell of a latest run that has not written a line yet.
@@ -61,29 +67,32 @@ fn pipeline_dir(logs: &Path, pipeline: &PipelineKey) -> PathBuf {
 /// The lines that `query` asks for, oldest first. Reads in a thread of its own, which ends with the
 /// stream; needs no runtime.
 pub fn stream(place: Place, query: LogQuery) -> LogStream {
+    let driver = place.driver;
     let (lines, stream) = mpsc::channel(BUFFER);
     let failed = lines.clone();
     let reader = std::thread::Builder::new().name("flowctl-logs".to_owned());
     let spawned = reader.spawn(move || {
         let outcome = Reading::new(place, query, lines.clone()).and_then(Reading::run);
         if let Err(Stopped::Failed(error)) = outcome
-            && lines.blocking_send(Err(unreadable(&error))).is_err()
+            && lines
+                .blocking_send(Err(unreadable(driver, &error)))
+                .is_err()
         {
             tracing::debug!(%error, "the reader of the logs left before it could be told");
         }
     });
     // The channel is empty, so this one message fits.
     if let Err(error) = spawned
-        && failed.try_send(Err(unreadable(&error))).is_err()
+        && failed.try_send(Err(unreadable(driver, &error))).is_err()
     {
         tracing::debug!(%error, "the reader of the logs left before it could be told");
     }
     stream
 }
 
-fn unreadable(error: &io::Error) -> DriverError {
+fn unreadable(driver: DriverKind, error: &io::Error) -> DriverError {
     DriverError::Unreachable {
-        driver: DriverKind::Process,
+        driver,
         operation: "read logs".to_owned(),
         why: error.to_string(),
     }

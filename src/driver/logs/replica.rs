@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use super::FileName;
 use super::tail;
-use crate::driver::process::sink::FileName;
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{ReplicaKey, Timestamp};
 
@@ -17,10 +17,10 @@ const LONGEST_LINE: usize = 1 << 20;
 pub(super) const HEADER: usize = 40;
 
 /// Run and sequence of a log file; ordered as they were written.
-pub(super) type Name = (u64, u64);
+pub(in crate::driver) type Name = (u64, u64);
 
 /// The log files in `dir`, oldest first; none when there is no such directory.
-pub(super) fn files(dir: &Path) -> io::Result<Vec<Name>> {
+pub(in crate::driver) fn files(dir: &Path) -> io::Result<Vec<Name>> {
     let mut files: Vec<Name> = super::names(dir)?
         .iter()
         .filter_map(|name| FileName::parse(name.as_bytes()))
@@ -246,7 +246,7 @@ fn nanos(at: Timestamp) -> i64 {
 }
 
 /// Time, stream, whether the line ends here, and text of one record; `None` = not a record.
-pub(super) fn parse(record: &[u8]) -> Option<(i64, OutputStream, bool, &[u8])> {
+pub(in crate::driver) fn parse(record: &[u8]) -> Option<(i64, OutputStream, bool, &[u8])> {
     let (header, text) = record.split_at_checked(HEADER)?;
     let stream = match &header[30..38] {
         b" stdout " => OutputStream::Stdout,

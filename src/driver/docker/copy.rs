@@ -1,0 +1,186 @@
+//! Copying what containers write into our own log files, while they run and after they ended, so
+//! that one reader serves all drivers and the lines outlive the container.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+
+use super::Inner;
+use super::engine::{Failure, LOOK, found};
+use super::file::{LogFile, Record};
+use super::sight::Seen;
+use crate::driver::{OutputStream, logs};
+use crate::model::{InstanceId, Life, LogLimits};
+
+/// The first pause after a failed try; doubled up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the removal of a container waits for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(10);
+/// Pieces of output that are written at once.
+const BATCH: usize = 512;
+
+/// Whose output is copied.
+#[derive(Clone)]
+struct Source {
+    id: String,
+    instance: InstanceId,
+    limits: LogLimits,
+}
+
+/// Whether the engine is asked to go on as the container writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    Yes,
+    No,
+}
+
+impl Inner {
+    /// Copies a container's output from now on, unless that is done already.
+    pub(super) fn copy_output(self: &Arc<Self>, seen: &Seen) {
+        match seen.life {
+            Life::Created | Life::NotStarted { .. } => return,
+            Life::Running { .. }
+            | Life::Exited(_)
+            | Life::Lost { .. }
+            | Life::HostReboot { .. }
+            | Life::RuntimeRestarted(_) => {}
+        }
+        self.copiers().entry(seen.id.clone()).or_insert_with(|| {
+            let spec = seen.description.as_ref().map(|it| &it.spec);
+            let source = Source {
+                id: seen.id.clone(),
+                instance: seen.instance.clone(),
+                limits: spec.map_or_else(LogLimits::default, |spec| spec.logs),
+            };
+            tokio::spawn(self.clone().copy_to_the_end(source))
+        });
+    }
+
+    /// Waits until the last lines of an ended container are copied; false when they are not yet.
+    pub(super) async fn copied(&self, id: &str) -> bool {
+        let copier = self.copiers().remove(id);
+        let Some(mut copier) = copier else {
+            return true;
+        };
+        let waited = tokio::time::timeout(LAST_LINES, &mut copier).await;
+        if waited.is_err() {
+            self.copiers().insert(id.to_owned(), copier);
+        }
+        waited.is_ok()
+    }
+
+    async fn copy_to_the_end(self: Arc<Self>, source: Source) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let begun = tokio::time::Instant::now();
+            match self.copy_while_it_runs(&source).await {
+                Ok(()) => return,
+                Err(Failure::Answered { status: 404, .. }) => return,
+                Err(Failure::Answered {
+                    status: 501,
+                    message,
+                }) => {
+                    tracing::warn!(instance = %source.instance, message, "its output cannot be read");
+                    return;
+                }
+                Err(failure) => {
+                    tracing::debug!(instance = %source.instance, ?failure, "output is copied later");
+                }
+            }
+            pause = if begun.elapsed() > LONGEST_PAUSE {
+                SHORTEST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn copy_while_it_runs(&self, source: &Source) -> Result<(), Failure> {
+        loop {
+            self.copy_some(source, Follow::Yes).await?;
+            let id = source.id.as_str();
+            let answer = self
+                .engine
+                .call(LOOK, |client| async move {
+                    let options = None::<InspectContainerOptions>;
+                    client.inspect_container(id, options).await
+                })
+                .await;
+            let state = found(answer)?.and_then(|inspected| inspected.state);
+            if state.and_then(|state| state.running) != Some(true) {
+                // What it wrote with its last breath may have come after the stream's end.
+                return self.copy_some(source, Follow::No).await;
+            }
+            tokio::time::sleep(SHORTEST_PAUSE).await;
+        }
+    }
+
+    /// Copies what the engine has, or will have until the container ends.
+    async fn copy_some(&self, source: &Source, follow: Follow) -> Result<(), Failure> {
+        let InstanceId {
+            pipeline,
+            replica,
+            incarnation,
+        } = &source.instance;
+        let dir = logs::replica_dir(&self.logs_dir(), pipeline, replica);
+        let (incarnation, limits) = (*incarnation, source.limits);
+        let mut log = blocking(move || LogFile::open(dir, incarnation, limits)).await?;
+        let options = LogsOptions {
+            follow: follow == Follow::Yes,
+            stdout: true,
+            stderr: true,
+            since: i32::try_from(log.since()).unwrap_or(0),
+            timestamps: true,
+            tail: "all".to_owned(),
+            ..LogsOptions::default()
+        };
+        let client = self.engine.client()?;
+        let pieces = client.logs(&source.id, Some(options));
+        let mut batches = Box::pin(pieces.ready_chunks(BATCH));
+        while let Some(batch) = batches.next().await {
+            let mut records = Vec::with_capacity(batch.len());
+            let mut failed = None;
+            for piece in batch {
+                match piece {
+                    Ok(LogOutput::StdOut { message }) => {
+                        records.extend(Record::read(OutputStream::Stdout, &message));
+                    }
+                    Ok(LogOutput::StdErr { message }) => {
+                        records.extend(Record::read(OutputStream::Stderr, &message));
+                    }
+                    // A piece that was cut off: it is asked for again.
+                    Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. }) => {}
+                    Err(error) => failed = Some(self.engine.failure(error)),
+                }
+            }
+            log = blocking(move || {
+                log.append(&records)?;
+                Ok(log)
+            })
+            .await?;
+            if let Some(failure) = failed {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tasks that copy, by container.
+pub(super) type Copiers = std::collections::HashMap<String, JoinHandle<()>>;
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Failure::Silent(format!("cannot write its log: {error}"))),
+        Err(error) => Err(Failure::Silent(error.to_string())),
+    }
+}

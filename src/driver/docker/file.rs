@@ -1,0 +1,365 @@
+//! The log files of one container: records appended with the engine's own times, so that the end
+//! of the last file is also the place to go on from. There is no cursor that could disagree.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use crate::driver::OutputStream;
+use crate::driver::logs::{FileName, files, parse};
+use crate::model::{LogLimits, Timestamp};
+
+/// How far back from the end the last records of both streams are looked for.
+const WINDOW: u64 = 256 << 10;
+
+/// One piece of output as the engine tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) at_nanos: i64,
+    pub(super) stream: OutputStream,
+    /// Whether its line ends with it.
+    pub(super) ends: bool,
+    pub(super) text: Vec<u8>,
+}
+
+impl Record {
+    /// Reads `TIME TEXT`, with a newline where the line ends; `None` = it has no time.
+    pub(super) fn read(stream: OutputStream, message: &[u8]) -> Option<Self> {
+        let space = memchr::memchr(b' ', message)?;
+        let at_nanos = nanos(str::from_utf8(&message[..space]).ok()?)?;
+        let text = &message[space + 1..];
+        let ends = text.last() == Some(&b'\n');
+        Some(Self {
+            at_nanos,
+            stream,
+            ends,
+            text: text.strip_suffix(b"\n").unwrap_or(text).to_vec(),
+        })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let (stream, tag) = (
+            match self.stream {
+                OutputStream::Stdout => "stdout",
+                OutputStream::Stderr => "stderr",
+            },
+            if self.ends { 'F' } else { 'P' },
+        );
+        let second = Timestamp::from_millis(self.at_nanos.div_euclid(1_000_000)).to_string();
+        let second = second.split('.').next().unwrap_or_default();
+        let nanos = self.at_nanos.rem_euclid(1_000_000_000);
+        out.extend_from_slice(format!("{second}.{nanos:09}Z {stream} {tag} ").as_bytes());
+        out.extend_from_slice(&self.text);
+        out.push(b'\n');
+    }
+}
+
+/// The nanoseconds since the Unix epoch of a time of RFC 3339.
+fn nanos(text: &str) -> Option<i64> {
+    let (clock, zone) = match text.strip_suffix('Z') {
+        Some(clock) => (clock, 0),
+        None => {
+            let at = text.rfind(['+', '-']).filter(|at| *at > 10)?;
+            let (hours, minutes) = text[at + 1..].split_once(':')?;
+            let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
+            let sign = if text[at..].starts_with('-') { -1 } else { 1 };
+            (&text[..at], sign * minutes * 60)
+        }
+    };
+    let (second, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    if fraction.len() > 9 {
+        return None;
+    }
+    let second: Timestamp = format!("{second}Z").parse().ok()?;
+    let fraction: i64 = format!("{fraction:0<9}").parse().ok()?;
+    Some((second.as_millis() / 1_000 - zone) * 1_000_000_000 + fraction)
+}
+
+/// How far one stream was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    /// Everything before this was.
+    at_nanos: i64,
+    /// So many records of exactly this time were, too.
+    count: u32,
+    /// Whether the present reading has come past it: from then on all is new, whatever its time.
+    passed: bool,
+}
+
+impl Mark {
+    const BEGINNING: Self = Self {
+        at_nanos: i64::MIN,
+        count: 0,
+        passed: false,
+    };
+
+    /// Whether a record that is read after the mark was made is new.
+    fn admits(&mut self, at_nanos: i64) -> bool {
+        if !self.passed {
+            if at_nanos < self.at_nanos {
+                return false;
+            }
+            if at_nanos == self.at_nanos && self.count > 0 {
+                self.count -= 1;
+                return false;
+            }
+            self.passed = true;
+        }
+        true
+    }
+}
+
+/// The log of one run, open for appending.
+pub(super) struct LogFile {
+    dir: PathBuf,
+    incarnation: u64,
+    limits: LogLimits,
+    /// The newest file of this run and its size.
+    file: Option<(File, u64)>,
+    sequence: u64,
+    marks: [Mark; 2],
+}
+
+impl LogFile {
+    /// Opens what there is, takes a record back that was cut short, and finds out how far it goes.
+    pub(super) fn open(dir: PathBuf, incarnation: u64, limits: LogLimits) -> io::Result<Self> {
+        let mut log = Self {
+            incarnation,
+            limits,
+            file: None,
+            sequence: 0,
+            marks: [Mark::BEGINNING; 2],
+            dir,
+        };
+        let of_run = files(&log.dir)?
+            .into_iter()
+            .filter(|it| it.0 == incarnation);
+        let of_run: Vec<_> = of_run.collect();
+        let Some(newest) = of_run.last() else {
+            return Ok(log);
+        };
+        log.sequence = newest.1;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(log.dir.join(FileName(*newest).to_string()))?;
+        let size = file.metadata()?.len();
+        let mut tail = tail(&mut file, size)?;
+        let whole = memchr::memrchr(b'\n', &tail).map_or(0, |newline| newline + 1);
+        let size = size - (tail.len() - whole) as u64;
+        file.set_len(size)?;
+        tail.truncate(whole);
+        let mut complete = size <= WINDOW;
+        if complete && let Some(older) = of_run.len().checked_sub(2) {
+            // The newest file is short: what is at the end of the one before it counts too.
+            let mut older = File::open(log.dir.join(FileName(of_run[older]).to_string()))?;
+            let size = older.metadata()?.len();
+            let mut both = self::tail(&mut older, size)?;
+            complete = size <= WINDOW && of_run.len() == 2;
+            both.append(&mut tail);
+            tail = both;
+        }
+        log.marks = marks(&tail, complete);
+        log.file = Some((file, size));
+        Ok(log)
+    }
+
+    /// From which second on the engine has to be asked.
+    pub(super) fn since(&self) -> i64 {
+        let earliest = self.marks.iter().map(|mark| mark.at_nanos).min();
+        earliest.unwrap_or(0).max(0) / 1_000_000_000
+    }
+
+    /// Appends those of `records` that are new.
+    pub(super) fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        let mut batch = Vec::new();
+        for record in records {
+            if !self.marks[record.stream as usize].admits(record.at_nanos) {
+                continue;
+            }
+            let size = self.file.as_ref().map_or(0, |(_, size)| *size) + batch.len() as u64;
+            let more = record.text.len() as u64 + 41;
+            if size > 0 && size + more > self.limits.max_size_bytes {
+                self.write(&batch)?;
+                batch.clear();
+                self.file = None;
+            }
+            record.write(&mut batch);
+        }
+        self.write(&batch)
+    }
+
+    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if self.file.is_none() {
+            self.file = Some((self.next_file()?, 0));
+        }
+        if let Some((file, size)) = &mut self.file {
+            file.write_all(batch)?;
+            *size += batch.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes the next file, after room was made for it.
+    fn next_file(&mut self) -> io::Result<File> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)?;
+        let kept = files(&self.dir)?;
+        let allowed = usize::try_from(self.limits.max_files.max(1)).unwrap_or(usize::MAX);
+        for oldest in &kept[..(kept.len() + 1).saturating_sub(allowed)] {
+            fs::remove_file(self.dir.join(FileName(*oldest).to_string()))?;
+        }
+        self.sequence += 1;
+        OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(
+                self.dir
+                    .join(FileName((self.incarnation, self.sequence)).to_string()),
+            )
+    }
+}
+
+/// The last bytes of a file, from the beginning of a record.
+fn tail(file: &mut File, size: u64) -> io::Result<Vec<u8>> {
+    let start = size.saturating_sub(WINDOW);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(WINDOW).read_to_end(&mut bytes)?;
+    if start > 0 {
+        let begin = memchr::memchr(b'\n', &bytes).map_or(bytes.len(), |newline| newline + 1);
+        bytes.drain(..begin);
+    }
+    Ok(bytes)
+}
+
+/// How far each stream was copied, by the records at the end. Of a stream without any there, all
+/// that is older than those records was, unless they are all there is.
+fn marks(tail: &[u8], complete: bool) -> [Mark; 2] {
+    let mut found = [None::<Mark>; 2];
+    let mut earliest = None;
+    for record in tail.split_inclusive(|byte| *byte == b'\n') {
+        let Some((at_nanos, stream, _, _)) = parse(record) else {
+            continue;
+        };
+        earliest.get_or_insert(at_nanos);
+        let mark = &mut found[stream as usize];
+        let count = match mark {
+            Some(mark) if mark.at_nanos == at_nanos => mark.count + 1,
+            Some(_) | None => 1,
+        };
+        *mark = Some(Mark {
+            at_nanos,
+            count,
+            passed: false,
+        });
+    }
+    let unseen = match earliest.filter(|_| !complete) {
+        Some(at_nanos) => Mark {
+            at_nanos,
+            count: 0,
+            passed: false,
+        },
+        None => Mark::BEGINNING,
+    };
+    found.map(|mark| mark.unwrap_or(unseen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LogLimits = LogLimits {
+        max_size_bytes: 400,
+        max_files: 3,
+    };
+
+    fn record(number: i64, stream: OutputStream) -> Record {
+        Record {
+            at_nanos: 1_795_228_980_000_000_000 + number / 2,
+            stream,
+            ends: true,
+            text: format!("line {number}").into_bytes(),
+        }
+    }
+
+    fn lines(dir: &std::path::Path) -> Vec<String> {
+        let files = files(dir).unwrap().into_iter();
+        let texts = files.map(|name| fs::read_to_string(dir.join(FileName(name).to_string())));
+        texts
+            .flat_map(|text| {
+                let text = text.unwrap();
+                text.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_engines_words_become_records() {
+        let message = b"2026-11-21T02:43:00.000000005Z hello world\n";
+        let read = Record::read(OutputStream::Stderr, message).unwrap();
+        assert!(read.ends);
+        let mut out = Vec::new();
+        read.write(&mut out);
+        let wanted = "2026-11-21T02:43:00.000000005Z stderr F hello world\n";
+        assert_eq!(str::from_utf8(&out).unwrap(), wanted);
+        let cut = Record::read(OutputStream::Stdout, b"2026-11-21T04:43:00+02:00 x").unwrap();
+        assert!(!cut.ends);
+        assert_eq!(cut.at_nanos, read.at_nanos - 5);
+        assert_eq!(Record::read(OutputStream::Stdout, b"nonsense"), None);
+    }
+
+    #[test]
+    fn going_on_after_any_crash_repeats_nothing_and_leaves_nothing_out() {
+        let all: Vec<Record> = (0..12)
+            .map(|number| match number % 3 {
+                0 => record(number, OutputStream::Stderr),
+                _ => record(number, OutputStream::Stdout),
+            })
+            .collect();
+        let limits = LogLimits {
+            max_files: 100,
+            ..LIMITS
+        };
+        for crash in 0..all.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let open = || LogFile::open(dir.path().join("r"), 2, limits).unwrap();
+            open().append(&all[..crash]).unwrap();
+            if let Some(newest) = files(&dir.path().join("r")).unwrap().last() {
+                // The crash came in the middle of a record.
+                let newest = dir.path().join("r").join(FileName(*newest).to_string());
+                let mut newest = OpenOptions::new().append(true).open(newest).unwrap();
+                newest.write_all(b"2026-11-21T02:4").unwrap();
+            }
+            // The engine is asked again, and tells all.
+            open().append(&all).unwrap();
+            open().append(&all).unwrap();
+            let lines = lines(&dir.path().join("r"));
+            assert_eq!(lines.len(), all.len(), "crash at {crash}: {lines:#?}");
+            for number in 0..all.len() {
+                let wanted = format!("line {number}");
+                let count = lines.iter().filter(|line| line.ends_with(&wanted)).count();
+                assert_eq!(count, 1, "crash at {crash}, {wanted}: {lines:#?}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_end_at_their_size_and_the_oldest_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(dir.path().to_owned(), 1, LIMITS).unwrap();
+        for number in 0..100 {
+            log.append(&[record(number, OutputStream::Stdout)]).unwrap();
+        }
+        let names = files(dir.path()).unwrap();
+        assert_eq!(names.len(), 3);
+        assert!(lines(dir.path()).last().unwrap().ends_with("line 99"));
+    }
+}

@@ -1,0 +1,234 @@
+//! Whose doing an end was: the component's own, or that of an engine or host that went down and
+//! took its containers along.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::endpoint::Endpoint;
+use crate::model::{Exit, ExitStatus, Life, RestartMode, Timestamp};
+
+/// Outages remembered; an end is judged soon after it.
+const KEPT: usize = 16;
+/// An end this close to an outage belongs to it.
+const SLACK_MILLIS: i64 = 1_000;
+/// An engine that goes down in order ends its containers so long before the next one begins.
+const SHUTDOWN_MILLIS: i64 = 15_000;
+/// An engine that begins ends what it finds for so long.
+const START_MILLIS: i64 = 30_000;
+/// Ticks of a process's start time in a second; the kernel's interface has had no other number.
+const TICKS: u64 = 100;
+
+/// When the engine did not answer.
+#[derive(Default)]
+pub(super) struct Outages {
+    inner: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    over: Vec<(Timestamp, Timestamp)>,
+    since: Option<Timestamp>,
+}
+
+impl Outages {
+    /// The engine went away.
+    pub(super) fn began(&self, now: Timestamp) {
+        self.lock().since.get_or_insert(now);
+    }
+
+    /// The engine is back.
+    pub(super) fn ended(&self, now: Timestamp) {
+        let mut known = self.lock();
+        if let Some(since) = known.since.take() {
+            if known.over.len() == KEPT {
+                known.over.remove(0);
+            }
+            known.over.push((since, now));
+        }
+    }
+
+    /// Every outage; one that lasts ends now.
+    pub(super) fn all(&self, now: Timestamp) -> Vec<(Timestamp, Timestamp)> {
+        let known = self.lock();
+        let open = known.since.map(|since| (since, now));
+        known.over.iter().copied().chain(open).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What this host knows about when things began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Beginnings {
+    /// The present boot.
+    pub(super) boot: Option<Timestamp>,
+    /// The engine's process.
+    pub(super) engine: Option<Timestamp>,
+    /// Whether the engine counts processes as we do.
+    pub(super) same_processes: bool,
+}
+
+impl Beginnings {
+    /// Asks the kernel who serves the engine's socket. Nothing is known of one on another host.
+    pub(super) async fn find(endpoint: &Endpoint, now: Timestamp) -> Self {
+        let Endpoint::Unix(path) = endpoint else {
+            return Self::default();
+        };
+        let boot = boot(now);
+        let peer = match tokio::net::UnixStream::connect(path).await {
+            Ok(stream) => stream.peer_cred().ok().and_then(|peer| peer.pid()),
+            Err(_) => None,
+        };
+        let peer = peer.filter(|pid| *pid > 0);
+        // A socket that a service manager opened says nothing about the engine's own start.
+        let engine = peer
+            .filter(|pid| *pid > 1)
+            .and_then(|pid| started(pid, boot?));
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let same_processes = peer.is_some_and(|pid| {
+            let theirs = namespace(&pid.to_string());
+            theirs.is_some() && theirs == namespace("self")
+        });
+        Self {
+            boot,
+            engine,
+            same_processes,
+        }
+    }
+}
+
+/// By the uptime, which is finer than the second that the kernel notes.
+fn boot(now: Timestamp) -> Option<Timestamp> {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, rest) = uptime.split_once('.')?;
+    let hundredths: i64 = rest.split_whitespace().next()?.parse().ok()?;
+    let seconds: i64 = seconds.parse().ok()?;
+    Some(now.shifted(-(seconds * 1_000 + hundredths * 10)))
+}
+
+fn started(pid: i32, boot: Timestamp) -> Option<Timestamp> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything but ends with the last parenthesis.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    let millis = i64::try_from(ticks.checked_mul(1_000)? / TICKS).ok()?;
+    Some(boot.shifted(millis))
+}
+
+/// Whether a process of this number exists and is more than a zombie.
+pub(super) fn lives(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
+    else {
+        return false;
+    };
+    let state = stat
+        .rsplit_once(')')
+        .map_or("", |(_, fields)| fields.trim_start());
+    !state.starts_with(['Z', 'X'])
+}
+
+/// What an exit means, given when things went down and began.
+pub(super) fn judge(
+    exit: Exit,
+    mode: RestartMode,
+    outages: &[(Timestamp, Timestamp)],
+    beginnings: Beginnings,
+) -> Life {
+    let at = exit.at.as_millis();
+    let started_before = |when: Timestamp| exit.started_at.is_some_and(|started| started < when);
+    if let Some(boot) = beginnings.boot
+        && started_before(boot)
+        && at >= boot.as_millis()
+    {
+        return Life::HostReboot { at: boot };
+    }
+    // A component that should run for ever may well end with 0 when it is told to stop. One that
+    // ends for its own reasons while the engine is away keeps its code.
+    let was_told = match exit.status {
+        ExitStatus::Code(137 | 143) => true,
+        ExitStatus::Code(0) => mode == RestartMode::Always,
+        ExitStatus::Code(_) | ExitStatus::Signal(_) | ExitStatus::Unknown => false,
+    };
+    if exit.oom || !was_told {
+        return Life::Exited(exit);
+    }
+    let within = |from: i64, to: i64| (from..=to).contains(&at);
+    let in_outage = outages.iter().any(|(from, to)| {
+        within(
+            from.as_millis() - SLACK_MILLIS,
+            to.as_millis() + SLACK_MILLIS,
+        )
+    });
+    let by_restart = beginnings.engine.is_some_and(|engine| {
+        let began = engine.as_millis();
+        started_before(engine) && within(began - SHUTDOWN_MILLIS, began + START_MILLIS)
+    });
+    if in_outage || by_restart {
+        Life::RuntimeRestarted(exit)
+    } else {
+        Life::Exited(exit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_millis(second * 1_000)
+    }
+
+    fn exit(code: i32, started: i64, ended: i64) -> Exit {
+        Exit {
+            status: ExitStatus::Code(code),
+            oom: false,
+            started_at: Some(at(started)),
+            at: at(ended),
+        }
+    }
+
+    #[test]
+    fn what_an_outage_killed_is_not_a_crash_and_what_ended_by_itself_is() {
+        let outage = [(at(100), at(120))];
+        let judge = |code, ended| {
+            let exit = exit(code, 50, ended);
+            super::judge(exit, RestartMode::Always, &outage, Beginnings::default())
+        };
+        assert!(matches!(judge(137, 110), Life::RuntimeRestarted(_)));
+        assert!(matches!(judge(0, 110), Life::RuntimeRestarted(_)));
+        assert!(matches!(judge(42, 110), Life::Exited(_)));
+        assert!(matches!(judge(137, 90), Life::Exited(_)));
+        let job = super::judge(
+            exit(0, 50, 110),
+            RestartMode::OnFailure,
+            &outage,
+            Beginnings::default(),
+        );
+        assert!(matches!(job, Life::Exited(_)), "a job that is done is done");
+    }
+
+    #[test]
+    fn an_engine_or_a_host_that_began_later_tells_what_it_took_along() {
+        let beginnings = Beginnings {
+            boot: Some(at(100)),
+            engine: Some(at(200)),
+            same_processes: true,
+        };
+        let judge = |exit| super::judge(exit, RestartMode::Always, &[], beginnings);
+        assert!(matches!(
+            judge(exit(137, 150, 205)),
+            Life::RuntimeRestarted(_)
+        ));
+        assert!(matches!(judge(exit(137, 201, 205)), Life::Exited(_)));
+        assert!(matches!(judge(exit(137, 150, 300)), Life::Exited(_)));
+        assert_eq!(judge(exit(255, 50, 150)), Life::HostReboot { at: at(100) });
+    }
+
+    #[test]
+    fn a_process_lives_until_it_ends() {
+        assert!(lives(std::process::id()));
+        assert!(!lives(u32::MAX));
+    }
+}

@@ -1,0 +1,298 @@
+//! What people and engines do to containers behind our back.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{
+    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::*;
+use crate::driver::conformance::{eventually, eventually_exits, eventually_runs, launch, sight};
+use crate::model::{ExitStatus, Handle, Life};
+
+fn is_unreachable<T: std::fmt::Debug>(answer: &Result<T, DriverError>) -> bool {
+    matches!(answer, Err(DriverError::Unreachable { .. }))
+}
+
+#[tokio::test]
+async fn a_strangers_container_that_has_the_name_is_not_touched() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let launch = launch(stage.container("taken", &["sleep", "1000"]), 1);
+    let client = stage.driver.inner.engine.client().unwrap();
+    let options = CreateContainerOptions {
+        name: Some(launch.spec.id.to_string()),
+        ..CreateContainerOptions::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(IMAGE.to_owned()),
+        cmd: Some(vec!["true".to_owned()]),
+        ..ContainerCreateBody::default()
+    };
+    let strange = client
+        .create_container(Some(options), body)
+        .await
+        .unwrap()
+        .id;
+    match stage.driver.start(&launch).await {
+        Err(DriverError::Refused(failure)) => assert_eq!(failure.reason, "NameConflict"),
+        answer => panic!("{answer:?}"),
+    }
+    assert!(stage.driver.inspect(&strange).await.unwrap().is_some());
+    let force = RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    };
+    client
+        .remove_container(&strange, Some(force))
+        .await
+        .unwrap();
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_dead_container_of_an_earlier_run_makes_room() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let first = launch(stage.container("again", &["true"]), 1);
+    stage.driver.start(&first).await.unwrap();
+    eventually_exits(&*stage.driver, &first.instance).await;
+    let second = launch(stage.container("again", &["sleep", "1000"]), 2);
+    stage.driver.start(&second).await.unwrap();
+    eventually_runs(&*stage.driver, &second.instance).await;
+    assert_eq!(sight(&*stage.driver, &first.instance).await, None);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn what_a_person_does_with_docker_is_seen() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let driver = &*stage.driver;
+    let client = driver.inner.engine.client().unwrap();
+    let launch = launch(stage.container("handled", &["sleep", "1000"]), 1);
+    driver.start(&launch).await.unwrap();
+    let id = driver.find(&launch.instance).await.unwrap().unwrap().id;
+
+    client.pause_container(&id).await.unwrap();
+    driver.observe(&Scope::All).await.unwrap();
+    let state = driver.inspect(&id).await.unwrap().unwrap().state.unwrap();
+    assert_eq!(state.paused, Some(false), "it runs on");
+
+    let kill = KillContainerOptions {
+        signal: "KILL".to_owned(),
+    };
+    client.kill_container(&id, Some(kill)).await.unwrap();
+    let status = eventually_exits(driver, &launch.instance).await;
+    assert_eq!(status, ExitStatus::Code(137));
+
+    let force = Some(RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    });
+    client.remove_container(&id, force).await.unwrap();
+    assert_eq!(sight(driver, &launch.instance).await, None);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start() {
+    let Some(mut stage) = DockerStage::new() else {
+        return;
+    };
+    let launch = launch(stage.container("halfway", &["sleep", "1000"]), 1);
+    let Workload::Docker(container) = &launch.spec.workload else {
+        panic!("{launch:?}");
+    };
+    let made = stage.driver.create(&launch, container).await.unwrap();
+    stage.restart().await;
+    let seen = sight(&*stage.driver, &launch.instance).await.unwrap();
+    assert_eq!(seen.life, Life::Created);
+    stage.driver.start(&launch).await.unwrap();
+    let seen = eventually_runs(&*stage.driver, &launch.instance).await;
+    let handle = Handle::Docker { container: made };
+    assert_eq!(seen.handle, Some(handle));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_down_is_no_absence() {
+    let root = tempfile::tempdir().unwrap();
+    let stage = DockerStage::on(Endpoint::Unix(root.path().join("none.sock")));
+    let launch = launch(stage.container("away", &["true"]), 1);
+    let driver = &*stage.driver;
+    assert!(is_unreachable(&driver.observe(&Scope::All).await));
+    assert!(is_unreachable(&driver.start(&launch).await));
+    assert!(is_unreachable(
+        &driver.stop(&launch.instance, &launch.spec.stop).await
+    ));
+    assert!(is_unreachable(&driver.forget(&launch.instance).await));
+    assert_eq!(driver.gateway().await, None);
+}
+
+#[tokio::test]
+async fn a_reply_that_is_cut_short_is_no_absence() {
+    let Some(Endpoint::Unix(socket)) = engine() else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("proxy.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // Lets so many bytes of each reply through.
+    let budget = Arc::new(AtomicU32::new(u32::MAX));
+    let allowed = budget.clone();
+    let proxy = tokio::spawn(async move {
+        loop {
+            let (mut ours, _) = listener.accept().await.unwrap();
+            let mut theirs = UnixStream::connect(&socket).await.unwrap();
+            let allowed = allowed.clone();
+            tokio::spawn(async move {
+                let (mut from, mut to) = ours.split();
+                let (mut answer, mut ask) = theirs.split();
+                let back = async {
+                    let mut left = allowed.load(Ordering::Relaxed) as usize;
+                    let mut bytes = [0; 4_096];
+                    while left > 0 {
+                        let count = answer.read(&mut bytes).await.unwrap_or(0);
+                        if count == 0 || to.write_all(&bytes[..count.min(left)]).await.is_err() {
+                            return;
+                        }
+                        left = left.saturating_sub(count);
+                    }
+                };
+                // The engine waits for no end of a request, so that way may stay open.
+                let forth = async {
+                    tokio::io::copy(&mut from, &mut ask).await.unwrap_or(0);
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    () = back => {}
+                    () = forth => {}
+                }
+            });
+        }
+    });
+    let stage = DockerStage::on(Endpoint::Unix(path));
+    let launch = launch(stage.container("cut", &["sleep", "1000"]), 1);
+    stage.driver.start(&launch).await.unwrap();
+    eventually_runs(&*stage.driver, &launch.instance).await;
+    for bytes in [0, 1, 20, 120, 300, 400] {
+        budget.store(bytes, Ordering::Relaxed);
+        let answer = stage.driver.observe(&Scope::All).await;
+        assert!(is_unreachable(&answer), "{bytes} bytes: {answer:?}");
+    }
+    // The engine acts, and its answer is lost: the next call finds what was done.
+    let second = conformance::launch(stage.container("cut-2", &["sleep", "1000"]), 1);
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut bytes = 400;
+    while stage.driver.start(&second).await.is_err() && Instant::now() < until {
+        bytes += 200;
+        budget.store(bytes, Ordering::Relaxed);
+    }
+    budget.store(u32::MAX, Ordering::Relaxed);
+    stage.driver.start(&second).await.unwrap();
+    let all = stage.driver.observe(&Scope::All).await.unwrap();
+    assert_eq!(all.len(), 2, "{all:#?}");
+    stage.end().await;
+    proxy.abort();
+}
+
+/// An engine needs root, and so does whoever ill-treats it.
+fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
+
+/// An engine of one test's own, which it may ill-treat.
+struct OwnEngine {
+    folder: std::path::PathBuf,
+}
+
+impl OwnEngine {
+    fn start(name: &str) -> Self {
+        let name = format!("flowctl-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let engine = Self { folder };
+        engine.run("start");
+        engine
+    }
+
+    fn run(&self, word: &str) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
+        let status = as_root(script)
+            .arg(word)
+            .arg(&self.folder)
+            .status()
+            .unwrap();
+        assert!(status.success(), "tests/engine {word}");
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::Unix(self.folder.join("docker.sock"))
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.join("docker.pid")).unwrap();
+        let sent = as_root("kill").args([signal, pid.trim()]).status();
+        assert!(sent.unwrap().success());
+        let pid = pid.trim().parse().unwrap();
+        while signal == "-KILL" && outage::lives(pid) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for OwnEngine {
+    fn drop(&mut self) {
+        self.run("stop");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_unreachable_within_the_deadline_and_comes_back() {
+    if engine().is_none() {
+        return;
+    }
+    let own = OwnEngine::start("hung");
+    let stage = DockerStage::on(own.endpoint());
+    let driver = &*stage.driver;
+    let launch = launch(stage.container("waits", &["sleep", "1000"]), 1);
+    driver.start(&launch).await.unwrap();
+    own.signal("-STOP");
+    let look = tokio::time::timeout(Duration::from_secs(60), driver.observe(&Scope::All)).await;
+    own.signal("-CONT");
+    assert!(is_unreachable(&look.unwrap()));
+    eventually_runs(driver, &launch.instance).await;
+}
+
+#[tokio::test]
+async fn what_died_with_its_engine_did_not_crash() {
+    if engine().is_none() {
+        return;
+    }
+    let own = OwnEngine::start("killed");
+    let mut stage = DockerStage::on(own.endpoint());
+    let script = "trap '' TERM; while :; do sleep 1; done";
+    let launch = launch(stage.shell("victim", script), 1);
+    stage.driver.start(&launch).await.unwrap();
+    // Later than the container by more than the kernel's clock ticks.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    own.signal("-KILL");
+    own.run("start");
+    let died = |life: &Life| matches!(life, Life::RuntimeRestarted(_));
+    eventually(&*stage.driver, &launch.instance, died).await;
+    // Neither does a daemon that was down as well take it for a crash.
+    stage.restart().await;
+    eventually(&*stage.driver, &launch.instance, died).await;
+}

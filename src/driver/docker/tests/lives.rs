@@ -1,0 +1,240 @@
+//! What a component can say, as its container has it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::driver::conformance::{eventually_exits, eventually_runs, launch, pipeline};
+use crate::driver::{Follow, LogLine, LogQuery, Runs};
+use crate::model::{ExitStatus, Port, Protocol, SecretSource, SecretSpec};
+
+/// All lines of a component, once there are `count` of them.
+async fn lines(stage: &DockerStage, id: &str, count: usize) -> Vec<LogLine> {
+    let query = LogQuery {
+        pipeline: pipeline(),
+        components: BTreeSet::from([format!("{}-{id}", stage.mark).parse().unwrap()]),
+        since: None,
+        until: None,
+        tail: None,
+        runs: Runs::All,
+        follow: Follow::No,
+    };
+    let mut found = Vec::new();
+    for _ in 0..1_000 {
+        let mut stream = stage.driver.logs(&query).await.unwrap();
+        found.clear();
+        while let Some(line) = stream.recv().await {
+            found.push(line.unwrap());
+        }
+        if found.len() >= count {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("only {} lines of {id}", found.len());
+}
+
+fn texts(lines: &[LogLine]) -> Vec<String> {
+    let text = |line: &LogLine| String::from_utf8_lossy(&line.text).into_owned();
+    lines.iter().map(text).collect()
+}
+
+#[tokio::test]
+async fn output_is_copied_without_gap_or_repeat_over_restarts_of_the_daemon() {
+    let Some(mut stage) = DockerStage::new() else {
+        return;
+    };
+    let script = "n=0; while [ $n -lt 400 ]; do echo line $n; echo oops $n >&2; n=$((n+1)); \
+                  [ $((n % 20)) = 0 ] && sleep 0.1; done; exit 3";
+    let launch = launch(stage.shell("talks", script), 1);
+    stage.driver.start(&launch).await.unwrap();
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        stage.restart().await;
+        stage.driver.observe(&Scope::All).await.unwrap();
+    }
+    let status = eventually_exits(&*stage.driver, &launch.instance).await;
+    assert_eq!(status, ExitStatus::Code(3));
+    stage.driver.forget(&launch.instance).await.unwrap();
+    let texts = texts(&lines(&stage, "talks", 800).await);
+    for word in ["line", "oops"] {
+        let of_stream: Vec<_> = texts.iter().filter(|text| text.starts_with(word)).collect();
+        let wanted: Vec<String> = (0..400).map(|number| format!("{word} {number}")).collect();
+        assert_eq!(of_stream, wanted.iter().collect::<Vec<_>>());
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_secret_is_a_file_in_the_container_and_nowhere_else() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let canary = "canary-7431";
+    let file = stage.root.path().join("password");
+    std::fs::write(&file, canary).unwrap();
+    let script = "cat $FLOWCTL_SECRETS_DIR/password; echo; cat /also/here; echo; \
+                  echo x > $FLOWCTL_SECRETS_DIR/password || echo refused; sleep 1000";
+    let mut spec = stage.shell("secret", script);
+    spec.secrets = vec![SecretSpec {
+        name: "password".to_owned(),
+        source: SecretSource::File(file),
+        container_path: Some("/also/here".to_owned()),
+        mode: 0o400,
+    }];
+    let launch = launch(spec, 1);
+    stage.driver.start(&launch).await.unwrap();
+    let said = texts(&lines(&stage, "secret", 4).await);
+    assert_eq!(
+        said.iter().filter(|text| *text == canary).count(),
+        2,
+        "{said:?}"
+    );
+    assert!(said.contains(&"refused".to_owned()), "{said:?}");
+    let seen = stage.driver.find(&launch.instance).await.unwrap().unwrap();
+    let inspected = stage.driver.inspect(&seen.id).await.unwrap();
+    assert!(!format!("{inspected:?}").contains(canary));
+    let dir = secrets::dir(&stage.driver.inner.secrets, &launch.instance);
+    assert!(dir.exists());
+    stage
+        .driver
+        .stop(&launch.instance, &launch.spec.stop)
+        .await
+        .unwrap();
+    stage.driver.forget(&launch.instance).await.unwrap();
+    assert!(!dir.exists(), "it is gone with the instance");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn containers_reach_each_other_by_id_and_the_host_by_its_name() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let serve = "while :; do echo hello from $HOSTNAME | nc -l -p 7000; done";
+    let mut server = stage.shell("server", serve);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host_port = free.local_addr().unwrap().port();
+    drop(free);
+    server.ports = vec![Port {
+        name: None,
+        container_port: 7_000,
+        host_port: Some(host_port),
+        host_ip: None,
+        protocol: Protocol::Tcp,
+    }];
+    let server = launch(server, 1);
+    stage.driver.start(&server).await.unwrap();
+    let id = &server.spec.id;
+    let script = format!(
+        "for i in $(seq 100); do nc {id} 7000 </dev/null && break; sleep 0.1; done; \
+         ping -c 1 -W 2 host.flowctl.internal >/dev/null && echo host answers"
+    );
+    let client = launch(stage.shell("client", &script), 1);
+    stage.driver.start(&client).await.unwrap();
+    let said = texts(&lines(&stage, "client", 1).await);
+    assert!(said[0].starts_with("hello from"), "{said:?}");
+    eventually_runs(&*stage.driver, &server.instance).await;
+    let published = stage.driver.reach(&server.instance, 7_000).unwrap();
+    assert_eq!(published, ([127, 0, 0, 1], host_port).into());
+    let inside = stage.driver.reach(&server.instance, 7_001).unwrap();
+    assert!(inside.to_string().starts_with("10."), "{inside}");
+    for launch in [&client, &server] {
+        stage
+            .driver
+            .stop(&launch.instance, &launch.spec.stop)
+            .await
+            .unwrap();
+        stage.driver.forget(&launch.instance).await.unwrap();
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn named_volumes_outlive_their_container_and_go_only_when_asked() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let volume = |target: &str, source, read_only| Volume {
+        source,
+        target: target.to_owned(),
+        read_only,
+    };
+    let named = format!("{}-data", stage.mark);
+    let script = "echo kept >> /data/file; touch /stage-ro/x 2>/dev/null || echo read-only; \
+                  touch /scratch/x && echo scratch; cat /data/file";
+    for run in 1..=2 {
+        let mut spec = stage.shell("volumes", script);
+        let stage_dir = stage.root.path().to_owned();
+        spec.volumes.extend([
+            volume("/data", VolumeSource::Named(named.clone()), false),
+            volume("/stage-ro", VolumeSource::Bind(stage_dir), true),
+            volume("/scratch", VolumeSource::Tmpfs, false),
+        ]);
+        let launch = launch(spec, run);
+        stage.driver.start(&launch).await.unwrap();
+        let status = eventually_exits(&*stage.driver, &launch.instance).await;
+        assert_eq!(status, ExitStatus::Code(0));
+        stage.driver.forget(&launch.instance).await.unwrap();
+    }
+    let said = texts(&lines(&stage, "volumes", 7).await);
+    assert_eq!(
+        said,
+        [
+            "read-only",
+            "scratch",
+            "kept",
+            "read-only",
+            "scratch",
+            "kept",
+            "kept"
+        ]
+    );
+    let kept = stage.driver.clean_up(Volumes::Keep).await.unwrap();
+    assert_eq!(kept.volumes_kept, std::slice::from_ref(&named));
+    let removed = stage.driver.clean_up(Volumes::Remove).await.unwrap();
+    assert_eq!(removed.volumes_removed, [named]);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn the_engines_socket_and_the_hosts_network_are_refused() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let Endpoint::Unix(socket) = &stage.endpoint else {
+        return;
+    };
+    let mut by_mount = stage.container("mount", &["true"]);
+    by_mount.volumes[0].source = VolumeSource::Bind(socket.parent().unwrap().to_owned());
+    let mut by_network = stage.container("network", &["true"]);
+    if let Workload::Docker(container) = &mut by_network.workload {
+        container.network = Some("host".to_owned());
+    }
+    for spec in [by_mount, by_network] {
+        match stage.driver.start(&launch(spec, 1)).await {
+            Err(DriverError::Refused(failure)) => assert_eq!(failure.reason, "PrivilegedRefused"),
+            answer => panic!("{answer:?}"),
+        }
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_to_be_had_is_a_reason_of_its_own() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let mut spec = stage.container("image", &["true"]);
+    if let Workload::Docker(container) = &mut spec.workload {
+        // Nobody listens there.
+        container.image = "127.0.0.1:1/no/such:1".to_owned();
+    }
+    match stage.driver.start(&launch(spec, 1)).await {
+        Err(DriverError::Refused(failure)) => {
+            assert!(failure.reason.starts_with("ImagePull"), "{failure:?}");
+        }
+        answer => panic!("{answer:?}"),
+    }
+    stage.end().await;
+}
