@@ -10,6 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
@@ -76,12 +77,22 @@ pub struct Stage {
     feeder: Option<Sender<u32>>,
 }
 
+/// A port that nobody listens on, given out once. The kernel gives none of this range to those who
+/// want any port, such as the daemons of other tests.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 16_000;
+    const COUNT: u16 = 16_000;
+    // Test runs side by side begin at different places.
+    let begin = std::process::id() % u32::from(COUNT);
+    let begin = u16::try_from(begin).expect("less than the count");
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (begin + next % COUNT) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits for `condition`; `what` says in the failure what did not come.
