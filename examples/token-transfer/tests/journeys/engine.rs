@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::stage::ALL;
+
 /// The engine that `tests/run` starts.
 const HOST: &str = "FLOWCTL_TEST_DOCKER_HOST";
 /// Set where a test without an engine is a failure.
 const NEEDED: &str = "FLOWCTL_TESTS_NEED_DOCKER";
 /// The tag of this build's images.
 pub const TAG: &str = "tests";
+/// The tag of another build of the processor's.
+pub const OTHER_TAG: &str = "tests-2";
 
 /// An engine.
 pub struct Engine {
@@ -47,6 +51,13 @@ impl Engine {
     fn make_images(&self) {
         static MADE: OnceLock<()> = OnceLock::new();
         MADE.get_or_init(|| {
+            // Those of an earlier build would stay for ever, without a name.
+            for tag in [TAG, OTHER_TAG] {
+                for program in ALL {
+                    let image = format!("token-transfer/{}:{tag}", program.id());
+                    self.ask("DELETE", &format!("/images/{image}"));
+                }
+            }
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("build-images.sh");
             let programs = Path::new(env!("CARGO_BIN_EXE_ttp-processor"));
             let mut build = Command::new(script);

@@ -1,12 +1,14 @@
 //! The shipped pipeline file under the real flowctl: the same journeys as programs and as containers.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use token_transfer::generator::LakePlan;
 
+use crate::engine::{OTHER_TAG, TAG};
 use crate::stage::{ALL, Program, Stage, rename, until};
 use crate::world::{Runs, World, programs};
 
@@ -49,11 +51,13 @@ journeys!(
 
 fn the_shipped_file_runs_in_the_foreground_and_leaves_nothing(runs: Runs) {
     let world = World::new(Stage::with_lake(300), runs);
-    let orchestrator = match world.runs {
-        Runs::Processes => "process",
-        Runs::Containers(_) => "container",
-    };
-    let mut command = world.command(&["run", "pipeline.yaml", "--orchestrator", orchestrator]);
+    let run = [
+        "run",
+        "pipeline.yaml",
+        "--orchestrator",
+        world.orchestrator(),
+    ];
+    let mut command = world.command(&run);
     let output = fs::File::create(world.stage.home().join("run.log")).unwrap();
     let run = command.stdout(output).stderr(Stdio::null()).spawn();
     let mut run = run.unwrap();
@@ -104,7 +108,7 @@ fn a_killed_daemon_costs_no_restart_and_no_event(runs: Runs) {
     world.stage.feed(400);
     world.stage.until_written(world.stage.written() + 200);
     world.stage.feed(400);
-    world.apply();
+    world.apply("--wait");
     assert_eq!(world.all_running(), before);
     world.stage.feed_rest();
     world.verify();
@@ -119,7 +123,7 @@ fn all_four_killed_at_once_go_on_where_they_were(runs: Runs) {
     for one in running {
         world.kill(&one);
     }
-    world.apply();
+    world.apply("--wait");
     world.stage.feed_rest();
     world.verify();
 }
@@ -138,18 +142,17 @@ fn another_build_of_the_processor_replaces_it_alone(runs: Runs) {
     let world = World::in_the_middle(runs);
     let (old, new) = match &world.runs {
         Runs::Processes => {
-            let (old, new) = ("ttp-processor", world.stage.home().join("ttp-processor-2"));
-            fs::copy(programs().join(old), &new).unwrap();
-            let binary = |path: &std::path::Path| format!("binary: {}\n", path.display());
-            (binary(&programs().join(old)), binary(&new))
+            let old = programs().join("ttp-processor");
+            let new = world.stage.home().join("ttp-processor-2");
+            fs::copy(&old, &new).unwrap();
+            let line = |path: &Path| format!("binary: {}\n", path.display());
+            (line(&old), line(&new))
         }
         Runs::Containers(engine) => {
             let image = "token-transfer/ttp-processor";
-            engine.act(
-                "POST",
-                &format!("/images/{image}:tests/tag?repo={image}&tag=tests-2"),
-            );
-            (format!("{image}:tests\n"), format!("{image}:tests-2\n"))
+            let tag = format!("/images/{image}:{TAG}/tag?repo={image}&tag={OTHER_TAG}");
+            engine.act("POST", &tag);
+            (format!("{image}:{TAG}\n"), format!("{image}:{OTHER_TAG}\n"))
         }
     };
     replaces_the_processor_alone(&world, || world.replace(&old, &new));
@@ -173,14 +176,14 @@ fn replaces_the_processor_alone(world: &World, edit: impl FnOnce()) {
 }
 
 fn a_lake_that_is_away_for_twenty_seconds_is_seen_and_costs_no_event(runs: Runs) {
-    let world = World::with_driver(Stage::with_lake(2000), runs);
+    let world = World::new(Stage::with_lake(2000), runs);
     // Told at once and not after the thirty seconds of the usual probe.
     world.replace(
         "  defaults:\n",
         "  defaults:\n    probes: { readiness: { period: 200ms } }\n",
     );
     let before = {
-        world.ok(&["apply", "-f", "pipeline.yaml", "--no-wait"]);
+        world.apply("--no-wait");
         world.stage.until_written(300);
         rename(
             &world.stage.lake(),
@@ -202,8 +205,8 @@ fn a_lake_that_is_away_for_twenty_seconds_is_seen_and_costs_no_event(runs: Runs)
 }
 
 fn without_a_lake_the_others_wait_and_say_for_whom(runs: Runs) {
-    let world = World::with_driver(Stage::empty(41), runs);
-    world.ok(&["apply", "-f", "pipeline.yaml", "--no-wait"]);
+    let world = World::new(Stage::empty(41), runs);
+    world.apply("--no-wait");
     world.until_phase(Program::Source, "starting");
     for (waits, whom) in [
         (Program::Processor, Program::Source),
@@ -219,10 +222,10 @@ fn without_a_lake_the_others_wait_and_say_for_whom(runs: Runs) {
 }
 
 fn down_at_any_moment_leaves_nothing_and_apply_goes_on(runs: Runs) {
-    let world = World::with_driver(Stage::with_hungry_lake(2000), runs);
+    let world = World::new(Stage::with_hungry_lake(2000), runs);
     for moment in [0, 30, 100, 300, 700, 1500] {
         world.stage.feed(300);
-        world.ok(&["apply", "-f", "pipeline.yaml", "--no-wait"]);
+        world.apply("--no-wait");
         std::thread::sleep(Duration::from_millis(moment));
         let running: Vec<String> = ALL
             .into_iter()
@@ -242,7 +245,7 @@ fn down_at_any_moment_leaves_nothing_and_apply_goes_on(runs: Runs) {
             );
         }
     }
-    world.apply();
+    world.apply("--wait");
     world.stage.feed_rest();
     world.verify();
 }

@@ -94,21 +94,11 @@ impl World {
         world
     }
 
-    /// The same with the driver in the file that the world runs it on.
-    pub fn with_driver(stage: Stage, runs: Runs) -> Self {
-        let world = Self::new(stage, runs);
-        match world.runs {
-            Runs::Processes => {}
-            Runs::Containers(_) => world.replace("driver: process", "driver: docker"),
-        }
-        world
-    }
-
     /// A pipeline in the middle of a lake that will have 2,000 ledgers.
     pub fn in_the_middle(runs: Runs) -> Self {
-        let world = Self::with_driver(Stage::with_hungry_lake(2000), runs);
+        let world = Self::new(Stage::with_hungry_lake(2000), runs);
         world.stage.feed(300);
-        world.apply();
+        world.apply("--wait");
         world.stage.until_written(300);
         world
     }
@@ -166,8 +156,25 @@ impl World {
         text(&output.stdout)
     }
 
-    pub fn apply(&self) {
-        self.ok(&["apply", "-f", "pipeline.yaml", "--wait"]);
+    /// `flowctl apply`, whose last word is `--wait` or `--no-wait`.
+    pub fn apply(&self, wait: &str) {
+        let orchestrator = self.orchestrator();
+        self.ok(&[
+            "apply",
+            "-f",
+            "pipeline.yaml",
+            "--orchestrator",
+            orchestrator,
+            wait,
+        ]);
+    }
+
+    /// What `--orchestrator` is for it.
+    pub fn orchestrator(&self) -> &'static str {
+        match self.runs {
+            Runs::Processes => "process",
+            Runs::Containers(_) => "container",
+        }
     }
 
     fn status(&self) -> Value {
