@@ -5,9 +5,12 @@
 //! cargo bench -p token-transfer [-- LEDGERS]
 //! ```
 
+#[path = "../tests/journeys/built.rs"]
+mod built;
+
 use std::error::Error;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +48,8 @@ fn main() -> Fallible<()> {
         made.events
     );
 
-    let flowctl = flowctl()?;
+    let programs = Path::new(env!("CARGO_BIN_EXE_ttp-processor")).parent();
+    let flowctl = built::flowctl(programs.ok_or("a program lies in a folder")?).canonicalize()?;
     let mut alone = Vec::new();
     let mut apart = Vec::new();
     let mut kept = Vec::new();
@@ -73,18 +77,6 @@ fn main() -> Fallible<()> {
         );
     }
     Ok(())
-}
-
-/// The flowctl of this checkout, built as this bench was.
-fn flowctl() -> Fallible<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--release", "--bin", "flowctl"]);
-    if !build.current_dir(root).status()?.success() {
-        return Err("flowctl does not build".into());
-    }
-    let program = Path::new(env!("CARGO_BIN_EXE_ttp-processor")).with_file_name("flowctl");
-    Ok(program.canonicalize()?)
 }
 
 fn free_port() -> Fallible<String> {

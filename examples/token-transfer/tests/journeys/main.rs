@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod built;
 mod control_plane;
 mod engine;
 mod faults;

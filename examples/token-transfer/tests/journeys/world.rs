@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
+use crate::built;
 use crate::engine::{self, Engine};
 use crate::stage::{self, Program, Stage, free_port, until};
 
@@ -22,18 +23,7 @@ pub enum Runs {
 /// The flowctl of this checkout, built as these tests were.
 fn flowctl() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let mut build = Command::new(env!("CARGO"));
-        build
-            .args(["build", "--quiet", "--bin", "flowctl"])
-            .current_dir(root);
-        if programs().ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success(), "flowctl does not build");
-        programs().join("flowctl")
-    })
+    BUILT.get_or_init(|| built::flowctl(programs()))
 }
 
 /// Where the programs of this build lie.
