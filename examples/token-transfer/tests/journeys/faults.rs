@@ -27,6 +27,20 @@ fn a_source_killed_in_the_middle_costs_no_event() {
 }
 
 #[test]
+fn a_source_killed_when_there_is_nothing_to_do_is_missed_and_found_again() {
+    let mut stage = Stage::with_lake(50);
+    stage.last = 0; // for ever
+    stage.start_all();
+    stage.until_written(stage.expected().len());
+    stage.kill(Program::Source);
+    stage.until_health(Program::Processor, "unhealthy");
+    stage.start(Program::Source);
+    let why = stage.until_health(Program::Processor, "healthy");
+    assert!(why.contains("waiting for ledger 52"), "{why}");
+    stage.verify_output();
+}
+
+#[test]
 fn a_processor_killed_in_the_middle_costs_no_event() {
     let mut stage = in_the_middle();
     for _ in 0..3 {
