@@ -379,6 +379,7 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
             tell_of_stop(&event, said).await;
         }
         if is_empty {
+            daemon.swept().await;
             return if killed {
                 RunEnd::Killed
             } else {

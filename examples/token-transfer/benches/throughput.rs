@@ -1,10 +1,15 @@
-//! Ledgers a second: the three programs over gRPC, beside the same stages called in one process.
+//! Ledgers a second: the three programs over gRPC, beside the same stages called in one process; and
+//! what flowctl itself uses of a core while it runs the three.
 //!
 //! ```text
 //! cargo bench -p token-transfer [-- LEDGERS]
 //! ```
 
+#[path = "../tests/journeys/built.rs"]
+mod built;
+
 use std::error::Error;
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -43,24 +48,40 @@ fn main() -> Fallible<()> {
         made.events
     );
 
+    let programs = Path::new(env!("CARGO_BIN_EXE_ttp-processor")).parent();
+    let flowctl = built::flowctl(programs.ok_or("a program lies in a folder")?).canonicalize()?;
     let mut alone = Vec::new();
     let mut apart = Vec::new();
+    let mut kept = Vec::new();
     for round in 0..ROUNDS {
         alone.push(in_one_process(
             &lake,
             ledgers,
             &home.path().join(format!("one-{round}")),
         )?);
-        apart.push(as_three_programs(
-            &lake,
-            ledgers,
-            &home.path().join(format!("three-{round}")),
-        )?);
+        let output = home.path().join(format!("three-{round}"));
+        apart.push(as_three_programs(&lake, ledgers, &output)?);
+        let folder = home.path().join(format!("flowctl-{round}"));
+        let size = fs::metadata(&output)?.len();
+        kept.push(under_flowctl(&flowctl, &lake, &folder, size)?);
     }
     let one = show("one process", &mut alone, ledgers);
     let three = show("three programs", &mut apart, ledgers);
     println!("three programs / one process: {:.2}", three / one);
+    for Kept { took, cpu } in kept {
+        println!(
+            "flowctl itself  {:>10.2} % of a core   ({} ms in {:.1} s)",
+            100.0 * cpu.as_secs_f64() / took.as_secs_f64(),
+            cpu.as_millis(),
+            took.as_secs_f64()
+        );
+    }
     Ok(())
+}
+
+fn free_port() -> Fallible<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?.port().to_string())
 }
 
 /// Prints the rates and answers with the median.
@@ -103,18 +124,12 @@ fn in_one_process(lake: &Path, ledgers: u32, output: &Path) -> Fallible<Duration
 
 /// The three programs, from the consumer's start to its end.
 fn as_three_programs(lake: &Path, ledgers: u32, output: &Path) -> Fallible<Duration> {
-    let free = || -> Fallible<String> {
-        Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port()
-            .to_string())
-    };
-    let (ledger_port, event_port) = (free()?, free()?);
+    let (ledger_port, event_port) = (free_port()?, free_port()?);
     let program = |path: &str, settings: &[(&str, &str)]| -> Fallible<Command> {
         let mut command = Command::new(path);
         command
             .env_clear()
-            .env("HEALTH_PORT", free()?)
+            .env("HEALTH_PORT", free_port()?)
             .env("LOG_LEVEL", "error");
         command
             .envs(settings.iter().copied())
@@ -153,4 +168,85 @@ fn as_three_programs(lake: &Path, ledgers: u32, output: &Path) -> Fallible<Durat
     } else {
         Err(format!("the consumer ended with {status}").into())
     }
+}
+
+/// A run that flowctl kept going.
+struct Kept {
+    /// From the first event written to the last.
+    took: Duration,
+    /// CPU time of all of flowctl meanwhile: the daemon, and the guardians of the three.
+    cpu: Duration,
+}
+
+/// The shipped pipeline under flowctl, until the output has `size` bytes.
+fn under_flowctl(flowctl: &Path, lake: &Path, folder: &Path, size: u64) -> Fallible<Kept> {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = fs::read_to_string(shipped.join("pipeline.yaml"))?;
+    let programs = shipped.join("../../target/release");
+    for (old, new) in [
+        ("../../target/release", programs.display().to_string()),
+        ("data/lake", lake.display().to_string()),
+        ("50051", free_port()?),
+        ("50052", free_port()?),
+        ("18088", free_port()?),
+        ("18089", free_port()?),
+        ("18093", free_port()?),
+    ] {
+        text = text.replace(old, &new);
+    }
+    let output = folder.join("data/out/events.ndjson");
+    fs::create_dir_all(folder.join("data/out"))?;
+    fs::write(folder.join("pipeline.yaml"), text)?;
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(flowctl);
+        command
+            .args(arguments)
+            .current_dir(folder)
+            .env("FLOWCTL_STATE_DIR", folder.join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    };
+    let apply = command(&["apply", "-f", "pipeline.yaml", "--no-wait"]).status()?;
+    let written = || fs::metadata(&output).map_or(0, |file| file.len());
+    let patience = Instant::now() + Duration::from_secs(300);
+    let until = |bytes: u64| -> Fallible<(Instant, Duration)> {
+        while written() < bytes {
+            if Instant::now() > patience {
+                return Err(format!("{} bytes of {bytes} under flowctl", written()).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok((Instant::now(), cpu_of(flowctl)?))
+    };
+    let measured = until(1).and_then(|begin| Ok((begin, until(size)?)));
+    let down = command(&["down"]).status()?;
+    let ((begin, before), (end, after)) = measured?;
+    if !apply.success() || !down.success() {
+        return Err(format!("flowctl apply: {apply}, down: {down}").into());
+    }
+    Ok(Kept {
+        took: end - begin,
+        cpu: after.saturating_sub(before),
+    })
+}
+
+/// CPU time that all processes of a program have used.
+fn cpu_of(program: &Path) -> Fallible<Duration> {
+    let mut nanos = 0;
+    for process in fs::read_dir("/proc")? {
+        let process = process?.path();
+        // A process that ends meanwhile has no more to say.
+        if fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)
+            && let Ok(threads) = fs::read_dir(process.join("task"))
+        {
+            for thread in threads.flatten() {
+                let times = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+                let ran = times.split(' ').next().and_then(|text| text.parse().ok());
+                nanos += ran.unwrap_or(0);
+            }
+        }
+    }
+    Ok(Duration::from_nanos(nanos))
 }

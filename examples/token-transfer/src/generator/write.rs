@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,12 +76,22 @@ impl LakePlan {
         self.first + (self.last - self.first) / 2
     }
 
-    /// Makes the lake in `directory`. The expected events are written first, so that whoever
-    /// watches the lake grow knows already where it leads.
+    /// Makes the lake in `directory`.
     ///
     /// # Errors
     /// Writing or encoding failed.
     pub fn make(&self, directory: &Path) -> Result<Made, MakeError> {
+        let events = self.begin(directory)?;
+        let ledgers = self.add(directory, self.first..=self.last)?;
+        Ok(Made { ledgers, events })
+    }
+
+    /// Writes what the lake says of itself, and the events expected of all its ledgers, so that
+    /// whoever watches the lake grow knows already where it leads; answers how many events.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn begin(&self, directory: &Path) -> Result<u64, MakeError> {
         let io = |path: &Path, error| MakeError::Io {
             path: path.to_owned(),
             error,
@@ -89,27 +100,29 @@ impl LakePlan {
         let path = directory.join(".config.json");
         fs::write(&path, self.describe()).map_err(|error| io(&path, error))?;
         let path = directory.join(MANIFEST);
-        let events = self
-            .write_manifest(&path)
-            .map_err(|error| io(&path, error))?;
-        let mut first = self.first;
-        while first <= self.last {
+        self.write_manifest(&path).map_err(|error| io(&path, error))
+    }
+
+    /// Writes those of `ledgers` whose files they fill, each at its pace; answers how many.
+    ///
+    /// # Errors
+    /// Writing or encoding failed.
+    pub fn add(&self, directory: &Path, ledgers: RangeInclusive<u32>) -> Result<u32, MakeError> {
+        let (begin, end) = (*ledgers.start(), *ledgers.end());
+        let mut first = begin;
+        while first <= end {
             let span = self.layout.file_of(first);
-            let last = span.last.min(self.last);
             // A file is whole or not there: the last one may be short of ledgers.
-            if last < span.last {
+            if end < span.last {
                 break;
             }
-            self.write_file(directory, first, last)?;
+            self.write_file(directory, first, span.last)?;
             if !self.pace.is_zero() {
                 std::thread::sleep(self.pace);
             }
-            first = last + 1;
+            first = span.last + 1;
         }
-        Ok(Made {
-            ledgers: first - self.first,
-            events,
-        })
+        Ok(first - begin)
     }
 
     fn describe(&self) -> String {

@@ -3,7 +3,7 @@
 //! one that was handed on.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 use tonic::{Code, Status};
@@ -61,6 +61,10 @@ enum Pause {
     /// A ledger can't be turned into events; it will not get better by itself.
     Ledger(Status),
 }
+
+/// How long a stream that brings nothing has to stay open until the source counts as well again. One
+/// that can't go on ends the stream at once.
+const OPEN: Duration = Duration::from_secs(1);
 
 impl Relay {
     /// Hands on the events of the ledgers from `start` to `end` (or for ever).
@@ -134,8 +138,22 @@ impl Relay {
         };
         tracing::debug!(next = *next, "source stream opened");
         self.health.progress();
+        let mut open_for_a_while = false;
         loop {
-            match ledgers.message().await {
+            let message = if open_for_a_while {
+                ledgers.message().await
+            } else {
+                // Cancel-safe: what was received of a message stays in the stream.
+                match tokio::time::timeout(OPEN, ledgers.message()).await {
+                    Ok(message) => message,
+                    Err(_) => {
+                        open_for_a_while = true;
+                        self.health.healthy(format!("waiting for ledger {next}"));
+                        continue;
+                    }
+                }
+            };
+            match message {
                 Ok(Some(ledger)) => {
                     if let Err(pause) = self.hand_on(next, end, &ledger, out).await {
                         return pause;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use token_transfer::proto::flowctl::control_plane_server::{ControlPlane, ControlPlaneServer};
 use token_transfer::proto::flowctl::{RegistrationAck, ServiceHeartbeat, ServiceInfo, ServiceType};
@@ -64,7 +63,7 @@ fn serve(port: u16) -> (Notebook, Runtime) {
 fn each_program_registers_and_tells_its_figures() {
     let port = free_port();
     let (notebook, _runtime) = serve(port);
-    let mut stage = Stage::with_lake(30, Duration::ZERO);
+    let mut stage = Stage::with_lake(30);
     stage.set("ENABLE_FLOWCTL", "true");
     stage.set("FLOWCTL_ENDPOINT", &format!("127.0.0.1:{port}"));
     stage.set("FLOWCTL_HEARTBEAT_INTERVAL", "50ms");
@@ -117,7 +116,7 @@ fn each_program_registers_and_tells_its_figures() {
 #[test]
 fn a_control_plane_that_comes_late_or_forgets_is_told_again() {
     let port = free_port();
-    let mut stage = Stage::with_lake(10, Duration::ZERO);
+    let mut stage = Stage::with_lake(10);
     stage.set("FLOWCTL_ENABLED", "true");
     stage.set("FLOWCTL_ENDPOINT", &format!("http://127.0.0.1:{port}"));
     stage.set("FLOWCTL_HEARTBEAT_INTERVAL", "50ms");

@@ -1,13 +1,17 @@
 //! A stage for journeys: a lake, the three programs as processes, and the question whether every
 //! expected event was written exactly once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,6 +34,15 @@ pub enum Program {
 pub const ALL: [Program; 3] = [Program::Source, Program::Processor, Program::Consumer];
 
 impl Program {
+    /// Its component's id in the shipped file.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Source => "stellar-live-source-datalake",
+            Self::Processor => "ttp-processor",
+            Self::Consumer => "consumer-app",
+        }
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::Source => env!("CARGO_BIN_EXE_stellar-live-source-datalake"),
@@ -58,14 +71,28 @@ pub struct Stage {
     health: BTreeMap<Program, u16>,
     extra: Vec<(String, OsString)>,
     running: BTreeMap<Program, Running>,
+    /// The lake's last ledger, once it has what was asked for.
+    fed: Cell<u32>,
+    /// Lets the lake grow to a ledger.
+    feeder: Option<Sender<u32>>,
 }
 
+/// A port that nobody listens on, given out once. The kernel gives none of this range to those who
+/// want any port, such as the daemons of other tests.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 16_000;
+    const COUNT: u16 = 16_000;
+    // Test runs side by side begin at different places.
+    let begin = std::process::id() % u32::from(COUNT);
+    let begin = u16::try_from(begin).expect("less than the count");
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (begin + next % COUNT) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits for `condition`; `what` says in the failure what did not come.
@@ -84,32 +111,60 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Stage {
-    /// A stage whose lake gets `ledgers` ledgers, `pace` apart. It grows by itself.
-    pub fn with_lake(ledgers: u32, pace: Duration) -> Self {
+    /// A stage with a lake of `ledgers` ledgers.
+    pub fn with_lake(ledgers: u32) -> Self {
         let stage = Self::empty(1 + ledgers);
+        LakePlan::of(ledgers).make(&stage.lake()).unwrap();
+        stage
+    }
+
+    /// A stage with a lake that will have `ledgers` ledgers and has none yet: they come in portions,
+    /// so that the stream has always a middle and never an end before the test wants it.
+    pub fn with_hungry_lake(ledgers: u32) -> Self {
+        let mut stage = Self::empty(1 + ledgers);
+        let lake = stage.lake();
         let plan = LakePlan {
-            pace,
+            pace: Duration::from_millis(1),
             ..LakePlan::of(ledgers)
         };
-        let lake = stage.lake();
-        let make = move || plan.make(&lake);
-        if pace.is_zero() {
-            make().unwrap();
-        } else {
-            // Ends with the lake; a stage that is torn down first makes its writes fail.
-            std::thread::spawn(make);
-            let manifest = stage.lake().join("FFFFFFFF--0-9");
-            until("the lake's first folder", || {
-                manifest.exists().then_some(())
-            });
-        }
+        plan.begin(&lake).unwrap();
+        let (feeder, wanted) = mpsc::channel();
+        stage.feeder = Some(feeder);
+        // Ends with the stage; one that is torn down early makes the writes fail.
+        std::thread::spawn(move || {
+            let mut next = plan.first;
+            while let Ok(last) = wanted.recv() {
+                match plan.add(&lake, next..=last) {
+                    Ok(_) => next = last + 1,
+                    Err(_) => return,
+                }
+            }
+        });
         stage
+    }
+
+    /// Lets the lake grow by `ledgers` while the caller goes on. Each takes more than a millisecond,
+    /// so that what is done next is done in the middle of them.
+    pub fn feed(&self, ledgers: u32) {
+        self.fed.set(self.last.min(self.fed.get() + ledgers));
+        let feeder = self.feeder.as_ref().expect("the lake is a hungry one");
+        feeder.send(self.fed.get()).unwrap();
+    }
+
+    /// Lets the lake grow to its end.
+    pub fn feed_rest(&self) {
+        self.feed(self.last);
     }
 
     /// A stage without a lake, for ledgers up to `last`.
     pub fn empty(last: u32) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        // Whoever a container's user is may write there.
+        let out = home.path().join("data/out");
+        fs::create_dir_all(&out).unwrap();
+        fs::set_permissions(&out, Permissions::from_mode(0o777)).unwrap();
         Self {
-            home: tempfile::tempdir().unwrap(),
+            home,
             last,
             source_port: free_port(),
             processor_port: free_port(),
@@ -119,6 +174,8 @@ impl Stage {
                 .collect(),
             extra: Vec::new(),
             running: BTreeMap::new(),
+            fed: Cell::new(1),
+            feeder: None,
         }
     }
 
@@ -132,11 +189,11 @@ impl Stage {
     }
 
     pub fn lake(&self) -> PathBuf {
-        self.home.path().join("lake")
+        self.home.path().join("data/lake")
     }
 
     pub fn output(&self) -> PathBuf {
-        self.home.path().join("events.ndjson")
+        self.home.path().join("data/out/events.ndjson")
     }
 
     pub fn log(&self, program: Program) -> String {
@@ -265,11 +322,6 @@ impl Stage {
         until(&format!("{lines} lines of output"), || {
             (self.written() >= lines).then_some(())
         });
-    }
-
-    /// Whether nothing more comes to the lake: its manifest is written last.
-    pub fn lake_is_made(&self) -> bool {
-        self.lake().join(MANIFEST).exists()
     }
 
     pub fn expected(&self) -> Vec<Value> {
