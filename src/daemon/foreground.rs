@@ -150,7 +150,6 @@ async fn supervise(
     let ended = begin(daemon, options, checked, &said, &mut signals).await;
     // However it went, nothing stays.
     let stopped = take_down(daemon, &said, &mut signals).await;
-    daemon.swept().await;
     answering.end().await;
     match (ended?, stopped) {
         (_, RunEnd::Killed) => Ok(RunEnd::Killed),
