@@ -128,7 +128,7 @@ pub enum Verb {
     /// Stop a component; it stays down until `start`, over daemon restarts too
     Stop(Steer),
     /// Replace a component's instances with new ones
-    Restart(Steer),
+    Restart(Restart),
     /// Take pipelines down and forget them
     Delete(Delete),
     /// Take everything down and end the daemon
@@ -399,6 +399,18 @@ pub struct Steer {
     /// Whether and how long to wait.
     #[command(flatten)]
     pub patience: Patience,
+}
+
+/// `flowctl restart`.
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Which components, and whether to wait.
+    #[command(flatten)]
+    pub steer: Steer,
+    /// Pull the image of a container first, and run what its name means then. Without it the image
+    /// that it ran runs again
+    #[arg(long)]
+    pub pull: bool,
 }
 
 /// `flowctl delete`.

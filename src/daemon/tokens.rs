@@ -190,6 +190,7 @@ mod tests {
             restarts: 0,
             pid: None,
             container: None,
+            image: None,
             exit: None,
             spec: None,
             addresses: Default::default(),

@@ -129,6 +129,8 @@ struct Inner {
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
     programs: Mutex<HashSet<(String, String)>>,
+    /// The ids of the images that the names in files mean, as of the latest full look.
+    images: Mutex<HashMap<String, String>>,
     copiers: Mutex<Copiers>,
     outages: Outages,
 }
@@ -140,6 +142,10 @@ impl Inner {
 
     fn programs(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn images(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn copiers(&self) -> MutexGuard<'_, Copiers> {
@@ -180,6 +186,7 @@ impl DockerDriver {
             networks: tokio::sync::Mutex::new(()),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
+            images: Mutex::default(),
             copiers: Mutex::default(),
             outages: Outages::default(),
         });
@@ -265,7 +272,8 @@ impl Driver for DockerDriver {
                 seen.map_err(lost)?.into_iter().flatten().collect()
             }
         };
-        Ok(seen.iter().map(Seen::sighting).collect())
+        let images = self.inner.images().clone();
+        Ok(seen.iter().map(|seen| seen.sighting(&images)).collect())
     }
 
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {

@@ -83,7 +83,7 @@ impl DockerDriver {
             )));
         }
         let variables = self.variables(launch)?;
-        let image = images::resolve(&self.inner.engine, container).await?;
+        let image = self.image(launch, container).await?;
         let network = self.network(on).await?;
         if let (Some(gateway), Some(tell)) = (network.gateway, self.inner.gateways.get()) {
             tell(gateway);
@@ -135,6 +135,18 @@ impl DockerDriver {
             OPERATION,
             format!("the name {name} is taken again and again"),
         ))
+    }
+
+    async fn image(
+        &self,
+        launch: &Launch,
+        container: &ContainerSpec,
+    ) -> Result<Resolved, DriverError> {
+        let pulling = |image: &str| {
+            let hints = &self.inner.hints;
+            hints.say(launch.instance.clone(), format!("pulling {image}"));
+        };
+        images::resolve(&self.inner.engine, container, &launch.image, &pulling).await
     }
 
     /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of
