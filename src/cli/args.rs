@@ -433,6 +433,9 @@ pub struct Delete {
     after_help = "Without a daemon it takes the state directory over and ends what belongs to it."
 )]
 pub struct Down {
+    /// Remove the named volumes of containers too, with their data. Without it they are kept
+    #[arg(long)]
+    pub volumes: bool,
     /// How long to wait at most; `0s` = without end. Exits 5 when it is over
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub timeout: HumanDuration,
