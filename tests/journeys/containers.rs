@@ -407,3 +407,32 @@ fn an_image_that_cannot_be_had_is_put_off_and_no_crash_loop() {
     );
     assert_eq!(waits.restarts(&id), 0);
 }
+
+#[test]
+fn down_keeps_named_volumes_and_says_so_until_it_is_told_to_remove_them() {
+    let (world, engine) = world_with_engine!("down_keeps_named_volumes_…");
+    let (id, volume) = (unique("stores"), unique("data"));
+    let mount = format!(", volumes: [{{ name: {volume}, container_path: /data }}]");
+    let there = || engine.ask("GET", &format!("/volumes/{volume}")).0 == 200;
+    world.apply(&resting(&id, &mount));
+    assert!(there());
+    let said = world.ok(&["down"]);
+    assert!(said.contains(&format!("volume {volume} kept")), "{said}");
+    assert!(there());
+    // Nothing runs any more, and no daemon either.
+    let said = world.ok(&["down", "--volumes"]);
+    assert!(said.contains(&format!("volume {volume} removed")), "{said}");
+    assert!(!there());
+}
+
+#[test]
+fn a_container_finds_its_token_in_a_file_whoever_it_runs_as() {
+    let (world, _engine) = world_with_engine!("a_container_finds_its_token_…");
+    let id = unique("knows");
+    let asks = "[ -n \"$COMPONENT_TOKEN\" ] && [ \"$(cat $COMPONENT_TOKEN_FILE)\" = \"$COMPONENT_TOKEN\" ] && echo same; touch /run/flowctl/token/x && echo written; exec sleep 100000";
+    world.apply(&container(&id, asks, "").replace(IMAGE, "flowctl-test/user:1"));
+    eventually("it read its token", || {
+        world.ok(&["logs", &id]).lines().any(|line| line == "same")
+    });
+    assert!(!world.ok(&["logs", &id]).contains("written"));
+}

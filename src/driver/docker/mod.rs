@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -58,6 +58,21 @@ use sight::Seen;
 
 pub use endpoint::{DockerError, Endpoint};
 pub use exec::Ran;
+pub use mapping::TOKEN_FILE;
+
+/// The name of the file that holds a container's token.
+pub const TOKEN_NAME: &str = "token";
+
+/// Where the folders of containers' tokens lie in a state directory.
+pub fn token_dirs(state_dir: &Path) -> PathBuf {
+    state_dir.join("tokens").join("containers")
+}
+
+/// The folder of the token of one container. It is mounted as it is, since a renewal replaces the
+/// file.
+pub fn token_dir(state_dir: &Path, instance: &InstanceId) -> PathBuf {
+    token_dirs(state_dir).join(instance.to_string())
+}
 
 /// Which engine a driver uses, and what it may do there.
 #[derive(Clone, Debug)]
