@@ -309,7 +309,7 @@ impl Client {
         body: Bytes,
         within: Duration,
     ) -> Result<Response<Incoming>, ClientError> {
-        let again = if path.ends_with("/restart") {
+        let again = if path.ends_with("/restart") || path.ends_with("/pull") {
             0
         } else {
             REPEATS

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{
     ComponentId, Event, Generation, InstanceId, Namespace, PipelineKey, PipelineName, Problem,
-    Timestamp,
+    Pull, Timestamp,
 };
 use crate::planner::diff::PipelineDiff;
 use crate::reconciler::{Applied, Change, Request};
@@ -188,6 +188,8 @@ pub enum Asked {
     Stop,
     /// Be replaced.
     Restart,
+    /// Be replaced by a container of what its image's name means after a pull.
+    Pull,
 }
 
 impl From<Asked> for Request {
@@ -195,7 +197,8 @@ impl From<Asked> for Request {
         match asked {
             Asked::Start => Self::Start,
             Asked::Stop => Self::Stop,
-            Asked::Restart => Self::Restart,
+            Asked::Restart => Self::Restart(Pull::No),
+            Asked::Pull => Self::Restart(Pull::Yes),
         }
     }
 }
@@ -206,6 +209,7 @@ impl std::fmt::Display for Asked {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Restart => "restart",
+            Self::Pull => "pull",
         })
     }
 }

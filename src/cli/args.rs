@@ -128,7 +128,7 @@ pub enum Verb {
     /// Stop a component; it stays down until `start`, over daemon restarts too
     Stop(Steer),
     /// Replace a component's instances with new ones
-    Restart(Steer),
+    Restart(Restart),
     /// Take pipelines down and forget them
     Delete(Delete),
     /// Take everything down and end the daemon
@@ -401,6 +401,18 @@ pub struct Steer {
     pub patience: Patience,
 }
 
+/// `flowctl restart`.
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Which components, and whether to wait.
+    #[command(flatten)]
+    pub steer: Steer,
+    /// Pull the image of a container first, and run what its name means then. Without it the image
+    /// that it ran runs again
+    #[arg(long)]
+    pub pull: bool,
+}
+
 /// `flowctl delete`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
@@ -421,6 +433,9 @@ pub struct Delete {
     after_help = "Without a daemon it takes the state directory over and ends what belongs to it."
 )]
 pub struct Down {
+    /// Remove the named volumes of containers too, with their data. Without it they are kept
+    #[arg(long)]
+    pub volumes: bool,
     /// How long to wait at most; `0s` = without end. Exits 5 when it is over
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub timeout: HumanDuration,

@@ -151,6 +151,9 @@ impl Account<'_> {
         if !reason.is_empty() {
             field(text, "why", &reason);
         }
+        if let Some(image) = &replica.image {
+            field(text, "image", &clean(&image.to_string()));
+        }
         if let Some(exit) = &replica.exit {
             field(text, "last exit", &ended(exit, now));
         }

@@ -9,6 +9,7 @@ use super::out::tell;
 use super::reader::{COMING_UP, LOOK_AGAIN};
 use super::{Context, asking, wait};
 use crate::api::{ClientError, ErrorCode};
+use crate::daemon::Volumes;
 use crate::model::HumanDuration;
 
 /// A daemon that has nothing left to do is gone within this.
@@ -24,9 +25,34 @@ pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
             {
                 std::thread::sleep(LOOK_AGAIN);
             }
-            answer => return answer,
+            answer => {
+                let exit = answer?;
+                volumes(cx, &args)?;
+                return Ok(exit);
+            }
         }
     }
+}
+
+/// Says what becomes of named volumes.
+fn volumes(cx: &mut Context<'_>, args: &Down) -> Result<(), Failure> {
+    let fate = if args.volumes {
+        Volumes::Remove
+    } else {
+        Volumes::Keep
+    };
+    let cleaned = cx.host.volumes(&cx.state_dir, fate)?;
+    for name in &cleaned.volumes_removed {
+        cx.out.put(&format!("volume {name} removed\n"))?;
+    }
+    let why = match fate {
+        Volumes::Keep => "`flowctl down --volumes` removes it",
+        Volumes::Remove => "a container uses it",
+    };
+    for name in &cleaned.volumes_kept {
+        cx.out.put(&format!("volume {name} kept; {why}\n"))?;
+    }
+    Ok(())
 }
 
 fn attempt(cx: &mut Context<'_>, args: &Down) -> Result<Exit, Failure> {

@@ -112,6 +112,7 @@ fn tone(kind: EventKind) -> Tone {
         EventKind::Applied
         | EventKind::Deleted
         | EventKind::Starting
+        | EventKind::Preparing
         | EventKind::Stopping
         | EventKind::Stopped
         | EventKind::Waiting

@@ -9,6 +9,7 @@ use super::exit::{Exit, Failure};
 use super::out::Out;
 use super::text::Style;
 use crate::api::{Backend, Orchestrator, Remarks, SourceInput};
+use crate::daemon::{CleanedUp, Volumes};
 use crate::model::{HumanDuration, Namespace, PipelineSpec};
 use crate::telemetry::LogFormat;
 
@@ -39,6 +40,12 @@ pub trait Host {
     /// # Errors
     /// When a daemon holds the directory, or something is still alive after `within`.
     fn end_all(&self, state_dir: &Path, within: HumanDuration) -> Result<(), Failure>;
+
+    /// Removes or keeps the named volumes of what is down, and tells which.
+    ///
+    /// # Errors
+    /// When they are to be removed and the engine does not answer.
+    fn volumes(&self, state_dir: &Path, fate: Volumes) -> Result<CleanedUp, Failure>;
 
     /// Reads and checks manifests.
     ///

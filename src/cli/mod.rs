@@ -162,7 +162,14 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Logs(args) => asking(logs::run(&mut cx, args)),
         Verb::Start(args) => asking(steer::run(&mut cx, args, crate::api::Asked::Start)),
         Verb::Stop(args) => asking(steer::run(&mut cx, args, crate::api::Asked::Stop)),
-        Verb::Restart(args) => asking(steer::run(&mut cx, args, crate::api::Asked::Restart)),
+        Verb::Restart(args) => {
+            let asked = if args.pull {
+                crate::api::Asked::Pull
+            } else {
+                crate::api::Asked::Restart
+            };
+            asking(steer::run(&mut cx, args.steer, asked))
+        }
         Verb::Delete(args) => asking(delete::run(&mut cx, args)),
         Verb::Down(args) => down::run(&mut cx, args),
         Verb::Validate(args) => validate::run(&mut cx, args),

@@ -11,7 +11,7 @@ use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
 use super::out::Out;
 use super::text::Style;
 use crate::api::{ApiError, Backend, ErrorCode, Watching};
-use crate::daemon::{self, Daemon, DaemonError, Reading};
+use crate::daemon::{self, CleanedUp, Daemon, DaemonError, Reading, Volumes};
 use crate::manifest::{self, Colour};
 use crate::model::HumanDuration;
 use crate::store::LockError;
@@ -59,6 +59,10 @@ impl Host for Program {
                 }),
             }
         })
+    }
+
+    fn volumes(&self, state_dir: &Path, fate: Volumes) -> Result<CleanedUp, Failure> {
+        block_on(daemon::volumes(state_dir, fate))
     }
 
     fn check(&self, question: &Question<'_>) -> Result<Approved, Failure> {
@@ -123,6 +127,7 @@ pub(super) fn failure(error: DaemonError) -> Failure {
         DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
         DaemonError::Down(_) => ErrorCode::NotDurable,
         DaemonError::Ended => ErrorCode::Internal,
+        DaemonError::Volumes(_) => ErrorCode::Refused,
     };
     Failure::Told(ApiError::new(code, daemon::in_full(error)))
 }

@@ -218,6 +218,7 @@ fn rows(pipeline: &PipelineStatus, columns: Columns, now: Timestamp) -> Vec<Vec<
     if columns == Columns::All {
         titles.extend([
             "PID/CONTAINER",
+            "IMAGE",
             "INSTANCE",
             "SPEC",
             "ADDRESSES",
@@ -246,7 +247,7 @@ fn rows(pipeline: &PipelineStatus, columns: Columns, now: Timestamp) -> Vec<Vec<
 fn without_replicas(component: &ComponentStatus, columns: Columns) -> Vec<Cell> {
     let blanks = match columns {
         Columns::Usual => 0,
-        Columns::All => 6,
+        Columns::All => 7,
     };
     let mut row = vec![
         Cell::new(component.id.as_str()),
@@ -282,6 +283,7 @@ fn row(
         row.extend(
             [
                 carrier(replica),
+                replica.image.as_ref().map(ToString::to_string),
                 replica.instance.as_ref().map(ToString::to_string),
                 replica.spec.as_ref().map(ToString::to_string),
                 addresses(replica),
@@ -457,15 +459,15 @@ mod tests {
         control plane  127.0.0.1:8080
 
         ttp  generation 3  not settled  1 of 6 ready, 1 failed  /srv/ttp/pipeline.yaml
-        COMPONENT        ROLE       STATE      READY  RESTARTS  SINCE  DRIVER   PID/CONTAINER  INSTANCE                       SPEC                 ADDRESSES             HEARTBEAT  LAST EXIT           WHY
-        ledger-source    source     running    yes    0         3h4m   process  4711           default.ttp.ledger-source.0.1  v1:00000000000000aa  grpc=localhost:50051  -          -
-        ttp-processor    processor  starting   no     0         0s     process  -              default.ttp.ttp-processor.0.1  v1:00000000000000aa  -                     -          -                   not ready yet: no probe answered
-        ttp-processor-1  processor  crashloop  no     5         16s    process  -              default.ttp.ttp-processor.1.1  v1:00000000000000aa  -                     -          exit 1, 16s ago     exit 1 (failure 5); start in 12s
-        sink             sink       pending    no     0         20s    process  -              default.ttp.sink.0.1           v1:00000000000000aa  -                     -          -                   waiting for ttp-processor (unready since 02:43:00: connection refused)
-        audit            sink       failed     no     0         3d11h  process  -              default.ttp.audit.0.1          v1:00000000000000aa  -                     -          SIGSEGV, 3d11h ago  gave up after 3 restarts (SIGSEGV); `flowctl start` revives it
-        import           source     completed  no     0         1m30s  process  -              default.ttp.import.0.1         v1:00000000000000aa  -                     -          -                   exit 0
-        cache            sink       unknown    no     0         1m1s   process  -              default.ttp.cache.0.1          v1:00000000000000aa  -                     -          -                   the docker driver does not answer: connection refused
-        spare            sink       -          -      -         -      process  -              -                              -                    -                     -          -                   0 replicas wanted
+        COMPONENT        ROLE       STATE      READY  RESTARTS  SINCE  DRIVER   PID/CONTAINER  IMAGE  INSTANCE                       SPEC                 ADDRESSES             HEARTBEAT  LAST EXIT           WHY
+        ledger-source    source     running    yes    0         3h4m   process  4711           -      default.ttp.ledger-source.0.1  v1:00000000000000aa  grpc=localhost:50051  -          -
+        ttp-processor    processor  starting   no     0         0s     process  -              -      default.ttp.ttp-processor.0.1  v1:00000000000000aa  -                     -          -                   not ready yet: no probe answered
+        ttp-processor-1  processor  crashloop  no     5         16s    process  -              -      default.ttp.ttp-processor.1.1  v1:00000000000000aa  -                     -          exit 1, 16s ago     exit 1 (failure 5); start in 12s
+        sink             sink       pending    no     0         20s    process  -              -      default.ttp.sink.0.1           v1:00000000000000aa  -                     -          -                   waiting for ttp-processor (unready since 02:43:00: connection refused)
+        audit            sink       failed     no     0         3d11h  process  -              -      default.ttp.audit.0.1          v1:00000000000000aa  -                     -          SIGSEGV, 3d11h ago  gave up after 3 restarts (SIGSEGV); `flowctl start` revives it
+        import           source     completed  no     0         1m30s  process  -              -      default.ttp.import.0.1         v1:00000000000000aa  -                     -          -                   exit 0
+        cache            sink       unknown    no     0         1m1s   process  -              -      default.ttp.cache.0.1          v1:00000000000000aa  -                     -          -                   the docker driver does not answer: connection refused
+        spare            sink       -          -      -         -      process  -              -      -                              -                    -                     -          -                   0 replicas wanted
         ");
     }
 

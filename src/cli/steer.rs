@@ -34,7 +34,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
     let (goal, word) = match asked {
         Asked::Start => (Goal::Running(before), "runs"),
         Asked::Stop => (Goal::Stopped(targets.clone()), "stopped"),
-        Asked::Restart => (Goal::Replaced(before), "restarted"),
+        Asked::Restart | Asked::Pull => (Goal::Replaced(before), "restarted"),
     };
     wait::until(&cx.client, &goal, args.patience.timeout).await?;
     tell_all(cx, &targets, word)?;

@@ -108,6 +108,7 @@ mod tests {
             generation: Generation(3),
             file: None,
             injected: BTreeMap::new(),
+            image: crate::model::ImageChoice::ByPolicy,
         };
         let given = Given {
             attempt: 7,

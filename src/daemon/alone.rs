@@ -15,6 +15,7 @@ use crate::model::{DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, P
 use crate::reconciler::{Core, Drivers, Input, Kept, ReconcilerHandle};
 use crate::store::{self, Store};
 
+use super::engine::{CleanedUp, Volumes};
 use super::sources;
 use super::{
     ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, engine, process_config,
@@ -190,5 +191,25 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
         Ok(())
     } else {
         Err(DaemonError::Ended)
+    }
+}
+
+/// Removes or keeps the named volumes that were made for the components of `state_dir`, which are
+/// down, and tells which.
+///
+/// # Errors
+/// When a daemon has the directory, or volumes are to be removed and the engine does not answer.
+pub async fn volumes(state_dir: &Path, fate: Volumes) -> Result<CleanedUp, DaemonError> {
+    let Some(docker) = engine::left_behind(state_dir, &Clock::new())? else {
+        return Ok(CleanedUp::default());
+    };
+    let _lock = store::lock(state_dir, LOOKING)?;
+    match (docker.clean_up(fate).await, fate) {
+        (Ok(cleaned), Volumes::Keep | Volumes::Remove) => Ok(cleaned),
+        (Err(error), Volumes::Remove) => Err(DaemonError::Volumes(error)),
+        (Err(error), Volumes::Keep) => {
+            tracing::debug!(%error, "which volumes are kept is not known");
+            Ok(CleanedUp::default())
+        }
     }
 }

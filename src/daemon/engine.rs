@@ -11,15 +11,13 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::control_plane::{self, Containers, Doors};
-use crate::driver::docker::{
-    CleanedUp, DockerConfig, DockerDriver, DockerError, Endpoint, Volumes,
-};
+use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
 use crate::model::{ComponentSpec, DriverKind, InstanceId};
 use crate::probe::{Addresses, Host, Inside};
 use crate::reconciler::Kept;
 use crate::store::Recovery;
 
-pub use crate::driver::docker::Privileged;
+pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
 
 /// The file that says where the engine is that a daemon was told of, for those who look without one.
 const HOST: &str = "docker-host";
@@ -140,13 +138,29 @@ pub(super) fn containing(kept: &Kept) -> Containing {
 
 /// Whether the engine is worth asking what it runs of a store that was lost: most hosts have none.
 pub(super) fn is_worth_asking(recovery: &Recovery, choice: &EngineChoice) -> bool {
+    *recovery != Recovery::Intact && may_be_there(choice)
+}
+
+fn may_be_there(choice: &EngineChoice) -> bool {
     let endpoint = Endpoint::discover(choice.host.as_deref(), &|name| std::env::var(name).ok());
-    let there = match endpoint {
+    match endpoint {
         Ok(Endpoint::Unix(path)) => path.exists(),
         Ok(Endpoint::Tcp(_) | Endpoint::Tls { .. }) => true,
         Err(_) => false,
-    };
-    *recovery != Recovery::Intact && there
+    }
+}
+
+/// The way to the engine that may hold something of a directory whose components are down; `None`
+/// when it never had a container or the engine is not there.
+pub(super) fn left_behind(
+    state_dir: &Path,
+    clock: &Clock,
+) -> Result<Option<Arc<DockerDriver>>, EngineError> {
+    let choice = as_before(state_dir);
+    if !state_dir.join(OWNER).exists() || !may_be_there(&choice) {
+        return Ok(None);
+    }
+    onlooker(state_dir, &choice, clock).map(Some)
 }
 
 /// Where the ports that an instance is probed at are reached from this host.
@@ -217,7 +231,7 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Contai
 }
 
 /// Removes the networks that were made for containers which are gone. Named volumes hold data, so
-/// they stay.
+/// they stay until somebody says otherwise.
 pub(super) async fn tidy(docker: &DockerDriver) {
     match docker.clean_up(Volumes::Keep).await {
         Ok(CleanedUp {
@@ -229,7 +243,10 @@ pub(super) async fn tidy(docker: &DockerDriver) {
                 tracing::info!(network, "others use the network; it stays");
             }
             for volume in volumes_kept {
-                tracing::info!(volume, "the volume is kept; `docker volume rm` removes it");
+                tracing::info!(
+                    volume,
+                    "the volume is kept; `flowctl down --volumes` removes it"
+                );
             }
         }
         // Most hosts have no engine, and then there is nothing to remove.

@@ -326,7 +326,7 @@ async fn tell(
             started.insert(component.clone());
             say(said, &format!("Component {component} completed")).await;
         }
-        EventKind::Unready | EventKind::Recovered | EventKind::Silent => {
+        EventKind::Preparing | EventKind::Unready | EventKind::Recovered | EventKind::Silent => {
             say(said, &event.message).await
         }
         // One that ends before it was ever ready has failed to start; later ends are restarted.

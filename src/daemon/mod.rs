@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::control_plane::Containers;
 use crate::driver::docker::DockerDriver;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
-use crate::driver::{Driver, Launch, Scope};
+use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::model::{
     DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec, Snapshot,
 };
@@ -44,12 +44,12 @@ use crate::reconciler::{
 };
 use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
 
-pub use alone::{Onlooker, down, look};
+pub use alone::{Onlooker, down, look, volumes};
 use backend::Backend;
 use control::{Control, Token};
 pub use control::{ControlError, ControlPlaneChoice};
+pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
-pub use engine::{EngineChoice, EngineError, Privileged};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
 
@@ -84,6 +84,9 @@ pub enum DaemonError {
     /// The container engine cannot be used.
     #[error("the container engine cannot be used")]
     Engine(#[from] EngineError),
+    /// Named volumes could not be removed.
+    #[error("volumes cannot be removed")]
+    Volumes(#[source] DriverError),
     /// What the directory owns could not be ended.
     #[error("what runs cannot be ended")]
     Down(#[source] Refusal),

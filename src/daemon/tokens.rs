@@ -1,8 +1,8 @@
 //! The tokens of instances: given as they start, renewed in files while they live.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirEntry, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use super::ControlError;
 use super::control::Token;
 use crate::clock::Clock;
 use crate::control_plane::{self, Keyring, Refreshed};
+use crate::driver::docker;
 use crate::model::{DriverKind, InstanceId, Snapshot};
 use crate::reconciler::ReconcilerHandle;
 
@@ -30,6 +31,7 @@ const YOUNG: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Tokens {
     keys: Arc<Keyring>,
+    state_dir: PathBuf,
     folder: PathBuf,
 }
 
@@ -47,7 +49,11 @@ impl Tokens {
             source,
         })?;
         let keys = Arc::new(Keyring::open(state_dir)?);
-        Ok(Self { keys, folder })
+        Ok(Self {
+            keys,
+            state_dir: state_dir.to_owned(),
+            folder,
+        })
     }
 
     /// What tokens are signed with.
@@ -65,13 +71,16 @@ impl Tokens {
     ) -> (Option<String>, Option<String>) {
         let token = self.keys.issue(instance, clock.now());
         let file = match (driver, which) {
-            // Only a process sees our files.
             (DriverKind::Process, Token::New) => self.write(instance, &token),
             (DriverKind::Process, Token::Present) => {
                 let path = self.folder.join(instance.to_string());
                 path.to_str().map(str::to_owned)
             }
-            (DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes, _) => None,
+            // It is found where the driver mounts its folder.
+            (DriverKind::Docker, Token::New) => self.write_for_container(instance, &token),
+            (DriverKind::Docker, Token::Present) => Some(docker::TOKEN_FILE.to_owned()),
+            // Those do not see our files.
+            (DriverKind::Nomad | DriverKind::Kubernetes, _) => None,
         };
         (Some(token), file)
     }
@@ -80,6 +89,17 @@ impl Tokens {
         let path = self.folder.join(instance.to_string());
         match write_new(&path, token) {
             Ok(()) => path.to_str().map(str::to_owned),
+            Err(error) => {
+                tracing::warn!(%instance, %error, "its token file could not be written");
+                None
+            }
+        }
+    }
+
+    fn write_for_container(&self, instance: &InstanceId, token: &str) -> Option<String> {
+        let dir = docker::token_dir(&self.state_dir, instance);
+        match write_readable(&dir, token) {
+            Ok(()) => Some(docker::TOKEN_FILE.to_owned()),
             Err(error) => {
                 tracing::warn!(%instance, %error, "its token file could not be written");
                 None
@@ -117,28 +137,82 @@ impl Tokens {
     }
 
     fn look_through(&self, snapshot: &Snapshot, clock: &Clock) -> io::Result<()> {
-        for file in fs::read_dir(&self.folder)? {
-            let file = file?;
-            let name = file.file_name();
-            let instance = name
-                .to_str()
-                .and_then(|name| name.parse::<InstanceId>().ok());
-            match instance.filter(|instance| snapshot.is_live(instance)) {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            // The folder of those of containers.
+            if entry.file_type()?.is_dir() {
+                continue;
+            }
+            let path = entry.path();
+            match live_one(&entry, snapshot) {
                 Some(instance) => {
-                    let token = fs::read_to_string(file.path())?;
-                    if self.keys.is_stale(&token, clock.now()) {
-                        let token = self.keys.issue(&instance, clock.now());
-                        control_plane::write_private(&file.path(), token.as_bytes())?;
+                    if let Some(token) = self.renewed(&instance, &path, clock)? {
+                        control_plane::write_private(&path, token.as_bytes())?;
                     }
                 }
-                None if age_of(file.metadata()?.modified()?, clock) > YOUNG => {
-                    fs::remove_file(file.path())?;
+                None if age_of(entry.metadata()?.modified()?, clock) > YOUNG => {
+                    fs::remove_file(path)?;
+                }
+                None => {}
+            }
+        }
+        let of_containers = match fs::read_dir(docker::token_dirs(&self.state_dir)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in of_containers {
+            let entry = entry?;
+            let dir = entry.path();
+            match live_one(&entry, snapshot) {
+                Some(instance) => {
+                    let file = dir.join(docker::TOKEN_NAME);
+                    if let Some(token) = self.renewed(&instance, &file, clock)? {
+                        write_readable(&dir, &token)?;
+                    }
+                }
+                None if age_of(entry.metadata()?.modified()?, clock) > YOUNG => {
+                    fs::remove_dir_all(dir)?;
                 }
                 None => {}
             }
         }
         Ok(())
     }
+
+    /// The token that replaces the one in `file`; `None` while that is good for long.
+    fn renewed(
+        &self,
+        instance: &InstanceId,
+        file: &Path,
+        clock: &Clock,
+    ) -> io::Result<Option<String>> {
+        let token = fs::read_to_string(file)?;
+        let stale = self.keys.is_stale(&token, clock.now());
+        Ok(stale.then(|| self.keys.issue(instance, clock.now())))
+    }
+}
+
+/// The instance that an entry is named after, while it lives.
+fn live_one(entry: &DirEntry, snapshot: &Snapshot) -> Option<InstanceId> {
+    let instance: InstanceId = entry.file_name().to_str()?.parse().ok()?;
+    snapshot.is_live(&instance).then_some(instance)
+}
+
+/// Puts a token where the user inside of a container can read it, whoever that is. The folder is
+/// mounted there; on this host, nobody else gets through the folder that it lies in.
+fn write_readable(dir: &Path, token: &str) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+    let path = dir.join(docker::TOKEN_NAME);
+    let draft = path.with_extension("new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    write_new(&draft, token)?;
+    fs::set_permissions(&draft, Permissions::from_mode(0o444))?;
+    fs::rename(draft, path)
 }
 
 /// How long ago a file was written, by our clock.
@@ -164,8 +238,6 @@ fn write_new(path: &Path, content: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
     use crate::control_plane::Bearer;
     use crate::model::{
@@ -190,6 +262,7 @@ mod tests {
             restarts: 0,
             pid: None,
             container: None,
+            image: None,
             exit: None,
             spec: None,
             addresses: Default::default(),
@@ -288,12 +361,24 @@ mod tests {
         assert!(!ended.exists());
     }
 
-    #[tokio::test]
-    async fn a_container_gets_a_token_and_no_file_that_it_could_not_read() {
+    #[tokio::test(start_paused = true)]
+    async fn a_container_gets_a_folder_of_its_own_where_its_token_is_renewed() {
         let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::open(dir.path()).unwrap();
-        let (token, file) =
-            tokens.give(&instance(1), DriverKind::Docker, &Clock::new(), Token::New);
-        assert!(token.is_some() && file.is_none());
+        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let live = instance(2);
+        let (first, file) = tokens.give(&live, DriverKind::Docker, &clock, Token::New);
+        assert_eq!(file.as_deref(), Some(docker::TOKEN_FILE));
+        let folder = docker::token_dir(dir.path(), &live);
+        let path = folder.join(docker::TOKEN_NAME);
+        let held = || fs::read_to_string(&path).unwrap();
+        assert_eq!(Some(held()), first);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o444, "the user inside may be anybody");
+        tokio::time::advance(Duration::from_secs(13 * 3600)).await;
+        tokens.look_through(&showing(&live), &clock).unwrap();
+        assert_ne!(Some(held()), first);
+        assert!(!tokens.keys.is_stale(&held(), clock.now()));
+        tokens.look_through(&showing(&instance(3)), &clock).unwrap();
+        assert!(!folder.exists());
     }
 }

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 
 use super::{Driver, DriverError, Launch, Scope};
 use crate::model::{
-    ComponentId, ComponentSpec, Dependency, ExitStatus, Generation, HumanDuration, InstanceId,
-    Life, LogLimits, Namespace, PipelineKey, ProcessSpec, Registration, ReplicaKey, Resources,
-    RestartPolicy, Rlimits, Role, Sighting, Signal, SpecHash, StopPolicy, Workload,
+    ComponentId, ComponentSpec, Dependency, ExitStatus, Generation, HumanDuration, ImageChoice,
+    InstanceId, Life, LogLimits, Namespace, PipelineKey, ProcessSpec, Registration, ReplicaKey,
+    Resources, RestartPolicy, Rlimits, Role, Sighting, Signal, SpecHash, StopPolicy, Workload,
 };
 
 /// How a component behaves.
@@ -103,6 +103,7 @@ pub(crate) fn launch(spec: ComponentSpec, incarnation: u64) -> Launch {
         generation: Generation(7),
         file: Some("/etc/pipeline.yaml".into()),
         injected: [("FLOWCTL_TEST".to_owned(), "injected".to_owned())].into(),
+        image: ImageChoice::ByPolicy,
     }
 }
 

@@ -403,6 +403,7 @@ impl Driver for FakeDriver {
                 .collect(),
             driver: DriverKind::Process,
             life: fake.life.clone(),
+            outdated: false,
         });
         Ok(seen.collect())
     }

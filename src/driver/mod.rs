@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Generation, Handle, InstanceId, Limit, PipelineKey,
-    ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
+    ComponentId, ComponentSpec, DriverKind, Generation, Handle, ImageChoice, InstanceId, Limit,
+    PipelineKey, ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
 };
 
 #[cfg(test)]
@@ -110,6 +110,8 @@ pub struct Launch {
     pub file: Option<PathBuf>,
     /// Variables that flowctl injects; the user's own values win over them.
     pub injected: BTreeMap<String, String>,
+    /// Which image it is started from, where it is a container.
+    pub image: ImageChoice,
 }
 
 /// What an instance was started from, as it carries it.
@@ -171,6 +173,8 @@ pub struct Hints {
 struct HintsInner {
     raised: Mutex<BTreeSet<InstanceId>>,
     wake: Notify,
+    said: Mutex<BTreeMap<InstanceId, String>>,
+    listen: Notify,
 }
 
 impl Hints {
@@ -182,6 +186,34 @@ impl Hints {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(instance);
         self.inner.wake.notify_one();
+    }
+
+    /// Says what the start of `instance` is at, where it may take a while. The latest word counts.
+    pub fn say(&self, instance: InstanceId, what: String) {
+        self.inner
+            .said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(instance, what);
+        self.inner.listen.notify_one();
+    }
+
+    /// Waits until something was said and takes all of it. Cancel-safe: what was said stays until it
+    /// is returned.
+    pub async fn heard(&self) -> BTreeMap<InstanceId, String> {
+        loop {
+            let said = std::mem::take(
+                &mut *self
+                    .inner
+                    .said
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+            if !said.is_empty() {
+                return said;
+            }
+            self.inner.listen.notified().await;
+        }
     }
 
     /// Waits until something was raised and takes all of it. Cancel-safe: what was raised stays

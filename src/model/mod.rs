@@ -38,12 +38,13 @@ pub use spec::{
     Workload,
 };
 pub use state::{
-    Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History, Instance,
-    Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, ProcessIdentity, Record,
-    RunIntent, Sighting, StartFailure, StopCause, StopFailure,
+    Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
+    ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally,
+    ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, StartFailure, StopCause,
+    StopFailure,
 };
 pub use status::{
-    ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, Limit, Next, PhaseName,
-    PipelineStatus, Problem, RegistrationStatus, ReplicaStatus, STATUS_SCHEMA, Snapshot,
+    ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,
+    PhaseName, PipelineStatus, Problem, RegistrationStatus, ReplicaStatus, STATUS_SCHEMA, Snapshot,
 };
 pub use time::{DurationError, HumanDuration, Timestamp};

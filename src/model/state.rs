@@ -25,6 +25,42 @@ pub struct Record {
     pub released: Option<SpecHash>,
     /// Ends, failures and restarts.
     pub history: History,
+    /// The image that its latest ended container ran: a restart of the same revision runs it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<RecordedImage>,
+}
+
+/// The image that a container ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedImage {
+    /// The revision whose image name was resolved to it.
+    pub spec: SpecHash,
+    /// The run that ran it.
+    pub incarnation: u64,
+    /// Names exactly this image to the engine: `repository@digest`, or its id.
+    pub reference: String,
+}
+
+/// Which image a container is started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageChoice {
+    /// What its name means now, pulled as its policy says.
+    ByPolicy,
+    /// What its name means after a pull, whatever the policy says.
+    Pulled,
+    /// The one that an earlier run of the same revision ran: a name that moved changes nothing.
+    Recorded(String),
+}
+
+/// Whether a requested restart looks for a newer image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// The image that was resolved before runs again.
+    #[default]
+    No,
+    /// The image is pulled first, and what its name means then runs.
+    Yes,
 }
 
 /// What a person last asked of a replica.
@@ -47,6 +83,9 @@ pub enum RunIntent {
         at: Timestamp,
         /// The newest incarnation by then.
         upto: u64,
+        /// Whether its image is pulled first.
+        #[serde(default)]
+        pull: Pull,
     },
     /// `flowctl stop`: it stays down until a person says otherwise.
     Stop {
@@ -167,6 +206,9 @@ pub enum Handle {
     Docker {
         /// The engine's id.
         container: String,
+        /// The image that it runs: `repository@digest`, or an id. `None` = not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
     },
     /// A Nomad job.
     Nomad {
@@ -311,6 +353,16 @@ pub struct StartFailure {
     pub message: String,
 }
 
+impl StartFailure {
+    /// What the reasons of images that are not to be had begin with.
+    const PULL: &str = "ImagePull";
+
+    /// Whether its image was not to be had: no fault of the component.
+    pub fn is_pull(&self) -> bool {
+        self.reason.starts_with(Self::PULL)
+    }
+}
+
 /// The past of one replica.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct History {
@@ -327,6 +379,9 @@ pub struct History {
     /// How the latest instance ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Ended>,
+    /// Starts in a row that failed for want of the image; they have a curve of their own.
+    #[serde(default)]
+    pub failed_pulls: u32,
 }
 
 impl History {
@@ -401,6 +456,8 @@ pub struct Sighting {
     pub driver: DriverKind,
     /// Alive or not.
     pub life: Life,
+    /// Whether its image's name means another image by now.
+    pub outdated: bool,
 }
 
 /// Alive or not.

@@ -202,6 +202,9 @@ pub struct ReplicaStatus {
     pub pid: Option<u32>,
     /// Id of the container.
     pub container: Option<String>,
+    /// The image that the container runs.
+    #[serde(default)]
+    pub image: Option<ImageStatus>,
     /// How the latest ended instance ended.
     pub exit: Option<ExitSummary>,
     /// Changes exactly when the running thing must change.
@@ -212,6 +215,32 @@ pub struct ReplicaStatus {
     pub registration: Option<RegistrationStatus>,
     /// The machine-readable reason for what has not happened.
     pub hold: Option<Hold>,
+}
+
+/// The image that a container runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// As the file names it.
+    pub name: String,
+    /// What that was resolved to: `sha256:..`, a registry's digest or the engine's id.
+    pub digest: String,
+    /// Whether the engine has another image of that name by now. It is left alone until
+    /// `flowctl restart --pull`.
+    pub outdated: bool,
+}
+
+impl fmt::Display for ImageStatus {
+    /// Name and short digest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digest = self.digest.strip_prefix("sha256:").unwrap_or(&self.digest);
+        let short: String = digest.chars().take(12).collect();
+        // A name that is a digest says it already.
+        if self.name.contains(&short) {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}@{short}", self.name)
+        }
+    }
 }
 
 /// The states that users see.
@@ -349,6 +378,8 @@ pub enum EventKind {
     Recovered,
     /// An instance is being started.
     Starting,
+    /// Its start waits for something that takes a while, as an image that is pulled.
+    Preparing,
     /// An instance runs.
     Started,
     /// An instance could not be started.
@@ -409,6 +440,7 @@ impl fmt::Display for EventKind {
             Self::Rejected => "rejected",
             Self::Recovered => "recovered",
             Self::Starting => "starting",
+            Self::Preparing => "preparing",
             Self::Started => "started",
             Self::StartFailed => "start-failed",
             Self::Ready => "ready",

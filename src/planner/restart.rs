@@ -10,14 +10,17 @@ use backoff::backoff::Backoff as _;
 
 use crate::model::{
     Backoff, Charge, ComponentId, EndCause, Ended, ExitStatus, Failure, Health, History,
-    InstanceId, Phase, Reason, Record, RestartMode, RestartPolicy, RunIntent, SpecHash, StopCause,
-    Timestamp,
+    HumanDuration, ImageChoice, InstanceId, Phase, Pull, Reason, Record, RestartMode,
+    RestartPolicy, RunIntent, SpecHash, StartFailure, StopCause, Timestamp,
 };
 
 /// Failures within [`CRASHLOOP_WINDOW`] that make a crash loop.
 const CRASHLOOP_FAILURES: usize = 5;
 /// See [`CRASHLOOP_FAILURES`].
 const CRASHLOOP_WINDOW: Duration = Duration::from_secs(300);
+/// The pause after an image could not be had for the first time, and the longest.
+const PULL_AGAIN: Duration = Duration::from_secs(10);
+const PULL_AGAIN_AT_MOST: Duration = Duration::from_secs(300);
 /// Steps after which an exponential delay is taken as it is: 2^64 ms is beyond any cap, and a
 /// factor close to 1 must not turn months of failures into a long loop.
 const MAX_STEPS: u32 = 4096;
@@ -95,6 +98,9 @@ pub fn verdict(
             }
         }
         EndCause::Itself(Charge::Upstream(upstream)) => Verdict::AwaitUpstream(upstream.clone()),
+        EndCause::NotStarted(failure) if failure.is_pull() => {
+            after_failed_pull(&record.history, last, failure, now)
+        }
         EndCause::Itself(Charge::Own)
         | EndCause::NotStarted(_)
         | EndCause::Stopped(_)
@@ -144,6 +150,37 @@ fn after_failure(
             exit: last.exit.clone(),
             failures,
         },
+    })
+}
+
+/// An image that is not to be had is asked for again and again, at a pace that a registry bears. It
+/// counts neither as a crash nor against the limit of retries.
+fn after_failed_pull(
+    history: &History,
+    last: &Ended,
+    failure: &StartFailure,
+    now: Timestamp,
+) -> Verdict {
+    let failures = history.failed_pulls.max(1);
+    let curve = RestartPolicy {
+        backoff: Backoff::Exponential,
+        initial_delay: HumanDuration::new(PULL_AGAIN),
+        max_delay: HumanDuration::new(PULL_AGAIN_AT_MOST),
+        factor: 2.0,
+        ..RestartPolicy::default()
+    };
+    let until = last.exit.at.after(delay(&curve, failures, &last.instance));
+    if until > now {
+        return Verdict::Backoff {
+            until,
+            failures,
+            last: in_words(last),
+            crashloop: false,
+        };
+    }
+    Verdict::Start(Reason::Retry {
+        failure: failure.clone(),
+        failures,
     })
 }
 
@@ -209,11 +246,23 @@ fn fraction_of(instance: &InstanceId) -> f64 {
 #[must_use]
 pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History {
     let mut history = history.clone();
+    history.failed_pulls = match &ended.cause {
+        EndCause::NotStarted(failure) if failure.is_pull() => {
+            history.failed_pulls.saturating_add(1)
+        }
+        EndCause::NotStarted(_)
+        | EndCause::Itself(_)
+        | EndCause::Stopped(_)
+        | EndCause::Lost
+        | EndCause::HostReboot
+        | EndCause::RuntimeRestarted => 0,
+    };
     let charge = match &ended.cause {
         EndCause::Itself(_) if succeeded(policy, &ended) && policy.mode != RestartMode::Always => {
             None
         }
         EndCause::Itself(charge) => Some(charge.clone()),
+        EndCause::NotStarted(failure) if failure.is_pull() => None,
         EndCause::NotStarted(_) | EndCause::Lost => Some(Charge::Own),
         EndCause::Stopped(cause) => is_failed_probe(cause).then_some(Charge::Own),
         EndCause::HostReboot | EndCause::RuntimeRestarted => None,
@@ -269,6 +318,7 @@ pub fn cleared(history: &History) -> History {
         failures: 0,
         recent: Vec::new(),
         crashloop_since: None,
+        failed_pulls: 0,
     }
 }
 
@@ -292,6 +342,24 @@ pub fn reset_at(history: &History, phase: &Phase, policy: &RestartPolicy) -> Opt
                 .after(policy.reset_after.get()),
         ),
         Phase::Running { .. } | Phase::Starting { .. } | Phase::Stopping { .. } => None,
+    }
+}
+
+/// Which image the next container of revision `wanted` is started from.
+pub fn image(record: &Record, wanted: &SpecHash) -> ImageChoice {
+    let recorded = record.image.as_ref();
+    if let RunIntent::Restart {
+        upto,
+        pull: Pull::Yes,
+        ..
+    } = record.intent
+        && recorded.is_none_or(|image| image.incarnation <= upto)
+    {
+        return ImageChoice::Pulled;
+    }
+    match recorded.filter(|image| image.spec == *wanted) {
+        Some(image) => ImageChoice::Recorded(image.reference.clone()),
+        None => ImageChoice::ByPolicy,
     }
 }
 

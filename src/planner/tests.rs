@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use crate::model::fixtures::{component, pipeline};
 use crate::model::{
     Action, Backoff, Charge, ComponentId, DriverKind, EndCause, Ended, Exit, ExitStatus, Health,
-    History, Hold, HumanDuration, InFlight, Instance, InstanceId, Phase, PipelineSpec, Reason,
-    Record, ReplicaKey, RestartMode, RestartPolicy, RetryLimit, RunIntent, SpecHash, StopCause,
-    StopPolicy, Timestamp,
+    History, Hold, HumanDuration, ImageChoice, InFlight, Instance, InstanceId, Phase, PipelineSpec,
+    Pull, Reason, Record, RecordedImage, ReplicaKey, RestartMode, RestartPolicy, RetryLimit,
+    RunIntent, SpecHash, StartFailure, StopCause, StopPolicy, Timestamp,
 };
 
 use super::restart::{self, Verdict};
@@ -374,6 +374,110 @@ fn five_failures_in_five_minutes_are_a_crash_loop_and_taking_one_back_ends_it() 
     assert_eq!((back.failures, back.crashloop_since), (4, None));
 }
 
+/// A history of so many starts in a row that failed for want of the image.
+fn without_image(times: u64) -> History {
+    let policy = RestartPolicy::default();
+    (1..=times).fold(History::default(), |history, run| {
+        let failure = StartFailure {
+            reason: "ImagePullFailed".to_owned(),
+            message: "cannot pull image a:1: connection refused".to_owned(),
+        };
+        let ended = Ended {
+            instance: id("a", run),
+            spec: hash(1),
+            exit: Exit {
+                status: ExitStatus::Unknown,
+                oom: false,
+                started_at: None,
+                at: now(),
+            },
+            cause: EndCause::NotStarted(failure),
+        };
+        restart::ended(&history, ended, &policy)
+    })
+}
+
+#[test]
+fn a_registry_that_is_down_is_asked_at_its_own_pace_and_is_no_crash_loop() {
+    let policy = RestartPolicy {
+        limit: Some(RetryLimit {
+            max_retries: 0,
+            window: None,
+        }),
+        ..RestartPolicy::default()
+    };
+    for (times, seconds) in [(1, 10), (2, 20), (3, 40), (6, 300), (200, 300)] {
+        let history = without_image(times);
+        assert_eq!((history.failures, history.crashloop_since), (0, None));
+        let record = Record {
+            history,
+            ..Record::default()
+        };
+        let verdict = restart::verdict(&policy, &record, &hash(1), now());
+        let restart::Verdict::Backoff {
+            until,
+            failures,
+            last,
+            crashloop: false,
+        } = verdict
+        else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(u64::from(failures), times);
+        assert!(last.contains("connection refused"));
+        let pause = until.since(now()).as_secs_f64();
+        let least = f64::from(seconds);
+        assert!((least..=least * 1.5).contains(&pause), "{times}: {pause}");
+        let again = restart::verdict(&policy, &record, &hash(1), until);
+        assert!(matches!(
+            again,
+            restart::Verdict::Start(Reason::Retry { .. })
+        ));
+    }
+}
+
+#[test]
+fn the_pace_of_pulls_starts_over_once_the_image_was_there() {
+    let mut history = without_image(5);
+    let last = history.last.clone().unwrap();
+    let crashed = Ended {
+        cause: EndCause::Itself(Charge::Own),
+        ..last
+    };
+    history = restart::ended(&history, crashed, &RestartPolicy::default());
+    assert_eq!((history.failed_pulls, history.failures), (0, 1));
+}
+
+#[test]
+fn a_restart_runs_the_image_that_ran_unless_it_is_another_revision_or_to_be_pulled() {
+    let ran = |incarnation| RecordedImage {
+        spec: hash(1),
+        incarnation,
+        reference: "a@sha256:1".to_owned(),
+    };
+    let mut record = Record::default();
+    assert_eq!(restart::image(&record, &hash(1)), ImageChoice::ByPolicy);
+    record.image = Some(ran(3));
+    let recorded = ImageChoice::Recorded("a@sha256:1".to_owned());
+    assert_eq!(restart::image(&record, &hash(1)), recorded);
+    assert_eq!(restart::image(&record, &hash(2)), ImageChoice::ByPolicy);
+    let restart = |pull| RunIntent::Restart {
+        at: now(),
+        upto: 3,
+        pull,
+    };
+    record.intent = restart(Pull::No);
+    assert_eq!(restart::image(&record, &hash(1)), recorded);
+    record.intent = restart(Pull::Yes);
+    assert_eq!(restart::image(&record, &hash(1)), ImageChoice::Pulled);
+    record.image = Some(ran(4));
+    assert_eq!(
+        restart::image(&record, &hash(1)),
+        recorded,
+        "it was pulled for run 4"
+    );
+}
+
 #[test]
 fn the_total_of_restarts_survives_a_reset() {
     let history = History {
@@ -469,7 +573,11 @@ fn records() -> impl Strategy<Value = Option<(Record, Option<InFlight>)>> {
     let intent = prop_oneof![
         Just(RunIntent::Run),
         Just(RunIntent::Stop { at: now() }),
-        (0_u64..3).prop_map(|upto| RunIntent::Restart { at: now(), upto }),
+        (0_u64..3).prop_map(|upto| RunIntent::Restart {
+            at: now(),
+            upto,
+            pull: Pull::No
+        }),
         (0_u64..3).prop_map(|upto| RunIntent::Start { at: now(), upto }),
     ];
     let end = prop::option::of((0_i32..2, any::<bool>(), 0_u64..100_000));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::{
-    ComponentId, EventKind, Generation, PipelineKey, PipelineRecord, PipelineSpec, Problem,
+    ComponentId, EventKind, Generation, PipelineKey, PipelineRecord, PipelineSpec, Problem, Pull,
     ReplicaKey, RunIntent,
 };
 
@@ -66,7 +66,7 @@ impl Core {
                 Err(refusal) => answer(reply, Err(refusal)),
                 Ok(before) => match request {
                     Request::Stop => self.done(reply),
-                    Request::Start | Request::Restart => {
+                    Request::Start | Request::Restart(_) => {
                         self.ledger.require_power_safe();
                         let reply = Answer::Asked { reply, before };
                         self.ledger.effects.push(Effect::Answer(reply));
@@ -293,7 +293,7 @@ impl Core {
                 pipeline: key.clone(),
                 component: component.clone(),
             })?;
-        if let (Some(why), Request::Start | Request::Restart) = (not_durable, request) {
+        if let (Some(why), Request::Start | Request::Restart(_)) = (not_durable, request) {
             return Err(Refusal::NotDurable { why });
         }
         let mut before = Vec::new();
@@ -309,16 +309,20 @@ impl Core {
                     match request {
                         Request::Start => RunIntent::Start { at, upto },
                         Request::Stop => RunIntent::Stop { at },
-                        Request::Restart => RunIntent::Restart { at, upto },
+                        Request::Restart(pull) => RunIntent::Restart { at, upto, pull },
                     },
                 )
             });
             let (reason, message) = match request {
                 Request::Start => ("start requested", format!("start of {replica} requested")),
                 Request::Stop => ("stop requested", format!("stop of {replica} requested")),
-                Request::Restart => (
+                Request::Restart(Pull::No) => (
                     "restart requested",
                     format!("restart of {replica} requested"),
+                ),
+                Request::Restart(Pull::Yes) => (
+                    "restart requested",
+                    format!("restart of {replica} with a pulled image requested"),
                 ),
             };
             let kind = EventKind::Requested;

@@ -50,6 +50,8 @@ pub enum Input {
         /// Which instances.
         instances: BTreeSet<InstanceId>,
     },
+    /// What the starts of these instances are at.
+    Said(BTreeMap<InstanceId, String>),
     /// A start was answered.
     StartAnswered {
         /// Of which instance.
@@ -268,6 +270,7 @@ impl Core {
                     looking.want(Scope::Instances(instances));
                 }
             }
+            Input::Said(said) => self.said(said),
             Input::StartAnswered { instance, result } => self.start_answered(&instance, result),
             Input::StopAnswered { instance, result } => self.stop_answered(&instance, result),
             Input::Recorded { number, result } => self.recorded(number, result),

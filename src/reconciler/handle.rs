@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::model::{ComponentId, Event, Generation, PipelineKey, PipelineSpec, Problem, Snapshot};
+use crate::model::{
+    ComponentId, Event, Generation, PipelineKey, PipelineSpec, Problem, Pull, Snapshot,
+};
 
 use super::registry::{Beats, Directory, RegistryCommand};
 
@@ -90,7 +92,7 @@ pub enum Request {
     /// Stay down.
     Stop,
     /// Be replaced.
-    Restart,
+    Restart(Pull),
 }
 
 /// What an accepted `Apply` did to one pipeline.

@@ -327,6 +327,21 @@ impl Pipeline {
         else {
             return;
         };
+        let changed = if sighting.outdated {
+            self.outdated.insert(instance.id.clone())
+        } else {
+            self.outdated.remove(&instance.id)
+        };
+        self.restate |= changed;
+        // A start whose answer was lost: what it runs is to be known when it ends.
+        if instance.handle.is_none() && sighting.handle.is_some() {
+            let handle = sighting.handle.clone();
+            self.change(&key, ledger, |record| {
+                if let Some(instance) = &mut record.instance {
+                    instance.handle = handle;
+                }
+            });
+        }
         match sighting.life {
             Life::Created => self.sighted_created(instance, ledger),
             Life::Running { since } => {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::driver::Launch;
 use crate::model::{
-    DriverKind, Ended, Event, EventKind, Exit, InFlight, Instance, InstanceId, Phase, PipelineKey,
-    PipelineRecord, PipelineStatus, Plan, Problem, Record, RegistrationRecord, ReplicaKey,
-    RestartPolicy, Timestamp,
+    DriverKind, Ended, Event, EventKind, Exit, Handle, ImageChoice, InFlight, Instance, InstanceId,
+    Phase, PipelineKey, PipelineRecord, PipelineStatus, Plan, Problem, Record, RecordedImage,
+    RegistrationRecord, ReplicaKey, RestartPolicy, Timestamp,
 };
 use crate::planner::restart;
 use crate::planner::{Desired, blame};
@@ -34,6 +34,10 @@ pub(super) struct Pipeline {
     pub probing: BTreeMap<InstanceId, Probing>,
     /// Instances that this daemon started.
     pub fresh: BTreeSet<InstanceId>,
+    /// What the starts of replicas are at that take a while.
+    pub preparing: BTreeMap<ReplicaKey, String>,
+    /// Live instances whose image's name means another image by now.
+    pub outdated: BTreeSet<InstanceId>,
     /// Why its file could not be taken over.
     pub problem: Option<Problem>,
     /// What readers see of it.
@@ -74,6 +78,8 @@ impl Pipeline {
             plan: Plan::default(),
             probing: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            preparing: BTreeMap::new(),
+            outdated: BTreeSet::new(),
             problem: None,
             status: None,
             registrations: BTreeMap::new(),
@@ -226,12 +232,28 @@ impl Pipeline {
             | crate::model::EndCause::RuntimeRestarted => EventKind::Exited,
         };
         self.fresh.remove(&instance);
+        self.outdated.remove(&instance);
         self.registrations.remove(&instance);
         let reboot = ended.cause == crate::model::EndCause::HostReboot;
         self.change(key, ledger, |record| {
             record.history = restart::ended(&record.history, ended, &policy);
             record.incarnation = record.incarnation.max(instance.incarnation);
-            record.instance = None;
+            if let Some(Instance {
+                spec,
+                handle:
+                    Some(Handle::Docker {
+                        image: Some(reference),
+                        ..
+                    }),
+                ..
+            }) = record.instance.take()
+            {
+                record.image = Some(RecordedImage {
+                    spec,
+                    incarnation: instance.incarnation,
+                    reference,
+                });
+            }
             if reboot {
                 // After a reboot the whole pipeline comes up anew, in order.
                 record.released = None;
@@ -257,12 +279,16 @@ impl Pipeline {
     /// What the driver needs to start `instance`; `None` when the file no longer wants it.
     pub fn launch(&self, instance: &InstanceId) -> Option<Launch> {
         let spec = self.desired.wants(&instance.replica)?;
+        let record = self.records.get(&instance.replica);
         Some(Launch {
             instance: instance.clone(),
             spec: Arc::new(spec.clone()),
             generation: self.kept.generation,
             file: self.kept.file.clone(),
             injected: BTreeMap::new(),
+            image: record.map_or(ImageChoice::ByPolicy, |record| {
+                restart::image(record, &spec.hash)
+            }),
         })
     }
 }

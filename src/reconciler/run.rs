@@ -187,13 +187,15 @@ impl Reconciler {
                 let (answers, stop) = (self.answers.clone(), stop.clone());
                 tokio::spawn(async move {
                     loop {
-                        let instances = tokio::select! {
+                        let input = tokio::select! {
                             // Cancel-safe by its contract.
-                            instances = hints.taken() => instances,
+                            instances = hints.taken() => Input::Hinted { driver, instances },
+                            // Cancel-safe by its contract.
+                            said = hints.heard() => Input::Said(said),
                             // Cancel-safe: cancellation stays set.
                             () = stop.cancelled() => break,
                         };
-                        if answers.send(Input::Hinted { driver, instances }).is_err() {
+                        if answers.send(input).is_err() {
                             break;
                         }
                     }

@@ -278,6 +278,7 @@ impl World {
                 self.take_effect(&Call::Start(launch));
                 let handle = Handle::Docker {
                     container: instance.to_string(),
+                    image: None,
                 };
                 let result = Ok(Started {
                     handle,
@@ -358,11 +359,13 @@ impl World {
                 spec: thing.spec.clone(),
                 handle: Some(Handle::Docker {
                     container: id.to_string(),
+                    image: None,
                 }),
                 stop: StopPolicy::default(),
                 after: thing.after.clone(),
                 driver: DriverKind::Process,
                 life: thing.life.clone(),
+                outdated: false,
             })
             .collect()
     }
@@ -626,7 +629,7 @@ fn simulate(seed: u64) {
                 let request = match world.random.below(3) {
                     0 => Request::Stop,
                     1 => Request::Start,
-                    _ => Request::Restart,
+                    _ => Request::Restart(crate::model::Pull::No),
                 };
                 world.ask(id.as_str(), request);
             }

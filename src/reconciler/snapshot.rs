@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus, ExitSummary, Handle,
-    Hold, InFlight, Instance, Limit, Next, Phase, PhaseName, PipelineStatus, Record,
+    Hold, ImageStatus, InFlight, Instance, Limit, Next, Phase, PhaseName, PipelineStatus, Record,
     RegistrationRecord, RegistrationStatus, ReplicaKey, ReplicaStatus, Role, RunIntent, Signal,
-    Timestamp,
+    Timestamp, Workload,
 };
 use crate::planner::restart;
 
@@ -111,7 +111,7 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
     let hold = pipeline.plan.holds.get(key);
     let spec = pipeline.desired.wants(key);
     let told = match &record.instance {
-        Some(instance) => alive(instance, hold),
+        Some(instance) => alive(instance, hold, pipeline.preparing.get(key)),
         None => idle(pipeline, key, record, hold, now),
     };
     let instance = record.instance.as_ref();
@@ -119,9 +119,12 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         && matches!(instance.map(|i| &i.phase), Some(Phase::Running { health, .. }) if health.ready);
     let (pid, container) = match instance.and_then(|instance| instance.handle.as_ref()) {
         Some(Handle::Process { child, .. }) => (Some(child.pid), None),
-        Some(Handle::Docker { container }) => (None, Some(container.clone())),
+        Some(Handle::Docker { container, .. }) => (None, Some(container.clone())),
         Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
     };
+    let image = instance.and_then(|instance| image(pipeline, instance, spec));
+    let newer = image.as_ref().filter(|image| image.outdated);
+    let newer = newer.map(|image| newer_image(&image.name, key));
     let last = record.history.last.as_ref();
     let quiet = instance
         .and_then(|instance| pipeline.registrations.get(&instance.id))
@@ -136,11 +139,15 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         phase: told.phase,
         ready,
         since: told.since,
-        why: if told.why.is_empty() { quiet } else { told.why },
+        why: [told.why, quiet, newer.unwrap_or_default()]
+            .into_iter()
+            .find(|why| !why.is_empty())
+            .unwrap_or_default(),
         next: told.next,
         restarts: record.history.restarts,
         pid,
         container,
+        image,
         exit: last.and_then(|last| exit(last, driver(spec, pipeline, &key.component))),
         spec: instance
             .map(|i| i.spec.clone())
@@ -151,6 +158,39 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
             .map(|record| registration(record)),
         hold: hold.cloned(),
     }
+}
+
+/// What the container of `instance` runs. Its name is the file's, where the file still means this
+/// revision.
+fn image(
+    pipeline: &Pipeline,
+    instance: &Instance,
+    wanted: Option<&ComponentSpec>,
+) -> Option<ImageStatus> {
+    let Some(Handle::Docker {
+        image: Some(reference),
+        ..
+    }) = &instance.handle
+    else {
+        return None;
+    };
+    let (repository, digest) = reference.rsplit_once('@').unwrap_or((reference, reference));
+    let named = wanted
+        .filter(|spec| spec.hash == instance.spec)
+        .and_then(|spec| match &spec.workload {
+            Workload::Docker(container) => Some(container.image.as_str()),
+            Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
+        });
+    Some(ImageStatus {
+        name: named.unwrap_or(repository).to_owned(),
+        digest: digest.to_owned(),
+        outdated: pipeline.outdated.contains(&instance.id),
+    })
+}
+
+fn newer_image(name: &str, key: &ReplicaKey) -> String {
+    let component = &key.component;
+    format!("another {name} is here by now; `flowctl restart --pull {component}` runs it")
 }
 
 fn registration(record: &RegistrationRecord) -> RegistrationStatus {
@@ -165,7 +205,7 @@ fn registration(record: &RegistrationRecord) -> RegistrationStatus {
     }
 }
 
-fn alive(instance: &Instance, hold: Option<&Hold>) -> Told {
+fn alive(instance: &Instance, hold: Option<&Hold>, preparing: Option<&String>) -> Told {
     let next = |what: &str, at| {
         Some(Next {
             what: what.to_owned(),
@@ -187,7 +227,7 @@ fn alive(instance: &Instance, hold: Option<&Hold>) -> Told {
         Phase::Starting { since } => Told {
             phase: PhaseName::Starting,
             since: *since,
-            why: "being started".to_owned(),
+            why: preparing.map_or_else(|| "being started".to_owned(), String::clone),
             next: None,
         },
         Phase::Stopping {

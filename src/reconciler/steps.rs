@@ -1,6 +1,7 @@
 //! Taking the planned steps, and the answers to them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
@@ -153,6 +154,8 @@ impl Core {
             record.released = Some(released);
             match reason {
                 Reason::Restart { .. } | Reason::Retry { .. } if is_counted => {}
+                // Nothing of it ever ran.
+                Reason::Retry { failure, .. } if failure.is_pull() => {}
                 Reason::Restart { .. } | Reason::Retry { .. } => record.history.restarts += 1,
                 // The curve starts over with another definition, or when a person says so.
                 Reason::SpecChanged { .. } | Reason::Requested => {
@@ -234,12 +237,39 @@ impl Core {
         });
     }
 
+    /// Notes what the starts of instances are at.
+    pub(super) fn said(&mut self, said: BTreeMap<InstanceId, String>) {
+        for (id, what) in said {
+            let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) else {
+                continue;
+            };
+            // A word that comes after the answer is about the past.
+            if !pipeline.fresh.contains(&id) || !pipeline.busy.contains_key(&id.replica) {
+                continue;
+            }
+            let key = &id.replica;
+            let message = format!("{key}: {what}");
+            let kind = EventKind::Preparing;
+            pipeline.emit(
+                &mut self.ledger,
+                key,
+                Some(&id),
+                kind,
+                what.clone(),
+                message,
+            );
+            pipeline.preparing.insert(key.clone(), what);
+            pipeline.restate = true;
+        }
+    }
+
     pub(super) fn start_answered(&mut self, id: &InstanceId, result: Result<Started, DriverError>) {
         let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) else {
             return;
         };
         let key = id.replica.clone();
         pipeline.busy.remove(&key);
+        pipeline.preparing.remove(&key);
         pipeline.dirty = true;
         let Some(driver) = pipeline
             .records

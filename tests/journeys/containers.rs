@@ -338,3 +338,101 @@ fn a_foreground_run_as_containers_leaves_nothing() {
     );
     assert_eq!(engine.containers(&world), Vec::<String>::new());
 }
+
+/// A component of an image whose registry nobody runs.
+fn of_moving_image(id: &str, image: &str) -> String {
+    resting(id, "").replace(IMAGE, image)
+}
+
+#[test]
+fn a_tag_that_moves_changes_nothing_until_a_restart_with_pull() {
+    let (world, engine) = world_with_engine!("a_tag_that_moves_…");
+    let id = unique("tagged");
+    let name = format!("localhost:1/{id}");
+    let point_at = |image: &str| {
+        let path = format!("/images/{image}/tag?repo={name}&tag=1");
+        engine.act("POST", &path);
+    };
+    point_at(IMAGE);
+    world.apply(&of_moving_image(&id, &format!("{name}:1")));
+    let before = world.status();
+    let image = before.replica(&id)["image"].clone();
+    assert_eq!(image["name"], format!("{name}:1"));
+    assert_eq!(image["outdated"], false);
+    let digest = image["digest"].as_str().unwrap();
+    assert!(digest.starts_with("sha256:"), "{image}");
+    let wide = world.ok(&["status", "-o", "wide"]);
+    assert!(wide.contains(&digest[7..19]), "{wide}");
+
+    point_at("flowctl-test/user:1");
+    world.until("it says that another image is here", |status| {
+        status.replica(&id)["image"]["outdated"] == true
+            && status.why(&id).contains("restart --pull")
+    });
+    assert_eq!(id_of(&world.status(), &id), id_of(&before, &id));
+    let path = format!("/containers/{}/kill", id_of(&before, &id));
+    engine.act("POST", &path);
+    let crashed = world.until("another runs", |status| {
+        status.settled() && status.restarts(&id) == 1
+    });
+    assert_eq!(crashed.replica(&id)["image"]["digest"], digest);
+    world.ok(&["restart", &id]);
+    let restarted = world.status();
+    assert_eq!(restarted.replica(&id)["image"]["digest"], digest);
+
+    // Its registry does not answer, so what is here has to do.
+    world.ok(&["restart", "--pull", &id]);
+    let pulled = world.status();
+    let image = &pulled.replica(&id)["image"];
+    assert_ne!(image["digest"], digest);
+    assert_eq!(image["outdated"], false);
+    let events = world.ok(&["events"]);
+    assert!(events.contains(&format!("pulling {name}:1")), "{events}");
+    world.ok(&["down"]);
+    engine.act("DELETE", &format!("/images/{name}:1"));
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_put_off_and_no_crash_loop() {
+    let (world, _engine) = world_with_engine!("an_image_that_cannot_be_had_…");
+    let id = unique("nowhere");
+    let file = pipeline(&of_moving_image(&id, "localhost:1/nowhere:1"));
+    world.save("p.yaml", &file);
+    world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
+    let waits = world.until("it is put off", |status| status.phase(&id) == "backoff");
+    assert!(
+        waits.why(&id).contains("localhost:1/nowhere:1"),
+        "{}",
+        waits.why(&id)
+    );
+    assert_eq!(waits.restarts(&id), 0);
+}
+
+#[test]
+fn down_keeps_named_volumes_and_says_so_until_it_is_told_to_remove_them() {
+    let (world, engine) = world_with_engine!("down_keeps_named_volumes_…");
+    let (id, volume) = (unique("stores"), unique("data"));
+    let mount = format!(", volumes: [{{ name: {volume}, container_path: /data }}]");
+    let there = || engine.ask("GET", &format!("/volumes/{volume}")).0 == 200;
+    world.apply(&resting(&id, &mount));
+    assert!(there());
+    let said = world.ok(&["down"]);
+    assert!(said.contains(&format!("volume {volume} kept")), "{said}");
+    assert!(there());
+    // Nothing runs any more, and no daemon either.
+    let said = world.ok(&["down", "--volumes"]);
+    assert!(said.contains(&format!("volume {volume} removed")), "{said}");
+    assert!(!there());
+}
+
+#[test]
+fn a_container_finds_its_token_in_a_file_whoever_it_runs_as() {
+    let (world, _engine) = world_with_engine!("a_container_finds_its_token_…");
+    let id = unique("knows");
+    let asks = "[ -n \"$COMPONENT_TOKEN\" ] && [ \"$(cat $COMPONENT_TOKEN_FILE)\" = \"$COMPONENT_TOKEN\" ] && echo same; touch /run/flowctl/token/x && echo written; exec sleep 100000";
+    world.apply(&container(&id, asks, "").replace(IMAGE, "flowctl-test/user:1"));
+    eventually("it read its token", || {
+        world.ok(&["logs", &id]).lines().any(|line| line == "same")
+    });
+    assert!(!world.ok(&["logs", &id]).contains("written"));
+}

@@ -38,7 +38,7 @@ impl DockerDriver {
     ) -> Result<Ran, DriverError> {
         let lost = |failure: Failure| failure.unreachable(OPERATION);
         let seen = self.find(instance).await.map_err(lost)?;
-        let Some(Handle::Docker { container }) = seen.map(|seen| seen.handle()) else {
+        let Some(Handle::Docker { container, .. }) = seen.map(|seen| seen.handle()) else {
             let gone = Failure::Silent("its container is gone".to_owned());
             return Err(lost(gone));
         };

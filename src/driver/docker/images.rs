@@ -11,7 +11,7 @@ use super::auth;
 use super::engine::{Engine, Failure, LOOK, found};
 use super::failure::Refusal;
 use crate::driver::DriverError;
-use crate::model::{ContainerSpec, ImagePullPolicy, StartFailure};
+use crate::model::{ContainerSpec, ImageChoice, ImagePullPolicy, StartFailure};
 
 /// A pull that makes no progress for so long has failed.
 const PULL_IDLE: Duration = Duration::from_secs(60);
@@ -87,17 +87,31 @@ fn policy(container: &ContainerSpec) -> ImagePullPolicy {
 pub(super) async fn resolve(
     engine: &Engine,
     container: &ContainerSpec,
+    choice: &ImageChoice,
+    pulling: &(dyn Fn(&str) + Sync),
 ) -> Result<Resolved, DriverError> {
     let image = container.image.as_str();
+    let policy = match choice {
+        ImageChoice::ByPolicy => policy(container),
+        ImageChoice::Pulled => ImagePullPolicy::Always,
+        ImageChoice::Recorded(reference) => {
+            if let Some(recorded) = recorded(engine, reference).await? {
+                return Ok(recorded);
+            }
+            tracing::warn!(image, reference, "the image that it ran is gone");
+            policy(container)
+        }
+    };
     let refuse = |refusal: Refusal| DriverError::Refused(StartFailure::from(refusal));
     let local = look(engine, image).await?;
-    let local = match (policy(container), local) {
+    let local = match (policy, local) {
         (ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never, Some(local)) => Some(local),
         (ImagePullPolicy::Never, None) => {
             let image = image.to_owned();
             return Err(refuse(Refusal::ImagePullNever { image }));
         }
         (ImagePullPolicy::IfNotPresent, None) | (ImagePullPolicy::Always, _) => {
+            pulling(image);
             match pull(engine, image).await {
                 Ok(()) => look(engine, image).await?,
                 Err(failure) => {
@@ -122,6 +136,15 @@ pub(super) async fn resolve(
     resolved(image, local.ok_or_else(vanished)?).ok_or_else(|| {
         Failure::Silent(format!("the engine gives no id of {image}")).unreachable("find an image")
     })
+}
+
+/// The image that an earlier run ran, if the engine still has it.
+async fn recorded(engine: &Engine, reference: &str) -> Result<Option<Resolved>, DriverError> {
+    let local = look(engine, reference).await?;
+    Ok(local.map(|local| Resolved {
+        reference: reference.to_owned(),
+        user: local.config.and_then(|config| config.user),
+    }))
 }
 
 /// The image as the engine has it.

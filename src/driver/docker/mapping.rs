@@ -22,6 +22,9 @@ use crate::model::{
 
 /// Where a container finds its secrets.
 pub(super) const SECRETS: &str = "/run/flowctl/secrets";
+/// Where a container finds its token, and the folder of that.
+pub const TOKEN_FILE: &str = "/run/flowctl/token/token";
+const TOKEN_DIR: &str = "/run/flowctl/token";
 /// Processes and threads of a container that asks for no limit of its own.
 const PIDS: u64 = 1_024;
 /// What a program that begins as root commonly needs; all else is taken away.
@@ -48,6 +51,8 @@ pub(super) struct Parts<'a> {
     pub(super) variables: BTreeMap<String, String>,
     /// Where its secrets lie on this host.
     pub(super) secrets: Option<PathBuf>,
+    /// Where its token lies on this host.
+    pub(super) token: Option<PathBuf>,
 }
 
 /// The container that `parts` describe.
@@ -61,6 +66,7 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         gateway,
         variables,
         secrets,
+        token,
     } = parts;
     let spec = &launch.spec;
     let replica = &launch.instance.replica;
@@ -71,6 +77,9 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         .chain(container.args.iter().map(fill))
         .collect();
     let mut mounts: Vec<Mount> = spec.volumes.iter().map(mount).collect();
+    if let Some(dir) = &token {
+        mounts.push(bind(dir, TOKEN_DIR.to_owned(), ReadOnly::Yes));
+    }
     if let Some(dir) = &secrets {
         mounts.push(bind(dir, SECRETS.to_owned(), ReadOnly::Yes));
         let further = spec.secrets.iter().filter_map(|secret| {

@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -58,6 +58,21 @@ use sight::Seen;
 
 pub use endpoint::{DockerError, Endpoint};
 pub use exec::Ran;
+pub use mapping::TOKEN_FILE;
+
+/// The name of the file that holds a container's token.
+pub const TOKEN_NAME: &str = "token";
+
+/// Where the folders of containers' tokens lie in a state directory.
+pub fn token_dirs(state_dir: &Path) -> PathBuf {
+    state_dir.join("tokens").join("containers")
+}
+
+/// The folder of the token of one container. It is mounted as it is, since a renewal replaces the
+/// file.
+pub fn token_dir(state_dir: &Path, instance: &InstanceId) -> PathBuf {
+    token_dirs(state_dir).join(instance.to_string())
+}
 
 /// Which engine a driver uses, and what it may do there.
 #[derive(Clone, Debug)]
@@ -129,6 +144,8 @@ struct Inner {
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
     programs: Mutex<HashSet<(String, String)>>,
+    /// The ids of the images that the names in files mean, as of the latest full look.
+    images: Mutex<HashMap<String, String>>,
     copiers: Mutex<Copiers>,
     outages: Outages,
 }
@@ -140,6 +157,10 @@ impl Inner {
 
     fn programs(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn images(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn copiers(&self) -> MutexGuard<'_, Copiers> {
@@ -180,6 +201,7 @@ impl DockerDriver {
             networks: tokio::sync::Mutex::new(()),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
+            images: Mutex::default(),
             copiers: Mutex::default(),
             outages: Outages::default(),
         });
@@ -265,7 +287,8 @@ impl Driver for DockerDriver {
                 seen.map_err(lost)?.into_iter().flatten().collect()
             }
         };
-        Ok(seen.iter().map(Seen::sighting).collect())
+        let images = self.inner.images().clone();
+        Ok(seen.iter().map(|seen| seen.sighting(&images)).collect())
     }
 
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {

@@ -136,11 +136,37 @@ impl Inner {
         let filters = identity::owned_by(&self.config.owner);
         let listed = self.list(filters).await?;
         let seen = self.look_closer(listed).await?;
+        self.look_at_images(&seen).await?;
         self.album().keep_only(&seen);
         let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
         self.copiers()
             .retain(|id, copier| ids.contains(id.as_str()) || !copier.is_finished());
         Ok(seen)
+    }
+
+    /// What the image names of containers mean by now.
+    async fn look_at_images(&self, seen: &[Seen]) -> Result<(), Failure> {
+        let names = seen.iter().filter_map(Seen::image_name).map(str::to_owned);
+        let names: BTreeSet<String> = names.collect();
+        let looks = names.into_iter().map(|name| self.image_of(name));
+        let looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
+        let known: Vec<Option<(String, String)>> = looks.try_collect().await?;
+        *self.images() = known.into_iter().flatten().collect();
+        Ok(())
+    }
+
+    /// A name with the id of the image that it means; `None` when it means none.
+    async fn image_of(&self, name: String) -> Result<Option<(String, String)>, Failure> {
+        let wanted = name.as_str();
+        let answer = self
+            .engine
+            .call(
+                LOOK,
+                |client| async move { client.inspect_image(wanted).await },
+            )
+            .await;
+        let id = found(answer)?.and_then(|image| image.id);
+        Ok(id.map(|id| (name, id)))
     }
 
     /// The container of one instance, looked at closely.

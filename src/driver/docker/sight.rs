@@ -12,7 +12,7 @@ use super::identity;
 use crate::driver::Description;
 use crate::model::{
     DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash, StartFailure,
-    StopPolicy, Timestamp,
+    StopPolicy, Timestamp, Workload,
 };
 
 use super::failure::Refusal;
@@ -30,6 +30,10 @@ pub(super) struct Seen {
     pub(super) pid: Option<u32>,
     /// Where it can be reached from this host.
     pub(super) reach: Reach,
+    /// What its image was resolved to when it was made.
+    pub(super) image: Option<String>,
+    /// The engine's id of its image.
+    pub(super) image_id: Option<String>,
 }
 
 /// Where a container can be reached.
@@ -122,16 +126,29 @@ impl Seen {
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid > 0),
             reach: Reach::of(inspected.network_settings.as_ref()),
+            image: labels.get(identity::IMAGE).cloned(),
+            image_id: inspected.image,
         }))
     }
 
     pub(super) fn handle(&self) -> Handle {
         Handle::Docker {
             container: self.id.clone(),
+            image: self.image.clone(),
         }
     }
 
-    pub(super) fn sighting(&self) -> Sighting {
+    /// Its image's name, as the file had it.
+    pub(super) fn image_name(&self) -> Option<&str> {
+        match &self.description.as_ref()?.spec.workload {
+            Workload::Docker(container) => Some(&container.image),
+            Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
+        }
+    }
+
+    /// What is told of it, where `images` says what each name means now.
+    pub(super) fn sighting(&self, images: &HashMap<String, String>) -> Sighting {
+        let means = self.image_name().and_then(|name| images.get(name));
         let spec = self.description.as_ref().map(|it| &it.spec);
         Sighting {
             instance: self.instance.clone(),
@@ -145,6 +162,7 @@ impl Seen {
                 .collect(),
             driver: DriverKind::Docker,
             life: self.life.clone(),
+            outdated: means.is_some() && means != self.image_id.as_ref(),
         }
     }
 }

@@ -18,7 +18,9 @@ use super::sight::Seen;
 use super::{DockerDriver, identity, network};
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
-use crate::model::{ComponentSpec, ContainerSpec, Life, StartFailure, VolumeSource, Workload};
+use crate::model::{
+    ComponentSpec, ContainerSpec, InstanceId, Life, StartFailure, VolumeSource, Workload,
+};
 
 /// What this is called in errors.
 const OPERATION: &str = "start a container";
@@ -82,8 +84,12 @@ impl DockerDriver {
                 endpoint.to_string(),
             )));
         }
-        let variables = self.variables(launch)?;
-        let image = images::resolve(&self.inner.engine, container).await?;
+        let mut variables = self.variables(launch)?;
+        let token = self.token_dir(&launch.instance);
+        if token.is_none() {
+            variables.retain(|_, value| value != mapping::TOKEN_FILE);
+        }
+        let image = self.image(launch, container).await?;
         let network = self.network(on).await?;
         if let (Some(gateway), Some(tell)) = (network.gateway, self.inner.gateways.get()) {
             tell(gateway);
@@ -102,6 +108,7 @@ impl DockerDriver {
             gateway: network.gateway,
             variables,
             secrets,
+            token,
         });
         let name = identity::name(&launch.instance.replica);
         for _ in 0..TAKE_OVERS {
@@ -135,6 +142,25 @@ impl DockerDriver {
             OPERATION,
             format!("the name {name} is taken again and again"),
         ))
+    }
+
+    /// The folder of an instance's token, where it has one that the engine sees.
+    fn token_dir(&self, instance: &InstanceId) -> Option<PathBuf> {
+        let dir = super::token_dir(&self.inner.config.state_dir, instance);
+        let local = self.inner.engine.endpoint().is_local();
+        local.then(|| std::fs::canonicalize(dir).ok()).flatten()
+    }
+
+    async fn image(
+        &self,
+        launch: &Launch,
+        container: &ContainerSpec,
+    ) -> Result<Resolved, DriverError> {
+        let pulling = |image: &str| {
+            let hints = &self.inner.hints;
+            hints.say(launch.instance.clone(), format!("pulling {image}"));
+        };
+        images::resolve(&self.inner.engine, container, &launch.image, &pulling).await
     }
 
     /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of

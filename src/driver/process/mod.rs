@@ -29,7 +29,8 @@ use crate::driver::{
     Scope, Started,
 };
 use crate::model::{
-    ComponentSpec, DriverKind, InstanceId, Limit, SecretSpec, Sighting, StartFailure, StopPolicy,
+    ComponentSpec, DriverKind, ImageChoice, InstanceId, Limit, SecretSpec, Sighting, StartFailure,
+    StopPolicy,
 };
 
 mod cgroup;
@@ -244,6 +245,7 @@ impl ProcessDriver {
             generation: read.generation,
             file: read.file,
             injected: BTreeMap::new(),
+            image: ImageChoice::ByPolicy,
         };
         launch.injected = injected(&launch);
         launch::surroundings(&self.site, &launch).map_err(|refusal| refusal.to_string())

@@ -421,5 +421,6 @@ pub(super) fn sighting_of(
         after,
         driver: DriverKind::Process,
         life,
+        outdated: false,
     }
 }

@@ -478,7 +478,7 @@ fn candidates(pipelines: &BTreeMap<PipelineKey, Pipeline>) -> Vec<Candidate<'_>>
             };
             let (pid, container) = match &instance.handle {
                 Some(Handle::Process { child, .. }) => (Some(child.pid), None),
-                Some(Handle::Docker { container }) => (None, Some(container.as_str())),
+                Some(Handle::Docker { container, .. }) => (None, Some(container.as_str())),
                 Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
             };
             let registered = pipeline.registrations.contains_key(&instance.id);

@@ -124,6 +124,7 @@ impl Owned {
                     after: instance.after.clone(),
                     driver: instance.driver,
                     life: crate::model::Life::Running { since: self.now },
+                    outdated: false,
                 });
             }
         }

@@ -123,6 +123,7 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
     };
     Record {
         incarnation,
+        image: None,
         intent: RunIntent::Run,
         instance: Some(Instance {
             id: InstanceId {

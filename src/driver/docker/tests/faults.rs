@@ -117,8 +117,11 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
     assert_eq!(seen.life, Life::Created);
     stage.driver.start(&launch).await.unwrap();
     let seen = eventually_runs(&*stage.driver, &launch.instance).await;
-    let handle = Handle::Docker { container: made };
-    assert_eq!(seen.handle, Some(handle));
+    let Some(Handle::Docker { container, image }) = seen.handle else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(container, made);
+    assert!(image.is_some(), "what it runs is known");
     stage.end().await;
 }
 
