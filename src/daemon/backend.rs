@@ -1,11 +1,14 @@
 //! The daemon as the API sees it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
+use crate::driver::docker::{DockerDriver, Obstacle};
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{ComponentSpec, Event, Hold, PipelineSpec, Problem};
+use crate::model::{ComponentSpec, Event, Hold, PipelineSpec, Problem, Workload};
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
@@ -17,6 +20,7 @@ pub(super) struct Backend {
     pub owner: ReconcilerHandle,
     pub store: Store,
     pub drivers: Drivers,
+    pub docker: Arc<DockerDriver>,
     pub sources: Sources,
     pub down: watch::Sender<bool>,
 }
@@ -43,6 +47,7 @@ impl api::Backend for Backend {
             .map(without_driver)
             .collect();
         let running = Running::all(&self.owner.snapshots().borrow());
+        obstacles.extend(self.before_containers(&specs, &running).await);
         let search_path = std::env::var_os("PATH");
         let looked = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().collect();
@@ -92,14 +97,40 @@ impl api::Backend for Backend {
     }
 }
 
-/// A preflight finding in the form that the API tells.
-fn obstacle(found: PreflightProblem) -> Problem {
+impl Backend {
+    /// What would keep containers from starting.
+    async fn before_containers(&self, specs: &[PipelineSpec], running: &[Running]) -> Vec<Problem> {
+        let mut obstacles = Vec::new();
+        for component in preflight::to_start(specs, running) {
+            let Workload::Docker(container) = &component.workload else {
+                continue;
+            };
+            let Err(found) = self.docker.look_ahead(container).await else {
+                continue;
+            };
+            obstacles.push(whole(format!("{}: {found}", component.id)));
+            // An engine that does not answer one does not answer the others, and each would wait.
+            if let Obstacle::NoAnswer { .. } = found {
+                break;
+            }
+        }
+        obstacles
+    }
+}
+
+/// A problem of no particular place in a file.
+fn whole(message: String) -> Problem {
     Problem {
         file: None,
         line: None,
         column: None,
-        message: found.to_string(),
+        message,
     }
+}
+
+/// A preflight finding in the form that the API tells.
+fn obstacle(found: PreflightProblem) -> Problem {
+    whole(found.to_string())
 }
 
 /// A component that nothing here can run.
@@ -107,12 +138,7 @@ fn without_driver(component: &ComponentSpec) -> Problem {
     let hold = Hold::NoDriver {
         driver: component.driver(),
     };
-    Problem {
-        file: None,
-        line: None,
-        column: None,
-        message: format!("{}: {hold}", component.id),
-    }
+    whole(format!("{}: {hold}", component.id))
 }
 
 fn failed(message: String) -> ApiError {

@@ -331,6 +331,7 @@ impl Daemon {
             owner: self.owner.clone(),
             store: self.store.clone(),
             drivers: self.drivers.clone(),
+            docker: Arc::clone(&self.docker),
             sources: self.sources.clone(),
             down: watch::Sender::new(false),
         }

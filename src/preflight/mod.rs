@@ -140,6 +140,20 @@ pub fn preflight(
     problems.into_iter().collect()
 }
 
+/// The components of which something is to be started beside `running`, what already runs.
+pub fn to_start<'a>(pipelines: &'a [PipelineSpec], running: &[Running]) -> Vec<&'a ComponentSpec> {
+    let running = by_component(running);
+    let is_missing = |pipeline: &PipelineSpec, spec: &ComponentSpec| {
+        let own = running.get(&(&pipeline.key, &spec.id));
+        !runs_as_wanted(own.map_or(&[][..], Vec::as_slice), spec)
+    };
+    let of = |pipeline: &'a PipelineSpec| {
+        let components = pipeline.components.values();
+        components.filter(move |spec| is_missing(pipeline, spec))
+    };
+    pipelines.iter().flat_map(of).collect()
+}
+
 fn runs_as_wanted(own: &[&Running], spec: &ComponentSpec) -> bool {
     let same = own
         .iter()

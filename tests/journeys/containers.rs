@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::clients::free_ports;
 use crate::engine::{Engine, IMAGE, OwnEngine, container, resting, unique};
-use crate::support::{Status, World, eventually, is_alive, kill, pipeline, sleeper};
+use crate::support::{Status, World, eventually, is_alive, kill, pipeline, sleeper, text};
 
 /// A world with the shared engine.
 macro_rules! world_with_engine {
@@ -435,4 +435,26 @@ fn a_container_finds_its_token_in_a_file_whoever_it_runs_as() {
         world.ok(&["logs", &id]).lines().any(|line| line == "same")
     });
     assert!(!world.ok(&["logs", &id]).contains("written"));
+}
+
+#[test]
+fn what_keeps_containers_from_starting_is_told_before_anything_is_touched() {
+    let (mut world, engine) = world_with_engine!("what_keeps_containers_…");
+    let id = unique("absent");
+    let never = resting(&id, ", pull: never").replace(IMAGE, "localhost:1/absent:1");
+    world.save("p.yaml", &pipeline(&never));
+    let refused = world.run(&["apply", "-f", "p.yaml"]);
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("localhost:1/absent:1") && said.contains("never"),
+        "{said}"
+    );
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+    world.ok(&["down"]);
+    let nowhere = format!("unix://{}", world.path("none.sock").display());
+    world.use_engine(&nowhere);
+    world.save("p.yaml", &pipeline(&resting(&id, "")));
+    let refused = world.run(&["apply", "-f", "p.yaml"]);
+    let said = text(&refused.stderr);
+    assert!(said.contains("does not answer"), "{said}");
 }

@@ -1,5 +1,6 @@
 //! Calls of the engine: each with a deadline, each failure told apart by what is known after it.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -38,16 +39,21 @@ pub(super) enum Failure {
     Silent(String),
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered { status, message } => {
+                write!(f, "the engine answered {status}: {message}")
+            }
+            Self::Silent(why) => f.write_str(why),
+        }
+    }
+}
+
 impl Failure {
     /// What it means to whoever asked the driver for `operation`.
     pub(super) fn unreachable(self, operation: &str) -> DriverError {
-        let why = match self {
-            Self::Answered { status, message } => {
-                format!("the engine answered {status}: {message}")
-            }
-            Self::Silent(why) => why,
-        };
-        unreachable(operation, why)
+        unreachable(operation, self)
     }
 
     /// Whether the engine says that there is no such thing.

@@ -28,6 +28,7 @@ use crate::driver::{
 };
 use crate::model::{DriverKind, InstanceId, Sighting, StopPolicy};
 
+mod ahead;
 mod auth;
 mod copy;
 mod endpoint;
@@ -56,6 +57,7 @@ use observe::Album;
 use outage::Outages;
 use sight::Seen;
 
+pub use ahead::Obstacle;
 pub use endpoint::{DockerError, Endpoint};
 pub use exec::Ran;
 pub use mapping::TOKEN_FILE;

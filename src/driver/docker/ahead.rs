@@ -1,0 +1,60 @@
+//! What can be known to keep a container from starting before anything is touched.
+
+use super::engine::{Failure, LOOK, found};
+use super::{DockerDriver, Endpoint};
+use crate::model::{ContainerSpec, ImagePullPolicy};
+
+/// What would keep a container from starting.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// Nothing starts on this engine.
+    #[error(
+        "the engine at {engine} does not answer: {why}; start it, or name another with --docker-host"
+    )]
+    NoAnswer {
+        /// Where it should be.
+        engine: Endpoint,
+        /// What asking gave.
+        why: String,
+    },
+    /// The image is not there, and the file says that it is never pulled.
+    #[error(
+        "image {0} is not on the engine and its pull policy is `never`; load it, or change the policy"
+    )]
+    NoImage(String),
+}
+
+impl DockerDriver {
+    /// Looks whether a container can be started, changing nothing.
+    ///
+    /// # Errors
+    /// What stands in the way, as far as it can be known.
+    pub async fn look_ahead(&self, container: &ContainerSpec) -> Result<(), Obstacle> {
+        let engine = &self.inner.engine;
+        let no_answer = |failure: Failure| Obstacle::NoAnswer {
+            engine: engine.endpoint().clone(),
+            why: failure.to_string(),
+        };
+        match container.pull {
+            Some(ImagePullPolicy::Never) => {
+                let image = container.image.as_str();
+                let answer = engine
+                    .call(
+                        LOOK,
+                        |client| async move { client.inspect_image(image).await },
+                    )
+                    .await;
+                match found(answer).map_err(no_answer)? {
+                    Some(_) => Ok(()),
+                    None => Err(Obstacle::NoImage(image.to_owned())),
+                }
+            }
+            Some(ImagePullPolicy::Always | ImagePullPolicy::IfNotPresent) | None => {
+                let answer = engine
+                    .call(LOOK, |client| async move { client.ping().await })
+                    .await;
+                answer.map(drop).map_err(no_answer)
+            }
+        }
+    }
+}
