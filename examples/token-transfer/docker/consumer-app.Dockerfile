@@ -2,13 +2,13 @@
 #   docker build -f examples/token-transfer/docker/consumer-app.Dockerfile -t token-transfer/consumer-app:local .
 FROM rust:1.90-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-WORKDIR /work
+WORKDIR /build
 COPY . .
 RUN cargo build --release --package token-transfer --bin consumer-app
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
-COPY --from=build /work/target/release/consumer-app /usr/local/bin/consumer-app
+COPY --from=build /build/target/release/consumer-app /usr/local/bin/consumer-app
 WORKDIR /
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/consumer-app"]

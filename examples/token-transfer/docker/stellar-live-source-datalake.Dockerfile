@@ -2,13 +2,13 @@
 #   docker build -f examples/token-transfer/docker/stellar-live-source-datalake.Dockerfile -t token-transfer/stellar-live-source-datalake:local .
 FROM rust:1.90-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-WORKDIR /work
+WORKDIR /build
 COPY . .
 RUN cargo build --release --package token-transfer --bin stellar-live-source-datalake
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
-COPY --from=build /work/target/release/stellar-live-source-datalake /usr/local/bin/stellar-live-source-datalake
+COPY --from=build /build/target/release/stellar-live-source-datalake /usr/local/bin/stellar-live-source-datalake
 WORKDIR /
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/stellar-live-source-datalake"]

@@ -2,13 +2,13 @@
 #   docker build -f examples/token-transfer/docker/ttp-processor.Dockerfile -t token-transfer/ttp-processor:local .
 FROM rust:1.90-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-WORKDIR /work
+WORKDIR /build
 COPY . .
 RUN cargo build --release --package token-transfer --bin ttp-processor
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
-COPY --from=build /work/target/release/ttp-processor /usr/local/bin/ttp-processor
+COPY --from=build /build/target/release/ttp-processor /usr/local/bin/ttp-processor
 WORKDIR /
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/ttp-processor"]
