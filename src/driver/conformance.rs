@@ -7,9 +7,9 @@ use async_trait::async_trait;
 
 use super::{Driver, DriverError, Launch, Scope};
 use crate::model::{
-    ComponentId, ComponentSpec, Dependency, ExitStatus, Generation, HumanDuration, ImageChoice,
-    InstanceId, Life, LogLimits, Namespace, PipelineKey, ProcessSpec, Registration, ReplicaKey,
-    Resources, RestartPolicy, Rlimits, Role, Sighting, Signal, SpecHash, StopPolicy, Workload,
+    ComponentId, ComponentSpec, ExitStatus, Generation, HumanDuration, ImageChoice, InstanceId,
+    Life, Namespace, PipelineKey, ProcessSpec, ReplicaKey, Role, Sighting, Signal, SpecHash,
+    StopPolicy, Workload, fixtures,
 };
 
 /// How a component behaves.
@@ -41,7 +41,6 @@ pub(super) trait Stage: Send + Sync {
 /// A component that runs `program`.
 pub(crate) fn spec(id: &str, program: &str, args: &[&str]) -> ComponentSpec {
     ComponentSpec {
-        id: id.parse().unwrap(),
         role: Role::Source,
         hash: SpecHash::new(format!("v1:{id}")),
         workload: Workload::Process(ProcessSpec {
@@ -49,34 +48,11 @@ pub(crate) fn spec(id: &str, program: &str, args: &[&str]) -> ComponentSpec {
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             working_dir: "/".into(),
         }),
-        kind: None,
-        env: Default::default(),
-        env_file: Vec::new(),
-        inherit_env: Vec::new(),
-        inputs: Vec::new(),
-        dependencies: vec![Dependency {
-            id: "upstream".parse().unwrap(),
-            condition: Default::default(),
-        }],
-        ports: Vec::new(),
-        probes: Default::default(),
-        restart: RestartPolicy::default(),
         stop: StopPolicy {
             grace_period: HumanDuration::from_millis(300),
             ..StopPolicy::default()
         },
-        ready_after: HumanDuration::from_secs(1),
-        replicas: 1,
-        resources: Resources::default(),
-        rlimits: Rlimits::default(),
-        volumes: Vec::new(),
-        secrets: Vec::new(),
-        user: None,
-        logs: LogLimits::default(),
-        input_event_types: Vec::new(),
-        output_event_types: Vec::new(),
-        registration: Registration::default(),
-        config: None,
+        ..fixtures::component(id, 1, &["upstream"])
     }
 }
 

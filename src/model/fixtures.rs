@@ -46,6 +46,19 @@ pub(crate) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
     }
 }
 
+/// A daemon of no version in `/`, at the beginning of time.
+pub(crate) fn daemon() -> DaemonStatus {
+    DaemonStatus {
+        version: String::new(),
+        pid: 1,
+        started_at: Timestamp::default(),
+        state_dir: "/".into(),
+        durable: true,
+        durable_why: None,
+        control_plane: None,
+    }
+}
+
 /// The pipeline `p` of these components.
 pub(crate) fn pipeline(components: Vec<ComponentSpec>) -> PipelineSpec {
     PipelineSpec {

@@ -420,42 +420,19 @@ fn mask_credentials(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{
-        HumanDuration, LogLimits, Probe, ProbeCheck, Probes, ProcessSpec, Registration, Resources,
-        RestartPolicy, Rlimits, Role, SpecHash, StopPolicy, Workload,
+        HumanDuration, Probe, ProbeCheck, ProcessSpec, Role, SpecHash, Workload, fixtures,
     };
 
     fn component(id: &str) -> ComponentSpec {
         ComponentSpec {
-            id: id.parse().unwrap(),
             role: Role::Source,
-            hash: SpecHash::new("v1:0000000000000001"),
             workload: Workload::Process(ProcessSpec {
                 program: "sh".to_owned(),
                 args: vec!["-c".to_owned(), "sleep 1".to_owned()],
                 working_dir: "/srv".into(),
             }),
-            kind: None,
             env: BTreeMap::from([("LOG_LEVEL".to_owned(), "info".to_owned())]),
-            env_file: Vec::new(),
-            inherit_env: Vec::new(),
-            inputs: Vec::new(),
-            dependencies: Vec::new(),
-            ports: Vec::new(),
-            probes: Probes::default(),
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
-            ready_after: HumanDuration::from_secs(1),
-            replicas: 1,
-            resources: Resources::default(),
-            rlimits: Rlimits::default(),
-            volumes: Vec::new(),
-            secrets: Vec::new(),
-            user: None,
-            logs: LogLimits::default(),
-            input_event_types: Vec::new(),
-            output_event_types: Vec::new(),
-            registration: Registration::default(),
-            config: None,
+            ..fixtures::component(id, 1, &[])
         }
     }
 

@@ -5,11 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::driver::{DriverError, Launch, Scope, Started};
-use crate::model::fixtures::{component, pipeline};
+use crate::model::fixtures::{component, daemon, pipeline};
 use crate::model::{
-    ComponentId, ComponentSpec, DaemonStatus, DriverKind, Event, Exit, ExitStatus, Handle,
-    InstanceId, Life, PhaseName, PipelineSpec, ReplicaKey, Sighting, SpecHash, StartFailure,
-    StopPolicy, Timestamp,
+    ComponentId, ComponentSpec, DriverKind, Event, Exit, ExitStatus, Handle, InstanceId, Life,
+    PhaseName, PipelineSpec, ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy, Timestamp,
 };
 
 use super::core::{Commit, Core, Input, Kept, Turn};
@@ -82,18 +81,6 @@ struct World {
     deaths: u32,
     /// How far the clock was set.
     set_by: i64,
-}
-
-fn daemon() -> DaemonStatus {
-    DaemonStatus {
-        version: String::new(),
-        pid: 1,
-        started_at: Timestamp::default(),
-        state_dir: "/".into(),
-        durable: true,
-        durable_why: None,
-        control_plane: None,
-    }
 }
 
 impl World {

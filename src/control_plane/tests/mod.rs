@@ -18,7 +18,8 @@ use super::wire::legacy::control_plane_client::ControlPlaneClient;
 use super::wire::v1::control_plane_service_client::ControlPlaneServiceClient;
 use super::wire::{legacy, v1};
 use super::*;
-use crate::model::{DaemonStatus, RegistrationRecord, ServiceId, Timestamp};
+use crate::model::fixtures::daemon;
+use crate::model::{RegistrationRecord, ServiceId, Timestamp};
 use crate::probe::{Addresses, Host, Prober, Target};
 use crate::reconciler::{Core, Drivers, Kept, Probes, Reconciler};
 
@@ -178,18 +179,6 @@ async fn channel(address: SocketAddr) -> Channel {
         .connect()
         .await
         .unwrap()
-}
-
-fn daemon() -> DaemonStatus {
-    DaemonStatus {
-        version: String::new(),
-        pid: 1,
-        started_at: Timestamp::default(),
-        state_dir: "/".into(),
-        durable: true,
-        durable_why: None,
-        control_plane: None,
-    }
 }
 
 fn component(id: &str) -> v1::RegisterRequest {

@@ -6,10 +6,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::driver::Started;
-use crate::model::fixtures::{component, pipeline};
+use crate::model::fixtures::{component, daemon, pipeline};
 use crate::model::{
-    ComponentSpec, DaemonStatus, DriverKind, Evidence, Handle, HttpTarget, HumanDuration, Metric,
-    PhaseName, Probe, ProbeCheck, ProcessIdentity, Registration, ReplicaStatus, Role,
+    ComponentSpec, DriverKind, Evidence, Handle, HttpTarget, HumanDuration, Metric, PhaseName,
+    Probe, ProbeCheck, ProcessIdentity, Registration, ReplicaStatus, Role,
 };
 use crate::reconciler::core::{Commit, Core, Input, Kept, Turn};
 use crate::reconciler::handle::{Command, Origin, Source};
@@ -210,18 +210,6 @@ impl Owned {
 
     fn entry(&mut self, id: &str) -> Option<Arc<RegistrationRecord>> {
         self.core.directory().get(id).cloned()
-    }
-}
-
-fn daemon() -> DaemonStatus {
-    DaemonStatus {
-        version: String::new(),
-        pid: 1,
-        started_at: Timestamp::default(),
-        state_dir: "/".into(),
-        durable: true,
-        durable_why: None,
-        control_plane: None,
     }
 }
 

@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use super::{Batch, Durability, Loaded, Store, StoreError};
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Event, EventKind, Generation, Handle, Health,
-    HumanDuration, Instance, InstanceId, LogLimits, Phase, PipelineKey, PipelineRecord,
-    PipelineSpec, Probes, ProcessIdentity, ProcessSpec, Record, Registration, ReplicaKey,
-    Resources, RestartPolicy, Rlimits, Role, RunIntent, SpecHash, StopPolicy, Timestamp, Workload,
+    ComponentId, ComponentSpec, DriverKind, Event, EventKind, Generation, Handle, Health, Instance,
+    InstanceId, Phase, PipelineKey, PipelineRecord, PipelineSpec, ProcessIdentity, ProcessSpec,
+    Record, ReplicaKey, RunIntent, SpecHash, StopPolicy, Timestamp, Workload, fixtures,
 };
 
 /// When these tests take place.
@@ -58,38 +57,16 @@ fn replica(number: u32) -> ReplicaKey {
 
 fn component(id: &ComponentId) -> ComponentSpec {
     ComponentSpec {
-        id: id.clone(),
-        role: Role::Processor,
         hash: SpecHash::new("v1:0123456789abcdef"),
         workload: Workload::Process(ProcessSpec {
             program: format!("/usr/local/bin/{id}"),
             args: vec!["--port".to_owned(), "50051".to_owned()],
             working_dir: "/srv/pipelines/ttp".into(),
         }),
-        kind: None,
         env: [("LOG_LEVEL", "info"), ("NETWORK", "testnet")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
-        env_file: Vec::new(),
-        inherit_env: Vec::new(),
-        inputs: Vec::new(),
-        dependencies: Vec::new(),
-        ports: Vec::new(),
-        probes: Probes::default(),
-        restart: RestartPolicy::default(),
-        stop: StopPolicy::default(),
-        ready_after: HumanDuration::from_secs(1),
-        replicas: 1,
-        resources: Resources::default(),
-        rlimits: Rlimits::default(),
-        volumes: Vec::new(),
-        secrets: Vec::new(),
-        user: None,
-        logs: LogLimits::default(),
-        input_event_types: Vec::new(),
-        output_event_types: Vec::new(),
-        registration: Registration::default(),
-        config: None,
+        ..fixtures::component(id.as_str(), 1, &[])
     }
 }
 
