@@ -123,10 +123,7 @@ impl Core {
     /// Leaves `kind` alone until a component needs it: most hosts have no container engine, and
     /// nobody wants to hear of it.
     pub fn spare(&mut self, kind: DriverKind) {
-        let used = self
-            .pipelines
-            .values()
-            .any(|pipeline| pipeline.drivers().contains(&kind));
+        let used = self.pipelines.values().any(|pipeline| pipeline.uses(kind));
         if let Some(looking) = self.drivers.get_mut(&kind) {
             looking.spare = !used;
         }
@@ -134,10 +131,8 @@ impl Core {
 
     /// Looks at the drivers that `pipeline` needs, from now on.
     pub(super) fn need_drivers(&mut self, pipeline: &Pipeline) {
-        for kind in pipeline.drivers() {
-            if let Some(looking) = self.drivers.get_mut(&kind) {
-                looking.spare = false;
-            }
+        for (kind, looking) in &mut self.drivers {
+            looking.spare = looking.spare && !pipeline.uses(*kind);
         }
     }
 

@@ -51,20 +51,14 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// The drivers that its components run on, or ran on so far.
-    pub fn drivers(&self) -> BTreeSet<DriverKind> {
-        let wanted = self
-            .desired
-            .spec
-            .components
-            .values()
-            .map(|spec| spec.driver());
-        let there = self
+    /// Whether a component of it runs on `kind`, or ran there so far.
+    pub fn uses(&self, kind: DriverKind) -> bool {
+        let mut wanted = self.desired.spec.components.values();
+        let mut there = self
             .records
             .values()
-            .filter_map(|record| record.instance.as_ref())
-            .map(|instance| instance.driver);
-        wanted.chain(there).collect()
+            .filter_map(|record| record.instance.as_ref());
+        wanted.any(|spec| spec.driver() == kind) || there.any(|instance| instance.driver == kind)
     }
 
     pub fn new(kept: PipelineRecord, records: BTreeMap<ReplicaKey, Record>) -> Self {
