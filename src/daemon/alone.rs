@@ -72,9 +72,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let mut drivers: Drivers = BTreeMap::new();
     drivers.insert(DriverKind::Process, Arc::new(process));
     let engine = engine::as_before(state_dir);
-    if engine::containing(&kept) == engine::Containing::Containers
-        || engine::is_worth_asking(&loaded.recovery, &engine)
-    {
+    if engine::is_asked(&kept, &loaded.recovery, &engine) {
         let docker = engine::onlooker(state_dir, &engine, &clock)?;
         drivers.insert(DriverKind::Docker, docker);
     }

@@ -136,9 +136,11 @@ pub(super) fn containing(kept: &Kept) -> Containing {
     }
 }
 
-/// Whether the engine is worth asking what it runs of a store that was lost: most hosts have none.
-pub(super) fn is_worth_asking(recovery: &Recovery, choice: &EngineChoice) -> bool {
-    *recovery != Recovery::Intact && may_be_there(choice)
+/// Whether the engine is asked what it runs: when something kept speaks of containers, and when a
+/// store was lost that may have. Most hosts have no engine.
+pub(super) fn is_asked(kept: &Kept, recovery: &Recovery, choice: &EngineChoice) -> bool {
+    containing(kept) == Containing::Containers
+        || (*recovery != Recovery::Intact && may_be_there(choice))
 }
 
 fn may_be_there(choice: &EngineChoice) -> bool {
@@ -204,13 +206,10 @@ impl Containers for Contained {
 /// Opens the control plane to containers: on each of their networks before one starts there, and
 /// now, when some may run already.
 pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Containing) {
-    let open = {
-        let doors = doors.clone();
-        move |gateway| {
-            if let Err(error) = doors.open_bridge(gateway) {
-                let error = super::in_full(error);
-                tracing::warn!(%gateway, error, "containers cannot reach the control plane");
-            }
+    let open = move |gateway| {
+        if let Err(error) = doors.open_bridge(gateway) {
+            let error = super::in_full(error);
+            tracing::warn!(%gateway, error, "containers cannot reach the control plane");
         }
     };
     docker.on_gateway(open.clone());

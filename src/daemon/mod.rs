@@ -159,9 +159,7 @@ impl Daemon {
         };
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
-        if engine::containing(&kept) == Containing::Containers
-            || engine::is_worth_asking(&loaded.recovery, &options.engine)
-        {
+        if engine::is_asked(&kept, &loaded.recovery, &options.engine) {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
         let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
