@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ macro_rules! label {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -58,7 +59,7 @@ macro_rules! label {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
                 if is_label(text) {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self(text.into()))
                 } else {
                     let text = text.chars().take(80).collect();
                     Err(IdError::NotALabel { what: $what, text })
@@ -104,7 +105,7 @@ label!(
 
 impl Default for Namespace {
     fn default() -> Self {
-        Self("default".to_owned())
+        Self("default".into())
     }
 }
 
@@ -244,11 +245,11 @@ impl fmt::Display for Generation {
 /// It changes exactly when the running thing must be replaced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SpecHash(String);
+pub struct SpecHash(Arc<str>);
 
 impl SpecHash {
     /// The hash as it was made by [`crate::manifest`] or read back from a label.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 

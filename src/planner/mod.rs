@@ -42,7 +42,7 @@ pub struct Desired {
     /// Its definition; one without components means: nothing.
     pub spec: Arc<PipelineSpec>,
     /// Components after what they depend on.
-    order: Vec<ComponentId>,
+    order: Arc<[ComponentId]>,
 }
 
 impl Desired {
@@ -50,7 +50,7 @@ impl Desired {
     pub fn new(spec: Arc<PipelineSpec>) -> Self {
         Self {
             key: spec.key.clone(),
-            order: order::start_order(&spec),
+            order: order::start_order(&spec).into(),
             spec,
         }
     }
@@ -68,7 +68,7 @@ impl Desired {
         Self {
             key,
             spec: Arc::new(spec),
-            order: Vec::new(),
+            order: Arc::default(),
         }
     }
 

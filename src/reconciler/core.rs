@@ -624,6 +624,11 @@ impl Core {
         self.wake_at()
     }
 
+    /// How many driver calls are under way.
+    pub(super) fn unanswered(&self) -> usize {
+        self.pipelines.values().map(|one| one.busy.len()).sum()
+    }
+
     /// Whether no pipeline is left.
     pub fn is_empty(&self) -> bool {
         self.pipelines.is_empty()

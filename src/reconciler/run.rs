@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,11 @@ pub struct Probes {
 const COMMANDS: usize = 1024;
 /// Events that a slow reader may be behind.
 const EVENTS: usize = 1024;
+/// From so many unanswered driver calls on, answers are gathered before the next plan: each plan
+/// looks at every replica, and the answers of a crowd come one after the other.
+const CROWD: usize = 16;
+/// How long they are gathered. Of what a person waits for, that is nothing.
+const GATHER: Duration = Duration::from_millis(3);
 
 /// The owner's task.
 pub struct Reconciler {
@@ -138,6 +144,9 @@ impl Reconciler {
                 // Cancel-safe: cancellation stays set.
                 () = stop.cancelled() => break,
             };
+            if self.core.unanswered() >= CROWD {
+                tokio::time::sleep(GATHER).await;
+            }
             self.follow_clock();
             self.take_beats_for(&input);
             self.core.handle(input, self.clock.now());

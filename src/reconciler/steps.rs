@@ -17,17 +17,34 @@ use super::pipeline::{Pipeline, started_at};
 /// A failed stop is tried again after this long (kubelet's and Nomad's order of magnitude).
 pub(super) const STOP_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Whether time alone may change `record`: what runs, was ready and never failed waits for nothing.
+fn may_settle(record: &Record) -> bool {
+    let Some(Instance {
+        phase: Phase::Running { health, .. },
+        ..
+    }) = &record.instance
+    else {
+        return false;
+    };
+    let fulfilled = health.started && health.ready && !health.unregistered;
+    !fulfilled || record.history.failures > 0 || !record.history.recent.is_empty()
+}
+
 impl Core {
     /// Lets time do its part: readiness by age, failures forgotten.
     pub(super) fn settle(&mut self, pipeline: &mut Pipeline) {
         let now = self.ledger.now;
-        let keys: Vec<_> = pipeline.records.keys().cloned().collect();
-        for key in keys {
+        let desired = pipeline.desired.clone();
+        let unsettled: Vec<_> = pipeline
+            .records
+            .iter()
+            .filter(|(_, record)| may_settle(record))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in unsettled {
             pipeline.let_start(&key, &mut self.ledger);
-            let (Some(spec), Some(record)) = (
-                pipeline.desired.wants(&key).cloned(),
-                pipeline.records.get(&key),
-            ) else {
+            let (Some(spec), Some(record)) = (desired.wants(&key), pipeline.records.get(&key))
+            else {
                 continue;
             };
             let Some(instance) = &record.instance else {
