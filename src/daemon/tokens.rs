@@ -1,5 +1,6 @@
 //! The tokens of instances: given as they start, renewed in files while they live.
 
+use std::collections::HashMap;
 use std::fs::{self, DirEntry, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -14,7 +15,7 @@ use super::control::Token;
 use crate::clock::Clock;
 use crate::control_plane::{self, Keyring, Refreshed};
 use crate::driver::docker;
-use crate::model::{DriverKind, InstanceId, Snapshot};
+use crate::model::{DriverKind, InstanceId, PipelineKey, ReplicaKey, Snapshot};
 use crate::reconciler::ReconcilerHandle;
 
 /// The folder of the token files in the state directory.
@@ -73,8 +74,7 @@ impl Tokens {
         let file = match (driver, which) {
             (DriverKind::Process, Token::New) => self.write(instance, &token),
             (DriverKind::Process, Token::Present) => {
-                let path = self.folder.join(instance.to_string());
-                path.to_str().map(str::to_owned)
+                self.path_of(instance).to_str().map(str::to_owned)
             }
             // It is found where the driver mounts its folder.
             (DriverKind::Docker, Token::New) => self.write_for_container(instance, &token),
@@ -85,8 +85,20 @@ impl Tokens {
         (Some(token), file)
     }
 
+    /// One file for all instances of a replica, which never live at one time: a restart costs the
+    /// disk no inode.
+    fn path_of(&self, instance: &InstanceId) -> PathBuf {
+        let InstanceId {
+            pipeline: PipelineKey { namespace, name },
+            replica: ReplicaKey { component, replica },
+            ..
+        } = instance;
+        let file = format!("{namespace}.{name}.{component}.{replica}");
+        self.folder.join(file)
+    }
+
     fn write(&self, instance: &InstanceId, token: &str) -> Option<String> {
-        let path = self.folder.join(instance.to_string());
+        let path = self.path_of(instance);
         match write_new(&path, token) {
             Ok(()) => path.to_str().map(str::to_owned),
             Err(error) => {
@@ -137,6 +149,10 @@ impl Tokens {
     }
 
     fn look_through(&self, snapshot: &Snapshot, clock: &Clock) -> io::Result<()> {
+        let live: HashMap<PathBuf, &InstanceId> = snapshot
+            .live()
+            .map(|instance| (self.path_of(instance), instance))
+            .collect();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             // The folder of those of containers.
@@ -144,9 +160,9 @@ impl Tokens {
                 continue;
             }
             let path = entry.path();
-            match live_one(&entry, snapshot) {
+            match live.get(&path) {
                 Some(instance) => {
-                    if let Some(token) = self.renewed(&instance, &path, clock)? {
+                    if let Some(token) = self.renewed(instance, &path, clock)? {
                         control_plane::write_private(&path, token.as_bytes())?;
                     }
                 }
@@ -352,7 +368,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (_, ended) = tokens.give(&instance(1), DriverKind::Process, &clock, Token::New);
+        let ended: InstanceId = "default.p.b.0.1".parse().unwrap();
+        let (_, ended) = tokens.give(&ended, DriverKind::Process, &clock, Token::New);
         let ended = PathBuf::from(ended.unwrap());
         tokens.look_through(&showing(&live), &clock).unwrap();
         assert!(ended.exists(), "nobody knows yet that it does not start");

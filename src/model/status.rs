@@ -44,6 +44,16 @@ impl Snapshot {
         replicas.find(|replica| replica.replica == instance.replica.replica)
     }
 
+    /// The instances that run, or may, as far as their drivers can tell.
+    pub fn live(&self) -> impl Iterator<Item = &InstanceId> {
+        self.pipelines
+            .iter()
+            .flat_map(|pipeline| &pipeline.components)
+            .flat_map(|component| &component.replicas)
+            .filter(|replica| replica.phase.lives())
+            .filter_map(|replica| replica.instance.as_ref())
+    }
+
     /// Whether `instance` runs, or may, as far as its driver can tell.
     pub fn is_live(&self, instance: &InstanceId) -> bool {
         self.replica_of(instance).is_some_and(|replica| {
