@@ -1,12 +1,12 @@
 //! Secrets of containers: files of this host that only their component sees, mounted read-only.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::failure::{Refusal, StartFailureText};
-use crate::driver::process::read_secret;
+use crate::driver::process::{leave_secrets_dir, make_secrets_dir, read_secret};
 use crate::model::{ComponentSpec, InstanceId};
 
 /// Who reads the secrets inside the container.
@@ -58,13 +58,7 @@ pub(super) fn write(
         error,
     };
     forget(parent, instance).map_err(failed)?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(parent)
-        .map_err(failed)?;
-    fs::set_permissions(parent, Permissions::from_mode(0o700)).map_err(failed)?;
-    DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+    make_secrets_dir(&dir, 0o700).map_err(failed)?;
     for secret in &spec.secrets {
         let value =
             read_secret(secret).map_err(|failure| Refusal::Input(StartFailureText(failure)))?;
@@ -103,5 +97,7 @@ pub(super) fn forget(parent: &Path, instance: &InstanceId) -> io::Result<()> {
         return Ok(());
     }
     fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
-    fs::remove_dir_all(&dir)
+    fs::remove_dir_all(&dir)?;
+    leave_secrets_dir(parent);
+    Ok(())
 }

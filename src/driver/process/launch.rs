@@ -22,7 +22,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The mark by which whatever an instance forked is found.
 pub(super) const MARK: &str = "FLOWCTL_INSTANCE";
 /// Tells instances of one name apart that belong to different state directories.
-pub(super) const MARK_DIR: &str = "FLOWCTL_INSTANCE_DIR";
+pub(super) const MARK_FILE: &str = "FLOWCTL_INSTANCE_FILE";
 /// Where a component finds its secrets.
 const SECRETS_DIR: &str = "FLOWCTL_SECRETS_DIR";
 
@@ -53,10 +53,10 @@ pub(super) fn surroundings(site: &Site, launch: &Launch) -> Result<Surroundings,
     };
     let account = launch.spec.user.as_deref().map(account);
     let account = account.transpose()?.flatten();
-    let dir = site.dir_of(&launch.instance);
+    let file = site.file_of(&launch.instance);
     let has_secrets = !launch.spec.secrets.is_empty();
     let secrets = has_secrets.then(|| site.secrets.of(&launch.instance));
-    let env = environment(launch, account.as_ref(), &dir, secrets.as_deref())?;
+    let env = environment(launch, account.as_ref(), &file, secrets.as_deref())?;
     Ok(Surroundings {
         env: env
             .into_iter()
@@ -67,8 +67,8 @@ pub(super) fn surroundings(site: &Site, launch: &Launch) -> Result<Surroundings,
     })
 }
 
-/// Makes the instance directory and the request for its shim. Only files are touched: what is left
-/// of a failed try is removed with the directory.
+/// Makes the instance's file and the request for its shim. Only files are touched: what is left of a
+/// failed try is removed with that one.
 pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Vec<u8>, Refusal> {
     let Workload::Process(process) = &launch.spec.workload else {
         return Err(Refusal::WrongDriver(launch.spec.id.to_string()));
@@ -76,12 +76,12 @@ pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Vec<u8>, Refusal> 
     let spec = &launch.spec;
     let replica = launch.instance.replica.replica;
     let account = spec.user.as_deref().map(account).transpose()?.flatten();
-    let dir = site.dir_of(&launch.instance);
-    make_dir(site, launch, &dir)?;
+    let file = site.file_of(&launch.instance);
+    make_file(site, launch, &file)?;
     let owner = account.as_ref().map(|who| (who.uid, who.gid));
     let secrets = site.secrets.write(&launch.instance, spec, owner)?;
 
-    let environment = environment(launch, account.as_ref(), &dir, secrets.as_deref())?;
+    let environment = environment(launch, account.as_ref(), &file, secrets.as_deref())?;
     let mut envp = StringList::default();
     for (name, value) in &environment {
         let pair = [name.as_bytes(), b"=", value.as_slice()].concat();
@@ -113,7 +113,7 @@ pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Vec<u8>, Refusal> 
             .map_err(|_| Refusal::NulByte("a path"))?;
     }
     let request = Request {
-        dir: &c_path(&dir)?,
+        file: &c_path(&file)?,
         logs: &c_path(&site.logs_of(&launch.instance))?,
         oom: &c_path(groups.oom.as_deref().unwrap_or(Path::new("")))?,
         boot_id: &c_path(Path::new(&site.boot.id))?,
@@ -149,16 +149,7 @@ pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Vec<u8>, Refusal> 
     Ok(request)
 }
 
-fn make_dir(site: &Site, launch: &Launch, dir: &Path) -> Result<(), Refusal> {
-    use std::os::unix::fs::DirBuilderExt;
-    let failed = |error| Refusal::StateDir {
-        path: dir.to_owned(),
-        error,
-    };
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed)?;
+fn make_file(site: &Site, launch: &Launch, file: &Path) -> Result<(), Refusal> {
     Description {
         schema: Schema::V1,
         instance: launch.instance.clone(),
@@ -168,8 +159,11 @@ fn make_dir(site: &Site, launch: &Launch, dir: &Path) -> Result<(), Refusal> {
         injected: launch.injected.keys().cloned().collect(),
         spec: launch.spec.clone(),
     }
-    .write(dir)
-    .map_err(failed)
+    .write(file)
+    .map_err(|error| Refusal::StateDir {
+        path: file.to_owned(),
+        error,
+    })
 }
 
 fn working_dir(process: &ProcessSpec, replica: u32) -> PathBuf {
@@ -200,7 +194,7 @@ fn candidates(program: &str, path: &[u8]) -> Result<StringList, Refusal> {
 fn environment(
     launch: &Launch,
     account: Option<&Account>,
-    dir: &Path,
+    file: &Path,
     secrets: Option<&Path>,
 ) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
     let spec = &launch.spec;
@@ -230,7 +224,7 @@ fn environment(
     // The marks stand above all: without them what an instance forked could not be found.
     let own = [
         (MARK, Some(launch.instance.to_string().into())),
-        (MARK_DIR, Some(dir.as_os_str().to_owned())),
+        (MARK_FILE, Some(file.as_os_str().to_owned())),
         (SECRETS_DIR, secrets.map(|dir| dir.as_os_str().to_owned())),
     ];
     for (name, value) in own {
@@ -348,7 +342,7 @@ fn account(user: &str) -> Result<Option<Account>, Refusal> {
     }))
 }
 
-/// Which instance's directory a name in the instances directory is; `None` = not one of ours.
+/// Which instance's file a name in the instances directory is; `None` = not one of ours.
 pub(super) fn instance_of(name: &OsStr) -> Option<InstanceId> {
     name.to_str()?.parse().ok()
 }

@@ -15,28 +15,28 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::launch::MARK_DIR;
+use super::launch::MARK_FILE;
 
 /// How long the killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A process that carries the mark of an instance.
 pub(super) struct Leftover {
-    /// The directory of the instance.
-    pub(super) dir: PathBuf,
+    /// The file of the instance.
+    pub(super) file: PathBuf,
     /// For messages only.
     pub(super) pid: i32,
     process: OwnedFd,
 }
 
-/// All processes that carry the mark of one of `dirs`.
+/// All processes that carry the mark of one of `files`.
 ///
 /// # Errors
 /// When the host's processes cannot be listed.
-pub(super) fn find(dirs: &[PathBuf]) -> io::Result<Vec<Leftover>> {
-    let wanted: HashMap<&[u8], &Path> = dirs
+pub(super) fn find(files: &[PathBuf]) -> io::Result<Vec<Leftover>> {
+    let wanted: HashMap<&[u8], &Path> = files
         .iter()
-        .map(|dir| (dir.as_os_str().as_bytes(), dir.as_path()))
+        .map(|file| (file.as_os_str().as_bytes(), file.as_path()))
         .collect();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -50,9 +50,9 @@ pub(super) fn find(dirs: &[PathBuf]) -> io::Result<Vec<Leftover>> {
         // The number could have changed hands since: the second look is at what is held.
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(process) => {
-                if let Some(dir) = mark_of(pid, &wanted) {
+                if let Some(file) = mark_of(pid, &wanted) {
                     found.push(Leftover {
-                        dir: dir.to_owned(),
+                        file: file.to_owned(),
                         pid: pid.as_raw_nonzero().get(),
                         process,
                     });
@@ -75,20 +75,20 @@ fn mark_of<'a>(pid: Pid, wanted: &HashMap<&[u8], &'a Path>) -> Option<&'a Path> 
     // we are root.
     let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
     environment.split(|byte| *byte == 0).find_map(|variable| {
-        let value = variable.strip_prefix(MARK_DIR.as_bytes())?;
+        let value = variable.strip_prefix(MARK_FILE.as_bytes())?;
         wanted.get(value.strip_prefix(b"=")?).copied()
     })
 }
 
-/// Kills all that carry the mark of one of `dirs`, until none is left or patience ends; answers
+/// Kills all that carry the mark of one of `files`, until none is left or patience ends; answers
 /// who survived.
 ///
 /// # Errors
 /// When the host's processes cannot be listed.
-pub(super) fn end(dirs: &[PathBuf]) -> io::Result<Vec<Leftover>> {
+pub(super) fn end(files: &[PathBuf]) -> io::Result<Vec<Leftover>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let left = find(dirs)?;
+        let left = find(files)?;
         if left.is_empty() || Instant::now() >= deadline {
             return Ok(left);
         }

@@ -1,8 +1,8 @@
 //! Local processes, each under a guardian of its own.
 //!
-//! **Expected flow.** `start` makes an instance directory, has the [`ForkServer`] fork a shim, and
-//! gives it the word once it has claimed the directory; the shim starts the program and guards it
-//! to its end. `observe` reads the directories. `stop` queues one order to the shim, which carries
+//! **Expected flow.** `start` makes the instance's file, has the [`ForkServer`] fork a shim, and
+//! gives it the word once it has claimed the file; the shim starts the program and guards it
+//! to its end. `observe` reads the files. `stop` queues one order to the shim, which carries
 //! it out even if the daemon dies meanwhile.
 //!
 //! **Guarantees.** An identity is boot id, pid and start time, and signals travel through process
@@ -64,13 +64,11 @@ use sight::{Album, Finding};
 pub use cgroup::unenforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use launch::Surroundings;
+pub(super) use secrets::{leave as leave_secrets_dir, make as make_secrets_dir};
 
 /// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
 pub(super) fn secrets_place(dir: &Path) -> PathBuf {
-    match secrets::Place::find(dir) {
-        secrets::Place::Memory(place) => place,
-        secrets::Place::InstanceDirs(dir) => dir,
-    }
+    secrets::Place::find(dir).dir().to_owned()
 }
 
 /// The value of a secret.
@@ -88,7 +86,7 @@ pub(super) fn given_variables(
 /// Where a process driver keeps things.
 #[derive(Clone, Debug)]
 pub struct ProcessConfig {
-    /// One directory per instance. Absolute; made if missing, for this user only.
+    /// One file per instance. Absolute; made if missing, for this user only.
     pub instances_dir: PathBuf,
     /// Log files, as `NAMESPACE/PIPELINE/COMPONENT/REPLICA/`. Absolute.
     pub logs_dir: PathBuf,
@@ -125,12 +123,12 @@ struct Site {
     /// was started with.
     nofile: (u64, u64),
     album: Mutex<Album>,
-    /// What is between the making of its directory and the answer of its shim.
+    /// What is between the making of its file and the answer of its shim.
     starting: Mutex<HashMap<InstanceId, Arc<ComponentSpec>>>,
 }
 
 impl Site {
-    fn dir_of(&self, instance: &InstanceId) -> PathBuf {
+    fn file_of(&self, instance: &InstanceId) -> PathBuf {
         self.config.instances_dir.join(instance.to_string())
     }
 
@@ -150,22 +148,19 @@ impl Site {
         self.lock_starting().get(instance).cloned()
     }
 
-    /// Removes the directory of an instance that never started. One that a shim of a dead driver
-    /// is claiming at this moment stays until that shim has found out and left.
-    fn clear_debris(&self, instance: &InstanceId, dir: &Path) -> io::Result<()> {
+    /// Removes what is left of an instance that never started. A shim of a dead driver that claims
+    /// its file at this moment claims what nobody sees, and leaves: no word will come.
+    fn clear_debris(&self, instance: &InstanceId) -> io::Result<()> {
         match self.stance {
             Stance::Onlooker => Ok(()),
-            Stance::Owner => match self.remove(instance, dir) {
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-                answer => answer,
-            },
+            Stance::Owner => self.remove(instance),
         }
     }
 
-    fn remove(&self, instance: &InstanceId, dir: &Path) -> io::Result<()> {
+    fn remove(&self, instance: &InstanceId) -> io::Result<()> {
         self.secrets.forget(instance)?;
         self.groups.forget(instance)?;
-        match std::fs::remove_dir_all(dir) {
+        match std::fs::remove_file(self.file_of(instance)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             answer => answer,
         }
@@ -236,7 +231,7 @@ impl ProcessDriver {
         instance: &InstanceId,
         injected: impl FnOnce(&Launch) -> BTreeMap<String, String>,
     ) -> Result<Surroundings, String> {
-        let read = record::Description::read(&self.site.dir_of(instance));
+        let read = record::Description::read(&self.site.file_of(instance));
         let read = read.map_err(|error| error.to_string())?;
         let read = read.ok_or_else(|| "it is gone".to_owned())?;
         let mut launch = Launch {
@@ -269,9 +264,9 @@ impl ProcessDriver {
     async fn examine(&self, instance: &InstanceId) -> Result<Finding, DriverError> {
         let instance = instance.clone();
         self.blocking("look at an instance", move |site, _| {
-            let dir = site.dir_of(&instance);
-            let spec = record::Description::read(&dir)?.map(|description| description.spec);
-            sight::examine(site, &dir, spec.as_deref())
+            let file = site.file_of(&instance);
+            let spec = record::Description::read(&file)?.map(|description| description.spec);
+            sight::examine(site, &file, spec.as_deref())
         })
         .await
     }
@@ -314,7 +309,7 @@ impl Driver for ProcessDriver {
         let instance = instance.clone();
         self.blocking("forget an instance", move |site, sentry| {
             site.album().forget(instance.to_string().as_ref(), sentry);
-            site.remove(&instance, &site.dir_of(&instance))
+            site.remove(&instance)
         })
         .await
     }

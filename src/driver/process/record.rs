@@ -1,11 +1,10 @@
-//! What an instance directory holds, and how both sides write it.
+//! What the file of an instance holds, and how both sides write it.
 //!
-//! `instance.json` is the driver's: what was started. It is complete before a shim is asked for.
-//!
-//! `state` is the shim's: who guards, what runs, how it ended. It is one disk block of four lines
-//! of fixed width that are overwritten in place, so it can be written on a full disk, is never
-//! torn (each line ends with a checksum) and is read with one system call. A line that is blank
-//! has not happened yet:
+//! One file for each: making and removing inodes is most of what a start costs the disk. It begins
+//! with the shim's part: who guards, what runs, how it ended. That is four lines of fixed width in
+//! one disk block, there from the beginning and overwritten in place, so it can be written on a
+//! full disk, is never torn (each line ends with a checksum) and is read with one system call. A
+//! line that is blank has not happened yet:
 //!
 //! ```text
 //! shim BOOT_ID PID TICKS                     this process guards the instance
@@ -13,12 +12,14 @@
 //! exit code|signal N OOM AT                  its program ended
 //! gone AT | lost AT                          nothing is left; the guardian died
 //! ```
+//!
+//! The driver's part follows, as JSON: what was started. It is complete before a shim is asked for.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -28,11 +29,6 @@ use crate::model::{
 
 use super::text::{Text, hash};
 use super::wire::Stage;
-
-/// Name of the description in an instance directory.
-pub(super) const DESCRIPTION: &str = "instance.json";
-/// Name of the shim's file in an instance directory.
-pub(super) const STATE: &str = "state";
 
 /// What was started: all that a lost store needs to know about a running instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +51,7 @@ pub(super) struct Description {
     pub(super) spec: Arc<ComponentSpec>,
 }
 
-/// The form of `instance.json`.
+/// The form of a description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Schema {
     /// The first.
@@ -171,7 +167,7 @@ pub(super) enum Ended {
 
 /// Bytes of a line, its newline included.
 const WIDTH: usize = 128;
-/// Bytes of the file.
+/// Bytes of the shim's part.
 const SIZE: usize = 4 * WIDTH;
 
 const BLANK: [u8; WIDTH] = {
@@ -231,26 +227,28 @@ impl Line<'_> {
 pub(super) struct StateFile(OwnedFd);
 
 impl StateFile {
-    /// Claims the instance directory behind `dir` for this shim: fails when another did.
-    pub(super) fn claim(dir: &OwnedFd, line: &Line<'_>) -> Result<Self, Errno> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, c"state", flags, Mode::from_raw_mode(0o600))?;
-        let mut block = [b' '; SIZE];
-        for row in block.chunks_exact_mut(WIDTH) {
-            row.copy_from_slice(&BLANK);
+    /// Claims the instance for this shim: fails with [`Errno::EXIST`] when another did.
+    pub(super) fn claim(path: impl rustix::path::Arg, line: &Line<'_>) -> Result<Self, Errno> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        // Held for as long as the shim lives; after that its line is there.
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(Errno::EXIST),
+            locked => locked?,
         }
-        block[..WIDTH].copy_from_slice(&line.row());
-        let written = rustix::io::pwrite(&file, &block, 0)?;
-        if written != SIZE {
-            return Err(Errno::NOSPC);
+        let mut first = BLANK;
+        if rustix::io::pread(&file, &mut first, 0)? != WIDTH || first != BLANK {
+            return Err(Errno::EXIST);
         }
-        Ok(Self(file))
+        let state = Self(file);
+        state.write(line)?;
+        Ok(state)
     }
 
     /// Opens the file of an instance whose shim is dead.
-    pub(super) fn open(dir: &Path) -> Result<Self, Errno> {
+    pub(super) fn open(path: &Path) -> Result<Self, Errno> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::open(dir.join(STATE), flags, Mode::empty()).map(Self)
+        rustix::fs::open(path, flags, Mode::empty()).map(Self)
     }
 
     /// Writes one line.
@@ -260,35 +258,29 @@ impl StateFile {
 }
 
 impl State {
-    /// Reads the state file of an instance directory; `None` when no shim has claimed it.
+    /// Reads the shim's part of an instance's file; `None` when no shim has claimed it.
     ///
     /// # Errors
     /// When the file cannot be read, or a line is damaged and stays so.
-    pub(super) fn read(dir: &Path) -> std::io::Result<Option<Self>> {
+    pub(super) fn read(path: &Path) -> std::io::Result<Option<Self>> {
         // A line that is being written may be seen half; it is whole a moment later.
         const TRIES: u32 = 50;
-        let file = match rustix::fs::open(
-            dir.join(STATE),
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         for attempt in 1.. {
             let mut block = [0; SIZE];
-            let read = rustix::io::pread(&file, &mut block, 0)?;
-            if read == SIZE
-                && let Some(state) = Self::parse(&block)
-            {
-                return Ok(Some(state));
+            if rustix::io::pread(&file, &mut block, 0)? < SIZE {
+                // The driver died while it wrote: no shim was asked for.
+                return Ok(None);
+            }
+            if let Some(state) = Self::parse(&block) {
+                return Ok(state.shim.is_some().then_some(state));
             }
             if attempt == TRIES {
-                // Created, and its writer died before the first byte: nobody claimed it.
-                if read == 0 {
-                    return Ok(None);
-                }
                 break;
             }
             std::thread::sleep(std::time::Duration::from_micros(100));
@@ -378,30 +370,35 @@ fn moment<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Timestamp> {
 }
 
 impl Description {
-    /// Reads the description in an instance directory; `None` when there is none, or half of one.
+    /// Reads the description of an instance; `None` when there is none, or half of one.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub(super) fn read(dir: &Path) -> std::io::Result<Option<Self>> {
-        match std::fs::read(dir.join(DESCRIPTION)) {
-            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+    pub(super) fn read(path: &Path) -> std::io::Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(file) => Ok(file
+                .get(SIZE..)
+                .and_then(|text| serde_json::from_slice(text).ok())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes it into an instance directory that is still nobody's.
-    pub(super) fn write(&self, dir: &Path) -> std::io::Result<()> {
+    /// Makes the file of an instance, which is nobody's yet.
+    ///
+    /// # Errors
+    /// When it exists, or cannot be written.
+    pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
-        let text = serde_json::to_vec(self)?;
+        let mut file = [BLANK; SIZE / WIDTH].concat();
+        serde_json::to_writer(&mut file, self)?;
         std::fs::OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
-            .open(dir.join(DESCRIPTION))?
-            .write_all(&text)
+            .open(path)?
+            .write_all(&file)
     }
 }
 
@@ -409,11 +406,12 @@ impl Description {
 mod tests {
     use super::*;
 
-    fn directory() -> (tempfile::TempDir, OwnedFd) {
+    /// A file that no shim has claimed.
+    fn unclaimed() -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY;
-        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        (dir, fd)
+        let path = dir.path().join("p.a.0.1");
+        std::fs::write(&path, [BLANK; SIZE / WIDTH].concat()).unwrap();
+        (dir, path)
     }
 
     const SHIM: Line<'_> = Line::Shim {
@@ -424,9 +422,9 @@ mod tests {
 
     #[test]
     fn a_life_is_read_back_as_it_was_written() {
-        let (dir, fd) = directory();
-        assert_eq!(State::read(dir.path()).unwrap(), None);
-        let file = StateFile::claim(&fd, &SHIM).unwrap();
+        let (_dir, path) = unclaimed();
+        assert_eq!(State::read(&path).unwrap(), None);
+        let file = StateFile::claim(&path, &SHIM).unwrap();
         for line in [
             Line::Child {
                 pid: 7,
@@ -442,7 +440,7 @@ mod tests {
         ] {
             file.write(&line).unwrap();
         }
-        let state = State::read(dir.path()).unwrap().unwrap();
+        let state = State::read(&path).unwrap().unwrap();
         assert_eq!(state.shim.unwrap().start_ticks, u64::MAX);
         let exit = state.exit.unwrap();
         assert_eq!(
@@ -455,17 +453,18 @@ mod tests {
     }
 
     #[test]
-    fn one_directory_is_claimed_once() {
-        let (_dir, fd) = directory();
-        assert!(StateFile::claim(&fd, &SHIM).is_ok());
-        assert_eq!(StateFile::claim(&fd, &SHIM).err(), Some(Errno::EXIST));
+    fn one_instance_is_claimed_once_while_its_shim_lives_and_after() {
+        let (_dir, path) = unclaimed();
+        let claimed = StateFile::claim(&path, &SHIM).unwrap();
+        assert_eq!(StateFile::claim(&path, &SHIM).err(), Some(Errno::EXIST));
+        drop(claimed);
+        assert_eq!(StateFile::claim(&path, &SHIM).err(), Some(Errno::EXIST));
     }
 
     #[test]
     fn any_flipped_byte_is_noticed() {
-        let (dir, fd) = directory();
-        StateFile::claim(&fd, &SHIM).unwrap();
-        let path = dir.path().join(STATE);
+        let (_dir, path) = unclaimed();
+        StateFile::claim(&path, &SHIM).unwrap();
         let good = std::fs::read(&path).unwrap();
         for position in (0..SIZE).step_by(7) {
             let mut bad = good.clone();
@@ -476,9 +475,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_byte_was_claimed_by_nobody() {
-        let (dir, _fd) = directory();
-        std::fs::write(dir.path().join(STATE), "").unwrap();
-        assert_eq!(State::read(dir.path()).unwrap(), None);
+    fn a_half_written_file_was_claimed_by_nobody() {
+        let (_dir, path) = unclaimed();
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, WIDTH, SIZE - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(State::read(&path).unwrap(), None, "{length} bytes");
+        }
     }
 }

@@ -20,12 +20,13 @@ const MAX_SECRET: u64 = 1 << 20;
 pub(super) enum Place {
     /// A directory of ours in memory.
     Memory(PathBuf),
-    /// Each instance's own directory, on disk.
-    InstanceDirs(PathBuf),
+    /// A directory of ours on disk.
+    Disk(PathBuf),
 }
 
 impl Place {
-    /// The best place of this host for the instances in `instances_dir`.
+    /// The best place of this host for the instances in `instances_dir`. It is made with the first
+    /// secret, and removed with the last one.
     pub(super) fn find(instances_dir: &Path) -> Self {
         // Several state directories of one user share the memory file system.
         let mark = hash(instances_dir.as_os_str().as_bytes());
@@ -40,21 +41,24 @@ impl Place {
         candidates
             .into_iter()
             .flatten()
-            .filter(|parent| is_memory(parent))
+            .filter(|parent| is_memory(parent) && is_open_to_us(parent))
             .map(|parent| parent.join(&name))
-            .find(|dir| is_ours(dir))
+            .find(|dir| !fs::exists(dir).unwrap_or(true) || is_ours(dir))
             .map_or_else(
-                || Self::InstanceDirs(instances_dir.to_owned()),
+                || Self::Disk(instances_dir.with_file_name("secrets")),
                 Self::Memory,
             )
     }
 
     /// The directory of one instance's secrets.
     pub(super) fn of(&self, instance: &InstanceId) -> PathBuf {
-        match self {
-            Self::Memory(dir) => dir.join(instance.to_string()),
-            Self::InstanceDirs(dir) => dir.join(instance.to_string()).join("secrets"),
-        }
+        self.dir().join(instance.to_string())
+    }
+
+    /// The directory of all.
+    pub(super) fn dir(&self) -> &Path {
+        let (Self::Memory(dir) | Self::Disk(dir)) = self;
+        dir
     }
 
     /// Writes the secrets of `spec` for `owner` (user and group id; `None` = ours) and answers
@@ -68,21 +72,9 @@ impl Place {
         if spec.secrets.is_empty() {
             return Ok(None);
         }
-        match self {
-            Self::InstanceDirs(_) if owner.is_some() => {
-                return Err(Refusal::NoSecretsPlace(
-                    spec.user.clone().unwrap_or_default(),
-                ));
-            }
-            Self::InstanceDirs(_) => {}
-            Self::Memory(dir) => {
-                if !is_ours(dir) {
-                    return Err(Refusal::StateDir {
-                        path: dir.clone(),
-                        error: io::ErrorKind::PermissionDenied.into(),
-                    });
-                }
-            }
+        if matches!(self, Self::Disk(_)) && owner.is_some() {
+            let user = spec.user.clone().unwrap_or_default();
+            return Err(Refusal::NoSecretsPlace(user));
         }
         let dir = self.of(instance);
         let failed = |error| Refusal::StateDir {
@@ -90,7 +82,8 @@ impl Place {
             error,
         };
         remove(&dir).map_err(failed)?;
-        DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+        // Others may pass through to what is theirs, and list nothing.
+        make(&dir, 0o711).map_err(failed)?;
         for secret in &spec.secrets {
             write_one(&dir, secret, owner)?;
         }
@@ -103,7 +96,43 @@ impl Place {
 
     /// Removes the secrets of an instance, if it had any.
     pub(super) fn forget(&self, instance: &InstanceId) -> io::Result<()> {
-        remove(&self.of(instance))
+        let dir = self.of(instance);
+        if dir.try_exists()? {
+            remove(&dir)?;
+            leave(self.dir());
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directory of one instance, and the one that it lies in with `mode`, unless that is
+/// there and ours.
+///
+/// # Errors
+/// When it cannot be made; `PermissionDenied` when the one that it lies in is somebody else's.
+pub(in crate::driver) fn make(dir: &Path, mode: u32) -> io::Result<()> {
+    let parent = dir.parent().unwrap_or(dir);
+    loop {
+        match DirBuilder::new().mode(mode).create(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        if !is_ours(parent) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        match DirBuilder::new().mode(0o700).create(dir) {
+            // The last one that had secrets left at this moment, and took the directory along.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// Removes the directory of all when nothing is left in it.
+pub(in crate::driver) fn leave(dir: &Path) {
+    // Most of the time others still have theirs there.
+    if let Err(error) = fs::remove_dir(dir) {
+        tracing::trace!(dir = %dir.display(), %error, "the place of secrets stays");
     }
 }
 
@@ -179,14 +208,14 @@ fn is_memory(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|fs| fs.f_type == TMPFS)
 }
 
-/// Makes sure that `dir` exists and that no one else made it: others may write beside it.
+/// Whether we may make something in `dir`.
+fn is_open_to_us(dir: &Path) -> bool {
+    use rustix::fs::{Access, access};
+    access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether `dir` exists and no one else made it: others may write beside it.
 fn is_ours(dir: &Path) -> bool {
-    // Others may pass through to what is theirs, and list nothing.
-    match DirBuilder::new().mode(0o711).create(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(_) => return false,
-    }
     let uid = rustix::process::geteuid().as_raw();
     fs::symlink_metadata(dir).is_ok_and(|meta| {
         meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0

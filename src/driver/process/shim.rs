@@ -1,6 +1,6 @@
 //! The guardian of one process.
 //!
-//! **Expected flow.** It claims the instance directory, says so, waits for the driver's word,
+//! **Expected flow.** It claims the instance's file, says so, waits for the driver's word,
 //! starts the program, writes what that says into the log, and reaps whatever the program leaves
 //! behind. When the program ends it ends the rest of its tree, drains the pipes, records the exit
 //! and leaves.
@@ -15,7 +15,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
@@ -45,7 +45,7 @@ pub(super) fn run(control: &OwnedFd) {
     sys::await_children();
     sys::set_name(c"flowctl-shim");
     let answer = |reply: Reply| {
-        // A driver that is gone needs no answer: the instance directory tells its successor.
+        // A driver that is gone needs no answer: the instance's file tells its successor.
         best_effort(rustix::net::send(
             control,
             &reply.encode(),
@@ -80,7 +80,7 @@ pub(super) fn run(control: &OwnedFd) {
     };
     let mut word = [0];
     if read_all(control, &mut word).is_err() || word != [GO] {
-        // Nothing was started, and saying so lets the directory be removed without a search.
+        // Nothing was started, and saying so lets the file be removed without a search.
         best_effort(state.write(&Line::Gone { at: wall_ms() }));
         return;
     }
@@ -126,7 +126,7 @@ pub(super) fn run(control: &OwnedFd) {
     guard(child, &signals, &pipes, &state, oom, limits);
 }
 
-/// A shim has nobody to tell: what it could not do shows in what its directory lacks.
+/// A shim has nobody to tell: what it could not do shows in what its file lacks.
 pub(super) fn best_effort<T>(_: Result<T, Errno>) {}
 
 /// Milliseconds since the Unix epoch.
@@ -164,8 +164,6 @@ fn receive(control: &OwnedFd) -> Result<Mapping, Errno> {
 
 /// Makes the instance this shim's own.
 fn claim(request: &Request<'_>) -> Result<(StateFile, Reply), Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(request.dir, flags, Mode::empty())?;
     let ticks = identity::own_stat().ok_or(Errno::SRCH)?.ticks;
     let pid = rustix::process::getpid()
         .as_raw_nonzero()
@@ -177,7 +175,10 @@ fn claim(request: &Request<'_>) -> Result<(StateFile, Reply), Errno> {
         pid,
         ticks,
     };
-    Ok((StateFile::claim(&dir, &line)?, Reply::Ready { pid, ticks }))
+    Ok((
+        StateFile::claim(request.file, &line)?,
+        Reply::Ready { pid, ticks },
+    ))
 }
 
 type Started = (SignalQueue, Pid, [OwnedFd; 2]);

@@ -1,4 +1,4 @@
-//! Looking: from instance directories to sightings.
+//! Looking: from the files of instances to sightings.
 //!
 //! What cannot change is read once: an ended instance for good, a running one until its shim's
 //! descriptor says that it ended. A look at five hundred idle instances lists one directory.
@@ -45,7 +45,7 @@ pub(super) struct Guard {
     post: Post,
 }
 
-/// What one instance directory says.
+/// What the file of one instance says.
 pub(super) enum Finding {
     /// There is none.
     Absent,
@@ -76,21 +76,21 @@ pub(super) enum Finding {
     },
 }
 
-/// What one instance directory says.
+/// What the file of one instance says.
 ///
 /// # Errors
 /// When it cannot be read; then nothing is known of the instance.
 pub(super) fn examine(
     site: &Site,
-    dir: &Path,
+    file: &Path,
     spec: Option<&ComponentSpec>,
 ) -> io::Result<Finding> {
     let about = |error: io::Error| {
         let kind = error.kind();
-        io::Error::new(kind, format!("{}: {error}", dir.display()))
+        io::Error::new(kind, format!("{}: {error}", file.display()))
     };
-    let Some(mut state) = State::read(dir).map_err(about)? else {
-        let exists = dir.try_exists().map_err(about)?;
+    let Some(mut state) = State::read(file).map_err(about)? else {
+        let exists = file.try_exists().map_err(about)?;
         return Ok(if exists {
             Finding::Debris
         } else {
@@ -105,7 +105,7 @@ pub(super) fn examine(
         guard = identity::open(shim, &site.boot).map_err(about)?;
         if guard.is_none() {
             // It may have finished its record between the read and the look.
-            state = State::read(dir).map_err(about)?.unwrap_or(state);
+            state = State::read(file).map_err(about)?.unwrap_or(state);
         }
     }
     Ok(classify(site, state, guard, spec))
@@ -312,21 +312,21 @@ fn look_closely(
     let Some(instance) = instance_of(&name) else {
         return Ok(());
     };
-    let dir = site.config.instances_dir.join(&name);
+    let file = site.file_of(&instance);
     let starting = site.starting(&instance);
     let described = match starting.clone().or_else(|| album.spec_of(&name)) {
         Some(spec) => Some(spec),
-        None => Description::read(&dir)?.map(|description| description.spec),
+        None => Description::read(&file)?.map(|description| description.spec),
     };
     let sighting = |handle, life| sighting_of(&instance, described.as_deref(), handle, life);
-    match examine(site, &dir, described.as_deref())? {
+    match examine(site, &file, described.as_deref())? {
         Finding::Absent | Finding::Debris if starting.is_some() => {
             sightings.push(sighting(None, Life::Created));
         }
         Finding::Absent => album.forget(&name, sentry),
         Finding::Debris => {
             album.forget(&name, sentry);
-            site.clear_debris(&instance, &dir)?;
+            site.clear_debris(&instance)?;
         }
         Finding::Guarded {
             process,
@@ -363,11 +363,11 @@ fn settle_abandoned(
     if abandoned.is_empty() {
         return Ok(());
     }
-    let dir_of = |name: &OsString| site.config.instances_dir.join(name);
-    let dirs: Vec<PathBuf> = abandoned.iter().map(|lost| dir_of(&lost.name)).collect();
+    let file_of = |name: &OsString| site.config.instances_dir.join(name);
+    let files: Vec<PathBuf> = abandoned.iter().map(|lost| file_of(&lost.name)).collect();
     let left = match site.stance {
-        Stance::Owner => leftovers::end(&dirs)?,
-        Stance::Onlooker => leftovers::find(&dirs)?,
+        Stance::Owner => leftovers::end(&files)?,
+        Stance::Onlooker => leftovers::find(&files)?,
     };
     for Abandoned {
         name,
@@ -375,14 +375,14 @@ fn settle_abandoned(
         exit,
     } in abandoned
     {
-        let dir = dir_of(&name);
+        let file = file_of(&name);
         let at = site.clock.now();
-        sighting.life = if left.iter().any(|process| process.dir == dir) {
+        sighting.life = if left.iter().any(|process| process.file == file) {
             // Alive until nothing is left, so that no second one is started beside it.
             Life::Running { since: at }
         } else {
             if site.stance == Stance::Owner {
-                note_lost(&dir, at.as_millis());
+                note_lost(&file, at.as_millis());
             }
             exit.map_or(Life::Lost { at }, Life::Exited)
         };
@@ -393,10 +393,10 @@ fn settle_abandoned(
 
 /// Notes the loss for later looks. A disk that refuses must not make the others invisible: the next
 /// look finds this instance abandoned again, and notes it then.
-fn note_lost(dir: &Path, at: i64) {
-    let noted = StateFile::open(dir).and_then(|file| file.write(&Line::Lost { at }));
+fn note_lost(file: &Path, at: i64) {
+    let noted = StateFile::open(file).and_then(|state| state.write(&Line::Lost { at }));
     if let Err(error) = noted {
-        tracing::debug!(dir = %dir.display(), %error, "a lost instance cannot be noted");
+        tracing::debug!(file = %file.display(), %error, "a lost instance cannot be noted");
     }
 }
 

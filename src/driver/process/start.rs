@@ -1,4 +1,4 @@
-//! Starting an instance: directory, shim, claim, word, program.
+//! Starting an instance: file, shim, claim, word, program.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ use super::{ProcessDriver, Site, identity, launch, unreachable};
 
 /// Shims being made at once. More would not be faster, and each holds descriptors.
 pub(super) const LAUNCHES: usize = 32;
-/// A shim that has not claimed its directory by then is not waited for; it starts nothing.
+/// A shim that has not claimed its file by then is not waited for; it starts nothing.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// A program that has not been executed by then (its file lies on a hung mount) is left to
 /// `observe`.
@@ -36,7 +36,7 @@ impl ProcessDriver {
                 None => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         };
-        if self.site.dir_of(instance).exists()
+        if self.site.file_of(instance).exists()
             && let Some(earlier) = self.earlier(instance).await?
         {
             return earlier.map_err(DriverError::Refused);
@@ -62,8 +62,8 @@ impl ProcessDriver {
                 Finding::Absent => return Ok(None),
                 Finding::Debris => {
                     let instance = instance.clone();
-                    self.blocking("clear a directory", move |site, _| {
-                        site.clear_debris(&instance, &site.dir_of(&instance))
+                    self.blocking("clear a half-made start", move |site, _| {
+                        site.clear_debris(&instance)
                     })
                     .await?;
                 }
@@ -173,8 +173,8 @@ impl ProcessDriver {
     async fn refuse(&self, launch: &Launch, failure: StartFailure) -> DriverError {
         let instance = launch.instance.clone();
         let cleared = self
-            .blocking("clear a directory", move |site, _| {
-                site.clear_debris(&instance, &site.dir_of(&instance))
+            .blocking("clear a half-made start", move |site, _| {
+                site.clear_debris(&instance)
             })
             .await;
         // What could not be removed is seen and removed at the next look.
@@ -236,7 +236,7 @@ impl Drop for Starting<'_> {
     }
 }
 
-/// Makes the directory and asks for a shim; answers where to speak with it, and what to say.
+/// Makes the file and asks for a shim; answers where to speak with it, and what to say.
 pub(super) fn begin(site: &Site, launch: &Launch) -> Result<(StdUnixStream, Vec<u8>), Refusal> {
     let server = site.server.as_ref().ok_or(Refusal::OnlyLooks)?;
     let request = launch::prepare(site, launch)?;

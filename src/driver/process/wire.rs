@@ -14,8 +14,8 @@ pub(super) const MAX_REQUEST: usize = 16 << 20;
 
 /// All that a shim needs to know.
 pub(super) struct Request<'a> {
-    /// The instance's directory.
-    pub(super) dir: &'a CStr,
+    /// The instance's file.
+    pub(super) file: &'a CStr,
     /// The replica's log directory, made when there is something to log.
     pub(super) logs: &'a CStr,
     /// The file that counts kills of this instance for want of memory; empty = there is none.
@@ -122,7 +122,7 @@ impl<'a> Request<'a> {
     pub(super) fn read(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader(body);
         Some(Self {
-            dir: reader.string()?,
+            file: reader.string()?,
             logs: reader.string()?,
             oom: reader.string()?,
             boot_id: reader.string()?,
@@ -152,7 +152,7 @@ impl<'a> Request<'a> {
     /// The request as it is sent, its length in front. The order is that of [`Request::read`].
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer(vec![0; 4]);
-        for string in [self.dir, self.logs, self.oom, self.boot_id] {
+        for string in [self.file, self.logs, self.oom, self.boot_id] {
             writer.blob(string.to_bytes_with_nul());
         }
         for number in [
@@ -240,13 +240,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where a start stopped. The numbers are kept in instance directories: only ever add.
+/// Where a start stopped. The numbers are kept in the files of instances: only ever add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Stage {
     /// The fork server could not make a shim.
     Shim = 1,
-    /// The shim could not read its request or claim its directory.
+    /// The shim could not read its request or claim its file.
     Claim = 2,
     /// The shim could not make pipes or a process.
     Spawn = 3,
@@ -297,7 +297,7 @@ impl Stage {
 /// What a shim answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// Its identity is in its directory; it waits for [`GO`].
+    /// Its identity is in its file; it waits for [`GO`].
     Ready {
         /// The shim's pid.
         pid: u32,
@@ -412,7 +412,7 @@ mod tests {
         ];
         let groups_to_join = list(&["/sys/fs/cgroup/x"]);
         let sent = Request {
-            dir: c"/dir",
+            file: c"/file",
             logs: c"/logs",
             oom: c"",
             boot_id: c"boot",

@@ -39,7 +39,11 @@ fn host() {
 
 /// Pids of all processes with the mark of an instance under `root`, by instance directory.
 fn marked_under(root: &Path) -> std::collections::BTreeMap<String, usize> {
-    let prefix = format!("{}={}/", launch::MARK_DIR, root.join("instances").display());
+    let prefix = format!(
+        "{}={}/",
+        launch::MARK_FILE,
+        root.join("instances").display()
+    );
     let mut found = std::collections::BTreeMap::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(environment) = std::fs::read(entry.path().join("environ")) else {

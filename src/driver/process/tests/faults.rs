@@ -1,14 +1,12 @@
-//! Instance directories as crashes, reboots and strangers leave them.
+//! Files of instances as crashes, reboots and strangers leave them.
 
 use super::super::start::begin;
 use super::super::wire::Reply;
 use super::*;
 use crate::driver::conformance::eventually;
 
-/// Writes an instance directory as if `shim` had claimed it and started `child`.
-fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks: u64) {
-    let dir = stage.dir_of(launch);
-    std::fs::create_dir(&dir).unwrap();
+/// What the driver says of `launch`, in boot `boot_id`.
+fn describe(launch: &Launch, boot_id: &str) -> record::Description {
     record::Description {
         schema: record::Schema::V1,
         instance: launch.instance.clone(),
@@ -18,16 +16,18 @@ fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks
         injected: Vec::new(),
         spec: launch.spec.clone(),
     }
-    .write(&dir)
-    .unwrap();
-    let flags = rustix::fs::OFlags::DIRECTORY;
-    let open = rustix::fs::open(&dir, flags, rustix::fs::Mode::empty()).unwrap();
+}
+
+/// Writes the file of an instance as if `shim` had claimed it and started `child`.
+fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks: u64) {
+    let file = stage.file_of(launch);
+    describe(launch, boot_id).write(&file).unwrap();
     let line = record::Line::Shim {
         boot_id,
         pid: child,
         ticks,
     };
-    let state = record::StateFile::claim(&open, &line).unwrap();
+    let state = record::StateFile::claim(&file, &line).unwrap();
     let line = record::Line::Child {
         pid: child,
         ticks,
@@ -65,38 +65,36 @@ async fn a_stranger_with_the_pid_of_an_instance_is_never_signalled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_made_directories_are_nothing_and_the_same_instance_can_be_started() {
+async fn half_made_files_are_nothing_and_the_same_instance_can_be_started() {
     let stage = ProcessStage::new();
     type Crash = fn(&Path);
     let crashes: [(&str, Crash); 4] = [
-        ("empty", |_| {}),
-        ("torn", |dir| {
-            std::fs::write(dir.join(record::DESCRIPTION), "{\"sche").unwrap();
+        ("empty", |file| std::fs::write(file, "").unwrap()),
+        ("torn", |file| {
+            let whole = std::fs::read(file).unwrap();
+            std::fs::write(file, &whole[..whole.len() - 6]).unwrap();
         }),
-        ("unclaimed", |dir| {
-            std::fs::write(dir.join(record::STATE), "").unwrap();
-        }),
-        ("unheard", |dir| {
-            let flags = rustix::fs::OFlags::DIRECTORY;
-            let open = rustix::fs::open(dir, flags, rustix::fs::Mode::empty()).unwrap();
+        ("unclaimed", |_| {}),
+        ("unheard", |file| {
             let line = record::Line::Shim {
                 boot_id: "b",
                 pid: 1,
                 ticks: 1,
             };
-            let state = record::StateFile::claim(&open, &line).unwrap();
+            let state = record::StateFile::claim(file, &line).unwrap();
             state.write(&record::Line::Gone { at: 1 }).unwrap();
         }),
     ];
     for (id, crash) in crashes {
         let launch = launch(spec(id, "sleep", &["1000"]), 1);
         let make = || {
-            std::fs::create_dir(stage.dir_of(&launch)).unwrap();
-            crash(&stage.dir_of(&launch));
+            let file = stage.file_of(&launch);
+            describe(&launch, "b").write(&file).unwrap();
+            crash(&file);
         };
         make();
         assert!(stage.driver.observe(&Scope::All).await.unwrap().is_empty());
-        assert!(!stage.dir_of(&launch).exists(), "{id} is cleared away");
+        assert!(!stage.file_of(&launch).exists(), "{id} is cleared away");
         make();
         stage.start(&launch).await;
         stage.stop(&launch).await.unwrap();
@@ -128,7 +126,10 @@ async fn a_launch_without_the_drivers_word_starts_nothing() {
 async fn a_damaged_description_never_hides_what_runs() {
     let mut stage = ProcessStage::new();
     let (launch, child) = stage.start_shell("damaged", "exec sleep 1000").await;
-    std::fs::write(stage.dir_of(&launch).join(record::DESCRIPTION), "\0\0\0").unwrap();
+    let file = stage.file_of(&launch);
+    let length = std::fs::metadata(&file).unwrap().len();
+    let open = std::fs::File::options().write(true).open(&file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&open, b"\0\0\0", length / 2).unwrap();
     stage.restart().await;
     let seen = eventually_runs(&stage.driver, &launch.instance).await;
     assert_ne!(
@@ -150,7 +151,7 @@ async fn an_onlooker_sees_all_and_changes_nothing() {
         .config
         .instances_dir
         .join("default.suite.debris.0.1");
-    std::fs::create_dir(&debris).unwrap();
+    std::fs::write(&debris, "").unwrap();
     let onlooker = ProcessDriver::onlooker(config_in(stage.root.path()), Clock::new()).unwrap();
     let seen = onlooker.observe(&Scope::All).await.unwrap();
     assert_eq!(seen.len(), 1);

@@ -52,8 +52,8 @@ impl ProcessStage {
         self.root.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn dir_of(&self, launch: &Launch) -> PathBuf {
-        self.driver.site.dir_of(&launch.instance)
+    fn file_of(&self, launch: &Launch) -> PathBuf {
+        self.driver.site.file_of(&launch.instance)
     }
 
     /// Starts `sh -c script` as a component.
@@ -77,13 +77,13 @@ impl ProcessStage {
     }
 
     fn shim_of(&self, launch: &Launch) -> u32 {
-        let state = record::State::read(&self.dir_of(launch)).unwrap().unwrap();
+        let state = record::State::read(&self.file_of(launch)).unwrap().unwrap();
         state.shim.unwrap().pid
     }
 
     /// How many processes carry the mark of an instance.
     fn marked(&self, launch: &Launch) -> usize {
-        leftovers::find(&[self.dir_of(launch)]).unwrap().len()
+        leftovers::find(&[self.file_of(launch)]).unwrap().len()
     }
 }
 

@@ -151,7 +151,7 @@ async fn the_environment_is_what_is_documented_and_nothing_else() {
     let wanted = [
         "BOTH",
         "FLOWCTL_INSTANCE",
-        "FLOWCTL_INSTANCE_DIR",
+        "FLOWCTL_INSTANCE_FILE",
         "FLOWCTL_TEST",
         "FROM_FILE",
         "NUMBER",
@@ -248,11 +248,7 @@ async fn secrets_are_files_of_the_component_alone_and_go_with_it() {
     for place in [
         format!("/proc/{}/environ", child.pid),
         format!("/proc/{}/cmdline", child.pid),
-        format!(
-            "{}/{}",
-            stage.dir_of(&launch).display(),
-            record::DESCRIPTION
-        ),
+        stage.file_of(&launch).display().to_string(),
     ] {
         let text = std::fs::read(&place).unwrap();
         let found = text.windows(11).any(|window| window == b"canary-5f1c");
