@@ -1,10 +1,10 @@
 # From the root of the repository:
 #   docker build -f examples/token-transfer/docker/consumer-app.Dockerfile -t token-transfer/consumer-app:local .
+# The first stage is the same for all three programs, so that it is built once.
 FROM rust:1.90-slim-bookworm AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .
-RUN cargo build --release --package token-transfer --bin consumer-app
+RUN cargo build --release --locked --package token-transfer --bins
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::record::Record;
 
+/// How much may wait for a commit. One takes about as long for little as for much.
+pub const COMMIT_BYTES: usize = 4 << 20;
+
 /// How far the output goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::file::{Output, OutputError};
+use super::file::{COMMIT_BYTES, Output, OutputError};
 use super::record::Record;
 use super::{AtEnd, ConsumerSettings, Range};
 use crate::component::health::{Health, Metric};
@@ -19,9 +19,6 @@ use crate::proto::token_transfer_service::event_service_client::EventServiceClie
 
 /// How long an event may wait for its commit.
 const COMMIT_AFTER: Duration = Duration::from_millis(50);
-
-/// How much may wait for a commit.
-const COMMIT_BYTES: usize = 256 << 10;
 
 /// How long another consumer of the same output may take to leave.
 const HANDOVER: Duration = Duration::from_secs(5);

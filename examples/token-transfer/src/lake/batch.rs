@@ -1,9 +1,11 @@
 //! The contents of a ledger file: a zstd frame of the XDR of a `LedgerCloseMetaBatch`.
 
+use std::cell::RefCell;
 use std::io::{Cursor, Read};
 
 use bytes::Bytes;
 use stellar_xdr::{LedgerCloseMeta, LedgerCloseMetaBatch, Limited, Limits, ReadXdr, WriteXdr};
+use zstd::zstd_safe::{self, DCtx, ResetDirective};
 
 use super::RawLedger;
 use super::layout::Span;
@@ -20,11 +22,7 @@ pub const MAX_DEPTH: u32 = 500;
 /// # Errors
 /// A reason to call the file damaged.
 pub fn decode(file: &[u8], span: Span) -> Result<Vec<RawLedger>, String> {
-    let mut xdr = Vec::with_capacity(file.len().saturating_mul(4));
-    let decoder = zstd::Decoder::new(file).map_err(|error| format!("not zstd: {error}"))?;
-    let read = decoder.take(MAX_BYTES).read_to_end(&mut xdr);
-    read.map_err(|error| format!("zstd: {error}"))?;
-    let xdr = Bytes::from(xdr);
+    let xdr = Bytes::from(unpack(file).map_err(|error| format!("zstd: {error}"))?);
 
     let mut reader = Limited::new(
         Cursor::new(xdr.clone()),
@@ -77,6 +75,23 @@ pub fn decode(file: &[u8], span: Span) -> Result<Vec<RawLedger>, String> {
         return Err(format!("{rest} bytes follow the last ledger"));
     }
     Ok(ledgers)
+}
+
+/// What a zstd file holds. Making what zstd works with takes longer than a small file, so each thread
+/// keeps its own.
+fn unpack(file: &[u8]) -> std::io::Result<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    }
+    CONTEXT.with_borrow_mut(|context| {
+        // A damaged file may have left it in the middle of a frame.
+        let ready = context.reset(ResetDirective::SessionOnly);
+        ready.map_err(|code| std::io::Error::other(zstd_safe::get_error_name(code)))?;
+        let mut held = Vec::with_capacity(file.len().saturating_mul(4));
+        let decoder = zstd::Decoder::with_context(file, context);
+        decoder.take(MAX_BYTES).read_to_end(&mut held)?;
+        Ok(held)
+    })
 }
 
 /// How far a reader has come.

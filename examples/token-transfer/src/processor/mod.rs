@@ -35,8 +35,16 @@ Environment, first name wins:
                         off; 5m
   FLOWCTL_COMPONENT_ID, COMPONENT_ID, FLOWCTL_SERVICE_ID, SERVICE_ID
                         its id in the pipeline
-  ENABLE_FLOWCTL        true: register with the control plane at FLOWCTL_ENDPOINT (host:port) and
-                        give a sign of life every FLOWCTL_HEARTBEAT_INTERVAL (10s)
+  ENABLE_FLOWCTL, FLOWCTL_ENABLED
+                        true: register with the control plane and give signs of life
+  FLOWCTL_ENDPOINT, CONTROL_PLANE_ENDPOINT
+                        the control plane, as host:port; localhost:8080
+  FLOWCTL_HEARTBEAT_INTERVAL, FLOWCTL_HEARTBEAT_INTERVAL_MS
+                        time between two signs of life; 10s
+  COMPONENT_TOKEN_FILE, COMPONENT_TOKEN
+                        what the control plane knows it by
+  HEALTH_ENDPOINT       where the control plane is told its health is;
+                        http://localhost:HEALTH_PORT/health
   LOG_LEVEL             error, warn, info, debug; info";
 
 /// The default of `STALL_TIMEOUT`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,8 @@ use crate::proto::token_transfer::TokenTransferEvent;
 use crate::proto::token_transfer_service::GetEventsRequest;
 use crate::proto::token_transfer_service::event_service_server::EventService;
 
-/// Events a stream may hold for a slow consumer.
-const WAITING: usize = 1024;
+/// Ledgers whose events a stream may hold for a slow consumer.
+const WAITING: usize = 32;
 
 /// How often the source is looked for while nobody streams.
 const LOOK: Duration = Duration::from_secs(1);
@@ -126,13 +126,12 @@ impl EventService for EventsService {
                 .await;
             if done.is_none() {
                 // A stream that ends without an error says that it is complete, which it is not.
-                drop(
-                    out.send(Err(Status::unavailable("the processor is stopping")))
-                        .await,
-                );
+                let stopping = Status::unavailable("the processor is stopping");
+                drop(out.send(vec![Err(stopping)]).await);
             }
             drop(open);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+        let events = ReceiverStream::new(events).flat_map(stream::iter);
+        Ok(Response::new(Box::pin(events)))
     }
 }

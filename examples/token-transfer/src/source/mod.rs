@@ -31,9 +31,12 @@ Environment, first name wins:
   ARCHIVE_PATH          folder within the bucket
   LEDGERS_PER_FILE      layout of the lake; by default what its .config.json says, else 64
   FILES_PER_PARTITION   likewise, else 10
-  AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_ENDPOINT_URL, S3_FORCE_PATH_STYLE,
-  GOOGLE_APPLICATION_CREDENTIALS, LAKE_ANONYMOUS (true for public buckets)
+  AWS_REGION or AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
+  AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_RELATIVE_URI,
+  S3_ENDPOINT_URL or AWS_ENDPOINT_URL, S3_FORCE_PATH_STYLE,
+  GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT, LAKE_ANONYMOUS (true for public buckets)
                         how to reach the bucket
+  LAKE_TIMEOUT          how long one request to the bucket may take; 30s
   LAKE_POLL_INTERVAL    how often a follower looks for the next file; 500ms
   START_LEDGER          first ledger for those who ask for none; 2
   END_LEDGER            last ledger for those who ask for none; 0 follows the tip for ever
@@ -41,8 +44,17 @@ Environment, first name wins:
   HEALTH_PORT           where /health and /metrics are served; 8088
   FLOWCTL_COMPONENT_ID, COMPONENT_ID, FLOWCTL_SERVICE_ID, SERVICE_ID
                         its id in the pipeline
-  ENABLE_FLOWCTL        true: register with the control plane at FLOWCTL_ENDPOINT (host:port) and
-                        give a sign of life every FLOWCTL_HEARTBEAT_INTERVAL (10s)
+  ENABLE_FLOWCTL, FLOWCTL_ENABLED
+                        true: register with the control plane and give signs of life
+  FLOWCTL_ENDPOINT, CONTROL_PLANE_ENDPOINT
+                        the control plane, as host:port; localhost:8080
+  FLOWCTL_HEARTBEAT_INTERVAL, FLOWCTL_HEARTBEAT_INTERVAL_MS
+                        time between two signs of life; 10s
+  COMPONENT_TOKEN_FILE, COMPONENT_TOKEN
+                        what the control plane knows it by
+  STELLAR_NETWORK       the network that the control plane is told; testnet
+  HEALTH_ENDPOINT       where the control plane is told its health is;
+                        http://localhost:HEALTH_PORT/health
   LOG_LEVEL             error, warn, info, debug; info";
 
 /// What the source needs to know.

@@ -1,6 +1,6 @@
 //! The service that streams ledgers, and what it knows of the lake's health.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ const WAITING: usize = 16;
 
 /// How often the lake is looked at when nobody streams from it.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// A lake that takes longer than this to say how far it reaches counts as lost.
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// Ledger 1 is the network's birth certificate, which no lake holds.
 const FIRST_LEDGER: u32 = 2;
@@ -88,13 +91,28 @@ impl LedgerService {
         let shared = self.shared;
         let mut reachable = true;
         loop {
-            let tip = shared.lake.tip().await;
+            let mut tip = pin!(shared.lake.tip());
+            let tip = match tokio::time::timeout(ANSWER, &mut tip).await {
+                Ok(tip) => tip,
+                // A second question beside the first would only pile up.
+                Err(_) => {
+                    let silence = format!(
+                        "the lake {} does not answer for {} s",
+                        shared.lake.location(),
+                        ANSWER.as_secs()
+                    );
+                    tracing::error!("{silence}");
+                    shared.health.unhealthy(silence);
+                    reachable = false;
+                    tip.await
+                }
+            };
             let again = match &tip {
                 Err(error) => {
                     shared.health.unhealthy(error.to_string());
                     Some(false)
                 }
-                Ok(_) if shared.faulty() => None,
+                Ok(_) if shared.tell_fault() => None,
                 Ok(Some(tip)) => {
                     shared
                         .health
@@ -120,11 +138,13 @@ impl LedgerService {
 }
 
 impl Shared {
-    fn faulty(&self) -> bool {
-        self.fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
+    /// Says in health what the fault is, if there is one.
+    fn tell_fault(&self) -> bool {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, error)) = &*fault {
+            self.health.unhealthy(error.to_string());
+        }
+        fault.is_some()
     }
 
     fn delivered(&self, sequence: u32) {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod bucket;
 mod built;
 mod control_plane;
 mod engine;
@@ -102,7 +103,6 @@ fn every_line_of_the_log_is_a_json_object() {
 #[test]
 fn a_missing_setting_is_named_and_ends_the_program() {
     let mut stage = Stage::empty(2);
-    stage.set("NETWORK_PASSPHRASE", "");
     stage.set("STALL_TIMEOUT", "soon");
     stage.start(Program::Processor);
     assert_eq!(stage.ended(Program::Processor).code(), Some(2));

@@ -179,7 +179,7 @@ impl Stage {
         }
     }
 
-    /// Sets a variable for every program that is started from now on.
+    /// Sets a variable for every program that is started from now on, in place of the stage's own.
     pub fn set(&mut self, name: &str, value: &str) {
         self.extra.push((name.to_owned(), value.into()));
     }
@@ -207,7 +207,6 @@ impl Stage {
         command
             .env_clear()
             .env("HEALTH_PORT", self.health[&program].to_string())
-            .envs(self.extra.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -232,6 +231,7 @@ impl Stage {
                 .env("OUTPUT_FILE", self.output())
                 .args(["2", &self.last.to_string()]),
         };
+        command.envs(self.extra.iter().cloned());
         self.running
             .insert(program, Running(command.spawn().unwrap()));
     }
