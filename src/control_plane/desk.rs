@@ -9,8 +9,8 @@ use tonic::{Code, Request, Status};
 
 use super::convert::BadMessage;
 use super::doors::Containers;
-use super::listen::Line;
 use super::peer::Sockets;
+use super::places::Line;
 use super::token::{Bearer, Keyring};
 use super::{Admission, TokenPolicy};
 use crate::clock::Clock;
@@ -91,6 +91,7 @@ impl Desk {
                 "a token is required: send `authorization: Bearer $COMPONENT_TOKEN`",
             ));
         }
+        line.let_in();
         Ok(Caller {
             peer: line.peer,
             local: line.local,

@@ -20,6 +20,7 @@ mod intake;
 mod legacy;
 mod listen;
 mod peer;
+mod places;
 mod remote;
 mod runs;
 #[cfg(test)]

@@ -273,7 +273,6 @@ fn owner(state_dir: &Path) -> Result<String, EngineError> {
     // A host without an id is told from others by its directory alone.
     let host = fs::read_to_string(MACHINE_ID).unwrap_or_default();
     let owner = format!("{}:{}", host.trim(), place.display());
-    store::write_private(&path, owner.as_bytes())
-        .map_err(|error| failed("write", error))?;
+    store::write_private(&path, owner.as_bytes()).map_err(|error| failed("write", error))?;
     Ok(owner)
 }
