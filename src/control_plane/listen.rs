@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ use super::tls::Tls;
 /// What one server's connections may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time. Default 1,024.
+    /// Connections at a time. Default 1,024, and never more than half of the files that may be open.
     pub connections: usize,
     /// Of these, from one host that is not this machine. Default 64.
     pub connections_per_host: usize,
@@ -43,6 +44,21 @@ impl Default for Limits {
             connections_per_host: 64,
             calls_per_second: 5000,
             greeting: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Limits {
+    /// At most half of the files that this process may open are connections: the owner needs some to
+    /// start components with.
+    fn within_open_files(self) -> Self {
+        let may_open = getrlimit(Resource::Nofile).current;
+        let half = may_open.map_or(usize::MAX, |files| {
+            usize::try_from(files / 2).unwrap_or(usize::MAX)
+        });
+        Self {
+            connections: self.connections.min(half),
+            ..self
         }
     }
 }
@@ -146,7 +162,7 @@ pub(super) fn accept(
     let (accepted, incoming) = mpsc::channel(BACKLOG);
     let porter = Porter {
         places: Places::default(),
-        limits,
+        limits: limits.within_open_files(),
         tls,
         accepted,
     };

@@ -14,6 +14,7 @@
 
 mod convert;
 mod desk;
+mod diag;
 mod doors;
 mod environment;
 mod intake;

@@ -419,6 +419,44 @@ async fn every_method_answers_any_message_and_any_bytes_with_a_proper_code() {
     plane.end().await;
 }
 
+/// Also of the services that are not ours, the first answer of a stream being its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_answer_any_message_and_any_bytes_with_a_proper_code() {
+    let plane = Plane::start().await;
+    let channel = plane.channel().await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let reflection = "ServerReflection/ServerReflectionInfo";
+    for path in [
+        "/grpc.health.v1.Health/Check".to_owned(),
+        "/grpc.health.v1.Health/Watch".to_owned(),
+        format!("/grpc.reflection.v1.{reflection}"),
+        format!("/grpc.reflection.v1alpha.{reflection}"),
+    ] {
+        for _ in 0..rounds() {
+            let bytes = request().new_tree(&mut runner).unwrap().current();
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.unwrap();
+            let asked = tonic::Request::new(bytes.clone());
+            let method = path.parse().unwrap();
+            let answer = async {
+                let answers = client.server_streaming(asked, method, Raw).await;
+                let mut answers = answers?.into_inner();
+                answers.message().await
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
+            match answer.unwrap().map_err(|status| status.code()) {
+                Ok(_) => {}
+                Err(Code::InvalidArgument | Code::NotFound | Code::Unimplemented) => {}
+                // Bytes that are no message of this method; tonic's own word for it.
+                Err(Code::Internal) => {}
+                Err(code) => panic!("{path} answers {code:?} to {bytes:?}"),
+            }
+        }
+    }
+    serves(&plane).await;
+    plane.end().await;
+}
+
 /// Any bytes as any request: it is decoded or refused, and what was decoded is converted or
 /// refused; nothing crashes.
 fn feed(bytes: &[u8]) {
