@@ -227,8 +227,8 @@ impl Desk {
         peer
     }
 
-    /// The container that a caller over a bridge is.
-    async fn container(&self, caller: &Caller, address: IpAddr) -> Option<String> {
+    /// The instance whose container a caller over a bridge is.
+    async fn container(&self, caller: &Caller, address: IpAddr) -> Option<InstanceId> {
         let containers = self.containers.as_ref()?;
         if !self.admission.bridges.contains(caller.local.ip()) {
             return None;

@@ -198,8 +198,8 @@ impl Inside for Contained {
 
 #[async_trait]
 impl Containers for Contained {
-    async fn at(&self, address: IpAddr) -> Option<String> {
-        self.0.container_at(address)
+    async fn at(&self, address: IpAddr) -> Option<InstanceId> {
+        self.0.instance_at(address).await
     }
 }
 

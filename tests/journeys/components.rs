@@ -157,15 +157,21 @@ fn the_same_clients_are_known_as_processes_and_as_containers() {
     let file = |driver: &str, ports: &[u16]| {
         let [python, consumer] = python("node_consumer.py");
         let (go, at) = (client(), ", PORT: '127.0.0.1:0'");
+        // It goes into their metadata, and tells the silent ones apart for us only.
+        let says = |one: usize| format!(", STELLAR_NETWORK: {}", all[one]);
         let boxed = |component: String, image: &str| {
             let either = format!("{{ driver: {driver}, image: \"{image}\", id:");
             component.replacen("{ id:", &either, 1)
         };
         let [of_go, of_python] = IMAGES;
         pipeline(
-            &(boxed(component(all[0], &[&go, "legacy"], ports[0], ""), of_go)
-                + &boxed(component(all[1], &[&go, "legacy"], ports[1], ""), of_go)
-                + &boxed(component(all[2], &[&go, "named"], ports[2], ""), of_go)
+            &(boxed(
+                component(all[0], &[&go, "legacy"], ports[0], &says(0)),
+                of_go,
+            ) + &boxed(
+                component(all[1], &[&go, "legacy"], ports[1], &says(1)),
+                of_go,
+            ) + &boxed(component(all[2], &[&go, "named"], ports[2], ""), of_go)
                 + &boxed(component(all[3], &[&go, "sdk"], ports[3], at), of_go)
                 + &boxed(
                     component(all[4], &[&python, &consumer], ports[4], ""),
@@ -203,6 +209,8 @@ fn the_same_clients_are_known_as_processes_and_as_containers() {
         for id in &all[..2] {
             let shown = world.ok(&["components", "show", id]);
             assert!(shown.contains(evidence), "as {driver}: {shown}");
+            let itself = format!("network = {id}");
+            assert!(shown.contains(&itself), "as {driver}: {shown}");
         }
         assert_eq!(ask(&before)["listed"].as_object().unwrap().len(), all.len());
         world.kill_daemon();

@@ -479,17 +479,16 @@ fn candidates(pipelines: &BTreeMap<PipelineKey, Pipeline>) -> Vec<Candidate<'_>>
             let (Some(instance), Some(spec)) = (&record.instance, spec) else {
                 continue;
             };
-            let (pid, container) = match &instance.handle {
-                Some(Handle::Process { child, .. }) => (Some(child.pid), None),
-                Some(Handle::Docker { container, .. }) => (None, Some(container.as_str())),
-                Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
+            let pid = match &instance.handle {
+                Some(Handle::Process { child, .. }) => Some(child.pid),
+                Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. })
+                | None => None,
             };
             let registered = pipeline.registrations.contains_key(&instance.id);
             found.push(Candidate {
                 id: &instance.id,
                 spec,
                 pid,
-                container,
                 registered,
             });
         }
