@@ -16,6 +16,10 @@ use crate::model::InstanceId;
 /// that it does not hold asks for another.
 const FRESH: Duration = Duration::from_millis(100);
 
+/// A program runs for a moment before its engine lists its address, so it is asked again after these
+/// milliseconds.
+const AGAIN: [u64; 4] = [50, 100, 200, 300];
+
 /// The latest listing.
 #[derive(Default)]
 pub(super) struct Callers(Mutex<Option<Listing>>);
@@ -26,9 +30,19 @@ struct Listing {
 }
 
 impl DockerDriver {
-    /// The instance of ours whose container has this address; `None` when none has it, or the engine
-    /// does not answer.
+    /// The instance of ours whose container has this address; `None` when none has it, which takes two
+    /// thirds of a second to be sure of, or the engine does not answer.
     pub async fn instance_at(&self, address: IpAddr) -> Option<InstanceId> {
+        for pause in AGAIN {
+            if let Some(found) = self.listed_at(address).await {
+                return Some(found);
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        self.listed_at(address).await
+    }
+
+    async fn listed_at(&self, address: IpAddr) -> Option<InstanceId> {
         let mut latest = self.inner.callers.0.lock().await;
         let known = latest.as_ref().and_then(|listing| {
             let found = listing.instances.get(&address)?;
