@@ -344,7 +344,6 @@ fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
             "--heartbeat-ttl",
             "5s",
         ])
-        .env_remove("FLOWCTL_STATE_DIR")
         .env("TMPDIR", &temporary)
         .stderr(Stdio::null())
         .spawn()
@@ -354,6 +353,7 @@ fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
     let address = format!("127.0.0.1:{port}");
     let listed = || world.run(&["components", "list", "--control-plane-address", &address]);
     eventually("it answers", || listed().status.success());
+    assert!(!world.state().exists(), "its state is elsewhere");
     let ports = free_ports(1);
     world.write(
         "p.yaml",
