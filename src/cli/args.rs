@@ -463,8 +463,9 @@ pub struct Daemon {
     /// Options of the container engine.
     #[command(flatten)]
     pub engine: Engine,
-    /// Keep nothing: state goes to a folder of its own, which is removed at the end
-    #[arg(long, conflicts_with = "state_dir")]
+    /// Keep nothing: whatever the state directory is, state goes to a folder of its own, which is
+    /// removed at the end
+    #[arg(long)]
     pub no_persistence: bool,
     /// Leave the session of whoever started it
     #[arg(long, hide = true)]

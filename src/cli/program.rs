@@ -37,7 +37,11 @@ impl Host for Program {
         };
         block_on(async move {
             let daemon = Daemon::open(options).await?;
-            daemon.serve(|| tracing::info!("ready")).await
+            let known = daemon.owner().snapshots().borrow().daemon.clone();
+            let control_plane = known.and_then(|daemon| daemon.control_plane);
+            daemon
+                .serve(|| tracing::info!(control_plane, "ready"))
+                .await
         })?;
         Ok(Exit::Done)
     }

@@ -9,18 +9,21 @@ use tonic::{Code, Request, Status};
 
 use super::convert::BadMessage;
 use super::doors::Containers;
-use super::listen::Line;
 use super::peer::Sockets;
+use super::places::Line;
 use super::token::{Bearer, Keyring};
 use super::{Admission, TokenPolicy};
 use crate::clock::Clock;
-use crate::model::{InstanceId, Metrics, RegistrationRecord, ServiceHealth, ServiceId};
+use crate::model::{
+    InstanceId, Metrics, RegistrationRecord, RunChange, RunRecord, ServiceHealth, ServiceId,
+};
 use crate::reconciler::{
-    Beat, Directory, Introduction, Note, Peer, ReconcilerHandle, Refusal, RegistryRefusal,
+    Beat, Directory, Introduction, Note, Peer, ReconcilerHandle, Refusal, RegistryRefusal, Standing,
 };
 
-/// A registration waits this long for the disk, and is answered then all the same: one client of
-/// the field waits for the answer without an end, another exits when there is none.
+/// An answer waits this long until what it tells is recorded (crash-safe, which takes no fsync), and
+/// is given then all the same: one client of the field waits for the answer to its registration
+/// without an end, another exits when there is none.
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// It waits this long for the container engine to say whose an address is.
@@ -91,6 +94,7 @@ impl Desk {
                 "a token is required: send `authorization: Bearer $COMPONENT_TOKEN`",
             ));
         }
+        line.let_in();
         Ok(Caller {
             peer: line.peer,
             local: line.local,
@@ -132,15 +136,7 @@ impl Desk {
         intro.token = caller.instance();
         let registered = self.owner.register(intro).await.map_err(refused)?;
         let registered = registered.map_err(|error| registry_refused(&error))?;
-        match tokio::time::timeout(DISK_PATIENCE, registered.recorded).await {
-            Ok(Ok(())) => {}
-            // It stands, and is recorded once the disk works again.
-            Ok(Err(_)) | Err(_) => {
-                let id = &registered.record.service_id;
-                tracing::warn!(%id, "a registration is answered before it could be recorded");
-            }
-        }
-        Ok(registered.record)
+        Ok(once_recorded(registered, "a registration").await)
     }
 
     /// Takes in a heartbeat. Never waits for the owner, unless the sender is a stranger.
@@ -178,7 +174,22 @@ impl Desk {
         }
         let done = self.owner.unregister(id, caller.instance()).await;
         let done = done.map_err(refused)?;
-        done.map_err(|error| registry_refused(&error))
+        let done = done.map_err(|error| registry_refused(&error))?;
+        once_recorded(done, "the end of a registration").await;
+        Ok(())
+    }
+
+    /// Takes over what a runner says anew of a run; `None` when there is no such run.
+    pub async fn change_run(
+        &self,
+        id: String,
+        change: RunChange,
+    ) -> Result<Option<Arc<RunRecord>>, Status> {
+        let changed = self.owner.change_run(id, change).await.map_err(refused)?;
+        match changed {
+            Some(changed) => Ok(Some(once_recorded(changed, "news of a run").await)),
+            None => Ok(None),
+        }
     }
 
     /// Who is registered, with every heartbeat that has arrived.
@@ -216,8 +227,8 @@ impl Desk {
         peer
     }
 
-    /// The container that a caller over a bridge is.
-    async fn container(&self, caller: &Caller, address: IpAddr) -> Option<String> {
+    /// The instance whose container a caller over a bridge is.
+    async fn container(&self, caller: &Caller, address: IpAddr) -> Option<InstanceId> {
         let containers = self.containers.as_ref()?;
         if !self.admission.bridges.contains(caller.local.ip()) {
             return None;
@@ -241,6 +252,18 @@ impl Desk {
         }
         replicas != 1
     }
+}
+
+/// The answer, as soon as what it tells is recorded, and not much later when it cannot be.
+async fn once_recorded<T>(standing: Standing<T>, what: &'static str) -> T {
+    match tokio::time::timeout(DISK_PATIENCE, standing.recorded).await {
+        Ok(Ok(())) => {}
+        // It stands, and is recorded once the disk works again.
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!("{what} is answered before it could be recorded");
+        }
+    }
+    standing.answer
 }
 
 /// A token that belongs to another component than `record` is refused.

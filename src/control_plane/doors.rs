@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::{ControlPlaneError, listen_at};
+use crate::model::InstanceId;
 
 /// Opens the control plane to containers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -92,10 +93,10 @@ impl Bridges {
     }
 }
 
-/// Which container of ours has an address on a bridge.
+/// Whose container has an address on a bridge.
 #[tonic::async_trait]
 pub trait Containers: Send + Sync {
-    /// The id of the container at `address`, as its handle holds it; `None` when there is none, or
-    /// the engine does not say. A caller waits for it, for a second at most.
-    async fn at(&self, address: IpAddr) -> Option<String>;
+    /// The instance whose container is at `address`; `None` when there is none, or the engine does not
+    /// say. A caller waits for it, for a second at most.
+    async fn at(&self, address: IpAddr) -> Option<InstanceId>;
 }

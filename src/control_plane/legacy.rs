@@ -301,8 +301,8 @@ impl Legacy {
     }
 
     async fn change(&self, id: String, change: RunChange) -> Result<Arc<RunRecord>, Status> {
-        let changed = self.0.owner.change_run(id.clone(), change).await;
-        changed.map_err(refused)?.ok_or_else(|| no_run(&id))
+        let changed = self.0.change_run(id.clone(), change).await?;
+        changed.ok_or_else(|| no_run(&id))
     }
 }
 

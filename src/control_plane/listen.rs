@@ -1,18 +1,18 @@
 //! Connections, and what one of them may cost.
 //!
-//! **Guarantees.** So many connections at a time, so many of them from one host off this machine.
-//! One that does not open with a whole HTTP/2 greeting within 5 s is closed. Each has a budget of
-//! calls per second, shared by all its streams; all connections of a host off this machine share
-//! one.
+//! **Guarantees.** So many connections at a time, so many of them from one host off this machine; a
+//! newcomer takes the place of the one that is of least use, see [`Places`]. One that does not open
+//! with a whole HTTP/2 greeting within 5 s is closed. Each has a budget of calls per second, shared
+//! by all its streams; all connections of a host off this machine share one.
 
-use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -20,12 +20,13 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::places::{Line, Place, Places};
 use super::tls::Tls;
 
 /// What one server's connections may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time. Default 1,024.
+    /// Connections at a time. Default 1,024, and never more than half of the files that may be open.
     pub connections: usize,
     /// Of these, from one host that is not this machine. Default 64.
     pub connections_per_host: usize,
@@ -47,126 +48,27 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// At most half of the files that this process may open are connections: the owner needs some to
+    /// start components with.
+    fn within_open_files(self) -> Self {
+        let may_open = getrlimit(Resource::Nofile).current;
+        let half = may_open.map_or(usize::MAX, |files| {
+            usize::try_from(files / 2).unwrap_or(usize::MAX)
+        });
+        Self {
+            connections: self.connections.min(half),
+            ..self
+        }
+    }
+}
+
 /// The preface of HTTP/2 and the head of the settings frame that follows it.
 const GREETING_BYTES: usize = 24 + 9;
 /// Connections that wait to be served.
 const BACKLOG: usize = 64;
 /// After an error of accept, such as too many open files, it rests this long.
 const REST: Duration = Duration::from_millis(100);
-
-/// What is known of the connection that a call came over.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    /// The other end.
-    pub peer: SocketAddr,
-    /// Our end, as the client reached it.
-    pub local: SocketAddr,
-    budget: Arc<Mutex<Budget>>,
-}
-
-impl Line {
-    /// Takes one call off the budget; `false` when none is left.
-    pub fn spend(&self) -> bool {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.spend(Instant::now())
-    }
-}
-
-/// A bucket that fills at the allowed rate.
-#[derive(Debug)]
-struct Budget {
-    per_second: f64,
-    left: f64,
-    filled: Instant,
-}
-
-impl Budget {
-    fn new(per_second: u32, now: Instant) -> Self {
-        let per_second = f64::from(per_second);
-        Self {
-            per_second,
-            left: per_second,
-            filled: now,
-        }
-    }
-
-    fn spend(&mut self, now: Instant) -> bool {
-        let gained = now.duration_since(self.filled).as_secs_f64() * self.per_second;
-        self.left = (self.left + gained).min(self.per_second);
-        self.filled = now;
-        if self.left < 1.0 {
-            return false;
-        }
-        self.left -= 1.0;
-        true
-    }
-}
-
-/// The connections that are open, by host.
-#[derive(Clone, Debug, Default)]
-struct Open {
-    hosts: Arc<Mutex<HashMap<IpAddr, Guest>>>,
-}
-
-/// A host that has connections.
-#[derive(Debug)]
-struct Guest {
-    connections: usize,
-    budget: Arc<Mutex<Budget>>,
-}
-
-/// A place among the open connections, given back when it is dropped.
-#[derive(Debug)]
-struct Place {
-    open: Open,
-    host: IpAddr,
-    budget: Arc<Mutex<Budget>>,
-}
-
-impl Open {
-    fn enter(&self, host: IpAddr, limits: &Limits) -> Option<Place> {
-        let host = host.to_canonical();
-        let new_budget = || {
-            let budget = Budget::new(limits.calls_per_second, Instant::now());
-            Arc::new(Mutex::new(budget))
-        };
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = hosts.values().map(|guest| guest.connections).sum();
-        let of_host = hosts.get(&host).map_or(0, |guest| guest.connections);
-        let crowded = !host.is_loopback() && of_host >= limits.connections_per_host;
-        if all >= limits.connections || crowded {
-            return None;
-        }
-        let guest = hosts.entry(host).or_insert_with(|| Guest {
-            connections: 0,
-            budget: new_budget(),
-        });
-        guest.connections += 1;
-        Some(Place {
-            open: self.clone(),
-            host,
-            // On this machine, each connection is another component's.
-            budget: if host.is_loopback() {
-                new_budget()
-            } else {
-                Arc::clone(&guest.budget)
-            },
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let hosts = &self.open.hosts;
-        let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(guest) = hosts.get_mut(&self.host) {
-            guest.connections -= 1;
-            if guest.connections == 0 {
-                hosts.remove(&self.host);
-            }
-        }
-    }
-}
 
 /// A stream that may be plain or encrypted.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -177,12 +79,22 @@ pub(super) struct Connection {
     io: Box<dyn Transport>,
     line: Line,
     greeting: Option<Greeting>,
-    _place: Place,
+    place: Place,
 }
 
 struct Greeting {
     missing: usize,
     deadline: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    /// Fails once its place was given to somebody else. Whoever waits for more is woken then.
+    fn poll_place(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.place.poll_given_up(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
 }
 
 impl Connected for Connection {
@@ -200,6 +112,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.poll_place(context)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.io).poll_read(context, buffer);
         let Some(greeting) = &mut this.greeting else {
@@ -223,7 +136,10 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+        let this = self.get_mut();
+        // One that reads nothing of what it is sent is not asked for more, and has to go all the same.
+        this.poll_place(context)?;
+        Pin::new(&mut this.io).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -245,8 +161,8 @@ pub(super) fn accept(
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (accepted, incoming) = mpsc::channel(BACKLOG);
     let porter = Porter {
-        open: Open::default(),
-        limits,
+        places: Places::default(),
+        limits: limits.within_open_files(),
         tls,
         accepted,
     };
@@ -273,7 +189,7 @@ pub(super) fn accept(
 /// Who stands at a listener.
 #[derive(Clone)]
 struct Porter {
-    open: Open,
+    places: Places,
     limits: Limits,
     tls: Option<Tls>,
     accepted: mpsc::Sender<io::Result<Connection>>,
@@ -296,17 +212,22 @@ impl Porter {
                     continue;
                 }
             };
-            let Some(place) = self.open.enter(peer.ip(), &self.limits) else {
-                tracing::debug!(%peer, "too many connections; this one is closed");
-                continue;
-            };
+            let place = self.places.enter(peer.ip(), &self.limits);
             tokio::spawn(self.clone().take(stream, peer, place));
         }
     }
 
-    async fn take(self, stream: TcpStream, peer: SocketAddr, place: Place) {
+    async fn take(self, stream: TcpStream, peer: SocketAddr, mut place: Place) {
         let deadline = Instant::now() + self.limits.greeting;
-        let opened = tokio::time::timeout_at(deadline, open_transport(stream, self.tls)).await;
+        let opened = tokio::select! {
+            // Cancel-safe: what is dropped half open is closed.
+            opened = tokio::time::timeout_at(deadline, open_transport(stream, self.tls)) => opened,
+            // Cancel-safe: it only waits.
+            () = poll_fn(|context| place.poll_given_up(context)) => {
+                tracing::debug!(%peer, "a connection gave up its place before it was open");
+                return;
+            }
+        };
         let (io, local) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
@@ -320,16 +241,12 @@ impl Porter {
         };
         let connection = Connection {
             io,
-            line: Line {
-                peer,
-                local,
-                budget: Arc::clone(&place.budget),
-            },
+            line: place.line(peer, local),
             greeting: Some(Greeting {
                 missing: GREETING_BYTES,
                 deadline: Box::pin(tokio::time::sleep_until(deadline)),
             }),
-            _place: place,
+            place,
         };
         if self.accepted.send(Ok(connection)).await.is_err() {
             tracing::debug!(%peer, "a connection came while the control plane was closing");
@@ -349,63 +266,4 @@ async fn open_transport(
         None => Box::new(stream),
     };
     Ok((io, local))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_budget_fills_again_at_its_rate_and_holds_one_second_of_calls() {
-        let mut budget = Budget::new(100, Instant::now());
-        let spent = |budget: &mut Budget| {
-            (0..1000)
-                .take_while(|_| budget.spend(Instant::now()))
-                .count()
-        };
-        assert_eq!(spent(&mut budget), 100);
-        tokio::time::advance(Duration::from_millis(500)).await;
-        assert_eq!(spent(&mut budget), 50);
-        tokio::time::advance(Duration::from_secs(3600)).await;
-        assert_eq!(spent(&mut budget), 100);
-    }
-
-    #[test]
-    fn one_foreign_host_cannot_take_every_place() {
-        let limits = Limits {
-            connections: 10,
-            connections_per_host: 3,
-            ..Limits::default()
-        };
-        let open = Open::default();
-        let far: IpAddr = "10.0.0.9".parse().unwrap();
-        let near: IpAddr = "127.0.0.1".parse().unwrap();
-        let mut places: Vec<_> = (0..5).filter_map(|_| open.enter(far, &limits)).collect();
-        assert_eq!(places.len(), 3);
-        places.extend((0..20).filter_map(|_| open.enter(near, &limits)));
-        assert_eq!(places.len(), 10);
-        places.clear();
-        assert!(open.enter(far, &limits).is_some(), "places are given back");
-        assert!(open.hosts.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_connections_of_one_foreign_host_share_one_budget_and_local_ones_do_not() {
-        let limits = Limits {
-            calls_per_second: 10,
-            ..Limits::default()
-        };
-        let open = Open::default();
-        let spent = |host: &str| {
-            let places: Vec<_> = (0..3)
-                .filter_map(|_| open.enter(host.parse().unwrap(), &limits))
-                .collect();
-            let now = Instant::now();
-            let spend = |place: &Place| place.budget.lock().unwrap().spend(now);
-            let calls = |place| (0..20).filter(|_| spend(place)).count();
-            places.iter().map(calls).sum::<usize>()
-        };
-        assert_eq!(spent("127.0.0.1"), 30);
-        assert_eq!(spent("10.0.0.9"), 10);
-    }
 }

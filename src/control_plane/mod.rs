@@ -14,12 +14,14 @@
 
 mod convert;
 mod desk;
+mod diag;
 mod doors;
 mod environment;
 mod intake;
 mod legacy;
 mod listen;
 mod peer;
+mod places;
 mod remote;
 mod runs;
 #[cfg(test)]
@@ -46,7 +48,7 @@ pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
 pub use remote::{Elsewhere, RemoteError, components_at};
 pub use tls::{AuthorityError, ClientTls, TlsError, TlsFiles};
-pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError, write_private};
+pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError};
 
 use crate::clock::Clock;
 use crate::model::Patience;

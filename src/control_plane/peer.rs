@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::diag;
 use crate::model::InstanceId;
 use crate::reconciler::PeerProcess;
 
@@ -50,7 +51,8 @@ impl Sockets {
     }
 
     fn look_up(&self, peer: SocketAddr, local: SocketAddr) -> PeerProcess {
-        let Some(inode) = inode(peer, local) else {
+        let inode = diag::inode(peer, local).or_else(|| inode_in_tables(peer, local));
+        let Some(inode) = inode else {
             return PeerProcess::Unknown;
         };
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,8 +82,9 @@ impl Sockets {
     }
 }
 
-/// The inode of the socket whose own end is `own` and whose other end is `other`.
-fn inode(own: SocketAddr, other: SocketAddr) -> Option<u64> {
+/// The inode of the socket whose own end is `own` and whose other end is `other`, for kernels that
+/// cannot be asked for one.
+fn inode_in_tables(own: SocketAddr, other: SocketAddr) -> Option<u64> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .find_map(|table| {
@@ -210,6 +213,9 @@ mod tests {
             panic!("{found:?}");
         };
         assert_eq!((pids[0], instance), (std::process::id(), None));
+        let (own, other) = (peer, server.local_addr().unwrap());
+        let tables = inode_in_tables(own, other);
+        assert!(diag::inode(own, other).is_none_or(|inode| Some(inode) == tables));
         drop(client);
     }
 

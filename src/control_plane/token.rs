@@ -6,9 +6,9 @@
 //! else rotated.
 
 use std::fmt;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use signature::{Signer, Verifier};
 
 use crate::model::{BadServiceId, InstanceId, ServiceId, Timestamp};
+use crate::store;
 
 /// How long a token is good.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -320,7 +321,7 @@ fn read(path: &Path) -> Result<Held, KeyError> {
 
 fn save(path: &Path, keys: &[Key]) -> Result<(), KeyError> {
     let text: String = keys.iter().map(|key| to_hex(key) + "\n").collect();
-    write_private(path, text.as_bytes()).map_err(|source| KeyError::Io {
+    store::write_private(path, text.as_bytes()).map_err(|source| KeyError::Io {
         doing: "write",
         path: path.to_owned(),
         source,
@@ -355,28 +356,6 @@ fn check(claims: &Claims, now: Timestamp) -> Result<Bearer, TokenError> {
 
 fn seconds(at: Timestamp) -> u64 {
     u64::try_from(at.as_millis() / 1000).unwrap_or_default()
-}
-
-/// Writes a file that only we may read, whole or not at all.
-///
-/// # Errors
-/// When the host does not let us; the file is as before then.
-pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
 }
 
 fn new_key() -> Result<[u8; KEY_BYTES], KeyError> {

@@ -22,6 +22,7 @@ use crate::driver::Launch;
 use crate::manifest::HOST_FROM_CONTAINER;
 use crate::model::{DriverKind, InstanceId, Snapshot};
 use crate::reconciler::{Environment, ReconcilerHandle};
+use crate::store;
 
 /// The file of the port in the state directory. It has to outlive a damaged store, since what runs
 /// does.
@@ -244,7 +245,7 @@ fn keep_port(state_dir: &Path, port: u16) -> Result<(), ControlError> {
         return Ok(());
     }
     let path = state_dir.join(PORT);
-    control_plane::write_private(&path, format!("{port}\n").as_bytes()).map_err(|source| {
+    store::write_private(&path, format!("{port}\n").as_bytes()).map_err(|source| {
         let doing = "keep the control plane's port in";
         ControlError::Io {
             doing,

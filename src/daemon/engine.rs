@@ -10,12 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::Clock;
-use crate::control_plane::{self, Containers, Doors};
+use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
 use crate::model::{ComponentSpec, DriverKind, InstanceId};
 use crate::probe::{Addresses, Host, Inside};
 use crate::reconciler::Kept;
-use crate::store::Recovery;
+use crate::store::{self, Recovery};
 
 pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
 
@@ -103,7 +103,7 @@ pub(super) fn as_before(state_dir: &Path) -> EngineChoice {
 fn keep(state_dir: &Path, choice: &EngineChoice) -> Result<(), EngineError> {
     let path = state_dir.join(HOST);
     let kept = match &choice.host {
-        Some(host) => control_plane::write_private(&path, host.as_bytes()),
+        Some(host) => store::write_private(&path, host.as_bytes()),
         None => match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
@@ -198,8 +198,8 @@ impl Inside for Contained {
 
 #[async_trait]
 impl Containers for Contained {
-    async fn at(&self, address: IpAddr) -> Option<String> {
-        self.0.container_at(address)
+    async fn at(&self, address: IpAddr) -> Option<InstanceId> {
+        self.0.instance_at(address).await
     }
 }
 
@@ -273,7 +273,6 @@ fn owner(state_dir: &Path) -> Result<String, EngineError> {
     // A host without an id is told from others by its directory alone.
     let host = fs::read_to_string(MACHINE_ID).unwrap_or_default();
     let owner = format!("{}:{}", host.trim(), place.display());
-    control_plane::write_private(&path, owner.as_bytes())
-        .map_err(|error| failed("write", error))?;
+    store::write_private(&path, owner.as_bytes()).map_err(|error| failed("write", error))?;
     Ok(owner)
 }

@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use super::ControlError;
 use super::control::Token;
 use crate::clock::Clock;
-use crate::control_plane::{self, Keyring, Refreshed};
+use crate::control_plane::{Keyring, Refreshed};
 use crate::driver::docker;
 use crate::model::{DriverKind, InstanceId, PipelineKey, ReplicaKey, Snapshot};
 use crate::reconciler::ReconcilerHandle;
+use crate::store;
 
 /// The folder of the token files in the state directory.
 const TOKENS: &str = "tokens";
@@ -163,7 +164,7 @@ impl Tokens {
             match live.get(&path) {
                 Some(instance) => {
                     if let Some(token) = self.renewed(instance, &path, clock)? {
-                        control_plane::write_private(&path, token.as_bytes())?;
+                        store::write_private(&path, token.as_bytes())?;
                     }
                 }
                 None if age_of(entry.metadata()?.modified()?, clock) > YOUNG => {

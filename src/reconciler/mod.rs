@@ -31,7 +31,7 @@ pub use handle::{Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Re
 pub use ledger::{Answer, Changes, Durability, Effect};
 pub use probing::{Probing, ProbingChange};
 pub use registry::{
-    Beat, Beats, Directory, Introduction, Note, NoteKey, Notes, Peer, PeerProcess, Registered,
-    RegistryCommand, RegistryRefusal, TooMany,
+    Beat, Beats, Directory, Introduction, Note, NoteKey, Notes, Peer, PeerProcess, RegistryCommand,
+    RegistryRefusal, Standing, TooMany,
 };
 pub use run::{Drivers, Environment, Probes, Reconciler, Recorder, TargetOf};

@@ -27,6 +27,7 @@ mod load;
 mod lock;
 mod migrate;
 mod open;
+mod private;
 mod rows;
 mod sync;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use writer::{Commit, Engine, Link, Message};
 pub use batch::{Batch, Durability, EventQuery};
 pub use error::StoreError;
 pub use lock::{LockError, StateLock, lock};
+pub use private::write_private;
 
 use crate::model::{Event, PipelineKey, PipelineRecord, Record, ReplicaKey, Timestamp};
 

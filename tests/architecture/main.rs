@@ -73,6 +73,7 @@ const CRATES: [(&str, &[&str]); 40] = [
             "store",
             "probe",
             "preflight",
+            "control_plane",
             "api",
             "daemon",
             "cli",

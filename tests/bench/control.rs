@@ -161,7 +161,8 @@ pub fn heartbeats(runner: &mut dyn Runner, world: &mut World, effort: Effort) ->
     Ok(vec![latency, share, growth, memory])
 }
 
-/// Components that register one after the other, each durably.
+/// Components that register one after the other and send no name that is known here, so that each
+/// is traced to its process; each is answered once it is recorded.
 pub fn registrations(
     runner: &mut dyn Runner,
     world: &mut World,

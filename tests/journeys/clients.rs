@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::engine::Engine;
 use crate::support::{Status, text};
 
 /// The folder of the clients, made once by their own tools.
@@ -22,6 +23,22 @@ fn clients() -> &'static Path {
         assert!(made.status.success(), "tests/clients/setup failed: {said}");
         folder
     })
+}
+
+/// The image of the Go client, and that of the Python clients; at the paths of this host.
+pub const IMAGES: [&str; 2] = ["flowctl-test/client:1", "flowctl-test/python:1"];
+
+/// Puts the images on `engine`.
+pub fn make_images(engine: &Engine) {
+    let host = engine.host();
+    let socket = host.strip_prefix("unix://").unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/images");
+    let made = Command::new(script)
+        .arg(clients())
+        .arg(socket)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
 }
 
 /// A component that runs one of the clients, with a health port of its own.

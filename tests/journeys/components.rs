@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::clients::{Swarm, beat_since, client, component, free_ports, python, registration};
+use crate::clients::{
+    IMAGES, Swarm, beat_since, client, component, free_ports, make_images, python, registration,
+};
+use crate::engine::{Engine, unique};
 use crate::support::{Status, World, eventually, kill, pipeline, text};
 
 /// What a stranger is told by the control plane.
@@ -144,6 +147,88 @@ fn components_of_the_field_are_known_and_outlive_the_daemon() {
 }
 
 #[test]
+fn the_same_clients_are_known_as_processes_and_as_containers() {
+    let Some(engine) = Engine::shared("the_same_clients_…") else {
+        return;
+    };
+    make_images(&engine);
+    let ids = ["silent", "twin", "named", "sdk", "consumer"].map(unique);
+    let all: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let file = |driver: &str, ports: &[u16]| {
+        let [python, consumer] = python("node_consumer.py");
+        let (go, at) = (client(), ", PORT: '127.0.0.1:0'");
+        // It goes into their metadata, and tells the silent ones apart for us only.
+        let says = |one: usize| format!(", STELLAR_NETWORK: {}", all[one]);
+        let boxed = |component: String, image: &str| {
+            let either = format!("{{ driver: {driver}, image: \"{image}\", id:");
+            component.replacen("{ id:", &either, 1)
+        };
+        let [of_go, of_python] = IMAGES;
+        pipeline(
+            &(boxed(
+                component(all[0], &[&go, "legacy"], ports[0], &says(0)),
+                of_go,
+            ) + &boxed(
+                component(all[1], &[&go, "legacy"], ports[1], &says(1)),
+                of_go,
+            ) + &boxed(component(all[2], &[&go, "named"], ports[2], ""), of_go)
+                + &boxed(component(all[3], &[&go, "sdk"], ports[3], at), of_go)
+                + &boxed(
+                    component(all[4], &[&python, &consumer], ports[4], ""),
+                    of_python,
+                )),
+        )
+    };
+    let processes = World::new();
+    let containers = World::with_engine(&engine.host());
+    // In a container each has all ports to itself: the first two differ by nothing but its address.
+    let shared = [8088, 8088, 8089, 8090, 8091];
+    for (world, driver, ports, evidence) in [
+        (
+            &processes,
+            "process",
+            &*free_ports(5),
+            "known by its health port",
+        ),
+        (&containers, "docker", &shared, "known by its container"),
+    ] {
+        world.save("p.yaml", &file(driver, ports));
+        world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+        let before = world.until("all have sent heartbeats", |status| {
+            beat_since(status, &all, "")
+        });
+        for id in &all {
+            let known = registration(&before, id);
+            assert_eq!(known["service_id"], *id, "as {driver}");
+            assert!(
+                known["metrics"]
+                    .as_object()
+                    .is_some_and(|told| !told.is_empty())
+            );
+        }
+        for id in &all[..2] {
+            let shown = world.ok(&["components", "show", id]);
+            assert!(shown.contains(evidence), "as {driver}: {shown}");
+            let itself = format!("network = {id}");
+            assert!(shown.contains(&itself), "as {driver}: {shown}");
+        }
+        assert_eq!(ask(&before)["listed"].as_object().unwrap().len(), all.len());
+        world.kill_daemon();
+        world.start_daemon();
+        let started = world.status().0["daemon"]["started_at"].clone();
+        let after = world.until("all beat on", |status| {
+            beat_since(status, &all, started.as_str().unwrap())
+        });
+        for id in &all {
+            assert_eq!(registration(&after, id)["service_id"], *id);
+            let ran_on = |field: &str| after.replica(id)[field] == before.replica(id)[field];
+            assert!(ran_on("pid") && ran_on("container"), "{id} as {driver}");
+        }
+        assert_eq!(ask(&after)["listed"].as_object().unwrap().len(), all.len());
+    }
+}
+
+#[test]
 fn a_component_that_is_replaced_keeps_its_id() {
     let world = World::new();
     let (go, ports) = (client(), free_ports(1));
@@ -259,7 +344,6 @@ fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
             "--heartbeat-ttl",
             "5s",
         ])
-        .env_remove("FLOWCTL_STATE_DIR")
         .env("TMPDIR", &temporary)
         .stderr(Stdio::null())
         .spawn()
@@ -269,6 +353,7 @@ fn a_server_without_persistence_and_a_run_that_uses_it_leave_nothing() {
     let address = format!("127.0.0.1:{port}");
     let listed = || world.run(&["components", "list", "--control-plane-address", &address]);
     eventually("it answers", || listed().status.success());
+    assert!(!world.state().exists(), "its state is elsewhere");
     let ports = free_ports(1);
     world.write(
         "p.yaml",
@@ -376,6 +461,43 @@ fn fifty_clients_beat_on_over_a_kill_9_and_all_keep_their_ids() {
         );
         ids.iter().all(beat)
     });
+}
+
+#[test]
+fn no_registration_that_was_answered_is_lost_to_a_kill_9() {
+    let world = World::new();
+    // One component keeps the pipeline, and with it the port, alive.
+    world.apply("    - { id: a, command: [sleep, '1000'], ready_after: 50ms }\n");
+    for (round, enough) in [20, 45, 70].into_iter().enumerate() {
+        let (said, prefix) = (format!("burst-{round}.log"), format!("burst-{round}-"));
+        let status = world.status();
+        let burst = Command::new(client())
+            .args(["burst", &prefix])
+            .env(
+                "FLOWCTL_ENDPOINT",
+                status.0["daemon"]["control_plane"].as_str().unwrap(),
+            )
+            .stderr(fs::File::create(world.path(&said)).unwrap())
+            .spawn()
+            .unwrap();
+        let _burst = Swarm(burst);
+        // It is killed while the next one registers.
+        eventually("some have registered", || {
+            world.read(&said).lines().count() > enough
+        });
+        kill(status.daemon_pid(), "KILL");
+        eventually("the client gave up", || world.read(&said).contains("ended"));
+        world.start_daemon();
+        let told = ask(&world.status());
+        let listed = told["listed"].as_object().unwrap();
+        let log = world.read(&said);
+        let answered = log
+            .lines()
+            .filter_map(|line| line.strip_prefix("registered "));
+        for id in answered {
+            assert!(listed.contains_key(id), "{id} was answered and is lost");
+        }
+    }
 }
 
 fn humantime_millis(text: &str) -> i64 {

@@ -76,40 +76,47 @@ async fn a_client_that_is_slow_between_calls_stays_connected() {
     plane.end().await;
 }
 
+/// A connection that has greeted, which the answer shows.
+async fn idle(plane: &Plane) -> TcpStream {
+    let mut stream = TcpStream::connect(plane.address).await.unwrap();
+    stream.write_all(GREETING).await.unwrap();
+    stream.read_exact(&mut [0; 9]).await.unwrap();
+    stream
+}
+
 #[tokio::test]
-async fn connections_over_the_limit_are_closed_and_places_are_given_back() {
+async fn idle_connections_give_their_places_to_newcomers_and_one_that_calls_keeps_its_own() {
     let limits = Limits {
         connections: 3,
         ..Limits::default()
     };
     let plane = Plane::with(with_limits(limits), Disk::new()).await;
-    let mut open = Vec::new();
-    for _ in 0..3 {
-        let mut stream = TcpStream::connect(plane.address).await.unwrap();
-        stream.write_all(GREETING).await.unwrap();
-        // The answer to the greeting shows that it has its place.
-        stream.read_exact(&mut [0; 9]).await.unwrap();
-        open.push(stream);
-    }
-    let mut fourth = TcpStream::connect(plane.address).await.unwrap();
-    assert!(is_closed(&mut fourth).await);
-    drop(open);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        let client = Endpoint::try_from(format!("http://{}", plane.address)).unwrap();
-        if let Ok(channel) = client.connect().await
-            && ControlPlaneClient::new(channel)
-                .list_services(())
-                .await
-                .is_ok()
-        {
-            break;
-        }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "no place was given back"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut older = idle(&plane).await;
+    let mut caller = plane.legacy().await;
+    caller.register(by_name("caller")).await.unwrap();
+    let mut newer = idle(&plane).await;
+    let _newcomers = (idle(&plane).await, idle(&plane).await);
+    assert!(is_closed(&mut older).await && is_closed(&mut newer).await);
+    // A broken connection would fail this call, since it was sent before anything was noticed.
+    caller.register(by_name("caller")).await.unwrap();
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_none_of_its_answers_gives_up_its_place_too() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let plane = Plane::with(with_limits(limits), Disk::new()).await;
+    let mut deaf = idle(&plane).await;
+    let pings = frame(6, 0, 0, b"12345678").repeat(1024);
+    let fills = async { while deaf.write_all(&pings).await.is_ok() {} };
+    // The server stops to read once its own answers cannot go anywhere.
+    let filled = tokio::time::timeout(Duration::from_secs(2), fills).await;
+    serves(&plane).await;
+    if filled.is_err() {
+        assert!(is_closed(&mut deaf).await);
     }
     plane.end().await;
 }
@@ -408,6 +415,44 @@ async fn every_method_answers_any_message_and_any_bytes_with_a_proper_code() {
         }
     }
     assert!(answered > methods.len(), "some of it is taken");
+    serves(&plane).await;
+    plane.end().await;
+}
+
+/// Also of the services that are not ours, the first answer of a stream being its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_answer_any_message_and_any_bytes_with_a_proper_code() {
+    let plane = Plane::start().await;
+    let channel = plane.channel().await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let reflection = "ServerReflection/ServerReflectionInfo";
+    for path in [
+        "/grpc.health.v1.Health/Check".to_owned(),
+        "/grpc.health.v1.Health/Watch".to_owned(),
+        format!("/grpc.reflection.v1.{reflection}"),
+        format!("/grpc.reflection.v1alpha.{reflection}"),
+    ] {
+        for _ in 0..rounds() {
+            let bytes = request().new_tree(&mut runner).unwrap().current();
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.unwrap();
+            let asked = tonic::Request::new(bytes.clone());
+            let method = path.parse().unwrap();
+            let answer = async {
+                let answers = client.server_streaming(asked, method, Raw).await;
+                let mut answers = answers?.into_inner();
+                answers.message().await
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
+            match answer.unwrap().map_err(|status| status.code()) {
+                Ok(_) => {}
+                Err(Code::InvalidArgument | Code::NotFound | Code::Unimplemented) => {}
+                // Bytes that are no message of this method; tonic's own word for it.
+                Err(Code::Internal) => {}
+                Err(code) => panic!("{path} answers {code:?} to {bytes:?}"),
+            }
+        }
+    }
     serves(&plane).await;
     plane.end().await;
 }

@@ -126,7 +126,7 @@ struct Hung(tokio::sync::mpsc::UnboundedSender<IpAddr>);
 
 #[tonic::async_trait]
 impl Containers for Hung {
-    async fn at(&self, address: IpAddr) -> Option<String> {
+    async fn at(&self, address: IpAddr) -> Option<InstanceId> {
         self.0.send(address).unwrap();
         std::future::pending().await
     }

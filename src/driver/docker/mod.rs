@@ -30,6 +30,7 @@ use crate::model::{DriverKind, InstanceId, Sighting, StopPolicy};
 
 mod ahead;
 mod auth;
+mod callers;
 mod copy;
 mod endpoint;
 mod engine;
@@ -51,6 +52,7 @@ mod tests;
 mod volumes;
 mod watch;
 
+use callers::Callers;
 use copy::Copiers;
 use engine::{Engine, Failure};
 use observe::Album;
@@ -150,6 +152,7 @@ struct Inner {
     images: Mutex<HashMap<String, String>>,
     copiers: Mutex<Copiers>,
     outages: Outages,
+    callers: Callers,
 }
 
 impl Inner {
@@ -206,6 +209,7 @@ impl DockerDriver {
             images: Mutex::default(),
             copiers: Mutex::default(),
             outages: Outages::default(),
+            callers: Callers::default(),
         });
         let watcher = tokio::spawn(inner.clone().keep_watching());
         Arc::new(Self {
@@ -222,12 +226,6 @@ impl DockerDriver {
         if self.inner.gateways.set(Box::new(listener)).is_err() {
             tracing::debug!("somebody is told of gateways already");
         }
-    }
-
-    /// The id of the running container with this address; `None` when none of ours has it. From
-    /// the latest look.
-    pub fn container_at(&self, address: IpAddr) -> Option<String> {
-        self.inner.album().at(address)
     }
 
     /// The host's own address on the network that containers are on by default; `None` until that

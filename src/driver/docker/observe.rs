@@ -1,7 +1,6 @@
 //! Looking: one list of what carries our mark, and a closer look at what changed since the last.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +35,6 @@ pub(super) struct Album {
 }
 
 struct Whereabouts {
-    container: String,
     reach: Reach,
     seen: Instant,
 }
@@ -53,19 +51,11 @@ impl Album {
         self.reaches.get(instance).map(|found| &found.reach)
     }
 
-    /// The container at an address of a network.
-    pub(super) fn at(&self, address: IpAddr) -> Option<String> {
-        let mut all = self.reaches.values();
-        let found = all.find(|one| one.reach.is_at(address))?;
-        Some(found.container.clone())
-    }
-
     fn insert(&mut self, picture: Picture) {
         let seen = &picture.seen;
         // One that is created or over has no address.
         if let Life::Running { .. } = seen.life {
             let whereabouts = Whereabouts {
-                container: seen.id.clone(),
                 reach: seen.reach.clone(),
                 seen: picture.taken,
             };
@@ -184,7 +174,7 @@ impl Inner {
         Ok(self.look_closer(listed).await?.into_iter().next())
     }
 
-    async fn list(
+    pub(super) async fn list(
         &self,
         filters: HashMap<String, Vec<String>>,
     ) -> Result<Vec<ContainerSummary>, Failure> {

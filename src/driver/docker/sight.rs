@@ -52,11 +52,6 @@ impl Reach {
         published.or_else(|| Some(SocketAddr::new(self.address?, port)))
     }
 
-    /// Whether this is the container's own address.
-    pub(super) fn is_at(&self, address: IpAddr) -> bool {
-        self.address == Some(address)
-    }
-
     fn of(settings: Option<&NetworkSettings>) -> Self {
         let Some(settings) = settings else {
             return Self::default();

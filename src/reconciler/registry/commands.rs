@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::model::{InstanceId, RunChange, RunRecord, ServiceId};
+use crate::model::{InstanceId, RegistrationRecord, RunChange, RunRecord, ServiceId};
 
-use super::{Beats, Directory, Introduction, Note, Notes, Registered, RegistryRefusal};
+use super::{Beats, Directory, Introduction, Note, Notes, RegistryRefusal, Standing};
 use crate::reconciler::handle::{Command, ReconcilerHandle, Refusal};
 
 /// What the owner can be asked about registrations. All are answered at once.
@@ -16,8 +16,8 @@ pub enum RegistryCommand {
     Register {
         /// What it says, and what is known of the caller.
         intro: Box<Introduction>,
-        /// Gets a way to learn when it is recorded, too.
-        reply: oneshot::Sender<Result<Registered, RegistryRefusal>>,
+        /// Gets what is known of it from now on.
+        reply: oneshot::Sender<Result<Standing<Arc<RegistrationRecord>>, RegistryRefusal>>,
     },
     /// A component takes its registration back; one that is not known is a success.
     Unregister {
@@ -26,7 +26,7 @@ pub enum RegistryCommand {
         /// The instance whose token the caller showed.
         token: Option<InstanceId>,
         /// Whether it was its own.
-        reply: oneshot::Sender<Result<(), RegistryRefusal>>,
+        reply: oneshot::Sender<Result<Standing<()>, RegistryRefusal>>,
     },
     /// Who is registered, with every heartbeat that has arrived.
     Directory {
@@ -47,7 +47,7 @@ pub enum RegistryCommand {
         /// What.
         change: Box<RunChange>,
         /// Gets the run as it is then; `None` = there is none of that id.
-        reply: oneshot::Sender<Option<Arc<RunRecord>>>,
+        reply: oneshot::Sender<Option<Standing<Arc<RunRecord>>>>,
     },
     /// All that runners told.
     Notes {
@@ -65,7 +65,7 @@ impl ReconcilerHandle {
     pub async fn register(
         &self,
         intro: Introduction,
-    ) -> Result<Result<Registered, RegistryRefusal>, Refusal> {
+    ) -> Result<Result<Standing<Arc<RegistrationRecord>>, RegistryRefusal>, Refusal> {
         let intro = Box::new(intro);
         self.ask(|reply| Command::Registry(RegistryCommand::Register { intro, reply }))
             .await
@@ -79,7 +79,7 @@ impl ReconcilerHandle {
         &self,
         id: ServiceId,
         token: Option<InstanceId>,
-    ) -> Result<Result<(), RegistryRefusal>, Refusal> {
+    ) -> Result<Result<Standing<()>, RegistryRefusal>, Refusal> {
         self.ask(|reply| Command::Registry(RegistryCommand::Unregister { id, token, reply }))
             .await
     }
@@ -111,7 +111,7 @@ impl ReconcilerHandle {
         &self,
         id: String,
         change: RunChange,
-    ) -> Result<Option<Arc<RunRecord>>, Refusal> {
+    ) -> Result<Option<Standing<Arc<RunRecord>>>, Refusal> {
         let change = Box::new(change);
         self.ask(|reply| Command::Registry(RegistryCommand::ChangeRun { id, change, reply }))
             .await

@@ -2,7 +2,8 @@
 //!
 //! Half of the components of the field send no id at all, so what they do send is held against
 //! what is known of every live instance. A rung that fits several instances narrows the choice,
-//! and the next rung goes on with those; one that fits none is passed over.
+//! and the next rung goes on with those; one that fits none is passed over. What is told as the
+//! evidence is the rung that settled it.
 
 use std::net::IpAddr;
 
@@ -15,8 +16,8 @@ pub struct Peer {
     pub ip: Option<IpAddr>,
     /// Whose socket it is.
     pub process: PeerProcess,
-    /// The container that has this address.
-    pub container: Option<String>,
+    /// The instance whose container has this address.
+    pub container: Option<InstanceId>,
 }
 
 /// Whose socket a connection's other end is.
@@ -41,8 +42,6 @@ pub(super) struct Candidate<'a> {
     pub spec: &'a ComponentSpec,
     /// The pid of its program.
     pub pid: Option<u32>,
-    /// Its container.
-    pub container: Option<&'a str>,
     /// Whether a registration of it is known already.
     pub registered: bool,
 }
@@ -69,10 +68,13 @@ pub(super) fn owner(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<O
                 .copied()
                 .filter(|candidate| fits(candidate))
                 .collect();
-            if !fitting.is_empty() {
-                best.get_or_insert(by);
-                *left = fitting;
+            if fitting.is_empty() {
+                return;
             }
+            if best.is_none() || fitting.len() < left.len() {
+                best = Some(by);
+            }
+            *left = fitting;
         };
     for name in clues.names {
         rung(Evidence::Name, &mut left, &|c| is_named(c, name));
@@ -86,9 +88,7 @@ pub(super) fn owner(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<O
         is_process_of(c, &clues.peer.process)
     });
     if let Some(container) = &clues.peer.container {
-        rung(Evidence::Container, &mut left, &|c| {
-            c.container == Some(container.as_str())
-        });
+        rung(Evidence::Container, &mut left, &|c| c.id == container);
     }
     if let Some(by) = best {
         // Replicas that nothing tells apart register one after the other.
@@ -194,7 +194,6 @@ mod tests {
                 id: &l.id,
                 spec: &l.spec,
                 pid: l.pid,
-                container: None,
                 registered: l.registered,
             })
             .collect();
@@ -258,46 +257,36 @@ mod tests {
         let mut live = [live("w", 0, Role::Sink, 1), live("w", 1, Role::Sink, 1)];
         (live[0].pid, live[1].pid) = (Some(10), Some(11));
         let found = ask(&live, &["w"], "", &from_pid(11), ANY);
-        assert_eq!(found.as_deref(), Some("w-1 by name"));
+        assert_eq!(found.as_deref(), Some("w-1 by process"));
+        let found = ask(&live[1..], &["w"], "", &from_pid(11), ANY);
+        assert_eq!(found.as_deref(), Some("w-1 by name"), "it needed no more");
     }
 
     #[test]
     fn replicas_in_containers_are_told_apart_by_the_address_that_they_call_from() {
         let live = [0, 1].map(|replica| live("ttp", replica, Role::Processor, 8088));
-        let containers = ["c0ffee", "decade"];
-        let candidates: Vec<_> = live
-            .iter()
-            .zip(containers)
-            .map(|(l, container)| Candidate {
-                id: &l.id,
-                spec: &l.spec,
-                pid: None,
-                container: Some(container),
-                registered: false,
-            })
-            .collect();
-        let from = |container: &str, names: &[String]| {
+        let from = |container: &InstanceId, names: &[&str], endpoint: &str| {
             let peer = Peer {
-                container: Some(container.to_owned()),
+                container: Some(container.clone()),
                 ..Peer::default()
             };
-            let clues = Clues {
-                names,
-                health_endpoint: "",
-                peer: &peer,
-                kind: ServiceKind::Unspecified,
-            };
-            owner(&candidates, &clues)
+            ask(&live, names, endpoint, &peer, ANY)
         };
-        let known = from("decade", &[]).unwrap();
-        assert_eq!(known.instance, live[1].id);
-        assert_eq!(known.by, Evidence::Container);
-        let named = from("decade", &["ttp".to_owned()]).unwrap();
+        let second = &live[1].id;
+        for (names, endpoint) in [
+            (&[][..], ""),
+            (&["ttp"], ""),
+            (&[], "http://localhost:8088/health"),
+        ] {
+            let known = from(second, names, endpoint);
+            assert_eq!(known.as_deref(), Some("ttp-1 by container"));
+        }
+        let elses = "default.other.x.0.1".parse().unwrap();
         assert_eq!(
-            (named.instance, named.by),
-            (live[1].id.clone(), Evidence::Name)
+            from(&elses, &[], ""),
+            None,
+            "a container of somebody else's"
         );
-        assert_eq!(from("0ther", &[]), None, "a container of somebody else's");
     }
 
     #[test]

@@ -14,8 +14,7 @@ use crate::planner::health;
 
 use super::correlate::{self, Candidate, Clues};
 use super::{
-    Beat, Directory, Heard, Introduction, Note, NoteKey, Registered, RegistryCommand,
-    RegistryRefusal,
+    Beat, Directory, Heard, Introduction, Note, NoteKey, RegistryCommand, RegistryRefusal, Standing,
 };
 use crate::reconciler::core::Core;
 use crate::reconciler::ledger::{Answer, Effect, Ledger};
@@ -59,9 +58,10 @@ impl Core {
             }
             RegistryCommand::ChangeRun { id, change, reply } => {
                 let changed = self.registry.notes.change(&id, *change, self.ledger.now);
-                if changed.is_some() {
+                let changed = changed.map(|run| {
                     self.ledger.notes.insert(NoteKey::Run(id));
-                }
+                    self.standing(run)
+                });
                 answer(reply, changed);
             }
             RegistryCommand::Notes { reply } => answer(reply, self.registry.notes.clone()),
@@ -71,16 +71,18 @@ impl Core {
     fn register(
         &mut self,
         intro: Introduction,
-        reply: oneshot::Sender<Result<Registered, RegistryRefusal>>,
+        reply: oneshot::Sender<Result<Standing<Arc<RegistrationRecord>>, RegistryRefusal>>,
     ) {
-        let outcome = self.introduce(intro).map(|record| {
-            let (note, recorded) = oneshot::channel();
-            self.ledger
-                .effects
-                .push(Effect::Answer(Answer::Noted { reply: note }));
-            Registered { record, recorded }
-        });
+        let outcome = self.introduce(intro).map(|record| self.standing(record));
         answer(reply, outcome);
+    }
+
+    /// An answer that is told once the open group of changes is recorded.
+    fn standing<T>(&mut self, answer: T) -> Standing<T> {
+        let (reply, recorded) = oneshot::channel();
+        let noted = Effect::Answer(Answer::Noted { reply });
+        self.ledger.effects.push(noted);
+        Standing { answer, recorded }
     }
 
     fn introduce(
@@ -153,7 +155,7 @@ impl Core {
         &mut self,
         id: &ServiceId,
         token: Option<&InstanceId>,
-        reply: oneshot::Sender<Result<(), RegistryRefusal>>,
+        reply: oneshot::Sender<Result<Standing<()>, RegistryRefusal>>,
     ) {
         let owner = self
             .registry
@@ -180,7 +182,8 @@ impl Core {
                 pipeline.restate = true;
             }
         }
-        answer(reply, Ok(()));
+        let done = self.standing(());
+        answer(reply, Ok(done));
     }
 
     pub(in crate::reconciler) fn directory(&mut self) -> Arc<Directory> {
@@ -476,17 +479,16 @@ fn candidates(pipelines: &BTreeMap<PipelineKey, Pipeline>) -> Vec<Candidate<'_>>
             let (Some(instance), Some(spec)) = (&record.instance, spec) else {
                 continue;
             };
-            let (pid, container) = match &instance.handle {
-                Some(Handle::Process { child, .. }) => (Some(child.pid), None),
-                Some(Handle::Docker { container, .. }) => (None, Some(container.as_str())),
-                Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
+            let pid = match &instance.handle {
+                Some(Handle::Process { child, .. }) => Some(child.pid),
+                Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. })
+                | None => None,
             };
             let registered = pipeline.registrations.contains_key(&instance.id);
             found.push(Candidate {
                 id: &instance.id,
                 spec,
                 pid,
-                container,
                 registered,
             });
         }

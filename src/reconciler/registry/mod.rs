@@ -59,12 +59,13 @@ pub struct Introduction {
     pub token: Option<InstanceId>,
 }
 
-/// The answer to a registration.
+/// An answer to a component or a runner, which stands from now on.
 #[derive(Debug)]
-pub struct Registered {
-    /// What is known of it from now on.
-    pub record: Arc<RegistrationRecord>,
-    /// Fires once it is recorded; closed when it cannot be, in which case it stands all the same.
+pub struct Standing<T> {
+    /// What is answered.
+    pub answer: T,
+    /// Fires once the change behind it is recorded, crash-safe; closed when it cannot be, in which
+    /// case it stands all the same.
     pub recorded: tokio::sync::oneshot::Receiver<()>,
 }
 

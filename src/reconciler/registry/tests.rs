@@ -177,7 +177,7 @@ impl Owned {
         self.input(Input::Command(Command::Registry(command)));
         let mut registered = answer.try_recv().unwrap()?;
         registered.recorded.try_recv().unwrap();
-        Ok(registered.record)
+        Ok(registered.answer)
     }
 
     fn beat(&mut self, id: &str) {

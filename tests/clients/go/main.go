@@ -6,11 +6,14 @@
 //	sdk      like the programs of the SDK: flowctl.v1, heartbeats of unknown health
 //	swarm N  N legacy clients in one program that beat every 50 ms
 //	flood N  N heartbeats of 100 clients as fast as they are taken, then the end
+//	burst P  registrations P0, P1 and on, each as soon as the one before is answered
+//	idle N   N connections over which nothing is called
 package main
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -78,6 +81,15 @@ func main() {
 		}
 		flood(count)
 		return
+	case "burst":
+		burst(os.Args[2])
+		return
+	case "idle":
+		count, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			log.Fatal(err)
+		}
+		idle(count)
 	default:
 		log.Fatalf("no such client: %s", mode)
 	}
@@ -202,6 +214,50 @@ func flood(count int) {
 	}
 	ended.Wait()
 	log.Printf("flood: %d taken, %d refused in %v", taken.Load(), refused.Load(), time.Since(started))
+}
+
+// burst registers until the control plane is gone, and tells of each that was answered.
+func burst(prefix string) {
+	conn, err := grpc.Dial(env("FLOWCTL_ENDPOINT", "localhost:8080"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := legacy.NewControlPlaneClient(conn)
+	for number := range 1000 {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ack, err := client.Register(ctx, &legacy.ServiceInfo{
+			ServiceId:   prefix + strconv.Itoa(number),
+			ServiceType: legacy.ServiceType_SERVICE_TYPE_SOURCE,
+		})
+		cancel()
+		if err != nil {
+			break
+		}
+		log.Printf("registered %s", ack.ServiceId)
+	}
+	log.Print("ended")
+}
+
+// idle greets as an HTTP/2 client does, reads what it is sent, and says nothing more.
+func idle(count int) {
+	for range count {
+		conn, err := net.Dial("tcp", env("FLOWCTL_ENDPOINT", "localhost:8080"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		greeting := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+		if _, err := io.WriteString(conn, greeting); err != nil {
+			log.Print(err)
+			continue
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 9)); err != nil {
+			log.Print(err)
+			continue
+		}
+		go io.Copy(io.Discard, conn)
+	}
+	log.Print("all open")
 }
 
 func runSdk() {
