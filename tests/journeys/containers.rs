@@ -287,42 +287,6 @@ fn an_engine_that_dies_makes_its_components_unknown_and_stops_nothing_else() {
 }
 
 #[test]
-fn no_round_of_kills_doubles_or_orphans_a_container() {
-    let (world, engine) = world_with_engine!("no_round_of_kills_…");
-    let rounds: u32 =
-        std::env::var("FLOWCTL_CONTAINER_KILL_ROUNDS").map_or(6, |text| text.parse().unwrap());
-    let ids = [unique("a"), unique("b"), unique("c")];
-    let edition = |round: u32| {
-        let mut components = String::new();
-        for (number, id) in ids.iter().enumerate() {
-            let number = u32::try_from(number).unwrap();
-            let changes = if round % 3 == number { round } else { number };
-            components += &resting(id, &format!(", env: {{ ROUND: \"{changes}\" }}"));
-        }
-        components
-    };
-    world.apply(&edition(0));
-    for round in 1..=rounds {
-        world.save("p.yaml", &pipeline(&edition(round)));
-        std::thread::sleep(std::time::Duration::from_millis(u64::from(
-            round * 37 % 400,
-        )));
-        world.kill_daemon();
-        world.start_daemon();
-    }
-    let settled = world.until("all is as the file says", |status| {
-        status.settled() && ids.iter().all(|id| status.replica(id)["ready"] == true)
-    });
-    for id in &ids {
-        assert_eq!(settled.restarts(id), 0);
-    }
-    eventually("nothing but what is wanted is there", || {
-        let found = engine.containers(&world);
-        found.len() == ids.len() && ids.iter().all(|id| found.contains(&id_of(&settled, id)))
-    });
-}
-
-#[test]
 fn a_foreground_run_as_containers_leaves_nothing() {
     let (world, engine) = world_with_engine!("a_foreground_run_…");
     let id = unique("greets");

@@ -81,6 +81,13 @@ impl Engine {
 
     /// The ids of all containers, also ended ones, of the pipeline of `world`.
     pub fn containers(&self, world: &World) -> Vec<String> {
+        let all = self.list(world);
+        let id = |container: &Value| container["Id"].as_str().unwrap().to_owned();
+        all.iter().map(id).collect()
+    }
+
+    /// The same, as the engine lists them.
+    pub fn list(&self, world: &World) -> Vec<Value> {
         let (_, all) = self.ask("GET", "/containers/json?all=1");
         let state = world.state().display().to_string();
         let ours = |container: &&Value| {
@@ -89,9 +96,11 @@ impl Engine {
                 .values()
                 .any(|value| value.as_str().is_some_and(|value| value.ends_with(&state)))
         };
-        let found = all.as_array().unwrap().iter().filter(ours);
-        found
-            .map(|container| container["Id"].as_str().unwrap().to_owned())
+        all.as_array()
+            .unwrap()
+            .iter()
+            .filter(ours)
+            .cloned()
             .collect()
     }
 }
