@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::clients::free_ports;
-use crate::engine::{Engine, IMAGE, OwnEngine, container, resting, unique};
-use crate::support::{Status, World, eventually, is_alive, kill, pipeline, sleeper, text};
+use crate::engine::{Engine, IMAGE, container, resting, unique};
+use crate::support::{Status, World, eventually, is_alive, pipeline, sleeper, text};
 
 /// A world with the shared engine.
 macro_rules! world_with_engine {
@@ -18,7 +18,8 @@ macro_rules! world_with_engine {
     }};
 }
 
-fn id_of(status: &Status, component: &str) -> String {
+/// The container of a component's first replica.
+pub fn id_of(status: &Status, component: &str) -> String {
     let container = &status.replica(component)["container"];
     container.as_str().expect("a container").to_owned()
 }
@@ -260,30 +261,6 @@ fn probes_ask_inside_of_containers() {
     for id in [&web, &file] {
         assert_eq!(status.replica(id)["ready"], true, "{}", status.why(id));
     }
-}
-
-#[test]
-fn an_engine_that_dies_makes_its_components_unknown_and_stops_nothing_else() {
-    let world = World::new();
-    let test = "an_engine_that_dies_…";
-    let Some(own) = OwnEngine::start(test, &world.path("engine")) else {
-        return;
-    };
-    let mut world = world;
-    world.use_engine(&own.engine.host());
-    let (boxed, free) = (unique("boxed"), unique("free"));
-    world.apply(&(resting(&boxed, "") + &sleeper(&free, "")));
-    let before = world.status();
-    kill(own.pid(), "KILL");
-    let blind = world.until("it is unknown", |status| status.phase(&boxed) == "unknown");
-    assert_eq!(blind.pid(&free), before.pid(&free));
-    assert_eq!(blind.phase(&free), "running");
-    own.again();
-    let after = world.until("it is known again", |status| status.settled());
-    assert_eq!(after.restarts(&boxed), 0, "its engine's death is no crash");
-    assert_eq!(after.pid(&free), before.pid(&free));
-    world.ok(&["down"]);
-    assert_eq!(own.engine.containers(&world), Vec::<String>::new());
 }
 
 #[test]

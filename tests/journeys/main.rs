@@ -18,6 +18,8 @@ mod faults;
 mod folder;
 mod health;
 mod limits;
+mod outages;
+mod proxy;
 mod readme;
 mod run;
 mod servers;
