@@ -92,6 +92,9 @@ fn an_edit_replaces_only_the_changed_container_and_its_logs_go_on() {
         status.settled() && id_of(status, &edited) != id_of(&before, &edited)
     });
     assert_eq!(id_of(&after, &kept), id_of(&before, &kept));
+    let events = world.ok(&["events"]);
+    let starts = events.matches(&format!("starting {edited}")).count();
+    assert_eq!(starts, 2, "the name of the first was waited for: {events}");
     eventually("both runs are in the log", || {
         world.ok(&["logs", &edited]) == "before\nafter\n"
     });

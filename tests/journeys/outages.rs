@@ -244,3 +244,26 @@ fn an_engine_that_says_what_is_not_so_is_not_believed() {
         assert_eq!(engine.containers(&world).len(), 2, "{manner:?}");
     }
 }
+
+#[test]
+fn an_engine_that_can_make_nothing_is_asked_again_at_growing_distances() {
+    let (world, engine, proxy) = world_with_proxy!("an_engine_that_can_make_nothing_…");
+    let (boxed, rests) = (unique("boxed"), unique("rests"));
+    world.apply(&resting(&rests, ""));
+    let before = world.status();
+    proxy.behave(Manner::MakesNothing);
+    world.save(
+        "p.yaml",
+        &pipeline(&(resting(&boxed, "") + &resting(&rests, ""))),
+    );
+    let waits = world.until("it is put off", |status| {
+        status.phase(&boxed) == "backoff" && status.restarts(&boxed) >= 2
+    });
+    let why = waits.why(&boxed);
+    assert!(why.contains("the proxy says no"), "{why}");
+    assert_eq!(waits.phase(&rests), "running");
+    proxy.behave(Manner::Honest);
+    let after = world.until("it runs", Status::settled);
+    assert_eq!(id_of(&after, &rests), id_of(&before, &rests));
+    assert_eq!(engine.containers(&world).len(), 2);
+}

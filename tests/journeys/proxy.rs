@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub enum Manner {
     Drips(Duration),
     /// Each question is answered with 500, and the engine never hears it.
     Fails,
+    /// The same, but only when it is asked to make a container.
+    MakesNothing,
 }
 
 /// The proxy. It ends with the test's process.
@@ -69,7 +71,7 @@ struct Line {
     /// Questions that were asked on it.
     asked: AtomicU64,
     /// Whether the latest question was for events, which have the connection for themselves.
-    events: std::sync::atomic::AtomicBool,
+    events: AtomicBool,
 }
 
 impl Line {
@@ -103,12 +105,22 @@ fn carry_questions(line: &Line, mut from: UnixStream, mut to: UnixStream) {
         let said = &bytes[..count];
         let begins = ["GET ", "POST ", "DELETE ", "HEAD "];
         if begins.iter().any(|verb| said.starts_with(verb.as_bytes())) {
-            let first = said.split(|byte| *byte == b'\r').next().unwrap();
-            let events = first.windows(8).any(|word| word == b"/events?");
-            line.events.store(events, Ordering::Relaxed);
+            line.events
+                .store(asks_for(said, b"/events?"), Ordering::Relaxed);
             line.asked.fetch_add(1, Ordering::Relaxed);
         }
-        if line.manner() == Manner::Fails {
+        let refused = match line.manner() {
+            Manner::Fails => true,
+            Manner::MakesNothing => said.starts_with(b"POST ") && asks_for(said, b"/create?"),
+            Manner::Honest
+            | Manner::Stutters
+            | Manner::Dawdles(_)
+            | Manner::Conceals
+            | Manner::Breaks(_)
+            | Manner::Babbles
+            | Manner::Drips(_) => false,
+        };
+        if refused {
             let body = r#"{"message":"the proxy says no"}"#;
             let answer = format!(
                 "HTTP/1.1 500 No\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -123,6 +135,12 @@ fn carry_questions(line: &Line, mut from: UnixStream, mut to: UnixStream) {
     }
     to.shutdown(Shutdown::Both).ok();
     from.shutdown(Shutdown::Both).ok();
+}
+
+/// Whether the first line of a question has this in it.
+fn asks_for(said: &[u8], what: &[u8]) -> bool {
+    let first = said.split(|byte| *byte == b'\r').next().unwrap();
+    first.windows(what.len()).any(|word| word == what)
 }
 
 fn carry_answers(line: &Line, mut from: &UnixStream, mut to: &UnixStream) {
@@ -166,7 +184,7 @@ fn carry_answers(line: &Line, mut from: &UnixStream, mut to: &UnixStream) {
                 to.write_all(&[*byte])
             }),
             // The question was asked before the engine began to fail.
-            Manner::Fails => to.write_all(said),
+            Manner::Fails | Manner::MakesNothing => to.write_all(said),
         };
         if carried.is_err() {
             return;
