@@ -197,6 +197,7 @@ impl DockerDriver {
             engine: Engine::new(config.endpoint.clone()),
             secrets: secrets_place(&config.state_dir.join("containers")),
             config,
+            outages: Outages::watched_from(clock.now()),
             clock,
             hints: Hints::default(),
             album: Mutex::default(),
@@ -205,7 +206,6 @@ impl DockerDriver {
             programs: Mutex::default(),
             images: Mutex::default(),
             copiers: Mutex::default(),
-            outages: Outages::default(),
         });
         let watcher = tokio::spawn(inner.clone().keep_watching());
         Arc::new(Self {
