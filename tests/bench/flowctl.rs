@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::control::Place;
 use crate::runner::{Kind, Runner, end, run, run_quietly};
-use crate::world::{Component, PATIENCE, Task, World, now, wall_millis};
-use crate::{Result, proc};
+use crate::world::{Component, Home, IN_CONTAINER, PATIENCE, Task, World, now, wall_millis};
+use crate::{Result, containers, proc};
 
 /// A daemon in the foreground, and the commands that talk to it.
 pub struct Flowctl {
@@ -87,6 +87,9 @@ fn command(state: PathBuf, args: &[&str]) -> Command {
         .args(args)
         .env("FLOWCTL_STATE_DIR", state)
         .env("FLOWCTL_CONTROL_PLANE_PORT", "0");
+    if let Ok(engine) = std::env::var(containers::HOST) {
+        command.env("FLOWCTL_DOCKER_HOST", engine);
+    }
     command
 }
 
@@ -112,9 +115,21 @@ fn manifest(world: &World, components: &[Component]) -> String {
         // A list of JSON strings is a list of YAML strings.
         let args = Value::from(component.args(&world.log));
         let program = Value::from(world.program.display().to_string());
-        let Component { id, task, .. } = component;
-        writeln!(yaml, "    - {{ id: {id}, binary: {program}, args: {args}")
-            .expect("a string takes all");
+        let Component { id, task, home, .. } = component;
+        match home {
+            Home::Process => writeln!(yaml, "    - {{ id: {id}, binary: {program}, args: {args}"),
+            Home::Container => {
+                let command = Value::from(world.command_in_container(component));
+                let dir = Value::from(world.dir().display().to_string());
+                writeln!(
+                    yaml,
+                    "    - {{ id: {id}, driver: docker, image: \"{}\", command: {command}\n        \
+                     , volumes: [{{ host_path: {dir}, container_path: {IN_CONTAINER} }}]",
+                    containers::IMAGE
+                )
+            }
+        }
+        .expect("a string takes all");
         match task {
             Task::Sleep | Task::Spew(_) => {}
             Task::Serve(port) | Task::ServeLate(port) => writeln!(

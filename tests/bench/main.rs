@@ -7,7 +7,10 @@
 //!
 //! **What is compared.** With `--rivals`, PM2 and supervisord run the same components in the same
 //! run. `limit` is what the machine can do at all: fork, exec and waitpid without a supervisor.
+//! The rows of containers stand beside the bare calls of the engine that `FLOWCTL_TEST_DOCKER_HOST`
+//! names, and beside Docker Compose where that is installed.
 
+mod containers;
 mod control;
 mod flowctl;
 mod limit;
@@ -38,6 +41,9 @@ cargo bench -- [OPTIONS]
   --who NAME     only flowctl, limit, PM2 or supervisord; may be repeated
   --json FILE    write every sample to FILE, too
   --list         name the rows
+
+The rows of containers need an engine with the tests' image, and say so when there is none:
+  tests/engine start FOLDER, then put what it prints before this command.
 ";
 
 /// How much is measured.
@@ -47,6 +53,16 @@ pub enum Effort {
     Full,
     /// Only to see that it works.
     Quick,
+}
+
+impl Effort {
+    /// As many rounds as it asks for.
+    fn rounds(self, full: usize, quick: usize) -> usize {
+        match self {
+            Self::Full => full,
+            Self::Quick => quick,
+        }
+    }
 }
 
 struct Options {

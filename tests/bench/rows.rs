@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::runner::{Kind, Runner};
 use crate::table::Cell;
 use crate::world::{Beat, Component, PATIENCE, Task, World, millis, now, sleepers};
-use crate::{Effort, Result, control, proc};
+use crate::{Effort, Result, containers, control, proc};
 
 /// One row, or a few that are measured together.
 pub struct Row {
@@ -31,7 +31,7 @@ const ALL: &[Kind] = &[Kind::Limit, Kind::Rival];
 const RIVALS: &[Kind] = &[Kind::Rival];
 
 /// Every row, in the order of the table.
-pub const ROWS: [Row; 18] = [
+pub const ROWS: [Row; 21] = [
     Row {
         key: "crash",
         title: "a component is killed, until it runs again",
@@ -140,18 +140,28 @@ pub const ROWS: [Row; 18] = [
         others: &[],
         measure: tail,
     },
+    Row {
+        key: "start-containers",
+        title: "30 containers, from nothing to all running",
+        others: &[],
+        measure: containers::start,
+    },
+    Row {
+        key: "edit-container",
+        title: "one of 30 containers is edited, until the new one runs",
+        others: &[],
+        measure: containers::edit,
+    },
+    Row {
+        key: "resync",
+        title: "a full look at 300 running containers",
+        others: &[],
+        measure: containers::resync,
+    },
 ];
 
-/// As many rounds as the effort asks for.
-fn rounds(effort: Effort, full: usize, quick: usize) -> usize {
-    match effort {
-        Effort::Full => full,
-        Effort::Quick => quick,
-    }
-}
-
 fn crash(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
-    let rounds = rounds(effort, 300, 30);
+    let rounds = effort.rounds(300, 30);
     // A supervisor that looks once a second gets fewer rounds; its spread shows all the same.
     let enough = Instant::now() + PATIENCE / 3;
     let components = sleepers(1);
@@ -192,7 +202,7 @@ fn start(
     goal: &'static str,
 ) -> Result<Vec<Cell>> {
     let mut cell = Cell::new(format!("{count} from nothing to running"), "ms", Some(goal));
-    for _ in 0..rounds(effort, 10, 2) {
+    for _ in 0..effort.rounds(10, 2) {
         runner.fresh(world)?;
         let handed_over = runner.apply(world, &sleepers(count))?;
         let beats = world.wait_for(count)?;
@@ -229,7 +239,7 @@ fn edit(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Ve
     let mut cell = Cell::new("one of 500 edited until it runs", "ms", Some("20"));
     let mut others = Cell::new("  others restarted by that", "", Some("0"));
     let enough = Instant::now() + PATIENCE;
-    for round in 0..rounds(effort, 40, 5) {
+    for round in 0..effort.rounds(40, 5) {
         if Instant::now() > enough {
             break;
         }
@@ -262,7 +272,7 @@ fn status(
 ) -> Result<Vec<Cell>> {
     settle(runner, world, &sleepers(count))?;
     let mut cell = Cell::new(format!("status of {count}"), "ms", Some(goal));
-    for _ in 0..rounds(effort, 30, 5) {
+    for _ in 0..effort.rounds(30, 5) {
         let before = now();
         runner.status()?;
         cell.add(millis(before, now()));
@@ -274,7 +284,7 @@ fn no_op(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<V
     let components = sleepers(1000);
     settle(runner, world, &components)?;
     let mut cell = Cell::new("apply of 1000 that changes nothing", "ms", Some("50"));
-    for _ in 0..rounds(effort, 30, 5) {
+    for _ in 0..effort.rounds(30, 5) {
         // The file is written again, so this is also what a rewrite of the same content costs.
         let before = runner.apply(world, &components)?;
         cell.add(millis(before, now()));
@@ -289,11 +299,11 @@ fn no_op(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<V
 /// The supervisor's share of one core over a while, in percent, once per sample.
 fn processor(runner: &dyn Runner, effort: Effort, cell: &mut Cell) -> Result<()> {
     // What follows a start (ready after 1 s, early probes) has to be over.
-    std::thread::sleep(Duration::from_secs(rounds(effort, 15, 5) as u64));
+    std::thread::sleep(Duration::from_secs(effort.rounds(15, 5) as u64));
     let pid = runner.supervisor()?;
-    for _ in 0..rounds(effort, 3, 1) {
+    for _ in 0..effort.rounds(3, 1) {
         let (since, spent) = (now(), proc::processor_time(pid)?);
-        std::thread::sleep(Duration::from_secs(rounds(effort, 20, 10) as u64));
+        std::thread::sleep(Duration::from_secs(effort.rounds(20, 10) as u64));
         let spent = proc::processor_time(pid)? - spent;
         cell.add(spent as f64 / 1e6 / millis(since, now()) * 100.0);
     }
@@ -326,7 +336,7 @@ fn ready(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<V
     components[0].task = Task::ServeLate(only_port()?);
     runner.fresh(world)?;
     runner.apply(world, &components)?;
-    for _ in 0..rounds(effort, 30, 5) {
+    for _ in 0..effort.rounds(30, 5) {
         let beat = only(world.wait_for(1)?)?;
         cell.add(millis(beat.at, runner.ready_at()?));
         components[0].tag += 1;
@@ -351,7 +361,7 @@ fn looping(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result
     let pid = runner.supervisor()?;
     let spent = proc::processor_time(pid)?;
     let since = runner.apply(world, &components)?;
-    std::thread::sleep(Duration::from_secs(rounds(effort, 60, 15) as u64));
+    std::thread::sleep(Duration::from_secs(effort.rounds(60, 15) as u64));
     let spent = proc::processor_time(pid)? - spent;
     share.add(spent as f64 / 1e6 / millis(since, now()) * 100.0);
     Ok(vec![share])
@@ -366,7 +376,7 @@ fn tail(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Ve
     // What it wrote last may still be on its way.
     std::thread::sleep(Duration::from_secs(1));
     let mut cell = Cell::new("last 100 lines of 1 GB", "ms", Some("50"));
-    for _ in 0..rounds(effort, 30, 5) {
+    for _ in 0..effort.rounds(30, 5) {
         let before = now();
         runner.tail("c0", 100)?;
         cell.add(millis(before, now()));
@@ -387,7 +397,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 
 fn guardian(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
     let beats = settle(runner, world, &sleepers(500))?;
-    std::thread::sleep(Duration::from_secs(rounds(effort, 10, 3) as u64));
+    std::thread::sleep(Duration::from_secs(effort.rounds(10, 3) as u64));
     let pids: Vec<u32> = beats.iter().map(|beat| beat.pid).collect();
     let mut guardians = proc::parents(&pids)?;
     guardians.remove(&runner.supervisor()?);
@@ -423,7 +433,7 @@ fn killed(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<
     );
     let mut twins = Cell::new("  components started again", "", Some("0"));
     let mut orphans = Cell::new("  components that nobody keeps", "", Some("0"));
-    for _ in 0..rounds(effort, 5, 1) {
+    for _ in 0..effort.rounds(5, 1) {
         let beats = settle(runner, world, &sleepers(count))?;
         let mut before: BTreeSet<u32> = beats.iter().map(|beat| beat.pid).collect();
         runner.before_the_kill()?;
@@ -463,11 +473,11 @@ fn killed(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<
 }
 
 fn logs(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
-    let bytes = rounds(effort, 1_000_000_000, 200_000_000) as u64;
+    let bytes = effort.rounds(1_000_000_000, 200_000_000) as u64;
     let mut rate = Cell::new("one component's output", "MB/s", Some("300"));
     let mut longest = Cell::new("  its longest wait for one write", "ms", None);
     let mut lost = Cell::new("  lines lost", "", Some("0"));
-    for _ in 0..rounds(effort, 3, 1) {
+    for _ in 0..effort.rounds(3, 1) {
         let mut components = sleepers(1);
         components[0].task = Task::Spew(bytes);
         runner.fresh(world)?;

@@ -37,7 +37,21 @@ pub struct Component {
     pub tag: u32,
     /// What it does after it has said that it started.
     pub task: Task,
+    /// Where it runs.
+    pub home: Home,
 }
+
+/// Where a component runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// On this host.
+    Process,
+    /// In a container, which finds the world's folder at [`IN_CONTAINER`].
+    Container,
+}
+
+/// Where a container finds the world's folder.
+pub const IN_CONTAINER: &str = "/bench";
 
 /// What a component does.
 #[derive(Clone, Copy)]
@@ -84,6 +98,7 @@ pub fn sleepers(count: usize) -> Vec<Component> {
         id: format!("c{number}"),
         tag: 0,
         task: Task::Sleep,
+        home: Home::Process,
     };
     (0..count).map(component).collect()
 }
@@ -139,6 +154,19 @@ impl World {
             rounds: 0,
             read: 0,
         })
+    }
+
+    /// The folder that all of it is in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What a container of `component` runs.
+    pub fn command_in_container(&self, component: &Component) -> Vec<String> {
+        let log = self.log.file_name().unwrap_or_default();
+        let args = component.args(&Path::new(IN_CONTAINER).join(log));
+        let program = format!("{IN_CONTAINER}/beat");
+        std::iter::once(program).chain(args).collect()
     }
 
     /// A new round: nothing said so far, and an empty folder for it.

@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::clients::free_ports;
-use crate::engine::{Engine, IMAGE, OwnEngine, container, resting, unique};
-use crate::support::{Status, World, eventually, is_alive, kill, pipeline, sleeper, text};
+use crate::engine::{Engine, IMAGE, container, resting, unique};
+use crate::support::{Status, World, eventually, is_alive, pipeline, sleeper, text};
 
 /// A world with the shared engine.
 macro_rules! world_with_engine {
@@ -18,7 +18,8 @@ macro_rules! world_with_engine {
     }};
 }
 
-fn id_of(status: &Status, component: &str) -> String {
+/// The container of a component's first replica.
+pub fn id_of(status: &Status, component: &str) -> String {
     let container = &status.replica(component)["container"];
     container.as_str().expect("a container").to_owned()
 }
@@ -91,6 +92,9 @@ fn an_edit_replaces_only_the_changed_container_and_its_logs_go_on() {
         status.settled() && id_of(status, &edited) != id_of(&before, &edited)
     });
     assert_eq!(id_of(&after, &kept), id_of(&before, &kept));
+    let events = world.ok(&["events"]);
+    let starts = events.matches(&format!("starting {edited}")).count();
+    assert_eq!(starts, 2, "the name of the first was waited for: {events}");
     eventually("both runs are in the log", || {
         world.ok(&["logs", &edited]) == "before\nafter\n"
     });
@@ -260,66 +264,6 @@ fn probes_ask_inside_of_containers() {
     for id in [&web, &file] {
         assert_eq!(status.replica(id)["ready"], true, "{}", status.why(id));
     }
-}
-
-#[test]
-fn an_engine_that_dies_makes_its_components_unknown_and_stops_nothing_else() {
-    let world = World::new();
-    let test = "an_engine_that_dies_…";
-    let Some(own) = OwnEngine::start(test, &world.path("engine")) else {
-        return;
-    };
-    let mut world = world;
-    world.use_engine(&own.engine.host());
-    let (boxed, free) = (unique("boxed"), unique("free"));
-    world.apply(&(resting(&boxed, "") + &sleeper(&free, "")));
-    let before = world.status();
-    kill(own.pid(), "KILL");
-    let blind = world.until("it is unknown", |status| status.phase(&boxed) == "unknown");
-    assert_eq!(blind.pid(&free), before.pid(&free));
-    assert_eq!(blind.phase(&free), "running");
-    own.again();
-    let after = world.until("it is known again", |status| status.settled());
-    assert_eq!(after.restarts(&boxed), 0, "its engine's death is no crash");
-    assert_eq!(after.pid(&free), before.pid(&free));
-    world.ok(&["down"]);
-    assert_eq!(own.engine.containers(&world), Vec::<String>::new());
-}
-
-#[test]
-fn no_round_of_kills_doubles_or_orphans_a_container() {
-    let (world, engine) = world_with_engine!("no_round_of_kills_…");
-    let rounds: u32 =
-        std::env::var("FLOWCTL_CONTAINER_KILL_ROUNDS").map_or(6, |text| text.parse().unwrap());
-    let ids = [unique("a"), unique("b"), unique("c")];
-    let edition = |round: u32| {
-        let mut components = String::new();
-        for (number, id) in ids.iter().enumerate() {
-            let number = u32::try_from(number).unwrap();
-            let changes = if round % 3 == number { round } else { number };
-            components += &resting(id, &format!(", env: {{ ROUND: \"{changes}\" }}"));
-        }
-        components
-    };
-    world.apply(&edition(0));
-    for round in 1..=rounds {
-        world.save("p.yaml", &pipeline(&edition(round)));
-        std::thread::sleep(std::time::Duration::from_millis(u64::from(
-            round * 37 % 400,
-        )));
-        world.kill_daemon();
-        world.start_daemon();
-    }
-    let settled = world.until("all is as the file says", |status| {
-        status.settled() && ids.iter().all(|id| status.replica(id)["ready"] == true)
-    });
-    for id in &ids {
-        assert_eq!(settled.restarts(id), 0);
-    }
-    eventually("nothing but what is wanted is there", || {
-        let found = engine.containers(&world);
-        found.len() == ids.len() && ids.iter().all(|id| found.contains(&id_of(&settled, id)))
-    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{World, eventually, text};
+use crate::support::{World, eventually, is_alive, kill, text};
 
 /// The engine that `tests/run` starts.
 const HOST: &str = "FLOWCTL_TEST_DOCKER_HOST";
@@ -37,6 +37,11 @@ impl Engine {
                 None
             }
         }
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     fn at(host: &str) -> Self {
@@ -81,6 +86,13 @@ impl Engine {
 
     /// The ids of all containers, also ended ones, of the pipeline of `world`.
     pub fn containers(&self, world: &World) -> Vec<String> {
+        let all = self.list(world);
+        let id = |container: &Value| container["Id"].as_str().unwrap().to_owned();
+        all.iter().map(id).collect()
+    }
+
+    /// The same, as the engine lists them.
+    pub fn list(&self, world: &World) -> Vec<Value> {
         let (_, all) = self.ask("GET", "/containers/json?all=1");
         let state = world.state().display().to_string();
         let ours = |container: &&Value| {
@@ -89,9 +101,11 @@ impl Engine {
                 .values()
                 .any(|value| value.as_str().is_some_and(|value| value.ends_with(&state)))
         };
-        let found = all.as_array().unwrap().iter().filter(ours);
-        found
-            .map(|container| container["Id"].as_str().unwrap().to_owned())
+        all.as_array()
+            .unwrap()
+            .iter()
+            .filter(ours)
+            .cloned()
             .collect()
     }
 }
@@ -99,16 +113,29 @@ impl Engine {
 /// An engine of one test's own, which it may kill.
 pub struct OwnEngine {
     pub engine: Engine,
-    folder: PathBuf,
+    folder: tempfile::TempDir,
+    live_restore: LiveRestore,
+}
+
+/// Whether containers survive the end of their engine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum LiveRestore {
+    /// They end with it, or when it is back.
+    Off,
+    /// They run on.
+    On,
 }
 
 impl OwnEngine {
     /// Starts one; `None`, said loudly, when this host has none.
-    pub fn start(test: &str, folder: &Path) -> Option<Self> {
+    pub fn start(test: &str, live_restore: LiveRestore) -> Option<Self> {
         Engine::shared(test)?;
+        let folder = tempfile::Builder::new().prefix("flowctl-").tempdir();
+        let folder = folder.unwrap();
         let own = Self {
-            engine: Engine::at(&format!("unix://{}/docker.sock", folder.display())),
-            folder: folder.to_owned(),
+            engine: Engine::at(&format!("unix://{}/docker.sock", folder.path().display())),
+            folder,
+            live_restore,
         };
         own.script("start");
         Some(own)
@@ -117,7 +144,13 @@ impl OwnEngine {
     fn script(&self, verb: &str) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
         let mut command = Command::new(script);
-        let command = command.arg(verb).arg(&self.folder).stdin(Stdio::null());
+        let command = command
+            .arg(verb)
+            .arg(self.folder.path())
+            .stdin(Stdio::null());
+        if self.live_restore == LiveRestore::On {
+            command.env("FLOWCTL_ENGINE_OPTIONS", "--live-restore");
+        }
         let output = command.output().unwrap();
         let said = text(&output.stderr);
         assert!(output.status.success(), "tests/engine {verb}: {said}");
@@ -125,12 +158,19 @@ impl OwnEngine {
 
     /// The pid of its daemon.
     pub fn pid(&self) -> u32 {
-        let file = self.folder.join("docker.pid");
+        let file = self.folder.path().join("docker.pid");
         std::fs::read_to_string(file)
             .unwrap()
             .trim()
             .parse()
             .unwrap()
+    }
+
+    /// Ends its daemon with a signal and waits until it is gone.
+    pub fn end(&self, signal: &str) {
+        let pid = self.pid();
+        kill(pid, signal);
+        eventually("the engine is gone", || !is_alive(pid));
     }
 
     /// Starts its daemon again, on what it had before.
@@ -146,7 +186,10 @@ impl Drop for OwnEngine {
     fn drop(&mut self) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
         let mut command = Command::new(script);
-        command.arg("stop").arg(&self.folder).stdin(Stdio::null());
+        command
+            .arg("stop")
+            .arg(self.folder.path())
+            .stdin(Stdio::null());
         command.status().ok();
     }
 }

@@ -200,6 +200,7 @@ impl DockerDriver {
             engine: Engine::new(config.endpoint.clone()),
             secrets: secrets_place(&config.state_dir.join("containers")),
             config,
+            outages: Outages::watched_from(clock.now()),
             clock,
             hints: Hints::default(),
             album: Mutex::default(),
@@ -208,7 +209,6 @@ impl DockerDriver {
             programs: Mutex::default(),
             images: Mutex::default(),
             copiers: Mutex::default(),
-            outages: Outages::default(),
             callers: Callers::default(),
         });
         let watcher = tokio::spawn(inner.clone().keep_watching());

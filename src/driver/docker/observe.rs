@@ -218,7 +218,7 @@ impl Inner {
         if !seen.iter().any(gone) {
             return Ok(());
         }
-        let beginnings = Beginnings::find(self.engine.endpoint(), self.clock.now()).await;
+        let beginnings = self.beginnings().await;
         if !beginnings.same_processes {
             return Ok(());
         }
@@ -240,6 +240,11 @@ impl Inner {
         Ok(())
     }
 
+    async fn beginnings(&self) -> Beginnings {
+        let (watch, now) = (self.outages.watch(), self.clock.now());
+        Beginnings::find(self.engine.endpoint(), watch, now).await
+    }
+
     /// Whose doing the end of a container was.
     async fn judge(&self, seen: &mut Seen) {
         if let Life::Exited(exit) = &seen.life {
@@ -249,7 +254,7 @@ impl Inner {
                 return;
             }
             let mode = seen.description.as_ref().map(|it| it.spec.restart.mode);
-            let beginnings = Beginnings::find(self.engine.endpoint(), self.clock.now()).await;
+            let beginnings = self.beginnings().await;
             let outages = self.outages.all(self.clock.now());
             let mode = mode.unwrap_or(RestartMode::Always);
             seen.life = outage::judge(exit.clone(), mode, &outages, beginnings);

@@ -19,8 +19,9 @@ const START_MILLIS: i64 = 30_000;
 const TICKS: u64 = 100;
 
 /// When the engine did not answer.
-#[derive(Default)]
 pub(super) struct Outages {
+    /// When we began to watch.
+    watch: Timestamp,
     inner: Mutex<Known>,
 }
 
@@ -31,6 +32,19 @@ struct Known {
 }
 
 impl Outages {
+    /// None so far.
+    pub(super) fn watched_from(now: Timestamp) -> Self {
+        Self {
+            watch: now,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// When we began to watch.
+    pub(super) fn watch(&self) -> Timestamp {
+        self.watch
+    }
+
     /// The engine went away.
     pub(super) fn began(&self, now: Timestamp) {
         self.lock().since.get_or_insert(now);
@@ -66,13 +80,16 @@ pub(super) struct Beginnings {
     pub(super) boot: Option<Timestamp>,
     /// The engine's process.
     pub(super) engine: Option<Timestamp>,
+    /// Our watch over the engine: nobody heard when it went away before that.
+    pub(super) watch: Option<Timestamp>,
     /// Whether the engine counts processes as we do.
     pub(super) same_processes: bool,
 }
 
 impl Beginnings {
     /// Asks the kernel who serves the engine's socket. Nothing is known of one on another host.
-    pub(super) async fn find(endpoint: &Endpoint, now: Timestamp) -> Self {
+    /// `watch` is when we began to watch it.
+    pub(super) async fn find(endpoint: &Endpoint, watch: Timestamp, now: Timestamp) -> Self {
         let Endpoint::Unix(path) = endpoint else {
             return Self::default();
         };
@@ -94,6 +111,7 @@ impl Beginnings {
         Self {
             boot,
             engine,
+            watch: Some(watch),
             same_processes,
         }
     }
@@ -163,7 +181,10 @@ pub(super) fn judge(
     });
     let by_restart = beginnings.engine.is_some_and(|engine| {
         let began = engine.as_millis();
-        started_before(engine) && within(began - SHUTDOWN_MILLIS, began + START_MILLIS)
+        // An engine may be away for hours, and so may we.
+        let unheard = beginnings.watch.is_some_and(|watch| exit.at < watch);
+        let from = if unheard { 0 } else { began - SHUTDOWN_MILLIS };
+        started_before(engine) && within(from, began + START_MILLIS)
     });
     if in_outage || by_restart {
         Life::RuntimeRestarted(exit)
@@ -214,6 +235,7 @@ mod tests {
         let beginnings = Beginnings {
             boot: Some(at(100)),
             engine: Some(at(200)),
+            watch: None,
             same_processes: true,
         };
         let judge = |exit| super::judge(exit, RestartMode::Always, &[], beginnings);
@@ -224,6 +246,21 @@ mod tests {
         assert!(matches!(judge(exit(137, 201, 205)), Life::Exited(_)));
         assert!(matches!(judge(exit(137, 150, 300)), Life::Exited(_)));
         assert_eq!(judge(exit(255, 50, 150)), Life::HostReboot { at: at(100) });
+    }
+
+    #[test]
+    fn what_ended_before_our_watch_and_before_the_engine_began_was_taken_along() {
+        let judge = |watch, ended| {
+            let beginnings = Beginnings {
+                boot: Some(at(100)),
+                engine: Some(at(900)),
+                watch: Some(at(watch)),
+                same_processes: true,
+            };
+            super::judge(exit(143, 150, ended), RestartMode::Always, &[], beginnings)
+        };
+        assert!(matches!(judge(950, 300), Life::RuntimeRestarted(_)));
+        assert!(matches!(judge(200, 300), Life::Exited(_)), "we would know");
     }
 
     #[test]

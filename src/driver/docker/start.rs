@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
@@ -24,8 +25,9 @@ use crate::model::{
 
 /// What this is called in errors.
 const OPERATION: &str = "start a container";
-/// How often a name is taken over from a dead container of ours before it is given up.
-const TAKE_OVERS: usize = 3;
+/// The pauses, in milliseconds, after which a name is asked for again that a dead container of ours
+/// had: engines free it a moment after the container is gone.
+const TAKE_OVERS: [u64; 5] = [0, 10, 50, 250, 1_000];
 /// Where a container's programs are looked up when its image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -111,7 +113,7 @@ impl DockerDriver {
             token,
         });
         let name = identity::name(&launch.instance.replica);
-        for _ in 0..TAKE_OVERS {
+        for pause in TAKE_OVERS {
             let options = CreateContainerOptions {
                 name: Some(name.clone()),
                 ..CreateContainerOptions::default()
@@ -130,9 +132,12 @@ impl DockerDriver {
                     if let Some(id) = self.take_over(launch, &name).await? {
                         return Ok(id);
                     }
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
+                // 500: it tried, and has no room for example. Asked at once again, it would say so
+                // again.
                 Err(Failure::Answered {
-                    status: 400 | 404,
+                    status: 400 | 404 | 500,
                     message,
                 }) => return Err(refuse(Refusal::Container(message))),
                 Err(failure) => return Err(lost(failure)),
@@ -200,6 +205,8 @@ impl DockerDriver {
                 seen.instance.pipeline, seen.instance.replica
             )));
         }
+        // Whoever is at it already reads its last lines, and removes it.
+        let _turn = self.turn(&seen.instance).await;
         if !self.inner.copied(&seen.id).await {
             tracing::warn!(instance = %seen.instance, "its last lines could not be copied");
         }

@@ -15,6 +15,12 @@ use crate::model::{InstanceId, Life, Signal, StopPolicy};
 /// What this is called in errors.
 const STOP: &str = "stop a container";
 const FORGET: &str = "remove a container";
+/// A state that the engine can be asked to wait for: it does not run any more.
+const ENDED: &str = "not-running";
+/// And this one: its name is free again.
+const REMOVED: &str = "removed";
+/// How long a removal that is under way may take.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a kill may take: the kernel's and the engine's part.
 const KILL_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -40,12 +46,14 @@ impl DockerDriver {
             | Life::RuntimeRestarted(_) => return Ok(()),
         }
         let ended = self.signal(&seen.id, how.signal).await.map_err(lost)?
-            || self.ends_within(&seen.id, how.grace_period.get()).await;
+            || self
+                .comes_within(&seen.id, ENDED, how.grace_period.get())
+                .await;
         if ended {
             return Ok(());
         }
         let killed = self.signal(&seen.id, Signal::KILL).await.map_err(lost)?
-            || self.ends_within(&seen.id, KILL_PATIENCE).await;
+            || self.comes_within(&seen.id, ENDED, KILL_PATIENCE).await;
         if killed {
             return Ok(());
         }
@@ -80,14 +88,14 @@ impl DockerDriver {
         }
     }
 
-    /// Whether the container ends within `patience`. What the engine does not say is a no: the next
-    /// look decides.
-    async fn ends_within(&self, id: &str, patience: Duration) -> bool {
+    /// Whether the engine says within `patience` that the container's state is `condition`, or that
+    /// there is none. What it does not say is a no: the next look decides.
+    async fn comes_within(&self, id: &str, condition: &str, patience: Duration) -> bool {
         let Ok(client) = self.inner.engine.client() else {
             return false;
         };
         let options = WaitContainerOptions {
-            condition: "not-running".to_owned(),
+            condition: condition.to_owned(),
         };
         let mut ends = Box::pin(client.wait_container(id, Some(options)));
         let end = tokio::time::timeout(patience, ends.next()).await;
@@ -139,11 +147,13 @@ impl DockerDriver {
             })
             .await;
         match answer {
-            // 409: its removal is under way.
-            Ok(())
-            | Err(Failure::Answered {
-                status: 404 | 409, ..
-            }) => {}
+            Ok(()) | Err(Failure::Answered { status: 404, .. }) => {}
+            // Its removal is under way, and it keeps its name until that is over.
+            Err(Failure::Answered { status: 409, .. }) => {
+                if !self.comes_within(id, REMOVED, REMOVAL_PATIENCE).await {
+                    return Err(unreachable(FORGET, "its removal does not end"));
+                }
+            }
             Err(failure) => return Err(failure.unreachable(FORGET)),
         }
         self.inner.forgotten(id, instance);
