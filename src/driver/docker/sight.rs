@@ -8,7 +8,7 @@ use bollard::models::{
 };
 
 use super::engine::Failure;
-use super::identity;
+use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
     DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash, StartFailure,
@@ -54,7 +54,8 @@ impl Reach {
 
     /// Whether this is the container's own address.
     pub(super) fn is_at(&self, address: IpAddr) -> bool {
-        self.address == Some(address)
+        // Loopback is that of all containers on the host's network, and of the host.
+        self.address == Some(address) && !address.is_loopback()
     }
 
     fn of(settings: Option<&NetworkSettings>) -> Self {
@@ -76,7 +77,10 @@ impl Reach {
         });
         let networks = settings.networks.iter().flatten();
         let mut addresses: Vec<IpAddr> = networks
-            .filter_map(|(_, endpoint)| endpoint.ip_address.as_deref()?.parse().ok())
+            .filter_map(|(name, endpoint)| match name.as_str() {
+                network::HOST => Some(std::net::Ipv4Addr::LOCALHOST.into()),
+                _ => endpoint.ip_address.as_deref()?.parse().ok(),
+            })
             .collect();
         addresses.sort();
         Self {
