@@ -39,7 +39,8 @@ impl Engine {
         }
     }
 
-    fn at(host: &str) -> Self {
+    /// The engine at a `unix://` address.
+    pub fn at(host: &str) -> Self {
         let path = host.strip_prefix("unix://").expect("a unix socket");
         Self {
             socket: path.into(),
@@ -65,6 +66,11 @@ impl Engine {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let code = head.split(' ').nth(1).unwrap().parse().unwrap();
         (code, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Does something to a container, as a person would.
@@ -100,15 +106,22 @@ impl Engine {
 pub struct OwnEngine {
     pub engine: Engine,
     folder: PathBuf,
+    options: String,
 }
 
 impl OwnEngine {
     /// Starts one; `None`, said loudly, when this host has none.
     pub fn start(test: &str, folder: &Path) -> Option<Self> {
+        Self::start_with(test, folder, "")
+    }
+
+    /// Starts one whose daemon has further options.
+    pub fn start_with(test: &str, folder: &Path, options: &str) -> Option<Self> {
         Engine::shared(test)?;
         let own = Self {
             engine: Engine::at(&format!("unix://{}/docker.sock", folder.display())),
             folder: folder.to_owned(),
+            options: options.to_owned(),
         };
         own.script("start");
         Some(own)
@@ -118,6 +131,7 @@ impl OwnEngine {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
         let mut command = Command::new(script);
         let command = command.arg(verb).arg(&self.folder).stdin(Stdio::null());
+        let command = command.env("FLOWCTL_ENGINE_OPTIONS", &self.options);
         let output = command.output().unwrap();
         let said = text(&output.stderr);
         assert!(output.status.success(), "tests/engine {verb}: {said}");
