@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::error::ApiError;
-use super::wire::{ApplyRequest, EventQuery, Remarks};
+use super::wire::{ApplyRequest, EventQuery, Remarks, VolumesAnswer, VolumesRequest};
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{Event, PipelineKey, PipelineSpec, Problem};
+use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Problem};
 use crate::reconciler::{ReconcilerHandle, Source};
 
 /// The daemon as the server sees it.
@@ -50,6 +50,28 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When they cannot be read at all.
     async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError>;
+
+    /// Pulls the image of a component that is a container, which runs on meanwhile. Answers what is
+    /// worth telling.
+    ///
+    /// # Errors
+    /// When the image is not to be had: nothing was changed.
+    async fn renew_image(
+        &self,
+        _pipeline: &PipelineKey,
+        _component: &ComponentId,
+    ) -> Result<Vec<String>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes or keeps these named volumes, as far as they were made for components of ours and
+    /// nothing uses them any more, and tells which.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    async fn volumes(&self, _asked: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
+        Ok(VolumesAnswer::default())
+    }
 
     /// Told after `down` was recorded: the daemon ends once nothing is left.
     fn end_when_empty(&self);

@@ -28,7 +28,8 @@ use super::lines::Lines;
 use super::server::Inside;
 use super::socket;
 use super::wire::{
-    ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer,
+    ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer,
+    VolumesAnswer, VolumesRequest,
 };
 use crate::model::{ComponentId, ComponentList, Event, PipelineKey, PipelineSpec, Snapshot};
 
@@ -38,6 +39,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 const QUESTION: Duration = Duration::from_secs(10);
 /// A command is recorded power-safe before it is answered; a slow disk takes its time.
 const COMMAND: Duration = Duration::from_secs(60);
+
+/// A pull that makes progress takes its time; the daemon gives it up before this.
+const PULL: Duration = Duration::from_secs(40 * 60);
 
 /// How often a question is repeated whose connection broke, and after which pause: a process that
 /// was killed is gone by then.
@@ -217,7 +221,8 @@ impl Client {
             .await
     }
 
-    /// Starts, stops or restarts a component; answered once that is recorded.
+    /// Starts, stops or restarts a component; answered once that is recorded, and its image pulled
+    /// if that is asked for.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -226,10 +231,14 @@ impl Client {
         pipeline: &PipelineKey,
         component: &ComponentId,
         asked: Asked,
-    ) -> Result<(), ClientError> {
+    ) -> Result<AskAnswer, ClientError> {
         let address = address(pipeline);
         let path = format!("{address}/components/{component}/{asked}");
-        self.command(Method::POST, &path).await
+        let within = match asked {
+            Asked::Start | Asked::Stop | Asked::Restart => COMMAND,
+            Asked::Pull => PULL,
+        };
+        self.ask(Method::POST, &path, within).await
     }
 
     /// Takes a pipeline down and forgets it; answered once that is recorded.
@@ -238,6 +247,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn delete(&self, pipeline: &PipelineKey) -> Result<(), ClientError> {
         self.command(Method::DELETE, &address(pipeline)).await
+    }
+
+    /// Removes or keeps named volumes whose components are gone, and tells which.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn volumes(&self, request: &VolumesRequest) -> Result<VolumesAnswer, ClientError> {
+        self.post("/v1/volumes", request).await
     }
 
     /// Takes everything down and ends the daemon; answered once that is recorded.

@@ -29,7 +29,7 @@ pub use client::{Client, ClientError, DaemonProcess};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use lines::Lines;
 pub use wire::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, Asked, ChangeWord, DiffAnswer, EventQuery,
-    LogEntry, LogParams, Orchestrator, Remarks, SourceInput, StreamName, VersionAnswer, Watching,
-    WhenUnready,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, ChangeWord, DiffAnswer,
+    EventQuery, Fate, LogEntry, LogParams, Orchestrator, Remarks, SourceInput, StreamName,
+    VersionAnswer, VolumesAnswer, VolumesRequest, Watching, WhenUnready,
 };

@@ -20,8 +20,8 @@ use super::server::Shared;
 use super::stall::Streaming;
 use super::stream;
 use super::wire::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, Asked, DiffAnswer, EventQuery, LogParams,
-    VersionAnswer, WhenUnready,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery,
+    LogParams, VersionAnswer, VolumesAnswer, VolumesRequest, WhenUnready,
 };
 use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{ComponentId, ComponentList, Namespace, PipelineKey, PipelineName, Problem};
@@ -42,6 +42,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/logs", get(logs))
         .route("/v1/down", post(down))
+        .route("/v1/volumes", post(volumes))
         .route(
             "/v1/pipelines/{namespace}/{name}",
             get(definition).delete(delete),
@@ -299,9 +300,18 @@ async fn ask(
 ) -> Answer<Response> {
     let Path((namespace, name, id, asked)) = understood(path)?;
     let key = PipelineKey { namespace, name };
+    let warnings = match asked {
+        Asked::Pull => shared.backend.renew_image(&key, &id).await?,
+        Asked::Start | Asked::Stop | Asked::Restart => Vec::new(),
+    };
     let owner = shared.backend.owner();
     owner.request(key, id, asked.into()).await?;
-    Ok(done())
+    Ok(Json(AskAnswer { warnings }).into_response())
+}
+
+async fn volumes(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<VolumesAnswer>> {
+    let request: VolumesRequest = parsed(&shared.body(body).await?)?;
+    Ok(Json(shared.backend.volumes(request).await?))
 }
 
 async fn down(State(shared): State<Arc<Shared>>) -> Answer<Response> {

@@ -214,6 +214,43 @@ impl std::fmt::Display for Asked {
     }
 }
 
+/// Answer of what a component was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AskAnswer {
+    /// What did not go as it might have; it was recorded all the same.
+    pub warnings: Vec<String>,
+}
+
+/// What becomes of named volumes whose components are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// They stay, with their data.
+    Keep,
+    /// They go.
+    Remove,
+}
+
+/// Question of `POST /v1/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesRequest {
+    /// Which; one that does not exist or is not ours is left out of the answer.
+    pub names: Vec<String>,
+    /// What becomes of them.
+    pub fate: Fate,
+}
+
+/// Answer of `POST /v1/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumesAnswer {
+    /// Those that are there still.
+    pub kept: Vec<String>,
+    /// Those that are gone.
+    pub removed: Vec<String>,
+}
+
 /// Answer of `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionAnswer {

@@ -407,8 +407,8 @@ pub struct Restart {
     /// Which components, and whether to wait.
     #[command(flatten)]
     pub steer: Steer,
-    /// Pull the image of a container first, and run what its name means then. Without it the image
-    /// that it ran runs again
+    /// Pull the image of a container first, and run what its name means then. It is stopped once
+    /// that has succeeded. Without this the image that it ran runs again
     #[arg(long)]
     pub pull: bool,
 }
@@ -422,6 +422,9 @@ pub struct Delete {
     /// Which pipelines, as [NAMESPACE/]NAME
     #[arg(value_name = "PIPELINE", required = true)]
     pub pipelines: Vec<String>,
+    /// Remove the named volumes of its containers too, with their data. Without it they are kept
+    #[arg(long, conflicts_with = "no_wait")]
+    pub volumes: bool,
     /// Whether and how long to wait.
     #[command(flatten)]
     pub patience: Patience,

@@ -127,9 +127,9 @@ pub(super) fn failure(error: DaemonError) -> Failure {
         DaemonError::Lock(LockError::Io { source, .. }) if takes_nothing(source) => {
             ErrorCode::NotDurable
         }
-        DaemonError::Lock(_) | DaemonError::ControlPlane(_) | DaemonError::Engine(_) => {
-            ErrorCode::Refused
-        }
+        DaemonError::Lock(_) | DaemonError::ControlPlane(_) => ErrorCode::Refused,
+        // Waiting for another to let go of the directory does not help.
+        DaemonError::Engine(_) => ErrorCode::Unreachable,
         DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
         DaemonError::Down(_) => ErrorCode::NotDurable,
         DaemonError::Ended => ErrorCode::Internal,

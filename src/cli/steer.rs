@@ -24,9 +24,16 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
         .map(|target| Before::of(&snapshot, target.clone()))
         .collect();
     for target in &targets {
-        cx.client
+        if asked == Asked::Pull {
+            tell(&format!("pulling the image of {target}, which runs on"));
+        }
+        let answer = cx
+            .client
             .request(&target.pipeline, &target.component, asked)
             .await?;
+        for warning in answer.warnings {
+            tell(&format!("warning: {warning}"));
+        }
     }
     if args.patience.no_wait {
         return tell_all(cx, &targets, &format!("{asked} requested"));

@@ -1,19 +1,30 @@
 //! The daemon as the API sees it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
-use crate::driver::docker::{DockerDriver, Obstacle};
-use crate::driver::{LogQuery, LogStream};
-use crate::model::{ComponentSpec, Event, Hold, PipelineSpec, Problem, Workload};
+use crate::api::{
+    self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Fate, Loaded, VolumesAnswer,
+    VolumesRequest,
+};
+use crate::driver::docker::{DockerDriver, Obstacle, Volumes};
+use crate::driver::{DriverError, LogQuery, LogStream};
+use crate::model::{
+    ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload,
+};
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
 use super::sources::{self, Sources};
+
+/// How often, and how soon after each other, it is tried to remove the volumes of containers that
+/// are going.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Handles of everything that requests are answered from.
 pub(super) struct Backend {
@@ -90,6 +101,67 @@ impl api::Backend for Backend {
         let reader = drivers.next().expect("there is a driver of processes");
         let stream = reader.logs(&query).await;
         stream.map_err(|error| failed(error.to_string()))
+    }
+
+    async fn renew_image(
+        &self,
+        pipeline: &PipelineKey,
+        component: &ComponentId,
+    ) -> Result<Vec<String>, ApiError> {
+        let spec = self.definition(pipeline.clone()).await?;
+        let spec = spec.and_then(|spec| spec.components.get(component).cloned());
+        let Some(Workload::Docker(container)) = spec.map(|spec| spec.workload.clone()) else {
+            // Nothing to pull, or nothing at all, which the owner tells.
+            return Ok(Vec::new());
+        };
+        let Err(error) = self.docker.renew_image(&container).await else {
+            return Ok(Vec::new());
+        };
+        let code = match &error {
+            DriverError::Refused(_) => ErrorCode::Refused,
+            DriverError::Unreachable { .. } | DriverError::StillAlive { .. } => {
+                ErrorCode::Unreachable
+            }
+        };
+        let newer = self
+            .owner
+            .snapshots()
+            .borrow()
+            .has_newer_image(pipeline, component);
+        match (code, newer) {
+            (ErrorCode::Refused, true) => Ok(vec![format!(
+                "{error}; the image of that name which is here runs instead"
+            )]),
+            (code, _) => {
+                let message = format!("{error}; {component} was not touched");
+                Err(ApiError::new(code, message))
+            }
+        }
+    }
+
+    async fn volumes(&self, asked: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
+        if asked.names.is_empty() {
+            return Ok(VolumesAnswer::default());
+        }
+        let fate = match asked.fate {
+            Fate::Keep => Volumes::Keep,
+            Fate::Remove => Volumes::Remove,
+        };
+        let unreachable =
+            |error: DriverError| ApiError::new(ErrorCode::Unreachable, error.to_string());
+        let mut answer = VolumesAnswer::default();
+        for _ in 0..LOOKS {
+            let disposed = self.docker.dispose(&asked.names, fate).await;
+            let disposed = disposed.map_err(unreachable)?;
+            answer.removed.extend(disposed.volumes_removed);
+            answer.kept = disposed.volumes_kept;
+            // A container that has ended has its volumes until it is removed.
+            if fate == Volumes::Keep || answer.kept.is_empty() {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(answer)
     }
 
     fn end_when_empty(&self) {

@@ -1,10 +1,11 @@
 //! The container engine of this daemon: which one it is, and whose containers are this directory's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,9 +13,11 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
-use crate::model::{ComponentSpec, DriverKind, InstanceId};
+use crate::model::{
+    ComponentSpec, DriverKind, InstanceId, PipelineKey, PipelineStatus, Snapshot, Workload,
+};
 use crate::probe::{Addresses, Host, Inside};
-use crate::reconciler::Kept;
+use crate::reconciler::{Kept, ReconcilerHandle};
 use crate::store::{self, Recovery};
 
 pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
@@ -227,6 +230,63 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Contai
             tokio::time::sleep(ASK_AGAIN).await;
         }
     });
+}
+
+/// Removes the networks of pipelines that are deleted, as long as the daemon lives.
+pub(super) async fn follow_networks(docker: Weak<DockerDriver>, owner: ReconcilerHandle) {
+    let mut snapshots = owner.snapshots();
+    let mut before = BTreeSet::new();
+    while snapshots.changed().await.is_ok() {
+        let now = with_containers(&snapshots.borrow_and_update());
+        let left = before.difference(&now).next().is_some();
+        before.clone_from(&now);
+        let Some(docker) = docker.upgrade().filter(|_| left) else {
+            continue;
+        };
+        let Some(wanted) = wanted_networks(&owner, now).await else {
+            return;
+        };
+        if let Err(error) = docker.drop_networks(&wanted).await {
+            tracing::debug!(%error, "networks of a deleted pipeline are left");
+        }
+    }
+}
+
+/// The pipelines that have containers.
+fn with_containers(snapshot: &Snapshot) -> BTreeSet<PipelineKey> {
+    let pipelines = snapshot.pipelines.iter().filter(|pipeline| {
+        let mut components = pipeline.components.iter();
+        components.any(|component| component.driver == DriverKind::Docker)
+    });
+    let key = |pipeline: &Arc<PipelineStatus>| PipelineKey {
+        namespace: pipeline.namespace.clone(),
+        name: pipeline.name.clone(),
+    };
+    pipelines.map(key).collect()
+}
+
+/// The networks of these pipelines; `None` when the daemon is going.
+async fn wanted_networks(
+    owner: &ReconcilerHandle,
+    pipelines: BTreeSet<PipelineKey>,
+) -> Option<BTreeSet<String>> {
+    let mut wanted = BTreeSet::new();
+    for key in pipelines {
+        let Some((_, spec)) = owner.desired(key).await.ok()? else {
+            continue;
+        };
+        wanted.extend(
+            spec.components
+                .values()
+                .filter_map(|component| match &component.workload {
+                    Workload::Docker(container) => {
+                        Some(DockerDriver::network_of(container).to_owned())
+                    }
+                    Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
+                }),
+        );
+    }
+    Some(wanted)
 }
 
 /// Removes the networks that were made for containers which are gone. Named volumes hold data, so

@@ -245,6 +245,10 @@ impl Daemon {
             tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
+            tokio::spawn(engine::follow_networks(
+                Arc::downgrade(&docker),
+                owner.clone(),
+            )),
         ];
         if loaded.recovery != Recovery::Intact {
             tasks.push(tokio::spawn(end_rebuilding(

@@ -46,7 +46,7 @@ pub struct RecordedImage {
 pub enum ImageChoice {
     /// What its name means now, pulled as its policy says.
     ByPolicy,
-    /// What its name means after a pull, whatever the policy says.
+    /// What its name means now: it was pulled before the last one was stopped.
     Pulled,
     /// The one that an earlier run of the same revision ran: a name that moved changes nothing.
     Recorded(String),

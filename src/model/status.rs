@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ComponentId, Generation, InstanceId, Namespace, PipelineName, SpecHash};
+use super::ids::{
+    ComponentId, Generation, InstanceId, Namespace, PipelineKey, PipelineName, SpecHash,
+};
 use super::plan::Hold;
 use super::spec::{DriverKind, Resources, Role};
 use super::time::Timestamp;
@@ -52,6 +54,18 @@ impl Snapshot {
             .flat_map(|component| &component.replicas)
             .filter(|replica| replica.phase.lives())
             .filter_map(|replica| replica.instance.as_ref())
+    }
+
+    /// Whether a replica of a component runs an image whose name means another one by now.
+    pub fn has_newer_image(&self, pipeline: &PipelineKey, component: &ComponentId) -> bool {
+        let pipelines = self
+            .pipelines
+            .iter()
+            .filter(|one| one.namespace == pipeline.namespace && one.name == pipeline.name);
+        let mut components = pipelines.flat_map(|one| &one.components);
+        let found = components.find(|one| one.id == *component);
+        let mut replicas = found.iter().flat_map(|one| &one.replicas);
+        replicas.any(|one| one.image.as_ref().is_some_and(|image| image.outdated))
     }
 
     /// Whether `instance` runs, or may, as far as its driver can tell.

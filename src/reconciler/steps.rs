@@ -265,17 +265,13 @@ impl Core {
                 continue;
             }
             let key = &id.replica;
-            let message = format!("{key}: {what}");
-            let kind = EventKind::Preparing;
-            pipeline.emit(
-                &mut self.ledger,
-                key,
-                Some(&id),
-                kind,
-                what.clone(),
-                message,
-            );
-            pipeline.preparing.insert(key.clone(), what);
+            let before = pipeline.preparing.insert(key.clone(), what.clone());
+            // How far it is stands in the status; that it began is history.
+            if before.is_none() {
+                let message = format!("{key}: {what}");
+                let kind = EventKind::Preparing;
+                pipeline.emit(&mut self.ledger, key, Some(&id), kind, what, message);
+            }
             pipeline.restate = true;
         }
     }

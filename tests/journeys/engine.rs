@@ -39,12 +39,8 @@ impl Engine {
         }
     }
 
-    /// Where it listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
-    }
-
-    fn at(host: &str) -> Self {
+    /// The engine at a `unix://` address.
+    pub fn at(host: &str) -> Self {
         let path = host.strip_prefix("unix://").expect("a unix socket");
         Self {
             socket: path.into(),
@@ -70,6 +66,11 @@ impl Engine {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let code = head.split(' ').nth(1).unwrap().parse().unwrap();
         (code, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Does something to a container, as a person would.
@@ -114,11 +115,11 @@ impl Engine {
 pub struct OwnEngine {
     pub engine: Engine,
     folder: tempfile::TempDir,
-    live_restore: LiveRestore,
+    options: String,
 }
 
 /// Whether containers survive the end of their engine.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum LiveRestore {
     /// They end with it, or when it is back.
     Off,
@@ -129,13 +130,22 @@ pub enum LiveRestore {
 impl OwnEngine {
     /// Starts one; `None`, said loudly, when this host has none.
     pub fn start(test: &str, live_restore: LiveRestore) -> Option<Self> {
+        let options = match live_restore {
+            LiveRestore::Off => "",
+            LiveRestore::On => "--live-restore",
+        };
+        Self::start_with(test, options)
+    }
+
+    /// Starts one whose daemon has further options.
+    pub fn start_with(test: &str, options: &str) -> Option<Self> {
         Engine::shared(test)?;
         let folder = tempfile::Builder::new().prefix("flowctl-").tempdir();
         let folder = folder.unwrap();
         let own = Self {
             engine: Engine::at(&format!("unix://{}/docker.sock", folder.path().display())),
             folder,
-            live_restore,
+            options: options.to_owned(),
         };
         own.script("start");
         Some(own)
@@ -147,10 +157,8 @@ impl OwnEngine {
         let command = command
             .arg(verb)
             .arg(self.folder.path())
-            .stdin(Stdio::null());
-        if self.live_restore == LiveRestore::On {
-            command.env("FLOWCTL_ENGINE_OPTIONS", "--live-restore");
-        }
+            .stdin(Stdio::null())
+            .env("FLOWCTL_ENGINE_OPTIONS", &self.options);
         let output = command.output().unwrap();
         let said = text(&output.stderr);
         assert!(output.status.success(), "tests/engine {verb}: {said}");

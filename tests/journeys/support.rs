@@ -21,6 +21,8 @@ pub struct World {
     shadowed: bool,
     /// The container engine of its daemons.
     engine: Option<String>,
+    /// Further variables of whatever it runs.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl World {
@@ -35,6 +37,7 @@ impl World {
             mounted: None,
             shadowed: false,
             engine: None,
+            variables: Vec::new(),
         }
     }
 
@@ -48,6 +51,11 @@ impl World {
     /// Uses this container engine from now on.
     pub fn use_engine(&mut self, host: &str) {
         self.engine = Some(host.to_owned());
+    }
+
+    /// Runs everything with this variable from now on.
+    pub fn set(&mut self, variable: &'static str, value: &str) {
+        self.variables.push((variable, value.to_owned()));
     }
 
     /// A world with a file system of `size` mounted on a folder of it; `None`, said loudly, when
@@ -190,6 +198,7 @@ impl World {
         if let Some(engine) = &self.engine {
             command.env("FLOWCTL_DOCKER_HOST", engine);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -1,7 +1,8 @@
 //! What can be known to keep a container from starting before anything is touched.
 
 use super::engine::{Failure, LOOK, found};
-use super::{DockerDriver, Endpoint};
+use super::{DockerDriver, Endpoint, images};
+use crate::driver::DriverError;
 use crate::model::{ContainerSpec, ImagePullPolicy};
 
 /// What would keep a container from starting.
@@ -25,6 +26,14 @@ pub enum Obstacle {
 }
 
 impl DockerDriver {
+    /// Pulls the image of a container, unless its policy is never to, and changes nothing else.
+    ///
+    /// # Errors
+    /// When it is not to be had, or the engine does not answer.
+    pub async fn renew_image(&self, container: &ContainerSpec) -> Result<(), DriverError> {
+        images::renew(&self.inner.engine, container).await
+    }
+
     /// Looks whether a container can be started, changing nothing.
     ///
     /// # Errors

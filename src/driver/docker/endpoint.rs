@@ -182,6 +182,8 @@ struct Endpoints {
 struct ContextEndpoint {
     #[serde(rename = "Host")]
     host: String,
+    #[serde(rename = "SkipTLSVerify", default)]
+    skip_tls_verify: bool,
 }
 
 /// Looks a context up by its name: its folder is called by a digest of it.
@@ -209,11 +211,17 @@ fn from_context(config: Option<&Path>, name: &str) -> Result<Endpoint, DockerErr
         if context.name != name {
             continue;
         }
-        let host = context
-            .endpoints
-            .docker
-            .ok_or_else(|| failed("it names no Docker endpoint".to_owned()))?
-            .host;
+        let Some(ContextEndpoint {
+            host,
+            skip_tls_verify,
+        }) = context.endpoints.docker
+        else {
+            return Err(failed("it names no Docker endpoint".to_owned()));
+        };
+        if skip_tls_verify {
+            let why = "it takes any certificate for the engine's, which flowctl does not";
+            return Err(failed(why.to_owned()));
+        }
         let tls = contexts.join("tls").join(meta.file_name()).join("docker");
         return Endpoint::parse(&host, tls.exists().then_some(tls))
             .ok_or_else(|| failed(format!("flowctl cannot connect to `{host}`")));

@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, Docker};
 
+use serde::de::DeserializeOwned;
+
+use super::dialect;
 use super::endpoint::Endpoint;
 use crate::driver::DriverError;
 use crate::model::DriverKind;
@@ -59,6 +63,19 @@ impl Failure {
     /// Whether the engine says that there is no such thing.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Answered { status: 404, .. })
+    }
+
+    /// Whether the engine says that somebody else has or uses it. Podman's older ones say so with
+    /// the number of a failure.
+    pub(super) fn is_conflict(&self) -> bool {
+        match self {
+            Self::Answered { status: 409, .. } => true,
+            Self::Answered {
+                status: 500,
+                message,
+            } => message.contains("in use") || message.contains("being used"),
+            Self::Answered { .. } | Self::Silent(_) => false,
+        }
     }
 }
 
@@ -113,6 +130,33 @@ impl Engine {
         }
     }
 
+    /// Asks the engine for a description, and understands also what only Podman says.
+    pub(super) async fn read<T, F>(
+        &self,
+        deadline: Duration,
+        ask: impl FnOnce(Docker) -> F,
+    ) -> Result<T, Failure>
+    where
+        T: DeserializeOwned,
+        F: Future<Output = Result<T, Error>>,
+    {
+        let understood = |client| async move {
+            match ask(client).await {
+                Err(Error::JsonDataError {
+                    message,
+                    contents,
+                    column,
+                }) => dialect::translated(&contents).ok_or(Error::JsonDataError {
+                    message,
+                    contents,
+                    column,
+                }),
+                answer => answer,
+            }
+        };
+        self.call(deadline, understood).await
+    }
+
     /// A client for a stream, whose items have no deadline of their own.
     pub(super) fn client(&self) -> Result<Docker, Failure> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +181,7 @@ impl Engine {
                 &format!("tcp://{address}"),
                 &certificates.join("key.pem"),
                 &certificates.join("cert.pem"),
-                &certificates.join("ca.pem"),
+                &authorities(certificates),
                 HEAD_SECONDS,
                 API_DEFAULT_VERSION,
             ),
@@ -171,6 +215,17 @@ impl Engine {
                 causes(&other)
             )),
         }
+    }
+}
+
+/// The authorities that vouch for the engine, beside those of this host.
+fn authorities(certificates: &Path) -> PathBuf {
+    let own = certificates.join("ca.pem");
+    // A context may name none; its engine then has a certificate that every host trusts.
+    if own.exists() {
+        own
+    } else {
+        "/dev/null".into()
     }
 }
 

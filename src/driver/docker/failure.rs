@@ -58,6 +58,8 @@ pub(super) enum Refusal {
     Labels(serde_json::Error),
     #[error("the engine refused the container: {0}")]
     Container(String),
+    #[error("the engine has no init for containers: install `catatonit` on its host: {0}")]
+    NoInit(String),
     #[error("the engine could not start the container: {0}")]
     Start(String),
     #[error("{0}")]
@@ -94,6 +96,7 @@ impl Refusal {
             Self::SecretsNeedLocalEngine(_) => "SecretsNeedLocalEngine",
             Self::SecretWrite { .. } => "SecretNotWritable",
             Self::Labels(_) | Self::Container(_) => "ContainerRefused",
+            Self::NoInit(_) => "NoInit",
             Self::Start(_) => "StartFailed",
             Self::Input(input) => &input.0.reason,
         }

@@ -38,6 +38,11 @@ pub(super) fn owned_by(owner: &str) -> HashMap<String, Vec<String>> {
     [("label".to_owned(), vec![format!("{OWNER}={owner}")])].into()
 }
 
+/// The filter that finds what any flowctl has made.
+pub(super) fn of_anybody() -> HashMap<String, Vec<String>> {
+    [("label".to_owned(), vec![OWNER.to_owned()])].into()
+}
+
 /// The filter that finds the container of one instance.
 pub(super) fn of_instance(owner: &str, instance: &InstanceId) -> HashMap<String, Vec<String>> {
     let labels = vec![format!("{OWNER}={owner}"), format!("{INSTANCE}={instance}")];

@@ -1,9 +1,10 @@
 //! From an image's name to the one image that runs: pulled when the policy says so, then addressed
 //! by its digest, so that a tag that moves changes nothing that was decided.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::models::ImageInspect;
+use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
 
@@ -80,7 +81,7 @@ fn policy(container: &ContainerSpec) -> ImagePullPolicy {
     })
 }
 
-/// Finds or fetches the image of `container`.
+/// Finds or fetches the image of `container`; `tell` hears how a pull goes.
 ///
 /// # Errors
 /// [`DriverError::Refused`] when it is not to be had.
@@ -88,12 +89,18 @@ pub(super) async fn resolve(
     engine: &Engine,
     container: &ContainerSpec,
     choice: &ImageChoice,
-    pulling: &(dyn Fn(&str) + Sync),
+    tell: &(dyn Fn(String) + Sync),
 ) -> Result<Resolved, DriverError> {
     let image = container.image.as_str();
     let policy = match choice {
         ImageChoice::ByPolicy => policy(container),
-        ImageChoice::Pulled => ImagePullPolicy::Always,
+        // It was, before its container was stopped.
+        ImageChoice::Pulled => match policy(container) {
+            ImagePullPolicy::Always | ImagePullPolicy::IfNotPresent => {
+                ImagePullPolicy::IfNotPresent
+            }
+            ImagePullPolicy::Never => ImagePullPolicy::Never,
+        },
         ImageChoice::Recorded(reference) => {
             if let Some(recorded) = recorded(engine, reference).await? {
                 return Ok(recorded);
@@ -111,8 +118,7 @@ pub(super) async fn resolve(
             return Err(refuse(Refusal::ImagePullNever { image }));
         }
         (ImagePullPolicy::IfNotPresent, None) | (ImagePullPolicy::Always, _) => {
-            pulling(image);
-            match pull(engine, image).await {
+            match pull(engine, image, tell).await {
                 Ok(()) => look(engine, image).await?,
                 Err(failure) => {
                     let Some(refusal) = Refusal::of_pull(&failure, image) else {
@@ -135,6 +141,23 @@ pub(super) async fn resolve(
     };
     resolved(image, local.ok_or_else(vanished)?).ok_or_else(|| {
         Failure::Silent(format!("the engine gives no id of {image}")).unreachable("find an image")
+    })
+}
+
+/// Pulls the image of `container`, unless its policy is never to.
+///
+/// # Errors
+/// [`DriverError::Refused`] when it is not to be had.
+pub(super) async fn renew(engine: &Engine, container: &ContainerSpec) -> Result<(), DriverError> {
+    let image = container.image.as_str();
+    match policy(container) {
+        ImagePullPolicy::Never => return Ok(()),
+        ImagePullPolicy::Always | ImagePullPolicy::IfNotPresent => {}
+    }
+    let pulled = pull(engine, image, &|_| {}).await;
+    pulled.map_err(|failure| match Refusal::of_pull(&failure, image) {
+        Some(refusal) => DriverError::Refused(StartFailure::from(refusal)),
+        None => failure.unreachable("pull an image"),
     })
 }
 
@@ -164,7 +187,7 @@ fn resolved(image: &str, local: ImageInspect) -> Option<Resolved> {
     let own = digests.into_iter().find(|digest| {
         digest
             .split_once('@')
-            .is_some_and(|(name, _)| name == repository)
+            .is_some_and(|(name, _)| plain(name) == plain(repository))
     });
     Some(Resolved {
         reference: own.or(local.id)?,
@@ -172,13 +195,21 @@ fn resolved(image: &str, local: ImageInspect) -> Option<Resolved> {
     })
 }
 
-async fn pull(engine: &Engine, image: &str) -> Result<(), Failure> {
+/// A repository as Docker shows it: Podman writes Docker Hub's in full.
+fn plain(repository: &str) -> &str {
+    let short = repository.strip_prefix("docker.io/").unwrap_or(repository);
+    short.strip_prefix("library/").unwrap_or(short)
+}
+
+async fn pull(engine: &Engine, image: &str, tell: &(dyn Fn(String) + Sync)) -> Result<(), Failure> {
     let Reference {
         registry,
         repository,
         version,
     } = Reference::parse(image);
     tracing::info!(image, "pulling");
+    tell(format!("pulling {image}"));
+    let mut progress = Progress::default();
     let credentials = auth::credentials(registry).await;
     let options = CreateImageOptions {
         from_image: Some(repository.to_owned()),
@@ -186,12 +217,16 @@ async fn pull(engine: &Engine, image: &str) -> Result<(), Failure> {
         ..CreateImageOptions::default()
     };
     let client = engine.client()?;
-    let mut progress = Box::pin(client.create_image(Some(options), None, credentials));
+    let mut news = Box::pin(client.create_image(Some(options), None, credentials));
     let whole = async {
         loop {
-            match tokio::time::timeout(PULL_IDLE, progress.next()).await {
+            match tokio::time::timeout(PULL_IDLE, news.next()).await {
                 Ok(None) => return Ok(()),
-                Ok(Some(Ok(_))) => {}
+                Ok(Some(Ok(info))) => {
+                    if let Some(so_far) = progress.heard(info) {
+                        tell(format!("pulling {image}: {so_far}"));
+                    }
+                }
                 Ok(Some(Err(error))) => return Err(engine.failure(error)),
                 Err(_) => return Err(stuck(PULL_IDLE)),
             }
@@ -199,6 +234,43 @@ async fn pull(engine: &Engine, image: &str) -> Result<(), Failure> {
     };
     let pulled = tokio::time::timeout(PULL_LIMIT, whole).await;
     pulled.unwrap_or_else(|_| Err(stuck(PULL_LIMIT)))
+}
+
+/// How far a pull is. It tells of each tenth, or where the engine tells no size, of each step.
+#[derive(Default)]
+struct Progress {
+    /// What was fetched of each layer, and how large it is as far as that is known; in bytes.
+    layers: HashMap<String, (u64, u64)>,
+    told: u64,
+}
+
+impl Progress {
+    /// How often it is told how far a pull of unknown size is.
+    const STEP: u64 = 10_000_000;
+
+    /// Takes in what the engine says; answers what is worth telling.
+    fn heard(&mut self, info: CreateImageInfo) -> Option<String> {
+        let layer = self.layers.entry(info.id?).or_default();
+        let bytes = |number: Option<i64>| u64::try_from(number.unwrap_or_default()).unwrap_or(0);
+        let detail = info.progress_detail.unwrap_or_default();
+        match info.status.as_deref() {
+            Some("Downloading") => *layer = (bytes(detail.current), bytes(detail.total)),
+            Some("Download complete" | "Pull complete") => layer.0 = layer.1.max(layer.0),
+            Some(_) | None => return None,
+        }
+        let sum = |part: fn(&(u64, u64)) -> u64| self.layers.values().map(part).sum::<u64>();
+        let (fetched, size) = (sum(|layer| layer.0), sum(|layer| layer.1));
+        let megabytes = |bytes: u64| format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10);
+        let (mark, text) = match fetched.saturating_mul(10).checked_div(size) {
+            Some(tenths) => (tenths, format!("{} % of {}", tenths * 10, megabytes(size))),
+            None => (fetched / Self::STEP, megabytes(fetched)),
+        };
+        // Layers become known one by one, so it may go back.
+        (mark > self.told).then(|| {
+            self.told = mark;
+            text
+        })
+    }
 }
 
 fn stuck(after: Duration) -> Failure {
@@ -231,6 +303,28 @@ mod tests {
         );
         assert_eq!(parts("r.io:5/a"), ("r.io:5", "r.io:5/a", "latest"));
         assert_eq!(parts("r.io/a:1@sha256:00"), ("r.io", "r.io/a", "sha256:00"));
+    }
+
+    #[test]
+    fn a_pull_tells_each_tenth_and_never_goes_back() {
+        let mut progress = Progress::default();
+        let mut hear = |layer: &str, current: i64, total: i64| {
+            progress.heard(
+                serde_json::from_value(serde_json::json!({
+                    "id": layer, "status": "Downloading",
+                    "progressDetail": { "current": current, "total": total },
+                }))
+                .unwrap(),
+            )
+        };
+        assert_eq!(hear("a", 100_000, 2_000_000), None);
+        assert_eq!(hear("a", 500_000, 2_000_000).unwrap(), "20 % of 2.0 MB");
+        assert_eq!(hear("b", 0, 2_000_000), None);
+        assert_eq!(hear("b", 1_000_000, 2_000_000).unwrap(), "30 % of 4.0 MB");
+        let mut unknown = Progress::default();
+        let info = r#"{"id":"a","status":"Downloading","progressDetail":{"current":25000000}}"#;
+        let said = unknown.heard(serde_json::from_str(info).unwrap());
+        assert_eq!(said.unwrap(), "25.0 MB");
     }
 
     #[test]

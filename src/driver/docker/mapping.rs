@@ -1,7 +1,7 @@
 //! From a launch to the container that the engine is asked for. Pure, but for a look at paths.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
@@ -88,12 +88,17 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         });
         mounts.extend(further);
     }
-    let extra_hosts = gateway.map(|gateway| vec![format!("{HOST_FROM_CONTAINER}:{gateway}")]);
+    // On the host's own network the host is loopback.
+    let of_host = match network {
+        network::HOST => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => gateway,
+    };
+    let extra_hosts = of_host.map(|host| vec![format!("{HOST_FROM_CONTAINER}:{host}")]);
     let host = HostConfig {
         network_mode: Some(network.to_owned()),
         port_bindings: Some(bindings(&spec.ports)),
         mounts: Some(mounts),
-        extra_hosts: extra_hosts.filter(|_| network != "host"),
+        extra_hosts,
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
@@ -256,7 +261,7 @@ pub(super) fn check_power(
         Privileged::Allowed => return Ok(()),
         Privileged::Refused => {}
     }
-    if network == "host" || network.starts_with("container:") {
+    if network == network::HOST || network.starts_with("container:") {
         return Err(Refusal::Privileged {
             what: format!("network `{network}`"),
         });

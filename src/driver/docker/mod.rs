@@ -32,6 +32,7 @@ mod ahead;
 mod auth;
 mod callers;
 mod copy;
+mod dialect;
 mod endpoint;
 mod engine;
 mod exec;
@@ -144,6 +145,8 @@ struct Inner {
     secrets: PathBuf,
     /// Held while a network is made or removed: some engines make two of one name.
     networks: tokio::sync::Mutex<()>,
+    /// Held by whatever starts a container, which needs its network until it runs.
+    starting: tokio::sync::RwLock<()>,
     /// Who is told of a network's gateway before a container starts on it.
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
@@ -205,6 +208,7 @@ impl DockerDriver {
             hints: Hints::default(),
             album: Mutex::default(),
             networks: tokio::sync::Mutex::new(()),
+            starting: tokio::sync::RwLock::new(()),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
             images: Mutex::default(),

@@ -12,6 +12,9 @@ use super::identity;
 /// The network of components whose pipeline names none.
 pub(super) const DEFAULT: &str = "flowctl-bridge";
 
+/// The network that is the host's own.
+pub(super) const HOST: &str = "host";
+
 /// A network as the engine knows it.
 pub(super) struct Network {
     /// The host's own address on it.
@@ -20,7 +23,7 @@ pub(super) struct Network {
 
 /// Whether the engine itself has it, always.
 fn is_built_in(name: &str) -> bool {
-    matches!(name, "host" | "none" | "bridge" | "default")
+    matches!(name, HOST | "none" | "bridge" | "default")
 }
 
 /// Makes sure that the network is there.
@@ -41,12 +44,18 @@ pub(super) async fn ensure(engine: &Engine, owner: &str, name: &str) -> Result<N
         })
         .await;
     match made {
+        Ok(_) => {}
         // Someone else was faster.
-        Ok(_) | Err(Failure::Answered { status: 409, .. }) => {}
+        Err(failure) if failure.is_conflict() || says_exists(&failure) => {}
         Err(failure) => return Err(failure),
     }
     let made = look(engine, name).await?;
     made.ok_or_else(|| Failure::Silent(format!("network {name} vanished while it was made")))
+}
+
+/// Podman's older ones say with the number of a failure that a network of this name is there.
+fn says_exists(failure: &Failure) -> bool {
+    matches!(failure, Failure::Answered { status: 500, message } if message.contains("already exists"))
 }
 
 /// The network, if it exists.
@@ -85,6 +94,7 @@ pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool, Failure>
         Ok(()) => Ok(true),
         Err(Failure::Answered { status: 404, .. }) => Ok(true),
         Err(Failure::Answered { status: 403, .. }) => Ok(false),
+        Err(failure) if failure.is_conflict() => Ok(false),
         Err(failure) => Err(failure),
     }
 }

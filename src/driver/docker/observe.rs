@@ -14,7 +14,7 @@ use super::engine::{CHANGE, Failure, LOOK, found};
 use super::failure::Refusal;
 use super::outage::{self, Beginnings};
 use super::sight::{Reach, Seen};
-use super::{Inner, identity};
+use super::{Inner, dialect, identity};
 use crate::model::{Exit, ExitStatus, InstanceId, Life, RestartMode, StartFailure, Workload};
 
 /// Closer looks at once.
@@ -184,7 +184,7 @@ impl Inner {
             ..ListContainersOptions::default()
         };
         self.engine
-            .call(LOOK, |client| async move {
+            .read(LOOK, |client| async move {
                 client.list_containers(Some(options)).await
             })
             .await
@@ -264,7 +264,8 @@ impl Inner {
     /// Whether it was the container's init that ended, since it could not execute the program.
     async fn never_ran(&self, seen: &Seen, exit: &Exit) -> Option<StartFailure> {
         let brief = exit.started_at.is_some_and(|at| exit.at.since(at) < BRIEF);
-        if !brief || !matches!(exit.status, ExitStatus::Code(126 | 127)) {
+        // The last is that of Podman's init, and of many a program.
+        if !brief || !matches!(exit.status, ExitStatus::Code(126 | 127 | 1)) {
             return None;
         }
         let options = LogsOptions {
@@ -282,15 +283,13 @@ impl Inner {
             // Without it the code stands for itself.
             .unwrap_or_default();
         let text = last.first()?.to_string();
-        let (_, why) = text.split_once("[FATAL tini")?;
-        let (_, why) = why.split_once(")] ")?;
+        let why = dialect::words_of_init(&text)?;
         let spec = &seen.description.as_ref()?.spec;
         let Workload::Docker(container) = &spec.workload else {
             return None;
         };
         let program = container.command.iter().flatten().next();
         let program = program.map_or("of the image", String::as_str);
-        let why = why.trim();
         Some(Refusal::of_init(why, program, &container.image).into())
     }
 
@@ -323,7 +322,7 @@ impl Inner {
         let wanted = id.as_str();
         let answer = self
             .engine
-            .call(LOOK, |client| async move {
+            .read(LOOK, |client| async move {
                 let options = None::<InspectContainerOptions>;
                 client.inspect_container(wanted, options).await
             })

@@ -8,7 +8,7 @@ use bollard::models::{
 };
 
 use super::engine::Failure;
-use super::identity;
+use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
     DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash, StartFailure,
@@ -71,7 +71,10 @@ impl Reach {
         });
         let networks = settings.networks.iter().flatten();
         let mut addresses: Vec<IpAddr> = networks
-            .filter_map(|(_, endpoint)| endpoint.ip_address.as_deref()?.parse().ok())
+            .filter_map(|(name, endpoint)| match name.as_str() {
+                network::HOST => Some(std::net::Ipv4Addr::LOCALHOST.into()),
+                _ => endpoint.ip_address.as_deref()?.parse().ok(),
+            })
             .collect();
         addresses.sort();
         Self {

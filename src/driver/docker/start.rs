@@ -16,7 +16,7 @@ use super::images::{self, Resolved};
 use super::mapping::{self, Parts};
 use super::secrets::{self, Reader};
 use super::sight::Seen;
-use super::{DockerDriver, identity, network};
+use super::{DockerDriver, dialect, identity, network};
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{
@@ -28,6 +28,10 @@ const OPERATION: &str = "start a container";
 /// The pauses, in milliseconds, after which a name is asked for again that a dead container of ours
 /// had: engines free it a moment after the container is gone.
 const TAKE_OVERS: [u64; 5] = [0, 10, 50, 250, 1_000];
+/// How often a network is made again that went while something started on it.
+const NETWORKS: usize = 3;
+/// What Podman says where the init of containers is not installed.
+const NO_INIT: &str = "container-init binary not found";
 /// Where a container's programs are looked up when its image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -46,29 +50,28 @@ impl DockerDriver {
         let Workload::Docker(container) = &launch.spec.workload else {
             return Err(refuse(Refusal::WrongDriver(launch.spec.id.to_string())));
         };
+        // No network goes while something starts on it.
+        let _starting = self.inner.starting.read().await;
         if let Some(seen) = self.find(&launch.instance).await.map_err(lost)? {
-            return self.go_on(launch, container, seen).await;
+            match seen.life {
+                // Its network may be another by now, with another address of the host.
+                Life::Created => self.remove(&seen.id, &launch.instance).await?,
+                Life::NotStarted { .. }
+                | Life::Running { .. }
+                | Life::Exited(_)
+                | Life::RuntimeRestarted(_)
+                | Life::Lost { .. }
+                | Life::HostReboot { .. } => return answer(seen),
+            }
         }
-        let id = self.create(launch, container).await?;
-        self.run(launch, container, &id).await
-    }
-
-    /// Finishes or answers what an earlier call began.
-    async fn go_on(
-        &self,
-        launch: &Launch,
-        container: &ContainerSpec,
-        seen: Seen,
-    ) -> Result<Started, DriverError> {
-        let handle = seen.handle();
-        let since = match seen.life {
-            Life::Created => return self.run(launch, container, &seen.id).await,
-            Life::NotStarted { failure, .. } => return Err(DriverError::Refused(failure)),
-            Life::Running { since } => since,
-            Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at.unwrap_or(exit.at),
-            Life::Lost { at } | Life::HostReboot { at } => at,
-        };
-        Ok(Started { handle, since })
+        for _ in 0..NETWORKS {
+            let id = self.create(launch, container).await?;
+            if let Some(started) = self.run(launch, container, &id).await? {
+                return Ok(started);
+            }
+            self.remove(&id, &launch.instance).await?;
+        }
+        Err(unreachable(OPERATION, "its network goes again and again"))
     }
 
     /// Makes the container; answers its id.
@@ -78,7 +81,7 @@ impl DockerDriver {
         container: &ContainerSpec,
     ) -> Result<String, DriverError> {
         let spec = &launch.spec;
-        let on = container.network.as_deref().unwrap_or(network::DEFAULT);
+        let on = Self::network_of(container);
         let endpoint = self.inner.engine.endpoint();
         mapping::check_power(spec, on, self.inner.config.privileged, endpoint).map_err(refuse)?;
         if !spec.secrets.is_empty() && !endpoint.is_local() {
@@ -128,7 +131,7 @@ impl DockerDriver {
                 .await;
             match made {
                 Ok(made) => return Ok(made.id),
-                Err(Failure::Answered { status: 409, .. }) => {
+                Err(failure) if failure.is_conflict() => {
                     if let Some(id) = self.take_over(launch, &name).await? {
                         return Ok(id);
                     }
@@ -140,6 +143,9 @@ impl DockerDriver {
                     status: 400 | 404 | 500,
                     message,
                 }) => return Err(refuse(Refusal::Container(message))),
+                Err(Failure::Answered { message, .. }) if message.contains(NO_INIT) => {
+                    return Err(refuse(Refusal::NoInit(message)));
+                }
                 Err(failure) => return Err(lost(failure)),
             }
         }
@@ -161,11 +167,8 @@ impl DockerDriver {
         launch: &Launch,
         container: &ContainerSpec,
     ) -> Result<Resolved, DriverError> {
-        let pulling = |image: &str| {
-            let hints = &self.inner.hints;
-            hints.say(launch.instance.clone(), format!("pulling {image}"));
-        };
-        images::resolve(&self.inner.engine, container, &launch.image, &pulling).await
+        let tell = |what: String| self.inner.hints.say(launch.instance.clone(), what);
+        images::resolve(&self.inner.engine, container, &launch.image, &tell).await
     }
 
     /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of
@@ -214,47 +217,40 @@ impl DockerDriver {
         Ok(None)
     }
 
-    /// Starts the program of a container that was created.
+    /// Starts the program of a container that was created; `None` when another flowctl has removed
+    /// its network meanwhile, since nothing was on it.
     async fn run(
         &self,
         launch: &Launch,
         container: &ContainerSpec,
         id: &str,
-    ) -> Result<Started, DriverError> {
+    ) -> Result<Option<Started>, DriverError> {
         if let Err(error) = self.check_program(container, id).await {
             if let DriverError::Refused(_) = &error {
                 self.remove(id, &launch.instance).await?;
             }
             return Err(error);
         }
-        let start = || {
-            self.inner.engine.call(CHANGE, |client| async move {
+        let started = self
+            .inner
+            .engine
+            .call(CHANGE, |client| async move {
                 let options = None::<StartContainerOptions>;
                 client.start_container(id, options).await
             })
-        };
-        let mut answer = start().await;
-        if let Err(Failure::Answered {
-            status: 404,
-            message,
-        }) = &answer
-            && message.contains("network")
-        {
-            // The network was removed since it was made sure of.
-            let on = container.network.as_deref().unwrap_or(network::DEFAULT);
-            self.network(on).await?;
-            answer = start().await;
-        }
-        let message = match answer {
+            .await;
+        let message = match started {
             Ok(()) | Err(Failure::Answered { status: 304, .. }) => None,
+            Err(Failure::Answered {
+                status: 404,
+                message,
+            }) if message.contains("network") => return Ok(None),
             Err(Failure::Answered { message, .. }) => Some(message),
             Err(failure) => return Err(lost(failure)),
         };
         let inspected = self.inspect(id).await.map_err(lost)?;
-        let program = inspected
-            .as_ref()
-            .and_then(|inspected| inspected.path.clone())
-            .unwrap_or_default();
+        let program = inspected.as_ref().and_then(dialect::program);
+        let program = program.unwrap_or_default();
         let seen = match inspected {
             Some(inspected) => Seen::read(inspected, self.inner.clock.now()).map_err(lost)?,
             None => None,
@@ -262,7 +258,7 @@ impl DockerDriver {
         match (message, seen) {
             (_, Some(seen)) if matches!(seen.life, Life::Running { .. } | Life::Exited(_)) => {
                 self.inner.notice(&seen);
-                Box::pin(self.go_on(launch, container, seen)).await
+                answer(seen).map(Some)
             }
             (Some(message), Some(_) | None) => {
                 let user = launch.spec.user.as_deref();
@@ -283,7 +279,7 @@ impl DockerDriver {
         let answer = self
             .inner
             .engine
-            .call(LOOK, |client| async move {
+            .read(LOOK, |client| async move {
                 client.list_containers(None::<ListContainersOptions>).await
             })
             .await;
@@ -312,7 +308,7 @@ impl DockerDriver {
         let Some(inspected) = self.inspect(id).await.map_err(lost)? else {
             return Ok(());
         };
-        let Some(program) = inspected.path.clone().filter(|path| !path.is_empty()) else {
+        let Some(program) = dialect::program(&inspected) else {
             return Ok(());
         };
         let known = (inspected.image.clone().unwrap_or_default(), program.clone());
@@ -412,13 +408,26 @@ impl DockerDriver {
         let answer = self
             .inner
             .engine
-            .call(LOOK, |client| async move {
+            .read(LOOK, |client| async move {
                 let options = None::<InspectContainerOptions>;
                 client.inspect_container(container, options).await
             })
             .await;
         found(answer)
     }
+}
+
+/// What an earlier call made of an instance.
+fn answer(seen: Seen) -> Result<Started, DriverError> {
+    let handle = seen.handle();
+    let since = match seen.life {
+        Life::NotStarted { failure, .. } => return Err(DriverError::Refused(failure)),
+        Life::Created => return Err(unreachable(OPERATION, "it does not start")),
+        Life::Running { since } => since,
+        Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at.unwrap_or(exit.at),
+        Life::Lost { at } | Life::HostReboot { at } => at,
+    };
+    Ok(Started { handle, since })
 }
 
 /// Where `program` may lie in a container.

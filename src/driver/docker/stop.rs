@@ -84,6 +84,11 @@ impl DockerDriver {
             Err(Failure::Answered {
                 status: 404 | 409, ..
             }) => Ok(true),
+            // As Podman's older ones say it.
+            Err(Failure::Answered {
+                status: 500,
+                message,
+            }) if message.contains("can only kill running containers") => Ok(true),
             Err(failure) => Err(failure),
         }
     }

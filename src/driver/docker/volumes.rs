@@ -1,11 +1,14 @@
 //! Named volumes, and what is left of everything at the end.
 
+use std::collections::BTreeSet;
+
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions};
 
 use super::engine::{CHANGE, Failure, LOOK, found};
 use super::{CleanedUp, DockerDriver, Volumes, identity, network};
 use crate::driver::DriverError;
+use crate::model::ContainerSpec;
 
 impl DockerDriver {
     /// Makes a volume with our mark, unless it exists: then it is somebody's, and is used as it is.
@@ -40,44 +43,116 @@ impl DockerDriver {
     /// When the engine does not answer.
     pub async fn clean_up(&self, volumes: Volumes) -> Result<CleanedUp, DriverError> {
         let lost = |failure: Failure| failure.unreachable("clean up");
-        let engine = &self.inner.engine;
-        let owned = || Some(identity::owned_by(&self.inner.config.owner));
         let mut cleaned = CleanedUp::default();
+        self.end_networks(&BTreeSet::new(), &mut cleaned)
+            .await
+            .map_err(lost)?;
+        for name in self.own_volumes().await.map_err(lost)? {
+            let ended = self.end_volume(name, volumes, &mut cleaned).await;
+            ended.map_err(lost)?;
+        }
+        Ok(cleaned)
+    }
 
+    /// The network that a container of this definition is on.
+    pub fn network_of(container: &ContainerSpec) -> &str {
+        container.network.as_deref().unwrap_or(network::DEFAULT)
+    }
+
+    /// Removes those networks that flowctl made which no component is on and none of `wanted` names.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn drop_networks(&self, wanted: &BTreeSet<String>) -> Result<(), DriverError> {
+        let dropped = self.end_networks(wanted, &mut CleanedUp::default()).await;
+        dropped.map_err(|failure| failure.unreachable("remove networks"))
+    }
+
+    /// Our own networks, and the common one, whoever made it: the last that leaves removes it. One
+    /// that begins to use it at that moment makes it anew.
+    async fn end_networks(
+        &self,
+        wanted: &BTreeSet<String>,
+        cleaned: &mut CleanedUp,
+    ) -> Result<(), Failure> {
+        // What starts needs its network; it is looked at again when something else has ended.
+        let Ok(_quiet) = self.inner.starting.try_write() else {
+            return Ok(());
+        };
         let _turn = self.inner.networks.lock().await;
-        let options = ListNetworksOptions { filters: owned() };
+        let engine = &self.inner.engine;
+        let options = ListNetworksOptions {
+            filters: Some(identity::of_anybody()),
+        };
         let networks = engine
             .call(LOOK, |client| async move {
                 client.list_networks(Some(options)).await
             })
-            .await
-            .map_err(lost)?;
-        for name in networks.into_iter().filter_map(|network| network.name) {
-            if network::remove(engine, &name).await.map_err(lost)? {
+            .await?;
+        for found in networks {
+            let labels = found.labels.unwrap_or_default();
+            let Some(name) = found.name.filter(|name| !wanted.contains(name)) else {
+                continue;
+            };
+            let ours = labels.get(identity::OWNER) == Some(&self.inner.config.owner);
+            if !ours && name != network::DEFAULT {
+                continue;
+            }
+            if network::remove(engine, &name).await? {
                 cleaned.networks.push(name);
-            } else {
+            } else if ours {
                 cleaned.networks_in_use.push(name);
             }
         }
+        Ok(())
+    }
 
-        let options = ListVolumesOptions { filters: owned() };
-        let listed = engine
-            .call(LOOK, |client| async move {
-                client.list_volumes(Some(options)).await
-            })
-            .await
-            .map_err(lost)?;
-        for volume in listed.volumes.unwrap_or_default() {
-            let name = volume.name;
-            match volumes {
-                Volumes::Keep => cleaned.volumes_kept.push(name),
-                Volumes::Remove if self.remove_volume(&name).await.map_err(lost)? => {
-                    cleaned.volumes_removed.push(name);
-                }
-                Volumes::Remove => cleaned.volumes_kept.push(name),
+    /// Removes or keeps those of these volumes that carry our mark.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn dispose(&self, names: &[String], fate: Volumes) -> Result<CleanedUp, DriverError> {
+        let lost = |failure: Failure| failure.unreachable("look after volumes");
+        let mut cleaned = CleanedUp::default();
+        for name in self.own_volumes().await.map_err(lost)? {
+            if names.contains(&name) {
+                self.end_volume(name, fate, &mut cleaned)
+                    .await
+                    .map_err(lost)?;
             }
         }
         Ok(cleaned)
+    }
+
+    /// The named volumes that carry our mark.
+    async fn own_volumes(&self) -> Result<Vec<String>, Failure> {
+        let filters = Some(identity::owned_by(&self.inner.config.owner));
+        let options = ListVolumesOptions { filters };
+        let listed = self
+            .inner
+            .engine
+            .call(LOOK, |client| async move {
+                client.list_volumes(Some(options)).await
+            })
+            .await?;
+        let volumes = listed.volumes.unwrap_or_default();
+        Ok(volumes.into_iter().map(|volume| volume.name).collect())
+    }
+
+    async fn end_volume(
+        &self,
+        name: String,
+        fate: Volumes,
+        cleaned: &mut CleanedUp,
+    ) -> Result<(), Failure> {
+        match fate {
+            Volumes::Keep => cleaned.volumes_kept.push(name),
+            Volumes::Remove if self.remove_volume(&name).await? => {
+                cleaned.volumes_removed.push(name);
+            }
+            Volumes::Remove => cleaned.volumes_kept.push(name),
+        }
+        Ok(())
     }
 
     /// Removes a volume; false when a container still uses it.
@@ -93,7 +168,7 @@ impl DockerDriver {
             .await;
         match answer {
             Ok(()) | Err(Failure::Answered { status: 404, .. }) => Ok(true),
-            Err(Failure::Answered { status: 409, .. }) => Ok(false),
+            Err(failure) if failure.is_conflict() => Ok(false),
             Err(failure) => Err(failure),
         }
     }
