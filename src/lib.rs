@@ -22,6 +22,7 @@
 //! | 2 | [`watch`] | a file, to the last good pipelines in it |
 //! | 2 | [`preflight`] | what will not work on this host, found before anything is started |
 //! | 3 | [`reconciler`] | the only writer: commands in, snapshots out |
+//! | 4 | [`control_plane`] | what components call: both gRPC services, tokens, TLS |
 //! | 4 | [`api`] | what the command line and scripts call, and its client |
 //! | 4 | [`telemetry`] | the daemon's log |
 //! | 5 | [`daemon`] | wires all of the above |
