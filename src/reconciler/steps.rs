@@ -265,13 +265,17 @@ impl Core {
                 continue;
             }
             let key = &id.replica;
-            let before = pipeline.preparing.insert(key.clone(), what.clone());
-            // How far it is stands in the status; that it began is history.
-            if before.is_none() {
-                let message = format!("{key}: {what}");
-                let kind = EventKind::Preparing;
-                pipeline.emit(&mut self.ledger, key, Some(&id), kind, what, message);
-            }
+            let message = format!("{key}: {what}");
+            let kind = EventKind::Preparing;
+            pipeline.emit(
+                &mut self.ledger,
+                key,
+                Some(&id),
+                kind,
+                what.clone(),
+                message,
+            );
+            pipeline.preparing.insert(key.clone(), what);
             pipeline.restate = true;
         }
     }

@@ -287,4 +287,13 @@ fn apply_and_run_show_how_far_a_pull_is() {
     assert!(said.contains(" % of "), "{said}");
     world.ok(&["down"]);
     forget(&engine, &repository);
+
+    let job = container(&id, "exit 0", ", restart_policy: never");
+    let image = format!("{repository}:1");
+    world.save("job.yaml", &pipeline(&job.replace(IMAGE, &image)));
+    let ran = world.run(&["run", "job.yaml"]);
+    let said = text(&ran.stdout) + &text(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    assert!(said.contains(&image) && said.contains(" % of "), "{said}");
+    forget(&engine, &repository);
 }

@@ -246,7 +246,7 @@ struct Progress {
 
 impl Progress {
     /// How often it is told how far a pull of unknown size is.
-    const STEP: u64 = 10_000_000;
+    const STEP: u64 = 50_000_000;
 
     /// Takes in what the engine says; answers what is worth telling.
     fn heard(&mut self, info: CreateImageInfo) -> Option<String> {
@@ -322,9 +322,9 @@ mod tests {
         assert_eq!(hear("b", 0, 2_000_000), None);
         assert_eq!(hear("b", 1_000_000, 2_000_000).unwrap(), "30 % of 4.0 MB");
         let mut unknown = Progress::default();
-        let info = r#"{"id":"a","status":"Downloading","progressDetail":{"current":25000000}}"#;
+        let info = r#"{"id":"a","status":"Downloading","progressDetail":{"current":75000000}}"#;
         let said = unknown.heard(serde_json::from_str(info).unwrap());
-        assert_eq!(said.unwrap(), "25.0 MB");
+        assert_eq!(said.unwrap(), "75.0 MB");
     }
 
     #[test]
