@@ -284,11 +284,11 @@ impl<'a> Compose<'a> {
 }
 
 /// Containers whose names are of this run alone.
-fn boxed(count: usize) -> Vec<Component> {
+fn boxed(count: usize, home: Home) -> Vec<Component> {
     let mut all = sleepers(count);
     for component in &mut all {
         component.id = format!("bench-{}-{}", std::process::id(), component.id);
-        component.home = Home::Container;
+        component.home = home;
     }
     all
 }
@@ -340,7 +340,7 @@ pub fn start(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Resu
     let mut bare = Cell::new("  the same calls of the engine alone", "ms", None);
     let mut over = Cell::new("  more than those", "%", Some("10"));
     let mut theirs = compose_cell(compose.as_ref(), "up")?;
-    let components = boxed(COUNT);
+    let components = boxed(COUNT, Home::Container);
     for _ in 0..effort.rounds(10, 2) {
         runner.fresh(world)?;
         let handed_over = runner.apply(world, &components)?;
@@ -377,7 +377,7 @@ pub fn edit(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Resul
     let mut bare = Cell::new("  the same calls of the engine alone (edit)", "ms", None);
     let mut over = Cell::new("  more than those (edit)", "%", Some("10"));
     let mut theirs = compose_cell(compose.as_ref(), "an edit")?;
-    let mut components = boxed(COUNT);
+    let mut components = boxed(COUNT, Home::Container);
     runner.fresh(world)?;
     runner.apply(world, &components)?;
     world.wait_for(COUNT)?;
@@ -429,7 +429,7 @@ pub fn resync(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Res
     let mut again = Cell::new(title, "ms", Some("30"));
     let mut first = Cell::new("  the first one of a daemon", "ms", None);
     let mut bare = Cell::new("  the engine's own list of them", "ms", None);
-    let components = boxed(count);
+    let components = boxed(count, Home::Offline);
     runner.fresh(world)?;
     runner.apply(world, &components)?;
     world.wait_for(count)?;

@@ -106,10 +106,12 @@ fn daemon(dir: &std::path::Path) -> Result<Child> {
 }
 
 fn manifest(world: &World, components: &[Component]) -> String {
-    let mut yaml = String::from(
-        "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: { name: bench }\nspec:\n  \
+    let offline = components.iter().any(|one| one.home == Home::Offline);
+    let network = if offline { "network: none\n  " } else { "" };
+    let mut yaml = format!(
+        "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: {{ name: bench }}\nspec:\n  {network}\
          driver: process\n  defaults:\n    \
-         restart: { policy: always, initial_delay: 0s, backoff: fixed, jitter: 0 }\n  sources:\n",
+         restart: {{ policy: always, initial_delay: 0s, backoff: fixed, jitter: 0 }}\n  sources:\n",
     );
     for component in components {
         // A list of JSON strings is a list of YAML strings.
@@ -118,7 +120,7 @@ fn manifest(world: &World, components: &[Component]) -> String {
         let Component { id, task, home, .. } = component;
         match home {
             Home::Process => writeln!(yaml, "    - {{ id: {id}, binary: {program}, args: {args}"),
-            Home::Container => {
+            Home::Container | Home::Offline => {
                 let command = Value::from(world.command_in_container(component));
                 let dir = Value::from(world.dir().display().to_string());
                 writeln!(

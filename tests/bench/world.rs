@@ -48,6 +48,8 @@ pub enum Home {
     Process,
     /// In a container, which finds the world's folder at [`IN_CONTAINER`].
     Container,
+    /// The same without a network, since one of the tests' engine has room for 60 only.
+    Offline,
 }
 
 /// Where a container finds the world's folder.
