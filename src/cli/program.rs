@@ -9,7 +9,6 @@ use super::exit::{Exit, Failure, takes_nothing};
 use super::foreground;
 use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
 use super::out::Out;
-use super::spawn;
 use super::text::Style;
 use crate::api::{ApiError, Backend, ErrorCode, Watching};
 use crate::daemon::{self, CleanedUp, Daemon, DaemonError, Reading, Volumes};
@@ -27,7 +26,6 @@ pub struct Program;
 
 impl Host for Program {
     fn serve(&self, options: &DaemonOptions) -> Result<Exit, Failure> {
-        spawn::share_one_arena()?;
         telemetry::init(options.log.as_deref(), options.log_format)
             .map_err(|error| Failure::Usage(error.to_string()))?;
         let options = daemon::Options {
