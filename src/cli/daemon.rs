@@ -11,7 +11,7 @@ use super::spawn;
 
 pub(super) fn run(cx: &mut Context<'_>, args: Daemon) -> Result<Exit, Failure> {
     // Before anything is made: the program begins once more.
-    spawn::share_one_arena()?;
+    spawn::share_one_arena();
     if args.detached {
         spawn::detach()?;
     }

@@ -91,15 +91,13 @@ fn unusable(operation: &'static str, path: &Path, source: io::Error) -> Failure 
 const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// Becomes the same daemon with one arena, unless its environment says how many it shall have: the
-/// allocator reads that once, before anything of ours runs. The pid stays.
-///
-/// # Errors
-/// When this program cannot be executed again.
-pub(super) fn share_one_arena() -> Result<(), Failure> {
+/// allocator reads that once, before anything of ours runs. The pid stays. Where this program cannot
+/// be executed again, it goes on with more memory.
+pub(super) fn share_one_arena() {
     use std::os::unix::process::CommandExt;
     let (name, value) = ARENAS;
     if std::env::var_os(name).is_some() {
-        return Ok(());
+        return;
     }
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let mut arguments = std::env::args_os();
@@ -107,12 +105,8 @@ pub(super) fn share_one_arena() -> Result<(), Failure> {
     if let Some(own) = arguments.next() {
         again.arg0(own);
     }
-    let source = again.args(arguments).env(name, value).exec();
-    Err(Failure::File {
-        operation: "execute again",
-        path: program,
-        source,
-    })
+    let error = again.args(arguments).env(name, value).exec();
+    tracing::debug!(program = %program.display(), %error, "cannot be executed again");
 }
 
 fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child> {
@@ -122,7 +116,6 @@ fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child>
         .arg("--state-dir")
         .arg(state_dir)
         .args(options)
-        .env(ARENAS.0, ARENAS.1)
         // No folder is kept from being unmounted by a daemon that nobody remembers.
         .current_dir("/")
         .stdin(Stdio::null())

@@ -351,7 +351,7 @@ impl Daemon {
         }
     }
 
-    /// Waits until the folders of ended instances are gone too. What is left after a while is
+    /// Waits until what is left of ended instances are gone too. What is left after a while is
     /// removed by the next daemon.
     async fn swept(&self) {
         let empty = async {
@@ -464,7 +464,7 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
     let forks = ForkServer::start().map_err(|source| failed("start the fork server", source))?;
     ProcessDriver::new(forks, process_config(dir), clock.clone())
         .map(Arc::new)
-        .map_err(|source| failed("open the instance directories", source))
+        .map_err(|source| failed("make the folder of instances", source))
 }
 
 /// Pipelines of a lost store, put together from what their instances carry.

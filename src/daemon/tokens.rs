@@ -5,7 +5,7 @@ use std::fs::{self, DirEntry, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::ControlError;
 use super::control::Token;
 use crate::clock::Clock;
-use crate::control_plane::{Keyring, Refreshed};
+use crate::control_plane::{Bearer, Keyring, Refreshed};
 use crate::driver::docker;
 use crate::model::{DriverKind, InstanceId, PipelineKey, ReplicaKey, Snapshot};
 use crate::reconciler::ReconcilerHandle;
@@ -35,6 +35,9 @@ pub(super) struct Tokens {
     keys: Arc<Keyring>,
     state_dir: PathBuf,
     folder: PathBuf,
+    /// Held while a file of processes is written: an instance that starts and a renewal for the one
+    /// before it would mix up their tokens.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Tokens {
@@ -55,6 +58,7 @@ impl Tokens {
             keys,
             state_dir: state_dir.to_owned(),
             folder,
+            writing: Arc::default(),
         })
     }
 
@@ -100,6 +104,7 @@ impl Tokens {
 
     fn write(&self, instance: &InstanceId, token: &str) -> Option<String> {
         let path = self.path_of(instance);
+        let _writing = self.writing();
         match write_new(&path, token) {
             Ok(()) => path.to_str().map(str::to_owned),
             Err(error) => {
@@ -107,6 +112,10 @@ impl Tokens {
                 None
             }
         }
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_for_container(&self, instance: &InstanceId, token: &str) -> Option<String> {
@@ -161,6 +170,7 @@ impl Tokens {
                 continue;
             }
             let path = entry.path();
+            let _writing = self.writing();
             match live.get(&path) {
                 Some(instance) => {
                     if let Some(token) = self.renewed(instance, &path, clock)? {
@@ -205,7 +215,12 @@ impl Tokens {
         clock: &Clock,
     ) -> io::Result<Option<String>> {
         let token = fs::read_to_string(file)?;
-        let stale = self.keys.is_stale(&token, clock.now());
+        let (now, of_this) = (clock.now(), Bearer::Instance(instance.clone()));
+        // A good token of another instance is that of the next one, which starts at this moment.
+        let stale = match self.keys.verify(&token, now) {
+            Ok(bearer) => bearer == of_this && self.keys.is_stale(&token, now),
+            Err(_) => true,
+        };
         Ok(stale.then(|| self.keys.issue(instance, clock.now())))
     }
 }
@@ -241,7 +256,7 @@ fn age_of(written: SystemTime, clock: &Clock) -> Duration {
     Duration::from_millis(now).saturating_sub(written)
 }
 
-/// A file that nobody reads before its instance starts, so it needs no rename; nor a flush, since
+/// A file whose reader starts once it is written, so it needs no rename; nor a flush, since
 /// no instance outlives a reboot.
 fn write_new(path: &Path, content: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()

@@ -144,7 +144,11 @@ impl Reconciler {
                 // Cancel-safe: cancellation stays set.
                 () = stop.cancelled() => break,
             };
-            if self.core.unanswered() >= CROWD {
+            let is_answer = matches!(
+                input,
+                Input::StartAnswered { .. } | Input::StopAnswered { .. }
+            );
+            if is_answer && self.core.unanswered() >= CROWD {
                 tokio::time::sleep(GATHER).await;
             }
             self.follow_clock();

@@ -340,9 +340,9 @@ fn doubles(state: &str) -> Vec<String> {
         if comm != "perl\n" || !is_alive(pid) {
             continue;
         }
-        let dir = environment(pid, "FLOWCTL_INSTANCE_FILE").unwrap_or_default();
+        let file = environment(pid, "FLOWCTL_INSTANCE_FILE").unwrap_or_default();
         let Some(instance) =
-            environment(pid, "FLOWCTL_INSTANCE").filter(|_| dir.starts_with(state))
+            environment(pid, "FLOWCTL_INSTANCE").filter(|_| file.starts_with(state))
         else {
             continue;
         };

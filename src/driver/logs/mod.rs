@@ -48,7 +48,7 @@ pub struct Place {
     pub driver: DriverKind,
     /// Log files, as `NAMESPACE/PIPELINE/COMPONENT/REPLICA/INCARNATION-SEQUENCE.log`.
     pub logs_dir: PathBuf,
-    /// Instance directories: they tell of a latest run that has not written a line yet.
+    /// Files of instances: they tell of a latest run that has not written a line yet.
     pub instances_dir: PathBuf,
 }
 

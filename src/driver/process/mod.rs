@@ -334,7 +334,13 @@ impl Driver for ProcessDriver {
                 Err(error) => return Err(error),
             };
             for entry in entries {
-                if let Some(read) = record::Description::read(&entry?.path())? {
+                let entry = entry?;
+                if launch::instance_of(&entry.file_name()).is_none() {
+                    continue;
+                }
+                let path = entry.path();
+                let read = record::Description::read(&path);
+                if let Some(read) = read.map_err(|error| sight::about(&path, &error))? {
                     descriptions.push(LaunchDescription {
                         instance: read.instance,
                         spec: read.spec,

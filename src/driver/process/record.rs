@@ -33,7 +33,7 @@ use super::wire::Stage;
 /// What was started: all that a lost store needs to know about a running instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Description {
-    /// The form of this file.
+    /// The form of this description.
     pub(super) schema: Schema,
     /// The instance.
     pub(super) instance: InstanceId,
@@ -105,7 +105,7 @@ pub(super) enum End {
     },
 }
 
-/// One line of the state file.
+/// One line of the shim's part.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Line<'a> {
     /// Line 1.
@@ -223,7 +223,7 @@ impl Line<'_> {
     }
 }
 
-/// The shim's file, open for writing.
+/// The shim's part, open for writing.
 pub(super) struct StateFile(OwnedFd);
 
 impl StateFile {
@@ -273,8 +273,9 @@ impl State {
         };
         for attempt in 1.. {
             let mut block = [0; SIZE];
-            if rustix::io::pread(&file, &mut block, 0)? < SIZE {
-                // The driver died while it wrote: no shim was asked for.
+            // The driver died while it wrote, so no shim was asked for; or the power went before
+            // the file reached the disk, and what it was about with it.
+            if rustix::io::pread(&file, &mut block, 0)? < SIZE || block == [0; SIZE] {
                 return Ok(None);
             }
             if let Some(state) = Self::parse(&block) {
@@ -482,5 +483,8 @@ mod tests {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(State::read(&path).unwrap(), None, "{length} bytes");
         }
+        // What a file system may show of it after a power cut.
+        std::fs::write(&path, [0; 2 * SIZE]).unwrap();
+        assert_eq!(State::read(&path).unwrap(), None);
     }
 }

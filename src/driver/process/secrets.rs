@@ -43,11 +43,13 @@ impl Place {
             .flatten()
             .filter(|parent| is_memory(parent) && is_open_to_us(parent))
             .map(|parent| parent.join(&name))
-            .find(|dir| !fs::exists(dir).unwrap_or(true) || is_ours(dir))
-            .map_or_else(
-                || Self::Disk(instances_dir.with_file_name("secrets")),
-                Self::Memory,
-            )
+            .find(|dir| is_free(dir) || is_ours(dir).unwrap_or(false))
+            .map_or_else(|| Self::Disk(Self::on_disk(instances_dir)), Self::Memory)
+    }
+
+    /// Where they lie on a host without a place in memory.
+    fn on_disk(instances_dir: &Path) -> PathBuf {
+        instances_dir.with_extension("secrets")
     }
 
     /// The directory of one instance's secrets.
@@ -117,10 +119,13 @@ pub(in crate::driver) fn make(dir: &Path, mode: u32) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        if !is_ours(parent) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        match DirBuilder::new().mode(0o700).create(dir) {
+        let made = match is_ours(parent) {
+            Ok(true) => fs::set_permissions(parent, Permissions::from_mode(mode))
+                .and_then(|()| DirBuilder::new().mode(0o700).create(dir)),
+            Ok(false) => Err(io::ErrorKind::PermissionDenied.into()),
+            Err(error) => Err(error),
+        };
+        match made {
             // The last one that had secrets left at this moment, and took the directory along.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             answer => return answer,
@@ -130,9 +135,17 @@ pub(in crate::driver) fn make(dir: &Path, mode: u32) -> io::Result<()> {
 
 /// Removes the directory of all when nothing is left in it.
 pub(in crate::driver) fn leave(dir: &Path) {
-    // Most of the time others still have theirs there.
-    if let Err(error) = fs::remove_dir(dir) {
-        tracing::trace!(dir = %dir.display(), %error, "the place of secrets stays");
+    match fs::remove_dir(dir) {
+        Ok(()) => {}
+        // Others still have theirs there, or the last one of them just left.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
+            ) => {}
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "the place of secrets stays");
+        }
     }
 }
 
@@ -214,10 +227,14 @@ fn is_open_to_us(dir: &Path) -> bool {
     access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Whether `dir` exists and no one else made it: others may write beside it.
-fn is_ours(dir: &Path) -> bool {
+/// Whether nothing is at `dir`, not even a link that leads nowhere.
+fn is_free(dir: &Path) -> bool {
+    fs::symlink_metadata(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Whether no one else made `dir`: others may write beside it.
+fn is_ours(dir: &Path) -> io::Result<bool> {
     let uid = rustix::process::geteuid().as_raw();
-    fs::symlink_metadata(dir).is_ok_and(|meta| {
-        meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0
-    })
+    let meta = fs::symlink_metadata(dir)?;
+    Ok(meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0)
 }

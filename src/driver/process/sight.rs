@@ -85,10 +85,7 @@ pub(super) fn examine(
     file: &Path,
     spec: Option<&ComponentSpec>,
 ) -> io::Result<Finding> {
-    let about = |error: io::Error| {
-        let kind = error.kind();
-        io::Error::new(kind, format!("{}: {error}", file.display()))
-    };
+    let about = |error: io::Error| about(file, &error);
     let Some(mut state) = State::read(file).map_err(about)? else {
         let exists = file.try_exists().map_err(about)?;
         return Ok(if exists {
@@ -109,6 +106,11 @@ pub(super) fn examine(
         }
     }
     Ok(classify(site, state, guard, spec))
+}
+
+/// The error, with the file that it is about.
+pub(super) fn about(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
 fn classify(
@@ -174,6 +176,14 @@ fn classify(
     }
 }
 
+/// What cannot be told by its file alone.
+#[derive(Default)]
+struct Puzzles {
+    abandoned: Vec<Abandoned>,
+    /// What no shim has claimed, as far as its file goes.
+    debris: Vec<Sighting>,
+}
+
 /// An instance whose shim died, until it is known whether anything is left of it.
 struct Abandoned {
     name: OsString,
@@ -192,7 +202,7 @@ pub(super) fn look(site: &Site, sentry: &Sentry, scope: &Scope) -> io::Result<Ve
         Scope::Instances(wanted) => wanted.iter().map(|id| id.to_string().into()).collect(),
     };
     let mut sightings = Vec::with_capacity(names.len());
-    let mut abandoned = Vec::new();
+    let mut puzzles = Puzzles::default();
     {
         let mut album = site.album();
         if *scope == Scope::All {
@@ -202,19 +212,13 @@ pub(super) fn look(site: &Site, sentry: &Sentry, scope: &Scope) -> io::Result<Ve
             if let Some(entry) = album.current(&name, sentry) {
                 sightings.push(entry);
             } else {
-                look_closely(
-                    site,
-                    sentry,
-                    &mut album,
-                    name,
-                    &mut sightings,
-                    &mut abandoned,
-                )?;
+                look_closely(site, sentry, &mut album, name, &mut sightings, &mut puzzles)?;
             }
         }
     }
     // Without the lock: whoever wants to start something does not wait for the dead.
-    settle_abandoned(site, abandoned, &mut sightings)?;
+    settle_abandoned(site, puzzles.abandoned, &mut sightings)?;
+    settle_debris(site, puzzles.debris, &mut sightings)?;
     Ok(sightings)
 }
 
@@ -307,7 +311,7 @@ fn look_closely(
     album: &mut Album,
     name: OsString,
     sightings: &mut Vec<Sighting>,
-    abandoned: &mut Vec<Abandoned>,
+    puzzles: &mut Puzzles,
 ) -> io::Result<()> {
     let Some(instance) = instance_of(&name) else {
         return Ok(());
@@ -316,7 +320,9 @@ fn look_closely(
     let starting = site.starting(&instance);
     let described = match starting.clone().or_else(|| album.spec_of(&name)) {
         Some(spec) => Some(spec),
-        None => Description::read(&file)?.map(|description| description.spec),
+        None => Description::read(&file)
+            .map_err(|error| about(&file, &error))?
+            .map(|description| description.spec),
     };
     let sighting = |handle, life| sighting_of(&instance, described.as_deref(), handle, life);
     match examine(site, &file, described.as_deref())? {
@@ -326,7 +332,7 @@ fn look_closely(
         Finding::Absent => album.forget(&name, sentry),
         Finding::Debris => {
             album.forget(&name, sentry);
-            site.clear_debris(&instance)?;
+            puzzles.debris.push(sighting(None, Life::Created));
         }
         Finding::Guarded {
             process,
@@ -344,7 +350,7 @@ fn look_closely(
         }
         Finding::Abandoned { handle, exit } => {
             album.forget(&name, sentry);
-            abandoned.push(Abandoned {
+            puzzles.abandoned.push(Abandoned {
                 sighting: sighting(handle, Life::Created),
                 name,
                 exit,
@@ -387,6 +393,32 @@ fn settle_abandoned(
             exit.map_or(Life::Lost { at }, Life::Exited)
         };
         sightings.push(sighting);
+    }
+    Ok(())
+}
+
+/// Removes what was never started. Where something runs all the same, the file was damaged: that is
+/// shown as running, so that no second one is started beside it.
+fn settle_debris(
+    site: &Site,
+    debris: Vec<Sighting>,
+    sightings: &mut Vec<Sighting>,
+) -> io::Result<()> {
+    if debris.is_empty() {
+        return Ok(());
+    }
+    let file_of = |sighting: &Sighting| site.file_of(&sighting.instance);
+    let files: Vec<PathBuf> = debris.iter().map(file_of).collect();
+    let left = leftovers::find(&files)?;
+    for mut sighting in debris {
+        let file = file_of(&sighting);
+        if left.iter().any(|process| process.file == file) {
+            let since = site.clock.now();
+            sighting.life = Life::Running { since };
+            sightings.push(sighting);
+        } else if site.starting(&sighting.instance).is_none() {
+            site.clear_debris(&sighting.instance)?;
+        }
     }
     Ok(())
 }

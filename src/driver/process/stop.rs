@@ -12,7 +12,7 @@ use crate::model::{Handle, InstanceId, StopPolicy};
 
 use super::sight::{self, Finding};
 use super::wire::StopOrder;
-use super::{ProcessDriver, identity, sys, unreachable};
+use super::{ProcessDriver, identity, leftovers, sys, unreachable};
 
 /// After the grace period, how long the killed may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -24,12 +24,20 @@ impl ProcessDriver {
         instance: &InstanceId,
         how: &StopPolicy,
     ) -> Result<(), DriverError> {
-        if let Finding::Guarded {
-            process, handle, ..
-        } = self.examine(instance).await?
-        {
-            self.stop_guarded(instance, process, handle.as_ref(), how)
-                .await?;
+        match self.examine(instance).await? {
+            Finding::Guarded {
+                process, handle, ..
+            } => {
+                self.stop_guarded(instance, process, handle.as_ref(), how)
+                    .await?;
+            }
+            // Its file may be damaged: then nothing tells of its shim, which leaves with its program.
+            Finding::Debris => {
+                let file = self.site.file_of(instance);
+                self.blocking("stop an instance", move |_, _| leftovers::end(&[file]))
+                    .await?;
+            }
+            Finding::Absent | Finding::Over { .. } | Finding::Abandoned { .. } => {}
         }
         // A look settles what a dead shim left, and tells whether anything survived. A fresh one:
         // a shim that has written its last word is remembered as alive until it is quite gone.

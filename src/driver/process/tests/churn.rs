@@ -37,7 +37,7 @@ fn host() {
     });
 }
 
-/// Pids of all processes with the mark of an instance under `root`, by instance directory.
+/// Pids of all processes with the mark of an instance under `root`, by the file of its instance.
 fn marked_under(root: &Path) -> std::collections::BTreeMap<String, usize> {
     let prefix = format!(
         "{}={}/",

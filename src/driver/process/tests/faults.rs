@@ -142,6 +142,23 @@ async fn a_damaged_description_never_hides_what_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_cut_off_never_hides_what_runs() {
+    let mut stage = ProcessStage::new();
+    let (launch, child) = stage.start_shell("cut-off", "exec sleep 1000").await;
+    let file = std::fs::File::options()
+        .write(true)
+        .open(stage.file_of(&launch))
+        .unwrap();
+    file.set_len(100).unwrap();
+    stage.restart().await;
+    eventually_runs(&stage.driver, &launch.instance).await;
+    assert!(runs(child.pid));
+    // What its shim writes into such a file is not to be read, which the answer says.
+    stage.stop(&launch).await.ok();
+    assert!(!runs(child.pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_onlooker_sees_all_and_changes_nothing() {
     let stage = ProcessStage::new();
     let (running, _) = stage.start_shell("running", "exec sleep 1000").await;
