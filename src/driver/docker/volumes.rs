@@ -58,7 +58,8 @@ impl DockerDriver {
         container.network.as_deref().unwrap_or(network::DEFAULT)
     }
 
-    /// Removes those networks that flowctl made which no component is on and none of `wanted` names.
+    /// Removes those networks of ours which no component is on and none of `wanted` names, and the
+    /// common one even when another owner made it.
     ///
     /// # Errors
     /// When the engine does not answer.
