@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use super::args::Delete;
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
+use super::out::tell;
 use super::target::pipeline;
 use super::{Context, wait};
-use crate::api::{Fate, VolumesRequest};
-use crate::model::{PipelineKey, VolumeSource, Workload};
+use crate::api::{ClientError, ErrorCode, Fate, VolumesRequest};
+use crate::model::{ComponentSpec, PipelineKey};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Failure> {
     let snapshot = cx.client.status().await?;
@@ -18,7 +19,12 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
         .iter()
         .map(|text| pipeline(&snapshot, namespace.as_ref(), text))
         .collect::<Result<Vec<_>, _>>()?;
-    let names = volumes_of(cx, &keys).await?;
+    // What still stops may use its volumes.
+    let names = if args.patience.no_wait {
+        Vec::new()
+    } else {
+        volumes_of(cx, &keys).await?
+    };
     for key in &keys {
         cx.client.delete(key).await?;
     }
@@ -32,33 +38,36 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
     for key in &keys {
         cx.out.put(&format!("{key} {word}\n"))?;
     }
-    // What still stops may use its volumes.
-    if !args.patience.no_wait && !names.is_empty() {
-        let fate = if args.volumes {
-            Fate::Remove
-        } else {
-            Fate::Keep
-        };
-        tell_volumes(cx, names, fate).await?;
+    if names.is_empty() {
+        return Ok(Exit::Done);
+    }
+    if args.volumes {
+        tell_volumes(cx, names, Fate::Remove).await?;
+    } else if let Err(error) = tell_volumes(cx, names, Fate::Keep).await {
+        // What was asked for is done.
+        tell(&format!(
+            "warning: which volumes are kept is not known: {error}"
+        ));
     }
     Ok(Exit::Done)
 }
 
-/// The named volumes of the containers of these pipelines.
+/// The named volumes of the containers of these pipelines. Those of one that is already going are
+/// not known any more.
 async fn volumes_of(cx: &Context<'_>, keys: &[PipelineKey]) -> Result<Vec<String>, Failure> {
     let mut names = BTreeSet::new();
     for key in keys {
-        let spec = cx.client.definition(key).await?;
-        for component in spec.components.values() {
-            let volumes = match &component.workload {
-                Workload::Docker(_) => &component.volumes[..],
-                Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => &[],
-            };
-            names.extend(volumes.iter().filter_map(|volume| match &volume.source {
-                VolumeSource::Named(name) => Some(name.clone()),
-                VolumeSource::Bind(_) | VolumeSource::Tmpfs => None,
-            }));
-        }
+        let spec = match cx.client.definition(key).await {
+            Ok(spec) => spec,
+            Err(ClientError::Answer(error)) if error.code == ErrorCode::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let components = spec.components.values();
+        names.extend(
+            components
+                .flat_map(ComponentSpec::named_volumes)
+                .map(str::to_owned),
+        );
     }
     Ok(names.into_iter().collect())
 }
@@ -67,7 +76,7 @@ async fn volumes_of(cx: &Context<'_>, keys: &[PipelineKey]) -> Result<Vec<String
 async fn tell_volumes(cx: &mut Context<'_>, names: Vec<String>, fate: Fate) -> Result<(), Failure> {
     let why = match fate {
         Fate::Keep => "`--volumes` would have removed it, and `flowctl down --volumes` does",
-        Fate::Remove => "a container uses it",
+        Fate::Remove => "another pipeline names it, or a container uses it",
     };
     let answer = cx.client.volumes(&VolumesRequest { names, fate }).await?;
     for name in answer.removed {

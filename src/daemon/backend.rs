@@ -1,7 +1,7 @@
 //! The daemon as the API sees it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -19,11 +19,12 @@ use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
+use super::engine;
 use super::sources::{self, Sources};
 
-/// How often, and how soon after each other, it is tried to remove the volumes of containers that
-/// are going.
-const LOOKS: u32 = 20;
+/// For how long, and how soon after each other, it is tried to remove the volumes of containers
+/// that are going.
+const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Handles of everything that requests are answered from.
@@ -150,18 +151,27 @@ impl api::Backend for Backend {
         let unreachable =
             |error: DriverError| ApiError::new(ErrorCode::Unreachable, error.to_string());
         let mut answer = VolumesAnswer::default();
-        for _ in 0..LOOKS {
-            let disposed = self.docker.dispose(&asked.names, fate).await;
-            let disposed = disposed.map_err(unreachable)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Another pipeline may name a volume that no container of it uses now.
+            let wanted = engine::wanted_volumes(&self.owner).await?;
+            let disposed = match self.docker.dispose(&asked.names, fate, &wanted).await {
+                Ok(disposed) => disposed,
+                Err(error) if answer.removed.is_empty() => return Err(unreachable(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "volumes could not be removed");
+                    return Ok(answer);
+                }
+            };
             answer.removed.extend(disposed.volumes_removed);
             answer.kept = disposed.volumes_kept;
             // A container that has ended has its volumes until it is removed.
-            if fate == Volumes::Keep || answer.kept.is_empty() {
-                break;
+            let settled = fate == Volumes::Keep || answer.kept.iter().all(|it| wanted.contains(it));
+            if settled || Instant::now() >= deadline {
+                return Ok(answer);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(answer)
     }
 
     fn end_when_empty(&self) {

@@ -14,10 +14,11 @@ use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
 use crate::model::{
-    ComponentSpec, DriverKind, InstanceId, PipelineKey, PipelineStatus, Snapshot, Workload,
+    ComponentSpec, DriverKind, InstanceId, PipelineKey, PipelineSpec, PipelineStatus, Snapshot,
+    Workload,
 };
 use crate::probe::{Addresses, Host, Inside};
-use crate::reconciler::{Kept, ReconcilerHandle};
+use crate::reconciler::{Kept, ReconcilerHandle, Refusal};
 use crate::store::{self, Recovery};
 
 pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
@@ -243,7 +244,7 @@ pub(super) async fn follow_networks(docker: Weak<DockerDriver>, owner: Reconcile
         let Some(docker) = docker.upgrade().filter(|_| left) else {
             continue;
         };
-        let Some(wanted) = wanted_networks(&owner, now).await else {
+        let Ok(wanted) = wanted_networks(&owner, &now).await else {
             return;
         };
         if let Err(error) = docker.drop_networks(&wanted).await {
@@ -265,28 +266,46 @@ fn with_containers(snapshot: &Snapshot) -> BTreeSet<PipelineKey> {
     pipelines.map(key).collect()
 }
 
-/// The networks of these pipelines; `None` when the daemon is going.
+/// The networks of those of these pipelines that are not being deleted.
+///
+/// # Errors
+/// When the daemon is going.
 async fn wanted_networks(
     owner: &ReconcilerHandle,
-    pipelines: BTreeSet<PipelineKey>,
-) -> Option<BTreeSet<String>> {
-    let mut wanted = BTreeSet::new();
+    pipelines: &BTreeSet<PipelineKey>,
+) -> Result<BTreeSet<String>, Refusal> {
+    let specs = desired(owner, pipelines).await?;
+    let components = specs.iter().flat_map(|spec| spec.components.values());
+    let networks = components.filter_map(|component| match &component.workload {
+        Workload::Docker(container) => Some(DockerDriver::network_of(container).to_owned()),
+        Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
+    });
+    Ok(networks.collect())
+}
+
+/// The named volumes of all pipelines that are not being deleted, whether or not they run.
+///
+/// # Errors
+/// When the daemon is going.
+pub(super) async fn wanted_volumes(owner: &ReconcilerHandle) -> Result<BTreeSet<String>, Refusal> {
+    let pipelines = with_containers(&owner.snapshots().borrow());
+    let specs = desired(owner, &pipelines).await?;
+    let components = specs.iter().flat_map(|spec| spec.components.values());
+    let volumes = components.flat_map(ComponentSpec::named_volumes);
+    Ok(volumes.map(str::to_owned).collect())
+}
+
+/// The definitions of those of these pipelines that are not being deleted.
+async fn desired(
+    owner: &ReconcilerHandle,
+    pipelines: &BTreeSet<PipelineKey>,
+) -> Result<Vec<Arc<PipelineSpec>>, Refusal> {
+    let mut specs = Vec::new();
     for key in pipelines {
-        let Some((_, spec)) = owner.desired(key).await.ok()? else {
-            continue;
-        };
-        wanted.extend(
-            spec.components
-                .values()
-                .filter_map(|component| match &component.workload {
-                    Workload::Docker(container) => {
-                        Some(DockerDriver::network_of(container).to_owned())
-                    }
-                    Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
-                }),
-        );
+        let found = owner.desired(key.clone()).await?;
+        specs.extend(found.map(|(_, spec)| spec));
     }
-    Some(wanted)
+    Ok(specs)
 }
 
 /// Removes the networks that were made for containers which are gone. Named volumes hold data, so

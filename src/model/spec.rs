@@ -146,6 +146,18 @@ impl ComponentSpec {
     pub fn driver(&self) -> DriverKind {
         self.workload.driver()
     }
+
+    /// The engine's volumes that it names. Only a container has some.
+    pub fn named_volumes(&self) -> impl Iterator<Item = &str> {
+        let volumes = match &self.workload {
+            Workload::Docker(_) => &self.volumes[..],
+            Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => &[],
+        };
+        volumes.iter().filter_map(|volume| match &volume.source {
+            VolumeSource::Named(name) => Some(name.as_str()),
+            VolumeSource::Bind(_) | VolumeSource::Tmpfs => None,
+        })
+    }
 }
 
 /// What runs, and where. The driver is the variant, so there is no "docker without image".

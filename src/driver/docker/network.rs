@@ -46,7 +46,8 @@ pub(super) async fn ensure(engine: &Engine, owner: &str, name: &str) -> Result<N
     match made {
         Ok(_) => {}
         // Someone else was faster.
-        Err(failure) if failure.is_conflict() || says_exists(&failure) => {}
+        Err(Failure::Answered { status: 409, .. }) => {}
+        Err(failure) if says_exists(&failure) => {}
         Err(failure) => return Err(failure),
     }
     let made = look(engine, name).await?;

@@ -137,15 +137,15 @@ impl DockerDriver {
                     }
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
+                Err(Failure::Answered { message, .. }) if message.contains(NO_INIT) => {
+                    return Err(refuse(Refusal::NoInit(message)));
+                }
                 // 500: it tried, and has no room for example. Asked at once again, it would say so
                 // again.
                 Err(Failure::Answered {
                     status: 400 | 404 | 500,
                     message,
                 }) => return Err(refuse(Refusal::Container(message))),
-                Err(Failure::Answered { message, .. }) if message.contains(NO_INIT) => {
-                    return Err(refuse(Refusal::NoInit(message)));
-                }
                 Err(failure) => return Err(lost(failure)),
             }
         }
@@ -210,6 +210,11 @@ impl DockerDriver {
         }
         // Whoever is at it already reads its last lines, and removes it.
         let _turn = self.turn(&seen.instance).await;
+        // Whoever had the turn before may have started it.
+        let now = self.find(&seen.instance).await.map_err(lost)?;
+        if now.is_some_and(|now| matches!(now.life, Life::Running { .. })) {
+            return Err(conflict(format!("is {}, which runs", seen.instance)));
+        }
         if !self.inner.copied(&seen.id).await {
             tracing::warn!(instance = %seen.instance, "its last lines could not be copied");
         }

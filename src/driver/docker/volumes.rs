@@ -47,10 +47,9 @@ impl DockerDriver {
         self.end_networks(&BTreeSet::new(), &mut cleaned)
             .await
             .map_err(lost)?;
-        for name in self.own_volumes().await.map_err(lost)? {
-            let ended = self.end_volume(name, volumes, &mut cleaned).await;
-            ended.map_err(lost)?;
-        }
+        let fates = self.own_volumes().await.map_err(lost)?;
+        let fates = fates.into_iter().map(|name| (name, volumes)).collect();
+        self.end_volumes(fates, &mut cleaned).await.map_err(lost)?;
         Ok(cleaned)
     }
 
@@ -59,7 +58,8 @@ impl DockerDriver {
         container.network.as_deref().unwrap_or(network::DEFAULT)
     }
 
-    /// Removes those networks that flowctl made which no component is on and none of `wanted` names.
+    /// Removes those networks of ours which no component is on and none of `wanted` names, and the
+    /// common one even when another owner made it.
     ///
     /// # Errors
     /// When the engine does not answer.
@@ -107,21 +107,57 @@ impl DockerDriver {
         Ok(())
     }
 
-    /// Removes or keeps those of these volumes that carry our mark.
+    /// Removes or keeps those of these volumes that carry our mark. Those of `wanted` stay.
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub async fn dispose(&self, names: &[String], fate: Volumes) -> Result<CleanedUp, DriverError> {
+    /// When the engine does not answer before a volume was removed.
+    pub async fn dispose(
+        &self,
+        names: &[String],
+        fate: Volumes,
+        wanted: &BTreeSet<String>,
+    ) -> Result<CleanedUp, DriverError> {
         let lost = |failure: Failure| failure.unreachable("look after volumes");
         let mut cleaned = CleanedUp::default();
+        let mut fates = Vec::new();
         for name in self.own_volumes().await.map_err(lost)? {
-            if names.contains(&name) {
-                self.end_volume(name, fate, &mut cleaned)
-                    .await
-                    .map_err(lost)?;
+            if wanted.contains(&name) && names.contains(&name) {
+                fates.push((name, Volumes::Keep));
+            } else if names.contains(&name) {
+                fates.push((name, fate));
             }
         }
+        self.end_volumes(fates, &mut cleaned).await.map_err(lost)?;
         Ok(cleaned)
+    }
+
+    /// Removes or keeps volumes. What was removed is always told: when the engine is lost after
+    /// that, the others count as kept.
+    async fn end_volumes(
+        &self,
+        fates: Vec<(String, Volumes)>,
+        cleaned: &mut CleanedUp,
+    ) -> Result<(), Failure> {
+        let mut fates = fates.into_iter();
+        while let Some((name, fate)) = fates.next() {
+            let gone = match fate {
+                Volumes::Keep => Ok(false),
+                Volumes::Remove => self.remove_volume(&name).await,
+            };
+            match gone {
+                Ok(true) => cleaned.volumes_removed.push(name),
+                Ok(false) => cleaned.volumes_kept.push(name),
+                Err(failure) if cleaned.volumes_removed.is_empty() => return Err(failure),
+                Err(failure) => {
+                    tracing::warn!(volume = name, %failure, "volumes could not be removed");
+                    cleaned.volumes_kept.push(name);
+                    cleaned
+                        .volumes_kept
+                        .extend(fates.by_ref().map(|(name, _)| name));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The named volumes that carry our mark.
@@ -137,22 +173,6 @@ impl DockerDriver {
             .await?;
         let volumes = listed.volumes.unwrap_or_default();
         Ok(volumes.into_iter().map(|volume| volume.name).collect())
-    }
-
-    async fn end_volume(
-        &self,
-        name: String,
-        fate: Volumes,
-        cleaned: &mut CleanedUp,
-    ) -> Result<(), Failure> {
-        match fate {
-            Volumes::Keep => cleaned.volumes_kept.push(name),
-            Volumes::Remove if self.remove_volume(&name).await? => {
-                cleaned.volumes_removed.push(name);
-            }
-            Volumes::Remove => cleaned.volumes_kept.push(name),
-        }
-        Ok(())
     }
 
     /// Removes a volume; false when a container still uses it.
