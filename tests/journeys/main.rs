@@ -7,6 +7,7 @@ mod apply;
 mod assault;
 mod churn;
 mod clients;
+mod clock;
 mod components;
 mod containers;
 mod control;
