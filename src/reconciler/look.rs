@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{DriverError, Scope};
 use crate::model::{
-    DriverKind, EndCause, Ended, EventKind, Instance, InstanceId, Life, Phase, PipelineKey,
-    Sighting, Timestamp,
+    DriverKind, EndCause, Ended, EventKind, InFlight, Instance, InstanceId, Life, Phase,
+    PipelineKey, Sighting, Timestamp,
 };
 
 use super::core::Core;
@@ -354,6 +354,8 @@ impl Pipeline {
                 };
                 self.ended(&instance, exit, cause, ledger);
             }
+            // The driver may be trying again: what comes of the start is its own answer.
+            Life::NotStarted { .. } if self.busy.get(&key) == Some(&InFlight::Start) => {}
             Life::NotStarted { failure, at } => {
                 let exit = unknown_exit(&Phase::Starting { since: at }, at);
                 self.ended(&instance, exit, EndCause::NotStarted(failure), ledger);
