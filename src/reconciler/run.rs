@@ -1,14 +1,16 @@
 //! The owner's task: waits, hands inputs to the [`Core`], carries its turns out.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::driver::{Driver, Launch};
+use crate::driver::{Driver, DriverError, Launch};
 use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
 use crate::probe::{ProberHandle, Report, Target, Watched};
 
@@ -249,7 +251,7 @@ impl Reconciler {
             };
             let answers = self.answers.clone();
             tokio::spawn(async move {
-                let result = driver.observe(&scope).await;
+                let result = answered(kind, "look", driver.observe(&scope)).await;
                 send(
                     &answers,
                     Input::Looked {
@@ -296,7 +298,7 @@ impl Reconciler {
                     if let Some(environment) = environment {
                         launch.injected = environment(&launch);
                     }
-                    let result = driver.start(&launch).await;
+                    let result = answered(driver.kind(), "start", driver.start(&launch)).await;
                     let instance = launch.instance;
                     send(&answers, Input::StartAnswered { instance, result });
                 });
@@ -311,7 +313,8 @@ impl Reconciler {
                     return;
                 };
                 tokio::spawn(async move {
-                    let result = driver.stop(&instance, &how).await;
+                    let result =
+                        answered(driver.kind(), "stop", driver.stop(&instance, &how)).await;
                     send(&answers, Input::StopAnswered { instance, result });
                 });
             }
@@ -327,6 +330,24 @@ impl Reconciler {
                 });
             }
         }
+    }
+}
+
+/// What a driver's call answers, also when it panics: a call without an answer would leave its
+/// replica, or all that the driver runs, as it is for ever.
+async fn answered<T>(
+    driver: DriverKind,
+    operation: &str,
+    call: impl Future<Output = Result<T, DriverError>>,
+) -> Result<T, DriverError> {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(result) => result,
+        Err(_) => Err(DriverError::Unreachable {
+            driver,
+            operation: operation.to_owned(),
+            why: "it panicked, which is a defect of flowctl; what it said is in daemon.log"
+                .to_owned(),
+        }),
     }
 }
 
