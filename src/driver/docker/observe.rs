@@ -210,7 +210,7 @@ impl Inner {
 
     /// Finds containers that the engine takes for running although their processes are gone, as it
     /// does when both it and their guardian were killed.
-    async fn find_phantoms(&self, seen: &mut [Seen]) -> Result<(), Failure> {
+    async fn find_phantoms(&self, seen: &mut Vec<Seen>) -> Result<(), Failure> {
         let gone = |seen: &Seen| {
             let runs = matches!(seen.life, Life::Running { .. });
             runs && seen.pid.is_some_and(|pid| !outage::lives(pid))
@@ -222,6 +222,7 @@ impl Inner {
         if !beginnings.same_processes {
             return Ok(());
         }
+        let mut removed = BTreeSet::new();
         for seen in seen.iter_mut().filter(|seen| gone(seen)) {
             // It may have ended since the engine was asked, and the engine needs a moment.
             tokio::time::sleep(PHANTOM_DOUBT).await;
@@ -234,9 +235,12 @@ impl Inner {
                     };
                 }
                 Some(again) => *seen = again,
-                None => {}
+                None => {
+                    removed.insert(seen.id.clone());
+                }
             }
         }
+        seen.retain(|seen| !removed.contains(&seen.id));
         Ok(())
     }
 
