@@ -87,7 +87,7 @@ fn unusable(operation: &'static str, path: &Path, source: io::Error) -> Failure 
 }
 
 /// Starting hundreds of components at once spreads over glibc's arenas, which then keep it: 500
-/// leave 44 MB with as many as glibc likes and 34 MB with one. Components do not inherit the variable.
+/// leave 44 MB with as many as glibc likes and 34 MB with one. Components do not inherit it.
 const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// Becomes the same daemon with one arena, unless its environment says how many it shall have: the

@@ -118,26 +118,20 @@ impl api::Backend for Backend {
         let Err(error) = self.docker.renew_image(&container).await else {
             return Ok(Vec::new());
         };
+        let snapshot = self.owner.snapshots().borrow().clone();
         let code = match &error {
+            DriverError::Refused(_) if snapshot.has_newer_image(pipeline, component) => {
+                return Ok(vec![format!(
+                    "{error}; the image of that name which is here runs instead"
+                )]);
+            }
             DriverError::Refused(_) => ErrorCode::Refused,
             DriverError::Unreachable { .. } | DriverError::StillAlive { .. } => {
                 ErrorCode::Unreachable
             }
         };
-        let newer = self
-            .owner
-            .snapshots()
-            .borrow()
-            .has_newer_image(pipeline, component);
-        match (code, newer) {
-            (ErrorCode::Refused, true) => Ok(vec![format!(
-                "{error}; the image of that name which is here runs instead"
-            )]),
-            (code, _) => {
-                let message = format!("{error}; {component} was not touched");
-                Err(ApiError::new(code, message))
-            }
-        }
+        let message = format!("{error}; {component} was not touched");
+        Err(ApiError::new(code, message))
     }
 
     async fn volumes(&self, asked: VolumesRequest) -> Result<VolumesAnswer, ApiError> {

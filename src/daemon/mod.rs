@@ -351,7 +351,7 @@ impl Daemon {
         }
     }
 
-    /// Waits until what is left of ended instances are gone too. What is left after a while is
+    /// Waits until what is left of ended instances is gone too. What is left after a while is
     /// removed by the next daemon.
     async fn swept(&self) {
         let empty = async {
