@@ -16,7 +16,8 @@ use crate::component::run::Frame;
 use crate::processor::STALL_AFTER;
 
 /// The variables, for `--help`.
-pub const HELP: &str = "\
+pub const HELP: &str = concat!(
+    "\
 Environment, first name wins (arguments win over all):
   START_LEDGER          the first ledger, when no argument names it; 2
   END_LEDGER            the last ledger, likewise; 0 goes on for ever
@@ -25,23 +26,16 @@ Environment, first name wins (arguments win over all):
   OUTPUT_FILE           where events are written, one JSON object a line; events.ndjson
   HEALTH_PORT, PORT     where /health and /metrics are served; 8093
   STALL_TIMEOUT         unhealthy when no event comes for this long; 0 turns it off; 5m
-  FLOWCTL_COMPONENT_ID, COMPONENT_ID, FLOWCTL_SERVICE_ID, SERVICE_ID
-                        its id in the pipeline
-  ENABLE_FLOWCTL, FLOWCTL_ENABLED
-                        true: register with the control plane and give signs of life
-  FLOWCTL_ENDPOINT, CONTROL_PLANE_ENDPOINT
-                        the control plane, as host:port; localhost:8080
-  FLOWCTL_HEARTBEAT_INTERVAL, FLOWCTL_HEARTBEAT_INTERVAL_MS
-                        time between two signs of life; 10s
-  COMPONENT_TOKEN_FILE, COMPONENT_TOKEN
-                        what the control plane knows it by
-  STELLAR_NETWORK       the network that the control plane is told; testnet
+",
+    crate::component::registration_help!(),
+    "  STELLAR_NETWORK       the network that the control plane is told; testnet
   HEALTH_ENDPOINT       where the control plane is told its health is;
                         http://localhost:HEALTH_PORT/health
   LOG_LEVEL             error, warn, info, debug; info
 
 How far it has come is kept beside the output, in OUTPUT_FILE.checkpoint. A restarted consumer goes
-on from there, whatever START_LEDGER says; to begin anew, remove both files.";
+on from there, whatever START_LEDGER says; to begin anew, remove both files.",
+);
 
 /// The ledgers whose events are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

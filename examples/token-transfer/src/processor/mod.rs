@@ -23,7 +23,8 @@ use crate::proto::token_transfer_service::event_service_server::EventServiceServ
 use service::EventsService;
 
 /// The variables, for `--help`.
-pub const HELP: &str = "\
+pub const HELP: &str = concat!(
+    "\
 Environment, first name wins:
   NETWORK_PASSPHRASE    the network the ledgers come from; required unless STELLAR_NETWORK is
   STELLAR_NETWORK       testnet, pubnet (or mainnet) or futurenet, instead of the passphrase
@@ -33,19 +34,12 @@ Environment, first name wins:
   HEALTH_PORT           where /health and /metrics are served; 8088
   STALL_TIMEOUT         unhealthy when an open stream gets no ledger for this long; 0 turns it
                         off; 5m
-  FLOWCTL_COMPONENT_ID, COMPONENT_ID, FLOWCTL_SERVICE_ID, SERVICE_ID
-                        its id in the pipeline
-  ENABLE_FLOWCTL, FLOWCTL_ENABLED
-                        true: register with the control plane and give signs of life
-  FLOWCTL_ENDPOINT, CONTROL_PLANE_ENDPOINT
-                        the control plane, as host:port; localhost:8080
-  FLOWCTL_HEARTBEAT_INTERVAL, FLOWCTL_HEARTBEAT_INTERVAL_MS
-                        time between two signs of life; 10s
-  COMPONENT_TOKEN_FILE, COMPONENT_TOKEN
-                        what the control plane knows it by
-  HEALTH_ENDPOINT       where the control plane is told its health is;
+",
+    crate::component::registration_help!(),
+    "  HEALTH_ENDPOINT       where the control plane is told its health is;
                         http://localhost:HEALTH_PORT/health
-  LOG_LEVEL             error, warn, info, debug; info";
+  LOG_LEVEL             error, warn, info, debug; info",
+);
 
 /// The default of `STALL_TIMEOUT`.
 pub const STALL_AFTER: Duration = Duration::from_secs(300);

@@ -22,7 +22,8 @@ use crate::proto::raw_ledger_service::raw_ledger_service_server::RawLedgerServic
 use service::LedgerService;
 
 /// The variables, for `--help`.
-pub const HELP: &str = "\
+pub const HELP: &str = concat!(
+    "\
 Environment, first name wins:
   BUCKET_NAME, ARCHIVE_BUCKET_NAME, LAKE_URL
                         the lake: a directory, a bucket, or a URL (s3://, gs://, file://); required
@@ -42,20 +43,13 @@ Environment, first name wins:
   END_LEDGER            last ledger for those who ask for none; 0 follows the tip for ever
   PORT, GRPC_PORT       where ledgers are streamed; 50052
   HEALTH_PORT           where /health and /metrics are served; 8088
-  FLOWCTL_COMPONENT_ID, COMPONENT_ID, FLOWCTL_SERVICE_ID, SERVICE_ID
-                        its id in the pipeline
-  ENABLE_FLOWCTL, FLOWCTL_ENABLED
-                        true: register with the control plane and give signs of life
-  FLOWCTL_ENDPOINT, CONTROL_PLANE_ENDPOINT
-                        the control plane, as host:port; localhost:8080
-  FLOWCTL_HEARTBEAT_INTERVAL, FLOWCTL_HEARTBEAT_INTERVAL_MS
-                        time between two signs of life; 10s
-  COMPONENT_TOKEN_FILE, COMPONENT_TOKEN
-                        what the control plane knows it by
-  STELLAR_NETWORK       the network that the control plane is told; testnet
+",
+    crate::component::registration_help!(),
+    "  STELLAR_NETWORK       the network that the control plane is told; testnet
   HEALTH_ENDPOINT       where the control plane is told its health is;
                         http://localhost:HEALTH_PORT/health
-  LOG_LEVEL             error, warn, info, debug; info";
+  LOG_LEVEL             error, warn, info, debug; info",
+);
 
 /// What the source needs to know.
 #[derive(Debug, Clone)]
