@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::clients::{Swarm, call, client, component, free_ports, registration};
-use crate::support::{Status, World, eventually, kill, pipeline, sleeper, text};
+use crate::support::{Status, World, eventually, kill, openssl, pipeline, sleeper, text};
 
 const LEGACY: &str = "flowctl.ControlPlane";
 const SDK: &str = "flowctl.v1.ControlPlaneService";
@@ -260,12 +259,7 @@ impl Authority<'_> {
     }
 
     fn openssl(&self, arguments: &str) -> String {
-        let output = Command::new("openssl")
-            .args(arguments.split_whitespace())
-            .current_dir(self.0.path("."))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = openssl(&self.0.path("."), arguments);
         let said = text(&output.stderr);
         assert!(
             output.status.success() || arguments.starts_with("s_client"),

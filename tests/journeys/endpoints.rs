@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::clients::free_ports;
 use crate::engine::{Engine, OwnEngine, container, resting, unique};
-use crate::support::{World, eventually, kill, may_mount, text};
+use crate::support::{World, eventually, kill, may_mount, openssl, text};
 
 /// Carries every connection to `port` of loopback over to a socket, for as long as the test runs.
 fn relay(socket: &Path) -> u16 {
@@ -62,11 +62,9 @@ fn lives_and_ends(world: &World) -> String {
     found
 }
 
-/// Runs openssl in `folder`.
-fn openssl(folder: &Path, arguments: &str) {
-    let mut command = Command::new("openssl");
-    let command = command.args(arguments.split(' ')).current_dir(folder);
-    let output = command.stdin(Stdio::null()).output().unwrap();
+/// Runs openssl in `folder`, which must succeed.
+fn make(folder: &Path, arguments: &str) {
+    let output = openssl(folder, arguments);
     let said = text(&output.stderr);
     assert!(output.status.success(), "openssl {arguments}: {said}");
 }
@@ -75,7 +73,7 @@ fn openssl(folder: &Path, arguments: &str) {
 fn certificates(folder: &Path) {
     fs::create_dir(folder).unwrap();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(
+    make(
         folder,
         &format!("req -x509 {key} -keyout authority.pem -out ca.pem -subj /CN=authority -days 2"),
     );
@@ -89,11 +87,11 @@ fn certificates(folder: &Path) {
         ("engine", "engine-key.pem", "engine-cert.pem"),
         ("client", "key.pem", "cert.pem"),
     ] {
-        openssl(
+        make(
             folder,
             &format!("req {key} -keyout {key_file} -out {who}.csr -subj /CN={who}"),
         );
-        openssl(
+        make(
             folder,
             &format!(
                 "x509 -req -in {who}.csr -CA ca.pem -CAkey authority.pem -CAcreateserial \

@@ -202,6 +202,18 @@ impl Drop for OwnEngine {
     }
 }
 
+/// Waits for more output of a component that counts, and looks that no number of it is missing.
+pub fn counts_on(world: &World, id: &str) {
+    let lines = world.ok(&["logs", id]).lines().count();
+    eventually("its log goes on", || {
+        world.ok(&["logs", id]).lines().count() > lines + 10
+    });
+    let logs = world.ok(&["logs", id]);
+    let numbers: Vec<usize> = logs.lines().map(|line| line.parse().unwrap()).collect();
+    let expected: Vec<usize> = (1..=numbers.len()).collect();
+    assert_eq!(numbers, expected, "no line is lost and none is repeated");
+}
+
 /// An id that no other test uses: containers are named by it, and the engine is shared.
 pub fn unique(id: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -246,17 +246,20 @@ impl World {
     /// Asks for the status until `holds` says yes. Answers the status that did.
     #[track_caller]
     pub fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
-        let deadline = Instant::now() + PATIENCE;
+        let begun = Instant::now();
+        let mut asked = 0;
         loop {
             let status = self.status();
             if holds(&status) {
                 return status;
             }
+            asked += 1;
             assert!(
-                Instant::now() < deadline,
-                "never came true: {what}\n{:#}\n{}",
+                begun.elapsed() < PATIENCE,
+                "never came true: {what} (asked {asked} times)\n{:#}\n{}\n{}",
                 status.0,
-                self.read("daemon.err")
+                text(&self.run(&["events"]).stdout),
+                self.read("daemon.err") + &self.read("state/daemon.log"),
             );
             pause();
         }
@@ -465,6 +468,16 @@ pub fn parent(pid: u32) -> u32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields = stat.rsplit(')').next().unwrap();
     fields.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Runs openssl in `folder`.
+pub fn openssl(folder: &std::path::Path, arguments: &str) -> std::process::Output {
+    Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 /// Keeps an ended background process from staying a zombie.
