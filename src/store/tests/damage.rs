@@ -195,7 +195,7 @@ fn only_the_three_newest_damaged_stores_are_kept() {
 #[test]
 fn damaged_history_costs_only_the_history() {
     let (_folder, dir) = written();
-    let db = sled::open(database(&dir)).unwrap();
+    let db = raw(&dir);
     let (row_key, row) = db
         .scan_prefix([Kind::Packed.byte()])
         .nth(3)
@@ -242,7 +242,7 @@ fn a_row_that_is_not_what_was_written_is_damage() {
     ];
     for replace in replace {
         let (_folder, dir) = written();
-        let db = sled::open(database(&dir)).unwrap();
+        let db = raw(&dir);
         replace(&db);
         drop(db);
         opens_rebuilt(&dir);
@@ -252,7 +252,7 @@ fn a_row_that_is_not_what_was_written_is_damage() {
 #[test]
 fn a_newer_schema_is_refused_in_words_and_left_alone() {
     let (_folder, dir) = written();
-    let db = sled::open(database(&dir)).unwrap();
+    let db = raw(&dir);
     let (row_key, row) = migrate::stamp(migrate::CURRENT + 6);
     db.insert(row_key, row).unwrap();
     drop(db);

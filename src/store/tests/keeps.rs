@@ -239,7 +239,7 @@ fn event_numbers_that_a_power_cut_may_have_taken_are_not_used_again() {
     commit(&store, batch, Durability::PowerSafe).unwrap();
     store.close().unwrap();
     let dir = folder.path().join("store");
-    let db = sled::open(dir.join("db-1")).unwrap();
+    let db = raw(&dir);
     let earlier = Boot {
         id: "an earlier boot".to_owned(),
         first_seq: loaded.next_seq,

@@ -8,7 +8,7 @@ mod kill;
 
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Batch, Durability, Loaded, Store, StoreError};
 use crate::model::{
@@ -29,6 +29,19 @@ fn now() -> Timestamp {
 
 fn open(dir: &Path) -> (Store, Loaded) {
     Store::open(dir, now()).unwrap()
+}
+
+/// The database below a closed store. A program that another test has just forked holds its lock too,
+/// until it executes, so it may not be free at once.
+fn raw(dir: &Path) -> sled::Db {
+    let begun = Instant::now();
+    loop {
+        match sled::open(dir.join("db-1")) {
+            Ok(db) => return db,
+            Err(error) => assert!(begun.elapsed() < DEADLINE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn commit(store: &Store, batch: Batch, durability: Durability) -> Result<(), StoreError> {
