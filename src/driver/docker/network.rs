@@ -1,10 +1,11 @@
 //! The network that containers share: made once, marked, removed when nothing uses it any more.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use bollard::models::NetworkCreateRequest;
 use bollard::models::NetworkInspect;
-use bollard::query_parameters::InspectNetworkOptions;
+use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 
 use super::engine::{CHANGE, Engine, Failure, LOOK, found};
 use super::identity;
@@ -61,16 +62,57 @@ fn says_exists(failure: &Failure) -> bool {
 
 /// The network, if it exists.
 pub(super) async fn look(engine: &Engine, name: &str) -> Result<Option<Network>, Failure> {
-    let answer = engine
-        .call(LOOK, |client| async move {
+    let inspect = || {
+        engine.call(LOOK, |client| async move {
             let options = None::<InspectNetworkOptions>;
             client.inspect_network(name, options).await
         })
-        .await;
+    };
+    let answer = match inspect().await {
+        Err(failure) if says_ambiguous(&failure) => {
+            keep_the_oldest(engine, name).await?;
+            inspect().await
+        }
+        answer => answer,
+    };
     let network = found(answer)?;
     Ok(network.map(|network| Network {
         gateway: gateway(&network),
     }))
+}
+
+fn says_ambiguous(failure: &Failure) -> bool {
+    matches!(failure, Failure::Answered { message, .. } if message.contains("ambiguous"))
+}
+
+/// Docker makes two networks of one name when two flowctls ask at once, and then neither can be named
+/// any more. Whoever finds that removes all of them that a flowctl made but the oldest; the engine
+/// keeps those that something runs on.
+async fn keep_the_oldest(engine: &Engine, name: &str) -> Result<(), Failure> {
+    let named = HashMap::from([("name".to_owned(), vec![name.to_owned()])]);
+    let options = ListNetworksOptions {
+        filters: Some(named),
+    };
+    let listed = engine
+        .call(LOOK, |client| async move {
+            client.list_networks(Some(options)).await
+        })
+        .await?;
+    let mut twins: Vec<_> = listed
+        .into_iter()
+        // The engine's filter also takes names that only contain it.
+        .filter(|network| network.name.as_deref() == Some(name))
+        .collect();
+    twins.sort_by(|one, two| (&one.created, &one.id).cmp(&(&two.created, &two.id)));
+    for twin in twins.into_iter().skip(1) {
+        let is_flowctls = twin
+            .labels
+            .is_some_and(|labels| labels.contains_key(identity::OWNER));
+        if let Some(id) = twin.id.filter(|_| is_flowctls) {
+            remove(engine, &id).await?;
+        }
+    }
+    Ok(())
 }
 
 fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
