@@ -20,7 +20,7 @@ fn a_source_killed_in_the_middle_costs_no_event() {
         stage.until_health(Program::Processor, "unhealthy");
         stage.start(Program::Source);
         stage.until_health(Program::Processor, "healthy");
-        stage.until_written(stage.written() + 200);
+        stage.until_flowing();
     }
     stage.feed_rest();
     stage.verify();
@@ -48,7 +48,7 @@ fn a_processor_killed_in_the_middle_costs_no_event() {
         stage.kill(Program::Processor);
         stage.until_health(Program::Consumer, "unhealthy");
         stage.start(Program::Processor);
-        stage.until_written(stage.written() + 200);
+        stage.until_flowing();
     }
     stage.feed_rest();
     stage.verify();
@@ -58,10 +58,10 @@ fn a_processor_killed_in_the_middle_costs_no_event() {
 fn a_consumer_killed_in_the_middle_writes_no_event_twice() {
     let mut stage = in_the_middle();
     for _ in 0..10 {
-        stage.feed(150);
+        stage.feed(100);
         stage.kill(Program::Consumer);
         stage.start(Program::Consumer);
-        stage.until_written(stage.written() + 50);
+        stage.until_flowing();
     }
     stage.feed_rest();
     stage.verify();
@@ -99,7 +99,7 @@ fn programs_that_are_asked_to_stop_and_started_again_cost_no_event() {
         stage.feed(400);
         stage.terminate(program);
         stage.start(program);
-        stage.until_written(stage.written() + 200);
+        stage.until_flowing();
     }
     stage.feed_rest();
     stage.verify();

@@ -93,7 +93,7 @@ fn each_program_killed_in_turn_is_restarted_and_no_event_is_lost(runs: Runs) {
             let same = world.running(other).unwrap() == before;
             assert_eq!(same, other != program, "{other:?}");
         }
-        world.stage.until_written(world.stage.written() + 200);
+        world.stage.until_flowing();
     }
     world.stage.feed_rest();
     world.verify();
@@ -109,7 +109,7 @@ fn a_killed_daemon_costs_no_restart_and_no_event(runs: Runs) {
         assert_eq!(world.replica(program).unwrap()["phase"], "running");
     }
     world.stage.feed(400);
-    world.stage.until_written(world.stage.written() + 200);
+    world.stage.until_flowing();
     world.stage.feed(400);
     world.apply("--wait");
     assert_eq!(world.all_running(), before);

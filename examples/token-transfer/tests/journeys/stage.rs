@@ -78,11 +78,12 @@ pub struct Stage {
 }
 
 /// A port that nobody listens on, given out once. The kernel gives none of this range to those who
-/// want any port, such as the daemons of other tests.
+/// want any port, such as the daemons of other tests, and the shipped file names none of it: its ports
+/// are replaced one after the other, and none must be taken for one that is still to be replaced.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u16 = 16_000;
-    const COUNT: u16 = 16_000;
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
     // Test runs side by side begin at different places.
     let begin = std::process::id() % u32::from(COUNT);
     let begin = u16::try_from(begin).expect("less than the count");
@@ -322,6 +323,15 @@ impl Stage {
         until(&format!("{lines} lines of output"), || {
             (self.written() >= lines).then_some(())
         });
+    }
+
+    /// Waits until what comes into the lake from now on is written. The lake grows for it: all that
+    /// came before may be written by now, and then there would be nothing to wait for.
+    pub fn until_flowing(&self) {
+        let written = self.written();
+        // Some 250 events.
+        self.feed(50);
+        self.until_written(written + 100);
     }
 
     pub fn expected(&self) -> Vec<Value> {
