@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
 };
@@ -52,6 +52,49 @@ async fn a_strangers_container_that_has_the_name_is_not_touched() {
         .remove_container(&strange, Some(force))
         .await
         .unwrap();
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn of_two_networks_that_two_flowctls_made_at_once_the_older_is_kept() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let client = stage.driver.inner.engine.client().unwrap();
+    let make = async |labels| {
+        let request = NetworkCreateRequest {
+            name: stage.mark.clone(),
+            labels,
+            ..NetworkCreateRequest::default()
+        };
+        client.create_network(request).await
+    };
+    let ours = make(Some(identity::mark(&stage.mark))).await.unwrap().id;
+    let twin = make(Some(identity::mark("another"))).await;
+    if let Err(refusal) = twin {
+        // Engines from API 1.44 on never make a second one.
+        assert!(refusal.to_string().contains("already exists"), "{refusal}");
+        stage.end().await;
+        return;
+    }
+    let named = || async {
+        let networks = client.list_networks(None).await.unwrap().into_iter();
+        let named = networks.filter(|network| network.name.as_ref() == Some(&stage.mark));
+        named.map(|network| network.id.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(named().await.len(), 2);
+    let first = launch(stage.container("first", &["sleep", "1000"]), 1);
+    stage.driver.start(&first).await.unwrap();
+    eventually_runs(&*stage.driver, &first.instance).await;
+    assert_eq!(named().await, [ours]);
+
+    // Which of them is meant is not ours to say when a stranger made one.
+    let strange = make(None).await.unwrap().id;
+    let second = launch(stage.container("second", &["sleep", "1000"]), 1);
+    let answer = stage.driver.start(&second).await;
+    assert!(is_unreachable(&answer), "{answer:?}");
+    assert!(named().await.contains(&strange));
+    client.remove_network(&strange).await.unwrap();
     stage.end().await;
 }
 
