@@ -41,7 +41,7 @@ pub use state::{
     Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
     ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally,
     ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, StartFailure, StopCause,
-    StopFailure,
+    StopFailure, UnansweredStarts,
 };
 pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,

@@ -173,6 +173,14 @@ pub enum Hold {
         /// What the probe last said.
         because: String,
     },
+    /// Its driver could not say what came of the last start, and nothing is there; another is
+    /// started at `until`.
+    StartFailed {
+        /// What the driver said.
+        why: String,
+        /// When.
+        until: Timestamp,
+    },
     /// The last stop left something alive; it is tried again at `until`.
     StopFailed {
         /// What survived.
@@ -244,6 +252,7 @@ impl Hold {
             | Self::InFlight { .. }
             | Self::BecomingReady { .. }
             | Self::Unhealthy { .. }
+            | Self::StartFailed { .. }
             | Self::StopFailed { .. }
             | Self::Blind { .. }
             | Self::Frozen { .. } => Effort::Ongoing,
@@ -291,6 +300,7 @@ impl fmt::Display for Hold {
             } => f.write_str("being stopped"),
             Self::BecomingReady { because, .. } => write!(f, "not ready yet: {because}"),
             Self::Unhealthy { because } => write!(f, "readiness probe fails: {because}"),
+            Self::StartFailed { why, .. } => write!(f, "start failed: {why}"),
             Self::StopFailed { why, .. } => write!(f, "stop failed: {why}"),
             Self::Blind { driver, because } => {
                 write!(f, "the {driver} driver does not answer: {because}")
@@ -321,7 +331,9 @@ impl Hold {
     /// When the hold is looked at again at the latest, where a time decides.
     pub fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Backoff { until, .. } | Self::StopFailed { until, .. } => Some(*until),
+            Self::Backoff { until, .. }
+            | Self::StartFailed { until, .. }
+            | Self::StopFailed { until, .. } => Some(*until),
             Self::BecomingReady { at, .. } => *at,
             Self::WaitingFor { .. }
             | Self::StopsAfter { .. }

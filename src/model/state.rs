@@ -28,6 +28,26 @@ pub struct Record {
     /// The image that its latest ended container ran: a restart of the same revision runs it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<RecordedImage>,
+    /// Starts in a row of which their driver could not say what came of them, and of which nothing
+    /// was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<UnansweredStarts>,
+}
+
+/// Starts that are known neither to have failed nor to have happened. They are no failures of the
+/// component, so its restart policy does not apply to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnansweredStarts {
+    /// The revision that was started: another one is not held back by it.
+    pub spec: SpecHash,
+    /// The number of the latest of these instances.
+    pub incarnation: u64,
+    /// How many, at least 1.
+    pub times: u32,
+    /// What the driver said of the latest.
+    pub why: String,
+    /// When another is started.
+    pub retry_at: Timestamp,
 }
 
 /// The image that a container ran.

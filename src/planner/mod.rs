@@ -415,6 +415,10 @@ impl<'a> View<'a> {
                 return Decision::Wait(Hold::GaveUp { retries, last });
             }
         };
+        if let Some(starts) = restart::holding(record, &spec.hash, self.now) {
+            let (why, until) = (starts.why.clone(), starts.retry_at);
+            return Decision::Wait(Hold::StartFailed { why, until });
+        }
         match self.may_start(record, spec) {
             Err(hold) => Decision::Wait(hold),
             Ok(()) => {

@@ -11,7 +11,7 @@ use backoff::backoff::Backoff as _;
 use crate::model::{
     Backoff, Charge, ComponentId, EndCause, Ended, ExitStatus, Failure, Health, History,
     HumanDuration, ImageChoice, InstanceId, Phase, Pull, Reason, Record, RestartMode,
-    RestartPolicy, RunIntent, SpecHash, StartFailure, StopCause, Timestamp,
+    RestartPolicy, RunIntent, SpecHash, StartFailure, StopCause, Timestamp, UnansweredStarts,
 };
 
 /// Failures within [`CRASHLOOP_WINDOW`] that make a crash loop.
@@ -21,6 +21,10 @@ const CRASHLOOP_WINDOW: Duration = Duration::from_secs(300);
 /// The pause after an image could not be had for the first time, and the longest.
 const PULL_AGAIN: Duration = Duration::from_secs(10);
 const PULL_AGAIN_AT_MOST: Duration = Duration::from_secs(300);
+/// The pause after a start of which its driver could not say what came of it, and the longest: an
+/// engine that is back is used within half a minute.
+const START_AGAIN: Duration = Duration::from_secs(1);
+const START_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 /// Steps after which an exponential delay is taken as it is: 2^64 ms is beyond any cap, and a
 /// factor close to 1 must not turn months of failures into a long loop.
 const MAX_STEPS: u32 = 4096;
@@ -162,13 +166,7 @@ fn after_failed_pull(
     now: Timestamp,
 ) -> Verdict {
     let failures = history.failed_pulls.max(1);
-    let curve = RestartPolicy {
-        backoff: Backoff::Exponential,
-        initial_delay: HumanDuration::new(PULL_AGAIN),
-        max_delay: HumanDuration::new(PULL_AGAIN_AT_MOST),
-        factor: 2.0,
-        ..RestartPolicy::default()
-    };
+    let curve = doubling(PULL_AGAIN, PULL_AGAIN_AT_MOST);
     let until = last.exit.at.after(delay(&curve, failures, &last.instance));
     if until > now {
         return Verdict::Backoff {
@@ -182,6 +180,58 @@ fn after_failed_pull(
         failure: failure.clone(),
         failures,
     })
+}
+
+/// A curve that no file can set.
+fn doubling(initial: Duration, at_most: Duration) -> RestartPolicy {
+    RestartPolicy {
+        backoff: Backoff::Exponential,
+        initial_delay: HumanDuration::new(initial),
+        max_delay: HumanDuration::new(at_most),
+        factor: 2.0,
+        ..RestartPolicy::default()
+    }
+}
+
+/// `before` and one more: the driver of `instance`, of revision `spec`, said `why` instead of what
+/// came of its start. A driver that fails at once must not be asked again at once, for ever.
+#[must_use]
+pub fn unanswered(
+    before: Option<&UnansweredStarts>,
+    instance: &InstanceId,
+    spec: &SpecHash,
+    why: String,
+    now: Timestamp,
+) -> UnansweredStarts {
+    let times = before
+        .filter(|before| before.spec == *spec)
+        .map_or(0, |before| before.times)
+        .saturating_add(1);
+    let curve = doubling(START_AGAIN, START_AGAIN_AT_MOST);
+    UnansweredStarts {
+        spec: spec.clone(),
+        incarnation: instance.incarnation,
+        times,
+        why,
+        retry_at: now.after(delay(&curve, times, instance)),
+    }
+}
+
+/// The starts that hold back another one of revision `wanted` now. A person who asks for one after
+/// them need not wait.
+pub fn holding<'a>(
+    record: &'a Record,
+    wanted: &SpecHash,
+    now: Timestamp,
+) -> Option<&'a UnansweredStarts> {
+    let starts = record.unanswered.as_ref()?;
+    let asked_for = match record.intent {
+        RunIntent::Start { upto, .. } | RunIntent::Restart { upto, .. } => {
+            starts.incarnation <= upto
+        }
+        RunIntent::Run | RunIntent::Stop { .. } => false,
+    };
+    (starts.spec == *wanted && starts.retry_at > now && !asked_for).then_some(starts)
 }
 
 fn own_failures_since(history: &History, last: Timestamp, window: Duration) -> u32 {

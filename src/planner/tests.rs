@@ -12,7 +12,7 @@ use crate::model::{
     Action, Backoff, Charge, ComponentId, DriverKind, EndCause, Ended, Exit, ExitStatus, Health,
     History, Hold, HumanDuration, ImageChoice, InFlight, Instance, InstanceId, Phase, PipelineSpec,
     Pull, Reason, Record, RecordedImage, ReplicaKey, RestartMode, RestartPolicy, RetryLimit,
-    RunIntent, SpecHash, StartFailure, StopCause, StopPolicy, Timestamp,
+    RunIntent, SpecHash, StartFailure, StopCause, StopPolicy, Timestamp, UnansweredStarts,
 };
 
 use super::restart::{self, Verdict};
@@ -446,6 +446,35 @@ fn the_pace_of_pulls_starts_over_once_the_image_was_there() {
     };
     history = restart::ended(&history, crashed, &RestartPolicy::default());
     assert_eq!((history.failed_pulls, history.failures), (0, 1));
+}
+
+#[test]
+fn a_start_without_an_answer_holds_back_the_next_of_its_revision_unless_a_person_asks() {
+    let start = |before: Option<&UnansweredStarts>, run| {
+        let why = "connection reset".to_owned();
+        restart::unanswered(before, &id("a", run), &hash(1), why, now())
+    };
+    let mut starts = start(None, 1);
+    for (times, seconds) in [(1, 1), (2, 2), (3, 4), (6, 30), (7, 30)] {
+        while starts.times < times {
+            starts = start(Some(&starts), u64::from(times));
+        }
+        let pause = starts.retry_at.since(now()).as_secs_f64();
+        let least = f64::from(seconds);
+        assert!((least..=least * 1.5).contains(&pause), "{times}: {pause}");
+    }
+    let retry_at = starts.retry_at;
+    let mut record = Record {
+        incarnation: starts.incarnation,
+        unanswered: Some(starts),
+        ..Record::default()
+    };
+    assert!(restart::holding(&record, &hash(1), now()).is_some());
+    assert_eq!(restart::holding(&record, &hash(1), retry_at), None);
+    assert_eq!(restart::holding(&record, &hash(2), now()), None);
+    let (at, upto) = (now(), record.incarnation);
+    record.intent = RunIntent::Start { at, upto };
+    assert_eq!(restart::holding(&record, &hash(1), now()), None);
 }
 
 #[test]

@@ -403,6 +403,7 @@ impl Pipeline {
         // A start whose answer was lost, or is on its way: what runs is what counts.
         let health = self.initial_health(key);
         self.change(key, ledger, |record| {
+            record.unanswered = None;
             if let Some(instance) = &mut record.instance {
                 instance.handle = handle.or(instance.handle.take());
                 if starting {

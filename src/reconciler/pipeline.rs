@@ -231,6 +231,7 @@ impl Pipeline {
         let reboot = ended.cause == crate::model::EndCause::HostReboot;
         self.change(key, ledger, |record| {
             record.history = restart::ended(&record.history, ended, &policy);
+            record.unanswered = None;
             record.incarnation = record.incarnation.max(instance.incarnation);
             if let Some(Instance {
                 spec,

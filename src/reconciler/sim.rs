@@ -76,6 +76,8 @@ struct World {
     events: BTreeMap<u64, Event>,
     disk_full: bool,
     blind: bool,
+    /// The driver starts nothing and cannot say so.
+    mute: bool,
     calm: bool,
     /// Every start that took effect, for asserting what was left alone.
     started: Vec<InstanceId>,
@@ -98,6 +100,7 @@ impl World {
             events: BTreeMap::new(),
             disk_full: false,
             blind: false,
+            mute: false,
             calm: false,
             started: vec![],
             deaths: 0,
@@ -243,6 +246,10 @@ impl World {
             why: "simulated".to_owned(),
         };
         let input = match call {
+            Call::Start(launch) if self.mute => Input::StartAnswered {
+                instance: launch.instance,
+                result: Err(unreachable("start")),
+            },
             Call::Start(launch) if !self.calm && self.random.one_in(12) => {
                 let result = Err(if self.random.one_in(2) {
                     let reason = "ExecNotFound".to_owned();

@@ -307,6 +307,15 @@ fn idle(
                 at: Some(*until),
             }),
         },
+        Some(hold @ Hold::StartFailed { until, .. }) => Told {
+            phase: PhaseName::Backoff,
+            since,
+            why: hold.to_string(),
+            next: Some(Next {
+                what: "start".to_owned(),
+                at: Some(*until),
+            }),
+        },
         Some(Hold::StoppedByRequest) => Told {
             phase: PhaseName::Stopped,
             since: match record.intent {

@@ -13,8 +13,9 @@ use super::pipeline::Pipeline;
 /// Moves one point in time.
 type Move<'a> = &'a dyn Fn(&mut Timestamp);
 
-/// A failed stop that is to be tried again later than this from now was noted by another clock.
-const LONGEST_WAIT: std::time::Duration = super::steps::STOP_AGAIN;
+/// What is to be tried again later than this from now was noted by another clock: a start and a stop
+/// are tried again within half of it.
+const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Core {
     /// Takes over that the clock was set: what is remembered moves along, on the disk too.
@@ -46,6 +47,11 @@ fn each_time(pipeline: &mut Pipeline, change: Move<'_>) {
         past(record, change);
         let failed = record.instance.as_mut().and_then(retry_at);
         failed.into_iter().for_each(change);
+        let unanswered = record.unanswered.as_mut();
+        unanswered
+            .map(|starts| &mut starts.retry_at)
+            .into_iter()
+            .for_each(change);
     }
     for stray in pipeline.strays.values_mut() {
         phase(&mut stray.phase, change);
@@ -91,7 +97,7 @@ fn exit(exit: &mut Exit, change: Move<'_>) {
     exit.started_at.iter_mut().for_each(change);
 }
 
-/// When a stop that failed is tried again: the one time that lies in the future.
+/// When a stop that failed is tried again.
 fn retry_at(instance: &mut Instance) -> Option<&mut Timestamp> {
     match &mut instance.phase {
         Phase::Stopping { failed, .. } => failed.as_mut().map(|failed| &mut failed.retry_at),

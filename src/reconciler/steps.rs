@@ -307,6 +307,7 @@ impl Core {
                 let handle = started.handle;
                 let since = started.since.min(self.ledger.now);
                 pipeline.change(&key, &mut self.ledger, |record| {
+                    record.unanswered = None;
                     if let Some(instance) = &mut record.instance {
                         instance.handle = Some(handle);
                         if let Phase::Starting { .. } = instance.phase {
@@ -349,7 +350,16 @@ impl Core {
                     driver,
                 });
             }
-            Err(DriverError::Unreachable { .. } | DriverError::StillAlive { .. }) => {
+            Err(error @ (DriverError::Unreachable { .. } | DriverError::StillAlive { .. })) => {
+                let (why, now) = (error.to_string(), self.ledger.now);
+                pipeline.change(&key, &mut self.ledger, |record| {
+                    let Some(Instance { spec, .. }) = &record.instance else {
+                        return;
+                    };
+                    let before = record.unanswered.as_ref();
+                    let starts = restart::unanswered(before, id, spec, why, now);
+                    record.unanswered = Some(starts);
+                });
                 // Whether it runs is open; only a look can tell.
                 if let Some(looking) = self.drivers.get_mut(&driver) {
                     looking.want(Scope::Instances([id.clone()].into()));
@@ -446,6 +456,7 @@ impl Core {
                 Hold::Backoff {
                     crashloop: false, ..
                 } => EventKind::Backoff,
+                Hold::StartFailed { .. } => EventKind::StartFailed,
                 Hold::WaitingFor { .. } => EventKind::Waiting,
                 Hold::Completed => EventKind::Completed,
                 Hold::Failed { .. } | Hold::GaveUp { .. } | Hold::NoDriver { .. } => {

@@ -260,3 +260,35 @@ fn an_engine_that_can_make_nothing_is_asked_again_at_growing_distances() {
     assert_eq!(id_of(&after, &rests), id_of(&before, &rests));
     assert_eq!(engine.containers(&world).len(), 2);
 }
+
+#[test]
+fn an_engine_that_fails_before_anything_is_made_is_asked_again_at_growing_distances() {
+    let (world, engine, proxy) = world_with_proxy!("an_engine_that_fails_before_…");
+    let (boxed, rests) = (unique("boxed"), unique("rests"));
+    world.apply(&resting(&rests, ""));
+    proxy.behave(Manner::HidesNetworks);
+    world.save(
+        "p.yaml",
+        &pipeline(&(resting(&boxed, "") + &resting(&rests, ""))),
+    );
+    let count = |what: &str| {
+        let events = world.ok(&["events", &boxed]);
+        events.matches(&format!("{what} {boxed}")).count()
+    };
+    world.until("it was tried four times", |_| count("starting") >= 4);
+    let waits = world.until("it is put off", |status| status.phase(&boxed) == "backoff");
+    let why = waits.why(&boxed);
+    assert!(why.contains("the proxy says no"), "{why}");
+    // One, two, four and eight seconds lie between them.
+    assert!(
+        (4..=6).contains(&count("starting")),
+        "{}",
+        world.ok(&["events"])
+    );
+    proxy.behave(Manner::Honest);
+    world.ok(&["restart", &boxed]);
+    let after = world.until("it runs", Status::settled);
+    assert_eq!(after.restarts(&boxed), 0);
+    assert_eq!(after.restarts(&rests), 0);
+    assert_eq!(engine.containers(&world).len(), 2);
+}

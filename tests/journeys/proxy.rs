@@ -29,6 +29,8 @@ pub enum Manner {
     Fails,
     /// The same, but only when it is asked to make a container.
     MakesNothing,
+    /// The same, but only when it is asked for a network.
+    HidesNetworks,
 }
 
 /// The proxy. It ends with the test's process.
@@ -112,6 +114,7 @@ fn carry_questions(line: &Line, mut from: UnixStream, mut to: UnixStream) {
         let refused = match line.manner() {
             Manner::Fails => true,
             Manner::MakesNothing => said.starts_with(b"POST ") && asks_for(said, b"/create?"),
+            Manner::HidesNetworks => said.starts_with(b"GET ") && asks_for(said, b"/networks/"),
             Manner::Honest
             | Manner::Stutters
             | Manner::Dawdles(_)
@@ -184,7 +187,7 @@ fn carry_answers(line: &Line, mut from: &UnixStream, mut to: &UnixStream) {
                 to.write_all(&[*byte])
             }),
             // The question was asked before the engine began to fail.
-            Manner::Fails | Manner::MakesNothing => to.write_all(said),
+            Manner::Fails | Manner::MakesNothing | Manner::HidesNetworks => to.write_all(said),
         };
         if carried.is_err() {
             return;

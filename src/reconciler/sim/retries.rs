@@ -1,4 +1,6 @@
-//! A start that its driver tries more than once: only its answer tells what came of it.
+//! Starts that are tried more than once, by their driver or since it did not say what came of them.
+
+use crate::model::EventKind;
 
 use super::*;
 
@@ -50,4 +52,57 @@ fn what_a_driver_tries_again_within_one_start_is_no_failure() {
     assert_eq!(world.alive(), [id]);
     let snapshot = world.core.snapshot();
     assert_eq!(snapshot.pipelines[0].components[0].replicas[0].restarts, 0);
+}
+
+#[test]
+fn a_driver_that_cannot_say_what_came_of_its_starts_is_asked_ever_less_often() {
+    let mut world = World::new(12);
+    (world.calm, world.mute) = (true, true);
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    world.apply(spec.clone());
+    let until = world.now.shifted(600_000);
+    while world.now < until {
+        world.step();
+    }
+    let starts = |world: &World| {
+        let kinds = world.events.values().map(|event| event.kind);
+        kinds.filter(|kind| *kind == EventKind::Starting).count()
+    };
+    let replica = |world: &World| {
+        let snapshot = world.core.snapshot();
+        snapshot.pipelines[0].components[0].replicas[0].clone()
+    };
+    // One second, doubled up to half a minute.
+    let tried = starts(&world);
+    assert!((15..=30).contains(&tried), "{tried} starts in ten minutes");
+    let shown = replica(&world);
+    assert_eq!(shown.phase, PhaseName::Backoff);
+    assert!(shown.why.contains("simulated"), "{}", shown.why);
+    assert!(shown.next.is_some_and(|next| next.at.is_some()));
+
+    // Nobody who asks for it has to wait.
+    world.ask("a", Request::Start);
+    let asked = world.now;
+    while starts(&world) == tried {
+        world.step();
+    }
+    assert!(world.now < asked.shifted(1_000));
+    // What never was is no failure of the component.
+    world.mute = false;
+    world.converge(&spec, &BTreeSet::new());
+    assert_eq!(replica(&world).restarts, 0);
+    assert_eq!(
+        world
+            .core
+            .pipelines
+            .values()
+            .next()
+            .unwrap()
+            .records
+            .values()
+            .next()
+            .unwrap()
+            .unanswered,
+        None
+    );
 }

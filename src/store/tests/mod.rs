@@ -113,7 +113,6 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
     };
     Record {
         incarnation,
-        image: None,
         intent: RunIntent::Run,
         instance: Some(Instance {
             id: InstanceId {
@@ -141,7 +140,7 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
             },
         }),
         released: Some(SpecHash::new("v1:0123456789abcdef")),
-        history: Default::default(),
+        ..Record::default()
     }
 }
 
