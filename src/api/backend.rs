@@ -58,20 +58,16 @@ pub trait Backend: Send + Sync + 'static {
     /// When the image is not to be had: nothing was changed.
     async fn renew_image(
         &self,
-        _pipeline: &PipelineKey,
-        _component: &ComponentId,
-    ) -> Result<Vec<String>, ApiError> {
-        Ok(Vec::new())
-    }
+        pipeline: &PipelineKey,
+        component: &ComponentId,
+    ) -> Result<Vec<String>, ApiError>;
 
     /// Removes or keeps these named volumes, as far as they were made for components of ours and
     /// nothing uses them any more, and tells which.
     ///
     /// # Errors
     /// When the engine does not answer.
-    async fn volumes(&self, _asked: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
-        Ok(VolumesAnswer::default())
-    }
+    async fn volumes(&self, asked: VolumesRequest) -> Result<VolumesAnswer, ApiError>;
 
     /// Told after `down` was recorded: the daemon ends once nothing is left.
     fn end_when_empty(&self);

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::driver::{LogLine, LogQuery, LogStream, OutputStream};
 use crate::model::{
-    DaemonStatus, Event, EventKind, Generation, IdError, PipelineKey, PipelineSpec, PipelineStatus,
-    Problem, ReplicaKey, STATUS_SCHEMA, Snapshot, Timestamp,
+    ComponentId, DaemonStatus, Event, EventKind, Generation, IdError, PipelineKey, PipelineSpec,
+    PipelineStatus, Problem, ReplicaKey, STATUS_SCHEMA, Snapshot, Timestamp,
 };
 use crate::planner::diff::DiffKind;
 use crate::reconciler::{Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Source};
@@ -96,6 +96,14 @@ impl Backend for Scripted {
             }
         });
         Ok(lines)
+    }
+
+    async fn renew_image(&self, _: &PipelineKey, _: &ComponentId) -> Result<Vec<String>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
+        Ok(VolumesAnswer::default())
     }
 
     fn end_when_empty(&self) {

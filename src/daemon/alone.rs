@@ -7,11 +7,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use crate::api::{self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded};
+use crate::api::{
+    self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded, VolumesAnswer,
+    VolumesRequest,
+};
 use crate::clock::Clock;
 use crate::driver::process::ProcessDriver;
 use crate::driver::{LogQuery, LogStream, Scope, logs};
-use crate::model::{DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot};
+use crate::model::{
+    ComponentId, DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot,
+};
 use crate::reconciler::{Core, Drivers, Input, Kept, ReconcilerHandle};
 use crate::store::{self, Store};
 
@@ -117,6 +122,12 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     }))
 }
 
+/// What only a daemon can do, and what that means.
+fn no_daemon(consequence: &str) -> ApiError {
+    let message = format!("no daemon runs, so {consequence}");
+    ApiError::new(ErrorCode::ShuttingDown, message)
+}
+
 /// The way to an owner that takes no commands; `snapshot` is all that it will ever tell.
 fn nobody(snapshot: Snapshot) -> ReconcilerHandle {
     let (commands, _) = mpsc::channel(1);
@@ -146,14 +157,21 @@ impl api::Backend for Onlooker {
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
         if query.follow {
-            let message = "no daemon runs, so nothing new will happen";
-            return Err(ApiError::new(ErrorCode::ShuttingDown, message));
+            return Err(no_daemon("nothing new will happen"));
         }
         Ok(query.chosen(self.events.clone()))
     }
 
     async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError> {
         Ok(logs::stream(self.logs.clone(), query))
+    }
+
+    async fn renew_image(&self, _: &PipelineKey, _: &ComponentId) -> Result<Vec<String>, ApiError> {
+        Err(no_daemon("nothing can be restarted"))
+    }
+
+    async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
+        Err(no_daemon("its volumes stay"))
     }
 
     fn end_when_empty(&self) {}
