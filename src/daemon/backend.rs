@@ -10,7 +10,7 @@ use crate::api::{
     self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Fate, Loaded, VolumesAnswer,
     VolumesRequest,
 };
-use crate::driver::docker::{DockerDriver, Obstacle, Volumes};
+use crate::driver::docker::{DockerDriver, Obstacle, Renewal, Volumes};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload,
@@ -115,8 +115,15 @@ impl api::Backend for Backend {
             // Nothing to pull, or nothing at all, which the owner tells.
             return Ok(Vec::new());
         };
-        let Err(error) = self.docker.renew_image(&container).await else {
-            return Ok(Vec::new());
+        let error = match self.docker.renew_image(&container).await {
+            Ok(Renewal::Pulled) => return Ok(Vec::new()),
+            Ok(Renewal::NeverPulled) => {
+                return Ok(vec![format!(
+                    "{component} has `pull: never`, so nothing is pulled; the image of its name \
+                     which is here runs"
+                )]);
+            }
+            Err(error) => error,
         };
         let snapshot = self.owner.snapshots().borrow().clone();
         let code = match &error {

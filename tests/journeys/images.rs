@@ -216,6 +216,37 @@ fn restart_pull_stops_nothing_before_the_image_is_there() {
     forget(&engine, &repository);
 }
 
+#[test]
+fn restart_pull_of_what_is_never_pulled_says_so_and_runs_what_is_here() {
+    let Some(engine) = Engine::shared("restart_pull_of_what_is_never_pulled_…") else {
+        return;
+    };
+    let world = World::with_engine(&engine.host());
+    let (id, repository) = (unique("kept"), format!("flowctl-test/{}", unique("local")));
+    let name = |image: &str| {
+        let path = format!("/images/{image}/tag?repo={repository}&tag=1");
+        engine.act("POST", &path);
+    };
+    name(IMAGE);
+    let component = resting(&id, ", pull: never").replace(IMAGE, &format!("{repository}:1"));
+    world.apply(&component);
+    let image = || engine.inspect(&id).unwrap()["Image"].clone();
+    let first = image();
+    name("flowctl-test/user:1");
+    world.ok(&["restart", &id]);
+    assert_eq!(image(), first);
+    let said = world.run(&["restart", "--pull", &id]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert!(
+        text(&said.stderr).contains("`pull: never`"),
+        "{}",
+        text(&said.stderr)
+    );
+    assert_ne!(image(), first);
+    world.ok(&["down"]);
+    forget(&engine, &repository);
+}
+
 /// Carries connections to loopback over to `to`, which answers slowly through it.
 fn slow_relay(to: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

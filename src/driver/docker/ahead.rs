@@ -1,7 +1,7 @@
 //! What can be known to keep a container from starting before anything is touched.
 
 use super::engine::{Failure, LOOK, found};
-use super::{DockerDriver, Endpoint, images};
+use super::{DockerDriver, Endpoint, Renewal, images};
 use crate::driver::DriverError;
 use crate::model::{ContainerSpec, ImagePullPolicy};
 
@@ -30,7 +30,7 @@ impl DockerDriver {
     ///
     /// # Errors
     /// When it is not to be had, or the engine does not answer.
-    pub async fn renew_image(&self, container: &ContainerSpec) -> Result<(), DriverError> {
+    pub async fn renew_image(&self, container: &ContainerSpec) -> Result<Renewal, DriverError> {
         images::renew(&self.inner.engine, container).await
     }
 

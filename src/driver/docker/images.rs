@@ -29,6 +29,16 @@ pub(super) struct Resolved {
     pub(super) user: Option<String>,
 }
 
+/// Whether an image was looked for in its registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Renewal {
+    /// It was, and what is there is here now.
+    Pulled,
+    /// Its policy is never to pull.
+    NeverPulled,
+}
+
 /// A reference taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference<'a> {
@@ -148,17 +158,22 @@ pub(super) async fn resolve(
 ///
 /// # Errors
 /// [`DriverError::Refused`] when it is not to be had.
-pub(super) async fn renew(engine: &Engine, container: &ContainerSpec) -> Result<(), DriverError> {
+pub(super) async fn renew(
+    engine: &Engine,
+    container: &ContainerSpec,
+) -> Result<Renewal, DriverError> {
     let image = container.image.as_str();
     match policy(container) {
-        ImagePullPolicy::Never => return Ok(()),
+        ImagePullPolicy::Never => return Ok(Renewal::NeverPulled),
         ImagePullPolicy::Always | ImagePullPolicy::IfNotPresent => {}
     }
     let pulled = pull(engine, image, &|_| {}).await;
-    pulled.map_err(|failure| match Refusal::of_pull(&failure, image) {
-        Some(refusal) => DriverError::Refused(StartFailure::from(refusal)),
-        None => failure.unreachable("pull an image"),
-    })
+    pulled
+        .map(|()| Renewal::Pulled)
+        .map_err(|failure| match Refusal::of_pull(&failure, image) {
+            Some(refusal) => DriverError::Refused(StartFailure::from(refusal)),
+            None => failure.unreachable("pull an image"),
+        })
 }
 
 /// The image that an earlier run ran, if the engine still has it.

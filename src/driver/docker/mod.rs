@@ -63,6 +63,7 @@ use sight::Seen;
 pub use ahead::Obstacle;
 pub use endpoint::{DockerError, Endpoint};
 pub use exec::Ran;
+pub use images::Renewal;
 pub use mapping::TOKEN_FILE;
 
 /// The name of the file that holds a container's token.
