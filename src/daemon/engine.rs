@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
-use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint};
+use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint, Sweep};
 use crate::model::{
     ComponentSpec, DriverKind, InstanceId, PipelineKey, PipelineSpec, PipelineStatus, Snapshot,
     Workload,
@@ -27,7 +27,7 @@ pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
 const HOST: &str = "docker-host";
 /// The file that says whose containers are this state directory's.
 const OWNER: &str = "owner";
-/// How soon an engine that did not say where it is reached is asked again.
+/// How soon an engine is asked again that did not say where it is reached, or kept a network.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Which host this is, as systemd and D-Bus agree on it.
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -237,9 +237,20 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Contai
 pub(super) async fn follow_networks(docker: Weak<DockerDriver>, owner: ReconcilerHandle) {
     let mut snapshots = owner.snapshots();
     let mut before = BTreeSet::new();
-    while snapshots.changed().await.is_ok() {
+    let mut left = false;
+    loop {
+        // What could not be removed is tried again, whatever happens meanwhile.
+        let changed = if left {
+            tokio::time::sleep(ASK_AGAIN).await;
+            snapshots.has_changed().map(drop)
+        } else {
+            snapshots.changed().await
+        };
+        if changed.is_err() {
+            return;
+        }
         let now = with_containers(&snapshots.borrow_and_update());
-        let left = before.difference(&now).next().is_some();
+        left |= before.difference(&now).next().is_some();
         before.clone_from(&now);
         let Some(docker) = docker.upgrade().filter(|_| left) else {
             continue;
@@ -247,9 +258,14 @@ pub(super) async fn follow_networks(docker: Weak<DockerDriver>, owner: Reconcile
         let Ok(wanted) = wanted_networks(&owner, &now).await else {
             return;
         };
-        if let Err(error) = docker.drop_networks(&wanted).await {
-            tracing::debug!(%error, "networks of a deleted pipeline are left");
-        }
+        left = match docker.drop_networks(&wanted).await {
+            Ok(Sweep::Done) => false,
+            Ok(Sweep::Postponed) => true,
+            Err(error) => {
+                tracing::debug!(%error, "networks of a deleted pipeline are left");
+                true
+            }
+        };
     }
 }
 

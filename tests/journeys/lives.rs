@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use crate::clients::free_ports;
-use crate::engine::{Engine, container, resting, unique};
+use crate::engine::{Engine, IMAGE, container, resting, unique};
 use crate::support::{World, eventually, pipeline, text};
 
 /// A pipeline of these components on a network of its own.
@@ -140,6 +140,29 @@ fn delete_keeps_named_volumes_and_says_so_until_it_is_told_to_remove_them() {
             !there("networks", &network) && engine.containers(&world).is_empty()
         });
     }
+}
+
+#[test]
+fn a_delete_leaves_no_network_while_something_else_waits_for_its_image() {
+    let Some(engine) = Engine::shared("a_delete_leaves_no_network_…") else {
+        return;
+    };
+    let world = World::with_engine(&engine.host());
+    let (rests, waits, network) = (unique("rests"), unique("waits"), unique("net"));
+    world.save("p.yaml", &on_network(&network, &resting(&rests, "")));
+    world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    // A registry that takes calls and never answers.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/absent:1", deaf.local_addr().unwrap());
+    let other = pipeline(&resting(&waits, "").replace(IMAGE, &image));
+    world.save("q.yaml", &other.replace("name: p ", "name: q "));
+    world.ok(&["apply", "-f", "q.yaml", "--no-wait"]);
+    let pulls = || world.ok(&["status"]).contains("pulling");
+    eventually("it is pulled", pulls);
+    world.ok(&["delete", "p"]);
+    let path = format!("/networks/{network}");
+    eventually("the network is gone", || engine.ask("GET", &path).0 == 404);
+    assert!(pulls(), "{}", world.ok(&["status"]));
 }
 
 #[test]

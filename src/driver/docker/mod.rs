@@ -111,6 +111,16 @@ pub enum Volumes {
     Remove,
 }
 
+/// Whether networks without a component were removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Sweep {
+    /// They were, as far as nobody else uses them.
+    Done,
+    /// Something starts, which needs its network: ask again.
+    Postponed,
+}
+
 /// What a clean-up did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CleanedUp {
@@ -146,8 +156,8 @@ struct Inner {
     secrets: PathBuf,
     /// Held while a network is made or removed: some engines make two of one name.
     networks: tokio::sync::Mutex<()>,
-    /// Held by whatever starts a container, which needs its network until it runs.
-    starting: tokio::sync::RwLock<()>,
+    /// Held by whatever makes a container, which needs its network until it runs.
+    making: Arc<tokio::sync::RwLock<()>>,
     /// Who is told of a network's gateway before a container starts on it.
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
@@ -209,7 +219,7 @@ impl DockerDriver {
             hints: Hints::default(),
             album: Mutex::default(),
             networks: tokio::sync::Mutex::new(()),
-            starting: tokio::sync::RwLock::new(()),
+            making: Arc::default(),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
             images: Mutex::default(),

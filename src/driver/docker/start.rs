@@ -9,6 +9,7 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, InspectContainerOptions,
     ListContainersOptions, StartContainerOptions,
 };
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::engine::{CHANGE, Failure, LOOK, found, unreachable};
 use super::failure::{Refusal, StartFailureText};
@@ -50,8 +51,6 @@ impl DockerDriver {
         let Workload::Docker(container) = &launch.spec.workload else {
             return Err(refuse(Refusal::WrongDriver(launch.spec.id.to_string())));
         };
-        // No network goes while something starts on it.
-        let _starting = self.inner.starting.read().await;
         if let Some(seen) = self.find(&launch.instance).await.map_err(lost)? {
             match seen.life {
                 // Its network may be another by now, with another address of the host.
@@ -65,7 +64,7 @@ impl DockerDriver {
             }
         }
         for _ in 0..NETWORKS {
-            let id = self.create(launch, container).await?;
+            let (id, _network) = self.create(launch, container).await?;
             if let Some(started) = self.run(launch, container, &id).await? {
                 return Ok(started);
             }
@@ -74,12 +73,12 @@ impl DockerDriver {
         Err(unreachable(OPERATION, "its network goes again and again"))
     }
 
-    /// Makes the container; answers its id.
+    /// Makes the container; answers its id, and what keeps its network until it is dropped.
     pub(super) async fn create(
         &self,
         launch: &Launch,
         container: &ContainerSpec,
-    ) -> Result<String, DriverError> {
+    ) -> Result<(String, OwnedRwLockReadGuard<()>), DriverError> {
         let spec = &launch.spec;
         let on = Self::network_of(container);
         let endpoint = self.inner.engine.endpoint();
@@ -95,6 +94,8 @@ impl DockerDriver {
             variables.retain(|_, value| value != mapping::TOKEN_FILE);
         }
         let image = self.image(launch, container).await?;
+        // From here on; a pull may have taken minutes.
+        let keeps_network = self.inner.making.clone().read_owned().await;
         let network = self.network(on).await?;
         if let (Some(gateway), Some(tell)) = (network.gateway, self.inner.gateways.get()) {
             tell(gateway);
@@ -116,6 +117,7 @@ impl DockerDriver {
             token,
         });
         let name = identity::name(&launch.instance.replica);
+        let mut taken = String::new();
         for pause in TAKE_OVERS {
             let options = CreateContainerOptions {
                 name: Some(name.clone()),
@@ -130,11 +132,12 @@ impl DockerDriver {
                 })
                 .await;
             match made {
-                Ok(made) => return Ok(made.id),
+                Ok(made) => return Ok((made.id, keeps_network)),
                 Err(failure) if failure.is_conflict() => {
                     if let Some(id) = self.take_over(launch, &name).await? {
-                        return Ok(id);
+                        return Ok((id, keeps_network));
                     }
+                    taken = failure.to_string();
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
                 Err(Failure::Answered { message, .. }) if message.contains(NO_INIT) => {
@@ -151,7 +154,7 @@ impl DockerDriver {
         }
         Err(unreachable(
             OPERATION,
-            format!("the name {name} is taken again and again"),
+            format!("the name {name} is taken again and again: {taken}"),
         ))
     }
 

@@ -6,7 +6,7 @@ use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions};
 
 use super::engine::{CHANGE, Failure, LOOK, found};
-use super::{CleanedUp, DockerDriver, Volumes, identity, network};
+use super::{CleanedUp, DockerDriver, Sweep, Volumes, identity, network};
 use crate::driver::DriverError;
 use crate::model::ContainerSpec;
 
@@ -44,7 +44,9 @@ impl DockerDriver {
     pub async fn clean_up(&self, volumes: Volumes) -> Result<CleanedUp, DriverError> {
         let lost = |failure: Failure| failure.unreachable("clean up");
         let mut cleaned = CleanedUp::default();
-        self.end_networks(&BTreeSet::new(), &mut cleaned)
+        // All is down: what starts now was begun after it, and keeps its network.
+        let _swept = self
+            .end_networks(&BTreeSet::new(), &mut cleaned)
             .await
             .map_err(lost)?;
         let fates = self.own_volumes().await.map_err(lost)?;
@@ -63,7 +65,7 @@ impl DockerDriver {
     ///
     /// # Errors
     /// When the engine does not answer.
-    pub async fn drop_networks(&self, wanted: &BTreeSet<String>) -> Result<(), DriverError> {
+    pub async fn drop_networks(&self, wanted: &BTreeSet<String>) -> Result<Sweep, DriverError> {
         let dropped = self.end_networks(wanted, &mut CleanedUp::default()).await;
         dropped.map_err(|failure| failure.unreachable("remove networks"))
     }
@@ -74,10 +76,10 @@ impl DockerDriver {
         &self,
         wanted: &BTreeSet<String>,
         cleaned: &mut CleanedUp,
-    ) -> Result<(), Failure> {
-        // What starts needs its network; it is looked at again when something else has ended.
-        let Ok(_quiet) = self.inner.starting.try_write() else {
-            return Ok(());
+    ) -> Result<Sweep, Failure> {
+        // To wait here would make all that starts meanwhile wait too.
+        let Ok(_quiet) = self.inner.making.try_write() else {
+            return Ok(Sweep::Postponed);
         };
         let _turn = self.inner.networks.lock().await;
         let engine = &self.inner.engine;
@@ -104,7 +106,7 @@ impl DockerDriver {
                 cleaned.networks_in_use.push(name);
             }
         }
-        Ok(())
+        Ok(Sweep::Done)
     }
 
     /// Removes or keeps those of these volumes that carry our mark. Those of `wanted` stay.

@@ -154,7 +154,7 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
     let Workload::Docker(container) = &launch.spec.workload else {
         panic!("{launch:?}");
     };
-    let made = stage.driver.create(&launch, container).await.unwrap();
+    let (made, _network) = stage.driver.create(&launch, container).await.unwrap();
     stage.restart().await;
     let seen = sight(&*stage.driver, &launch.instance).await.unwrap();
     assert_eq!(seen.life, Life::Created);
