@@ -109,6 +109,7 @@ mod tests {
             file: None,
             injected: BTreeMap::new(),
             image: crate::model::ImageChoice::ByPolicy,
+            given_up: tokio_util::sync::CancellationToken::new(),
         };
         let given = Given {
             attempt: 7,

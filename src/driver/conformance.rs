@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use super::{Driver, DriverError, Launch, Scope};
 use crate::model::{
@@ -80,6 +81,7 @@ pub(crate) fn launch(spec: ComponentSpec, incarnation: u64) -> Launch {
         file: Some("/etc/pipeline.yaml".into()),
         injected: [("FLOWCTL_TEST".to_owned(), "injected".to_owned())].into(),
         image: ImageChoice::ByPolicy,
+        given_up: CancellationToken::new(),
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::model::{
     ComponentId, ComponentSpec, DriverKind, Generation, Handle, ImageChoice, InstanceId, Limit,
@@ -98,7 +99,7 @@ pub enum Scope {
 }
 
 /// All that a driver needs to start one instance.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Launch {
     /// The new instance.
     pub instance: InstanceId,
@@ -112,6 +113,10 @@ pub struct Launch {
     pub injected: BTreeMap<String, String>,
     /// Which image it is started from, where it is a container.
     pub image: ImageChoice,
+    /// Cancelled once nobody wants the instance any more. Whatever takes long and leaves nothing
+    /// behind, such as a pull, then ends with a refusal; whatever else was begun is finished, and
+    /// stopped as usual.
+    pub given_up: CancellationToken,
 }
 
 /// What an instance was started from, as it carries it.

@@ -181,6 +181,27 @@ pub fn plan(desired: &Desired, observed: &Observed<'_>, now: Timestamp) -> Plan 
     plan
 }
 
+/// Starts under way of what nobody wants any more: it left the file, was edited, or a person asked.
+/// Their replicas get no step before their answer, and need not wait for what would be thrown away.
+pub fn unwanted_starts<'a>(
+    desired: &'a Desired,
+    observed: &'a Observed<'_>,
+) -> impl Iterator<Item = &'a InstanceId> {
+    let starts = observed
+        .busy
+        .iter()
+        .filter(|(_, call)| **call == InFlight::Start);
+    starts.filter_map(|(key, _)| {
+        let record = observed.records.get(key)?;
+        let instance = record.instance.as_ref()?;
+        let is_wanted = leaves_for_good(desired, key, record).is_none()
+            && desired.wants(key).is_some_and(|spec| {
+                replacement(record, instance, &Health::default(), spec).is_none()
+            });
+        (!is_wanted).then_some(&instance.id)
+    })
+}
+
 fn wake(at: &mut Option<Timestamp>, other: Option<Timestamp>) {
     *at = match (*at, other) {
         (Some(one), Some(two)) => Some(one.min(two)),

@@ -16,7 +16,7 @@ use crate::model::{
 };
 
 use super::restart::{self, Verdict};
-use super::{Desired, Observed, plan};
+use super::{Desired, Observed, plan, unwanted_starts};
 
 const NOW: i64 = 1_000_000_000;
 
@@ -446,6 +446,42 @@ fn the_pace_of_pulls_starts_over_once_the_image_was_there() {
     };
     history = restart::ended(&history, crashed, &RestartPolicy::default());
     assert_eq!((history.failed_pulls, history.failures), (0, 1));
+}
+
+#[test]
+fn only_a_start_whose_result_nobody_wants_is_given_up() {
+    let a_of = |revision| pipeline(vec![component("a", revision, &[])]);
+    let at = now();
+    let restart = |upto| RunIntent::Restart {
+        at,
+        upto,
+        pull: Pull::No,
+    };
+    for (spec, intent, unwanted) in [
+        (a_of(1), RunIntent::Run, 0),
+        (a_of(2), RunIntent::Run, 1),
+        (pipeline(vec![]), RunIntent::Run, 1),
+        (a_of(1), RunIntent::Stop { at }, 1),
+        (a_of(1), RunIntent::Start { at, upto: 1 }, 0),
+        (a_of(1), restart(1), 1),
+        (a_of(1), restart(0), 0),
+    ] {
+        let mut record = running("a", 1, false);
+        record.intent = intent;
+        if let Some(instance) = &mut record.instance {
+            instance.phase = Phase::Starting { since: now() };
+        }
+        let records = [(key("a"), record)].into();
+        let desired = Desired::new(Arc::new(spec));
+        let mut seen = observed(&records);
+        assert_eq!(unwanted_starts(&desired, &seen).count(), 0);
+        seen.busy = Cow::Owned([(key("a"), InFlight::Start)].into());
+        assert_eq!(
+            unwanted_starts(&desired, &seen).count(),
+            unwanted,
+            "{records:?}"
+        );
+    }
 }
 
 #[test]

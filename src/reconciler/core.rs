@@ -531,6 +531,7 @@ impl Core {
                     before,
                 })
             }
+            Effect::GiveUp { instance } => Some(Effect::GiveUp { instance }),
             Effect::Forget { .. } => None,
             Effect::Answer(answer) => {
                 self.refuse(answer);

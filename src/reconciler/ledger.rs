@@ -42,6 +42,11 @@ pub struct Changes {
 pub enum Effect {
     /// Start an instance.
     Start(Box<Launch>),
+    /// Tell the start of an instance that nobody wants it any more.
+    GiveUp {
+        /// Which one.
+        instance: InstanceId,
+    },
     /// Stop an instance.
     Stop {
         /// Which one.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::driver::Launch;
 use crate::model::{
     DriverKind, Ended, Event, EventKind, Exit, Handle, ImageChoice, InFlight, Instance, InstanceId,
@@ -34,6 +36,8 @@ pub(super) struct Pipeline {
     pub probing: BTreeMap<InstanceId, Probing>,
     /// Instances that this daemon started.
     pub fresh: BTreeSet<InstanceId>,
+    /// Instances that nobody wants any more, whose starts were told so.
+    pub given_up: BTreeSet<InstanceId>,
     /// What the starts of replicas are at that take a while.
     pub preparing: BTreeMap<ReplicaKey, String>,
     /// Live instances whose image's name means another image by now.
@@ -72,6 +76,7 @@ impl Pipeline {
             plan: Plan::default(),
             probing: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             preparing: BTreeMap::new(),
             outdated: BTreeSet::new(),
             problem: None,
@@ -284,6 +289,7 @@ impl Pipeline {
             image: record.map_or(ImageChoice::ByPolicy, |record| {
                 restart::image(record, &spec.hash)
             }),
+            given_up: CancellationToken::new(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The owner's task: waits, hands inputs to the [`Core`], carries its turns out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub struct Reconciler {
     directories: watch::Sender<Arc<Directory>>,
     beats: Beats,
     environment: Option<Environment>,
+    /// Starts under way, each with how it is told that nobody wants it any more.
+    starts: HashMap<InstanceId, CancellationToken>,
 }
 
 impl Reconciler {
@@ -108,6 +110,7 @@ impl Reconciler {
             directories,
             beats,
             environment: None,
+            starts: HashMap::new(),
         };
         (reconciler, handle)
     }
@@ -155,10 +158,10 @@ impl Reconciler {
             }
             self.follow_clock();
             self.take_beats_for(&input);
-            self.core.handle(input, self.clock.now());
+            self.take_in(input);
             // Whatever else waits is taken in before planning: 500 answers cost one plan.
             while let Ok(input) = self.inputs.try_recv() {
-                self.core.handle(input, self.clock.now());
+                self.take_in(input);
             }
             while let Ok(report) = self.probes.reports.try_recv() {
                 self.core.handle(Input::Probed(report), self.clock.now());
@@ -172,6 +175,13 @@ impl Reconciler {
         for task in hints {
             task.abort();
         }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        if let Input::StartAnswered { instance, .. } = &input {
+            self.starts.remove(instance);
+        }
+        self.core.handle(input, self.clock.now());
     }
 
     /// Who asks about registrations is told of every heartbeat that came before the question.
@@ -219,7 +229,7 @@ impl Reconciler {
             .collect()
     }
 
-    fn carry_out(&self, turn: Turn) {
+    fn carry_out(&mut self, turn: Turn) {
         if let Some(Commit {
             number,
             changes,
@@ -285,7 +295,7 @@ impl Reconciler {
         }
     }
 
-    fn begin(&self, effect: Effect) {
+    fn begin(&mut self, effect: Effect) {
         let answers = self.answers.clone();
         match effect {
             Effect::Answer(answer) => commands::confirm(answer),
@@ -294,6 +304,8 @@ impl Reconciler {
                     return;
                 };
                 let environment = self.environment.clone();
+                let given_up = launch.given_up.clone();
+                self.starts.insert(launch.instance.clone(), given_up);
                 tokio::spawn(async move {
                     if let Some(environment) = environment {
                         launch.injected = environment(&launch);
@@ -302,6 +314,11 @@ impl Reconciler {
                     let instance = launch.instance;
                     send(&answers, Input::StartAnswered { instance, result });
                 });
+            }
+            Effect::GiveUp { instance } => {
+                if let Some(given_up) = self.starts.get(&instance) {
+                    given_up.cancel();
+                }
             }
             Effect::Stop {
                 instance,

@@ -390,6 +390,10 @@ impl World {
                 Effect::Start(launch) => Call::Start(launch),
                 Effect::Stop { instance, .. } => Call::Stop(instance),
                 Effect::Forget { instance, .. } => Call::Forget(instance),
+                Effect::GiveUp { instance } => {
+                    self.give_up(&instance);
+                    continue;
+                }
                 Effect::Answer(answer) => {
                     super::commands::confirm(answer);
                     continue;

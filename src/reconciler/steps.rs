@@ -98,7 +98,7 @@ impl Core {
     /// Plans and takes the steps: from here on each stepped replica is busy.
     pub(super) fn decide(&mut self, pipeline: &mut Pipeline) {
         self.need_drivers(pipeline);
-        let mut plan = {
+        let (mut plan, unwanted) = {
             let observed = Observed {
                 records: Cow::Borrowed(&pipeline.records),
                 strays: Cow::Borrowed(&pipeline.strays),
@@ -108,8 +108,16 @@ impl Core {
                 frozen: self.frozen(),
                 next_incarnation: self.ledger.next_seq(),
             };
-            planner::plan(&pipeline.desired, &observed, self.ledger.now)
+            let unwanted = planner::unwanted_starts(&pipeline.desired, &observed);
+            let unwanted: Vec<InstanceId> = unwanted.cloned().collect();
+            let plan = planner::plan(&pipeline.desired, &observed, self.ledger.now);
+            (plan, unwanted)
         };
+        for instance in unwanted {
+            if pipeline.given_up.insert(instance.clone()) {
+                self.ledger.effects.push(Effect::GiveUp { instance });
+            }
+        }
         self.tell_of_holds(pipeline, &plan);
         for step in plan.steps.clone() {
             self.take(pipeline, step);
@@ -287,6 +295,7 @@ impl Core {
         let key = id.replica.clone();
         pipeline.busy.remove(&key);
         pipeline.preparing.remove(&key);
+        pipeline.given_up.remove(id);
         pipeline.dirty = true;
         let Some(driver) = pipeline
             .records

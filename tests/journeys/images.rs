@@ -247,6 +247,57 @@ fn restart_pull_of_what_is_never_pulled_says_so_and_runs_what_is_here() {
     forget(&engine, &repository);
 }
 
+#[test]
+fn a_pull_that_nobody_wants_any_more_is_given_up() {
+    let Some(engine) = Engine::shared("a_pull_that_nobody_wants_…") else {
+        return;
+    };
+    let world = World::with_engine(&engine.host());
+    let image = format!("{}/absent:1", endless_registry());
+    let id = unique("boxed");
+    let right = pipeline(&resting(&id, ""));
+    let wrong = right.replace(IMAGE, &image);
+    let pulls = |status: &Status| status.why(&id).contains("pulling");
+    world.save("p.yaml", &wrong);
+    world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
+    world.until("it is pulled", pulls);
+    world.save("p.yaml", &right);
+    world.until("the corrected name runs", Status::settled);
+    world.save("p.yaml", &wrong);
+    world.until("it is pulled after an edit", pulls);
+    world.ok(&["stop", &id]);
+    assert_eq!(world.status().phase(&id), "stopped");
+    world.ok(&["start", &id, "--no-wait"]);
+    let after = world.until("it is pulled once more", pulls);
+    assert_eq!(after.restarts(&id), 0);
+    world.ok(&["down"]);
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+}
+
+/// A registry that says that it is one, and then never gives an image.
+fn endless_registry() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut guest in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut asked = [0; 4096];
+                while let Ok(count @ 1..) = guest.read(&mut asked) {
+                    let asked = &asked[..count];
+                    if asked.starts_with(b"GET /v2/ ") {
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                        guest.write_all(answer).unwrap();
+                    } else if !asked.is_ascii() {
+                        // TLS, which it does not speak.
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
 /// Carries connections to loopback over to `to`, which answers slowly through it.
 fn slow_relay(to: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -23,6 +23,8 @@ pub(super) enum Refusal {
     ImagePullDenied { image: String, why: String },
     #[error("cannot pull {image}: the registry does not have it: {why}")]
     ImagePullNotFound { image: String, why: String },
+    #[error("{image} was being pulled, and is not wanted any more")]
+    ImagePullGivenUp { image: String },
     #[error("image {image} is not on this host, and its pull policy is `never`: pull it yourself")]
     ImagePullNever { image: String },
     #[error("program `{program}` was not found in {image}: correct `command`, or the image")]
@@ -85,6 +87,7 @@ impl Refusal {
             Self::ImagePullFailed { .. } => "ImagePullFailed",
             Self::ImagePullDenied { .. } => "ImagePullDenied",
             Self::ImagePullNotFound { .. } => "ImagePullNotFound",
+            Self::ImagePullGivenUp { .. } => "ImagePullGivenUp",
             Self::ImagePullNever { .. } => "ImagePullNever",
             Self::ExecNotFound { .. } => "ExecNotFound",
             Self::NotExecutable { .. } => "NotExecutable",

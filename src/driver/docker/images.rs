@@ -7,6 +7,7 @@ use std::time::Duration;
 use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::auth;
 use super::engine::{Engine, Failure, LOOK, found};
@@ -94,11 +95,12 @@ fn policy(container: &ContainerSpec) -> ImagePullPolicy {
 /// Finds or fetches the image of `container`; `tell` hears how a pull goes.
 ///
 /// # Errors
-/// [`DriverError::Refused`] when it is not to be had.
+/// [`DriverError::Refused`] when it is not to be had, or was `given_up` before it was.
 pub(super) async fn resolve(
     engine: &Engine,
     container: &ContainerSpec,
     choice: &ImageChoice,
+    given_up: &CancellationToken,
     tell: &(dyn Fn(String) + Sync),
 ) -> Result<Resolved, DriverError> {
     let image = container.image.as_str();
@@ -128,7 +130,15 @@ pub(super) async fn resolve(
             return Err(refuse(Refusal::ImagePullNever { image }));
         }
         (ImagePullPolicy::IfNotPresent, None) | (ImagePullPolicy::Always, _) => {
-            match pull(engine, image, tell).await {
+            let pulled = tokio::select! {
+                pulled = pull(engine, image, tell) => pulled,
+                // The engine ends a pull that nobody listens to.
+                () = given_up.cancelled() => {
+                    let image = image.to_owned();
+                    return Err(refuse(Refusal::ImagePullGivenUp { image }));
+                }
+            };
+            match pulled {
                 Ok(()) => look(engine, image).await?,
                 Err(failure) => {
                     let Some(refusal) = Refusal::of_pull(&failure, image) else {

@@ -171,7 +171,8 @@ impl DockerDriver {
         container: &ContainerSpec,
     ) -> Result<Resolved, DriverError> {
         let tell = |what: String| self.inner.hints.say(launch.instance.clone(), what);
-        images::resolve(&self.inner.engine, container, &launch.image, &tell).await
+        let (choice, given_up) = (&launch.image, &launch.given_up);
+        images::resolve(&self.inner.engine, container, choice, given_up, &tell).await
     }
 
     /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of

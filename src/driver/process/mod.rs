@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use rustix::process::{Resource, Rlimit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::driver::logs;
@@ -241,6 +242,7 @@ impl ProcessDriver {
             file: read.file,
             injected: BTreeMap::new(),
             image: ImageChoice::ByPolicy,
+            given_up: CancellationToken::new(),
         };
         launch.injected = injected(&launch);
         launch::surroundings(&self.site, &launch).map_err(|refusal| refusal.to_string())

@@ -99,7 +99,7 @@ impl Owned {
                             .handle(Input::StartAnswered { instance, result }, self.now);
                     }
                     Effect::Answer(answer) => crate::reconciler::commands::confirm(answer),
-                    Effect::Stop { .. } | Effect::Forget { .. } => {}
+                    Effect::GiveUp { .. } | Effect::Stop { .. } | Effect::Forget { .. } => {}
                 }
             }
             for (driver, _) in looks {

@@ -4,6 +4,28 @@ use crate::model::EventKind;
 
 use super::*;
 
+impl World {
+    /// A start that can be given up ends at once, having left nothing; others go on.
+    pub(super) fn give_up(&mut self, instance: &InstanceId) {
+        let start = self.calls.iter().position(
+            |(_, call)| matches!(call, Call::Start(launch) if launch.instance == *instance),
+        );
+        let Some(start) = start.filter(|_| self.random.one_in(2)) else {
+            return;
+        };
+        self.calls.remove(start);
+        let failure = StartFailure {
+            reason: "ImagePullGivenUp".to_owned(),
+            message: "it was being pulled".to_owned(),
+        };
+        let input = Input::StartAnswered {
+            instance: instance.clone(),
+            result: Err(DriverError::Refused(failure)),
+        };
+        self.core.handle(input, self.now);
+    }
+}
+
 #[test]
 fn what_a_driver_tries_again_within_one_start_is_no_failure() {
     let mut world = World::new(11);
