@@ -28,15 +28,22 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
     for key in &keys {
         cx.client.delete(key).await?;
     }
-    let word = if args.patience.no_wait {
-        "is being taken down"
+    let (word, unrecorded) = if args.patience.no_wait {
+        ("is being taken down", None)
     } else {
         let goal = Goal::Gone(keys.clone());
-        wait::until(&cx.client, &goal, args.patience.timeout).await?;
-        "deleted"
+        let reached = wait::until(&cx.client, &goal, args.patience.timeout).await?;
+        ("deleted", wait::unrecorded(reached))
     };
     for key in &keys {
         cx.out.put(&format!("{key} {word}\n"))?;
+    }
+    if let Some(why) = unrecorded {
+        tell(&format!(
+            "warning: that is not recorded yet ({why}); a daemon that starts before it is would \
+             start it again, so its named volumes are kept"
+        ));
+        return Ok(Exit::NotDurable);
     }
     if names.is_empty() {
         return Ok(Exit::Done);

@@ -27,28 +27,28 @@ pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
             }
             answer => {
                 let exit = answer?;
-                volumes(cx, &args)?;
+                volumes(cx, &args, exit)?;
                 return Ok(exit);
             }
         }
     }
 }
 
-/// Says what becomes of named volumes.
-fn volumes(cx: &mut Context<'_>, args: &Down) -> Result<(), Failure> {
-    let fate = if args.volumes {
-        Volumes::Remove
+/// Removes named volumes if so asked, and says what becomes of them. Those of what the next daemon
+/// starts again keep their data.
+fn volumes(cx: &mut Context<'_>, args: &Down, exit: Exit) -> Result<(), Failure> {
+    let starts_again = exit == Exit::NotDurable;
+    let (fate, why) = if starts_again {
+        (Volumes::Keep, "what uses it starts again")
+    } else if args.volumes {
+        (Volumes::Remove, "a container uses it")
     } else {
-        Volumes::Keep
+        (Volumes::Keep, "`flowctl down --volumes` removes it")
     };
     let cleaned = cx.host.volumes(&cx.state_dir, fate)?;
     for name in &cleaned.volumes_removed {
         cx.out.put(&format!("volume {name} removed\n"))?;
     }
-    let why = match fate {
-        Volumes::Keep => "`flowctl down --volumes` removes it",
-        Volumes::Remove => "a container uses it",
-    };
     for name in &cleaned.volumes_kept {
         cx.out.put(&format!("volume {name} kept; {why}\n"))?;
     }
@@ -56,17 +56,9 @@ fn volumes(cx: &mut Context<'_>, args: &Down) -> Result<(), Failure> {
 }
 
 fn attempt(cx: &mut Context<'_>, args: &Down) -> Result<Exit, Failure> {
+    let mut durability = Durability::Recorded;
     match asking(through_the_daemon(cx, args)) {
-        Ok(Left::Nothing) => {}
-        Ok(Left::Memories) if remembers(cx) => {
-            cx.out.put("everything is down\n")?;
-            tell(
-                "warning: that could not be recorded; the next daemon of this state directory \
-                 starts it all again",
-            );
-            return Ok(Exit::NotDurable);
-        }
-        Ok(Left::Memories) => {}
+        Ok(Left::Nothing(said)) => durability = said,
         Ok(Left::Perhaps) => cx.host.end_all(&cx.state_dir, wait::limit(args.timeout))?,
         Err(Failure::Daemon(ClientError::NoDaemon { .. })) => {
             if cx.host.look(&cx.state_dir)?.is_none() {
@@ -82,35 +74,57 @@ fn attempt(cx: &mut Context<'_>, args: &Down) -> Result<Exit, Failure> {
         Err(other) => return Err(other),
     }
     cx.out.put("everything is down\n")?;
-    Ok(Exit::Done)
+    match (memory(cx), durability) {
+        (Memory::Empty, _) | (Memory::Unknown, Durability::Recorded) => Ok(Exit::Done),
+        (Memory::Pipelines, _) | (Memory::Unknown, Durability::Failing) => {
+            tell(
+                "warning: that could not be recorded; the next daemon of this state directory \
+                 starts it all again",
+            );
+            Ok(Exit::NotDurable)
+        }
+    }
 }
 
 /// What a daemon that has ended left behind.
 enum Left {
     /// Its last word was that nothing runs.
-    Nothing,
-    /// The same, but it could not record things when it was asked.
-    Memories,
+    Nothing(Durability),
     /// It ended before it said so.
     Perhaps,
 }
 
-/// Whether the state directory knows of anything still, or cannot be asked.
-fn remembers(cx: &Context<'_>) -> bool {
+/// Whether the daemon could record things at the end.
+enum Durability {
+    Recorded,
+    Failing,
+}
+
+/// What the state directory still knows of.
+enum Memory {
+    Empty,
+    Pipelines,
+    /// It cannot be asked: something is wrong with it, or another daemon has it already.
+    Unknown,
+}
+
+fn memory(cx: &Context<'_>) -> Memory {
     match cx.host.look(&cx.state_dir) {
-        Ok(None) => false,
-        Ok(Some(found)) => !found.owner().snapshots().borrow().pipelines.is_empty(),
-        Err(_) => true,
+        Ok(None) => Memory::Empty,
+        Ok(Some(found)) if found.owner().snapshots().borrow().pipelines.is_empty() => Memory::Empty,
+        Ok(Some(_)) => Memory::Pipelines,
+        Err(_) => Memory::Unknown,
     }
 }
 
 async fn through_the_daemon(cx: &Context<'_>, args: &Down) -> Result<Left, Failure> {
     let process = cx.client.process().await?;
-    let daemon = cx.client.status().await?.daemon;
     cx.client.down().await?;
     let left = match wait::until(&cx.client, &Goal::Empty, args.timeout).await {
-        Ok(()) if daemon.is_some_and(|daemon| !daemon.durable) => Left::Memories,
-        Ok(()) => Left::Nothing,
+        Ok(reached) => Left::Nothing(match wait::unrecorded(reached) {
+            Some(_) => Durability::Failing,
+            None => Durability::Recorded,
+        }),
         Err(Failure::Daemon(ClientError::NoDaemon { .. } | ClientError::Broken { .. })) => {
             Left::Perhaps
         }

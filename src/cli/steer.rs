@@ -43,18 +43,15 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
         Asked::Stop => (Goal::Stopped(targets.clone()), "stopped"),
         Asked::Restart | Asked::Pull => (Goal::Replaced(before), "restarted"),
     };
-    wait::until(&cx.client, &goal, args.patience.timeout).await?;
+    let reached = wait::until(&cx.client, &goal, args.patience.timeout).await?;
     tell_all(cx, &targets, word)?;
-    // What cannot be recorded is refused, but for a stop: it may be what frees the disk.
-    if asked != Asked::Stop {
-        return Ok(Exit::Done);
-    }
-    let daemon = cx.client.status().await?.daemon;
-    if let Some(daemon) = daemon.filter(|daemon| !daemon.durable) {
+    // What cannot be recorded is refused, but for a stop.
+    if asked == Asked::Stop
+        && let Some(why) = wait::unrecorded(reached)
+    {
         tell(&format!(
-            "warning: the stop is not recorded yet ({}); a daemon that starts before it is would \
-             start it again",
-            daemon.durable_why.unwrap_or_default()
+            "warning: the stop is not recorded yet ({why}); a daemon that starts before it is \
+             would start it again"
         ));
         return Ok(Exit::NotDurable);
     }

@@ -25,12 +25,17 @@ pub fn limit(within: HumanDuration) -> HumanDuration {
     }
 }
 
-/// Waits until `goal` is reached, for at most `within` (zero = without end).
+/// Waits until `goal` is reached, for at most `within` (zero = without end). Answers what was seen
+/// then.
 ///
 /// # Errors
 /// [`Failure::ComponentFailed`] as soon as something will not get there by itself,
 /// [`Failure::TimedOut`] with what was still waited for, [`Failure::Daemon`] when the daemon goes.
-pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Result<(), Failure> {
+pub async fn until(
+    client: &Client,
+    goal: &Goal,
+    within: HumanDuration,
+) -> Result<Snapshot, Failure> {
     let deadline = Instant::now() + limit(within).get();
     let mut lines = client.watch().await?;
     let mut progress = Progress::new();
@@ -62,9 +67,16 @@ pub async fn until(client: &Client, goal: &Goal, within: HumanDuration) -> Resul
         waiting = lines_of(&standings, &[Stage::Waiting, Stage::Untouched]);
         if waiting.is_empty() {
             progress.end();
-            return Ok(());
+            return Ok(snapshot);
         }
     }
+}
+
+/// Why what was done is not recorded, where it is not: what ends something is done all the same,
+/// since it may be what frees the disk.
+pub fn unrecorded(snapshot: Snapshot) -> Option<String> {
+    let daemon = snapshot.daemon.filter(|daemon| !daemon.durable)?;
+    Some(daemon.durable_why.unwrap_or_default())
 }
 
 fn lines_of(standings: &[Standing], stages: &[Stage]) -> Vec<String> {

@@ -109,6 +109,9 @@ fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
         return;
     };
     world.apply(&(sleeper("a", "") + &sleeper("b", "")));
+    let other = pipeline(&sleeper("e", "")).replace("name: p", "name: q");
+    world.save("q.yaml", &other);
+    world.ok(&["apply", "-f", "q.yaml", "--wait"]);
     let before = world.status();
     world.break_disk();
     kill(before.pid("a").unwrap(), "KILL");
@@ -137,6 +140,11 @@ fn a_disk_that_turns_read_only_stops_nothing_and_starts_nothing() {
     let said = world.fails(75, &["stop", "b"]);
     assert!(said.contains("p/b stopped"), "{said}");
     assert!(!is_alive(b), "stop works, and says that it is not recorded");
+    let said = world.fails(75, &["delete", "q"]);
+    assert!(
+        said.contains("q deleted") && said.contains("not recorded"),
+        "{said}"
+    );
     let said = world.fails(75, &["down"]);
     assert!(said.contains("everything is down"), "{said}");
     assert_eq!(world.marked(), Vec::<u32>::new());
