@@ -34,7 +34,9 @@ impl Host for Program {
             engine: options.engine.chosen(),
         };
         block_on(async move {
+            let log = telemetry::keep_small(options.state_dir.clone());
             let daemon = Daemon::open(options).await?;
+            tokio::spawn(log);
             let known = daemon.owner().snapshots().borrow().daemon.clone();
             let control_plane = known.and_then(|daemon| daemon.control_plane);
             daemon

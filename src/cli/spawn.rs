@@ -12,9 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::exit::{Failure, takes_nothing};
 use super::out::tell;
 use crate::api::{ApiError, Client, ClientError, ErrorCode};
+use crate::telemetry::LOG;
 
-/// What a daemon writes that nobody looks at, in its state directory.
-const LOG: &str = "daemon.log";
 /// A daemon that has a damaged store to rebuild takes its time.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of its last words is shown.

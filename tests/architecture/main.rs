@@ -75,6 +75,7 @@ const CRATES: [(&str, &[&str]); 40] = [
             "preflight",
             "control_plane",
             "api",
+            "telemetry",
             "daemon",
             "cli",
         ],

@@ -218,6 +218,21 @@ fn a_daemon_whose_own_log_cannot_be_written_does_its_work() {
 }
 
 #[test]
+fn the_log_of_a_daemon_in_the_background_is_begun_anew_when_it_is_large() {
+    let world = World::new();
+    let (log, before) = (world.path("state/daemon.log"), "state/daemon.log.1");
+    std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+    std::fs::write(&log, "a line of months\n".repeat(1 << 20)).unwrap();
+    world.apply(&sleeper("a", ""));
+    eventually("it is begun anew", || world.path(before).exists());
+    assert!(world.read(before).starts_with("a line of months"));
+    kill(world.status().pid("a").unwrap(), "KILL");
+    world.until("it runs again", |status| status.restarts("a") == 1);
+    let written = world.read("state/daemon.log");
+    assert!(written.contains("starting a") && !written.contains("months"));
+}
+
+#[test]
 fn a_full_log_disk_never_blocks_a_program_and_the_gap_is_counted() {
     let name = "a full log disk";
     let Some(world) = World::with_small_disk(name, "state/logs", "256k") else {
