@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::clients::{Swarm, beat_since, client, component, free_ports, registration};
-use crate::support::{World, eventually, is_alive, kill, pause, pipeline, text};
+use crate::clients::{Swarm, beat_since, client, component, registration};
+use crate::support::{World, eventually, free_ports, is_alive, kill, pause, pipeline, text};
 
 /// What an HTTP/2 client says first.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

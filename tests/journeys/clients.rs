@@ -84,17 +84,6 @@ pub fn call(
     (status.success(), answer)
 }
 
-/// Ports that are free now, far from each other's.
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
-}
-
 /// What `status` shows of a component's registration.
 pub fn registration<'a>(status: &'a Status, component: &str) -> &'a Value {
     &status.replica(component)["registration"]

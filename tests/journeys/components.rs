@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::clients::{
-    IMAGES, Swarm, beat_since, client, component, free_ports, make_images, python, registration,
+    IMAGES, Swarm, beat_since, client, component, make_images, python, registration,
 };
 use crate::engine::{Engine, unique};
-use crate::support::{Status, World, eventually, kill, pipeline, text};
+use crate::support::{Status, World, eventually, free_ports, kill, pipeline, text};
 
 /// What a stranger is told by the control plane.
 fn ask(status: &Status) -> Value {

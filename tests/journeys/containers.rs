@@ -4,9 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::clients::free_ports;
 use crate::engine::{Engine, IMAGE, container, counts_on, resting, unique};
-use crate::support::{Status, World, eventually, is_alive, pipeline, sleeper, text};
+use crate::support::{Status, World, eventually, free_ports, is_alive, pipeline, sleeper, text};
 
 /// A world with the shared engine.
 macro_rules! world_with_engine {

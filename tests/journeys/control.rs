@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::clients::{Swarm, call, client, component, free_ports, registration};
-use crate::support::{Status, World, eventually, kill, openssl, pipeline, sleeper, text};
+use crate::clients::{Swarm, call, client, component, registration};
+use crate::support::{
+    Status, World, eventually, free_ports, kill, openssl, pipeline, sleeper, text,
+};
 
 const LEGACY: &str = "flowctl.ControlPlane";
 const SDK: &str = "flowctl.v1.ControlPlaneService";

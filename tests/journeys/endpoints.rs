@@ -7,9 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::clients::free_ports;
 use crate::engine::{Engine, OwnEngine, container, resting, unique};
-use crate::support::{World, eventually, kill, may_mount, openssl, text};
+use crate::support::{World, eventually, free_ports, kill, may_mount, openssl, text};
 
 /// Carries every connection to `port` of loopback over to a socket, for as long as the test runs.
 fn relay(socket: &Path) -> u16 {

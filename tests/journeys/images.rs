@@ -9,9 +9,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::clients::free_ports;
 use crate::engine::{Engine, IMAGE, container, resting, unique};
-use crate::support::{Status, World, eventually, pipeline, text};
+use crate::support::{Status, World, eventually, free_ports, pipeline, text};
 
 /// `user` and `secret`, as a registry keeps them and as Docker's configuration does.
 const HTPASSWD: &str = "user:$2b$05$y9DJY9JFM/xAbIXDo4c0deXHHqwkWvqDiyw2cSFDUQkcCSFr.03Ou\n";

@@ -6,9 +6,8 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::clients::free_ports;
 use crate::engine::{Engine, IMAGE, container, resting, unique};
-use crate::support::{World, eventually, pipeline, text};
+use crate::support::{World, eventually, free_ports, pipeline, text};
 
 /// A pipeline of these components on a network of its own.
 fn on_network(network: &str, components: &str) -> String {

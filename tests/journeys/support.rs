@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -25,6 +26,23 @@ pub struct World {
     variables: Vec<(&'static str, String)>,
 }
 
+/// Ports that nobody listens on, each given out once. The kernel gives none of this range to those
+/// who want any port, such as clients that connect.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 16_000;
+    const COUNT: u16 = 16_000;
+    // Test runs side by side begin at different places.
+    let begin = std::process::id() % u32::from(COUNT);
+    let begin = u16::try_from(begin).expect("less than the count");
+    let ports = std::iter::repeat_with(|| {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        FIRST + (begin + next) % COUNT
+    });
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.filter(is_free).take(count).collect()
+}
+
 impl World {
     /// An empty world.
     pub fn new() -> Self {
@@ -37,7 +55,9 @@ impl World {
             mounted: None,
             shadowed: false,
             engine: None,
-            variables: Vec::new(),
+            // A daemon that is killed finds its port free again, and its components find it there:
+            // the default is every daemon's.
+            variables: vec![("FLOWCTL_CONTROL_PLANE_PORT", free_ports(1)[0].to_string())],
         }
     }
 
