@@ -377,6 +377,14 @@ impl StartFailure {
     /// What the reasons of images that are not to be had begin with.
     const PULL: &str = "ImagePull";
 
+    /// Why a start says that it ended early because nobody wanted its instance any more.
+    pub const GIVEN_UP: &str = "ImagePullGivenUp";
+
+    /// Whether nothing failed: nobody wanted the instance any more.
+    pub fn is_given_up(&self) -> bool {
+        self.reason == Self::GIVEN_UP
+    }
+
     /// Whether its image was not to be had: no fault of the component.
     pub fn is_pull(&self) -> bool {
         self.reason.starts_with(Self::PULL)

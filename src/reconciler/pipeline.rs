@@ -224,6 +224,9 @@ impl Pipeline {
         let (reason, message) = describe_end(&ended);
         let kind = match &ended.cause {
             crate::model::EndCause::Stopped(_) => EventKind::Stopped,
+            crate::model::EndCause::NotStarted(failure) if failure.is_given_up() => {
+                EventKind::Stopped
+            }
             crate::model::EndCause::NotStarted(_) => EventKind::StartFailed,
             crate::model::EndCause::Itself(_)
             | crate::model::EndCause::Lost

@@ -462,10 +462,11 @@ impl Core {
                 Hold::Backoff {
                     crashloop: true, ..
                 } => EventKind::Crashloop,
+                // Nothing is known to have failed: whoever waits for the start waits on.
                 Hold::Backoff {
                     crashloop: false, ..
-                } => EventKind::Backoff,
-                Hold::StartFailed { .. } => EventKind::StartFailed,
+                }
+                | Hold::StartFailed { .. } => EventKind::Backoff,
                 Hold::WaitingFor { .. } => EventKind::Waiting,
                 Hold::Completed => EventKind::Completed,
                 Hold::Failed { .. } | Hold::GaveUp { .. } | Hold::NoDriver { .. } => {

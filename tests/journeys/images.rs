@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::engine::{Engine, IMAGE, container, resting, unique};
-use crate::support::{Status, World, eventually, free_ports, pipeline, text};
+use crate::support::{Status, World, eventually, free_ports, kill, pipeline, text};
 
 /// `user` and `secret`, as a registry keeps them and as Docker's configuration does.
 const HTPASSWD: &str = "user:$2b$05$y9DJY9JFM/xAbIXDo4c0deXHHqwkWvqDiyw2cSFDUQkcCSFr.03Ou\n";
@@ -270,6 +270,34 @@ fn a_pull_that_nobody_wants_any_more_is_given_up() {
     let after = world.until("it is pulled once more", pulls);
     assert_eq!(after.restarts(&id), 0);
     world.ok(&["down"]);
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_goes_on_when_a_pull_is_given_up_for_an_edit() {
+    let Some(engine) = Engine::shared("a_run_goes_on_…") else {
+        return;
+    };
+    let world = World::with_engine(&engine.host());
+    let id = unique("boxed");
+    let right = pipeline(&resting(&id, ""));
+    let image = format!("{}/absent:1", endless_registry());
+    world.save("p.yaml", &right.replace(IMAGE, &image));
+    let mut run = world
+        .command(&["run", "p.yaml"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it is pulled", || {
+        let status = world.run(&["status"]);
+        text(&status.stdout).contains("pulling")
+    });
+    world.save("p.yaml", &right);
+    let after = world.until("the corrected name runs", Status::settled);
+    assert_eq!(after.restarts(&id), 0);
+    assert_eq!(run.try_wait().unwrap(), None, "the run goes on");
+    kill(run.id(), "INT");
+    assert_eq!(run.wait().unwrap().code(), Some(0));
     assert_eq!(engine.containers(&world), Vec::<String>::new());
 }
 

@@ -87,7 +87,7 @@ impl Refusal {
             Self::ImagePullFailed { .. } => "ImagePullFailed",
             Self::ImagePullDenied { .. } => "ImagePullDenied",
             Self::ImagePullNotFound { .. } => "ImagePullNotFound",
-            Self::ImagePullGivenUp { .. } => "ImagePullGivenUp",
+            Self::ImagePullGivenUp { .. } => StartFailure::GIVEN_UP,
             Self::ImagePullNever { .. } => "ImagePullNever",
             Self::ExecNotFound { .. } => "ExecNotFound",
             Self::NotExecutable { .. } => "NotExecutable",

@@ -15,7 +15,7 @@ impl World {
         };
         self.calls.remove(start);
         let failure = StartFailure {
-            reason: "ImagePullGivenUp".to_owned(),
+            reason: StartFailure::GIVEN_UP.to_owned(),
             message: "it was being pulled".to_owned(),
         };
         let input = Input::StartAnswered {
