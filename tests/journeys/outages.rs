@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::containers::id_of;
 use crate::engine::{Engine, LiveRestore, OwnEngine, container, counts_on, resting, unique};
 use crate::proxy::{Manner, Proxy};
-use crate::support::{Status, World, kill, pipeline, sleeper};
+use crate::support::{Status, World, eventually, kill, pipeline, sleeper};
 
 /// A world whose engine is its own, which outlives it.
 macro_rules! world_with_own_engine {
@@ -291,4 +291,17 @@ fn an_engine_that_fails_before_anything_is_made_is_asked_again_at_growing_distan
     assert_eq!(after.restarts(&boxed), 0);
     assert_eq!(after.restarts(&rests), 0);
     assert_eq!(engine.containers(&world).len(), 2);
+}
+
+#[test]
+fn an_engine_that_breaks_off_a_wait_costs_nobody_the_grace_of_a_stop() {
+    let (world, _engine, proxy) = world_with_proxy!("an_engine_that_breaks_off_…");
+    let id = unique("slow");
+    let ends_in_peace = "trap 'sleep 2; echo bye; exit 0' TERM; while :; do sleep 0.1; done";
+    let stop = ", stop: { grace_period: 20s }";
+    world.apply(&container(&id, ends_in_peace, stop));
+    proxy.behave(Manner::WaitsForNothing);
+    world.ok(&["stop", &id]);
+    let logs = || world.ok(&["logs", &id]);
+    eventually("its last word", || logs() == "bye\n");
 }

@@ -31,6 +31,8 @@ pub enum Manner {
     MakesNothing,
     /// The same, but only when it is asked for a network.
     HidesNetworks,
+    /// The same, but only when it is asked to wait for something.
+    WaitsForNothing,
 }
 
 /// The proxy. It ends with the test's process.
@@ -115,6 +117,7 @@ fn carry_questions(line: &Line, mut from: UnixStream, mut to: UnixStream) {
             Manner::Fails => true,
             Manner::MakesNothing => said.starts_with(b"POST ") && asks_for(said, b"/create?"),
             Manner::HidesNetworks => said.starts_with(b"GET ") && asks_for(said, b"/networks/"),
+            Manner::WaitsForNothing => said.starts_with(b"POST ") && asks_for(said, b"/wait"),
             Manner::Honest
             | Manner::Stutters
             | Manner::Dawdles(_)
@@ -187,7 +190,10 @@ fn carry_answers(line: &Line, mut from: &UnixStream, mut to: &UnixStream) {
                 to.write_all(&[*byte])
             }),
             // The question was asked before the engine began to fail.
-            Manner::Fails | Manner::MakesNothing | Manner::HidesNetworks => to.write_all(said),
+            Manner::Fails
+            | Manner::MakesNothing
+            | Manner::HidesNetworks
+            | Manner::WaitsForNothing => to.write_all(said),
         };
         if carried.is_err() {
             return;

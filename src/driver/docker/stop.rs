@@ -19,6 +19,8 @@ const FORGET: &str = "remove a container";
 const ENDED: &str = "not-running";
 /// And this one: its name is free again.
 const REMOVED: &str = "removed";
+/// How soon an engine that broke off a wait is asked to go on with it.
+const WAIT_AGAIN: Duration = Duration::from_millis(250);
 /// How long a removal that is under way may take.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a kill may take: the kernel's and the engine's part.
@@ -94,8 +96,18 @@ impl DockerDriver {
     }
 
     /// Whether the engine says within `patience` that the container's state is `condition`, or that
-    /// there is none. What it does not say is a no: the next look decides.
+    /// there is none. An answer that is cut off shortens nobody's grace: it is asked again.
     async fn comes_within(&self, id: &str, condition: &str, patience: Duration) -> bool {
+        let asked = async {
+            while !self.comes(id, condition).await {
+                tokio::time::sleep(WAIT_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(patience, asked).await.is_ok()
+    }
+
+    /// Waits for the engine to say that; false when it says anything else, or nothing.
+    async fn comes(&self, id: &str, condition: &str) -> bool {
         let Ok(client) = self.inner.engine.client() else {
             return false;
         };
@@ -103,12 +115,11 @@ impl DockerDriver {
             condition: condition.to_owned(),
         };
         let mut ends = Box::pin(client.wait_container(id, Some(options)));
-        let end = tokio::time::timeout(patience, ends.next()).await;
-        match end {
+        match ends.next().await {
             // A code other than 0 is an error to bollard, and an end all the same.
-            Ok(Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. }))) => true,
-            Ok(Some(Err(error))) => self.inner.engine.failure(error).is_not_found(),
-            Ok(None) | Err(_) => false,
+            Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => true,
+            Some(Err(error)) => self.inner.engine.failure(error).is_not_found(),
+            None => false,
         }
     }
 
