@@ -1,6 +1,6 @@
 //! The container engine of this daemon: which one it is, and whose containers are this directory's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -9,13 +9,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
-use crate::driver::docker::{DockerConfig, DockerDriver, DockerError, Endpoint, Sweep};
+use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint, Sweep};
 use crate::model::{
-    ComponentSpec, DriverKind, InstanceId, PipelineKey, PipelineSpec, PipelineStatus, Snapshot,
-    Workload,
+    ComponentSpec, DriverKind, Generation, InstanceId, PipelineKey, PipelineSpec, PipelineStatus,
+    Snapshot, Workload,
 };
 use crate::probe::{Addresses, Host, Inside};
 use crate::reconciler::{Kept, ReconcilerHandle, Refusal};
@@ -29,6 +30,8 @@ const HOST: &str = "docker-host";
 const OWNER: &str = "owner";
 /// How soon an engine is asked again that did not say where it is reached, or kept a network.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest pause before a network is looked at again that others still use.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Which host this is, as systemd and D-Bus agree on it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -76,7 +79,7 @@ pub(super) fn open(
     clock: &Clock,
 ) -> Result<Arc<DockerDriver>, EngineError> {
     keep(state_dir, choice)?;
-    onlooker(state_dir, choice, clock)
+    driver(state_dir, choice, clock, Conduct::Tends)
 }
 
 /// The way to the engine for somebody who changes nothing.
@@ -85,12 +88,22 @@ pub(super) fn onlooker(
     choice: &EngineChoice,
     clock: &Clock,
 ) -> Result<Arc<DockerDriver>, EngineError> {
+    driver(state_dir, choice, clock, Conduct::OnlyLooks)
+}
+
+fn driver(
+    state_dir: &Path,
+    choice: &EngineChoice,
+    clock: &Clock,
+    conduct: Conduct,
+) -> Result<Arc<DockerDriver>, EngineError> {
     let endpoint = Endpoint::discover(choice.host.as_deref(), &|name| std::env::var(name).ok())?;
     let config = DockerConfig {
         endpoint,
         state_dir: state_dir.to_owned(),
         owner: owner(state_dir)?,
         privileged: choice.privileged,
+        conduct,
     };
     Ok(DockerDriver::new(config, clock.clone()))
 }
@@ -233,53 +246,68 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Contai
     });
 }
 
-/// Removes the networks of pipelines that are deleted, as long as the daemon lives.
-pub(super) async fn follow_networks(docker: Weak<DockerDriver>, owner: ReconcilerHandle) {
+/// Removes the networks that no pipeline wants any more, as long as the daemon lives: after each
+/// edit and deletion, and at the start, `there` permitting, for a daemon that died before it could.
+pub(super) async fn follow_networks(
+    docker: Weak<DockerDriver>,
+    owner: ReconcilerHandle,
+    there: Containing,
+) {
     let mut snapshots = owner.snapshots();
-    let mut before = BTreeSet::new();
-    let mut left = false;
+    let mut before = with_containers(&snapshots.borrow_and_update());
+    let mut left = there == Containing::Containers;
+    let (mut pause, mut again_at) = (ASK_AGAIN, Instant::now());
     loop {
-        // What could not be removed is tried again, whatever happens meanwhile.
-        let changed = if left {
-            tokio::time::sleep(ASK_AGAIN).await;
-            snapshots.has_changed().map(drop)
-        } else {
-            snapshots.changed().await
-        };
-        if changed.is_err() {
-            return;
+        tokio::select! {
+            // Cancel-safe: a change that was not seen stays unseen.
+            changed = snapshots.changed() => if changed.is_err() { return },
+            // Cancel-safe: it only waits, until a moment that stands.
+            () = tokio::time::sleep_until(again_at), if left => {}
         }
         let now = with_containers(&snapshots.borrow_and_update());
-        left |= before.difference(&now).next().is_some();
-        before.clone_from(&now);
-        let Some(docker) = docker.upgrade().filter(|_| left) else {
+        if before
+            .iter()
+            .any(|(key, revision)| now.get(key) != Some(revision))
+        {
+            (left, pause, again_at) = (true, ASK_AGAIN, Instant::now());
+        }
+        before = now;
+        if !left || Instant::now() < again_at {
             continue;
+        }
+        let Some(docker) = docker.upgrade() else {
+            return;
         };
-        let Ok(wanted) = wanted_networks(&owner, &now).await else {
+        let Ok(wanted) = wanted_networks(&owner, before.keys()).await else {
             return;
         };
         left = match docker.drop_networks(&wanted).await {
             Ok(Sweep::Done) => false,
             Ok(Sweep::Postponed) => true,
             Err(error) => {
-                tracing::debug!(%error, "networks of a deleted pipeline are left");
+                tracing::debug!(%error, "networks that nobody wants are left");
                 true
             }
         };
+        again_at = Instant::now() + pause;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// The pipelines that have containers.
-fn with_containers(snapshot: &Snapshot) -> BTreeSet<PipelineKey> {
+/// The pipelines that have containers, with what they were defined as.
+fn with_containers(snapshot: &Snapshot) -> BTreeMap<PipelineKey, Generation> {
     let pipelines = snapshot.pipelines.iter().filter(|pipeline| {
         let mut components = pipeline.components.iter();
         components.any(|component| component.driver == DriverKind::Docker)
     });
-    let key = |pipeline: &Arc<PipelineStatus>| PipelineKey {
-        namespace: pipeline.namespace.clone(),
-        name: pipeline.name.clone(),
+    let entry = |pipeline: &Arc<PipelineStatus>| {
+        let key = PipelineKey {
+            namespace: pipeline.namespace.clone(),
+            name: pipeline.name.clone(),
+        };
+        (key, pipeline.generation)
     };
-    pipelines.map(key).collect()
+    pipelines.map(entry).collect()
 }
 
 /// The networks of those of these pipelines that are not being deleted.
@@ -288,7 +316,7 @@ fn with_containers(snapshot: &Snapshot) -> BTreeSet<PipelineKey> {
 /// When the daemon is going.
 async fn wanted_networks(
     owner: &ReconcilerHandle,
-    pipelines: &BTreeSet<PipelineKey>,
+    pipelines: impl Iterator<Item = &PipelineKey>,
 ) -> Result<BTreeSet<String>, Refusal> {
     let specs = desired(owner, pipelines).await?;
     let components = specs.iter().flat_map(|spec| spec.components.values());
@@ -305,7 +333,7 @@ async fn wanted_networks(
 /// When the daemon is going.
 pub(super) async fn wanted_volumes(owner: &ReconcilerHandle) -> Result<BTreeSet<String>, Refusal> {
     let pipelines = with_containers(&owner.snapshots().borrow());
-    let specs = desired(owner, &pipelines).await?;
+    let specs = desired(owner, pipelines.keys()).await?;
     let components = specs.iter().flat_map(|spec| spec.components.values());
     let volumes = components.flat_map(ComponentSpec::named_volumes);
     Ok(volumes.map(str::to_owned).collect())
@@ -314,7 +342,7 @@ pub(super) async fn wanted_volumes(owner: &ReconcilerHandle) -> Result<BTreeSet<
 /// The definitions of those of these pipelines that are not being deleted.
 async fn desired(
     owner: &ReconcilerHandle,
-    pipelines: &BTreeSet<PipelineKey>,
+    pipelines: impl Iterator<Item = &PipelineKey>,
 ) -> Result<Vec<Arc<PipelineSpec>>, Refusal> {
     let mut specs = Vec::new();
     for key in pipelines {

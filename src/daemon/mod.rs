@@ -248,6 +248,7 @@ impl Daemon {
             tokio::spawn(engine::follow_networks(
                 Arc::downgrade(&docker),
                 owner.clone(),
+                containing,
             )),
         ];
         if loaded.recovery != Recovery::Intact {

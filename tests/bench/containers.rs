@@ -18,7 +18,7 @@ use bollard::query_parameters::{
     RemoveContainerOptions, StartContainerOptions, WaitContainerOptions,
 };
 use flowctl::clock::Clock;
-use flowctl::driver::docker::{DockerConfig, DockerDriver, Endpoint, Privileged};
+use flowctl::driver::docker::{Conduct, DockerConfig, DockerDriver, Endpoint, Privileged};
 use flowctl::driver::{Driver, Scope};
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
@@ -443,6 +443,7 @@ pub fn resync(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Res
         state_dir: world.dir().join("looks"),
         owner: owner.clone(),
         privileged: Privileged::Refused,
+        conduct: Conduct::OnlyLooks,
     };
     let _inside = engine.runtime.enter();
     let driver = DockerDriver::new(config, Clock::new());

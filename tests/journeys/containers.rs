@@ -158,6 +158,23 @@ fn what_a_person_does_to_a_container_is_repaired() {
 }
 
 #[test]
+fn a_paused_container_runs_on_with_a_daemon_and_is_left_alone_without_one() {
+    let (world, engine) = world_with_engine!("a_paused_container_…");
+    let id = unique("paused");
+    world.apply(&resting(&id, ""));
+    let is_paused = || engine.inspect(&id).unwrap()["State"]["Paused"] == true;
+    world.kill_daemon();
+    engine.act("POST", &format!("/containers/{id}/pause"));
+    world.ok(&["status"]);
+    world.ok(&["logs", &id]);
+    assert!(is_paused(), "who only looks changes nothing");
+    world.start_daemon();
+    eventually("it runs on", || !is_paused());
+    let after = world.until("it is known", Status::settled);
+    assert_eq!(after.restarts(&id), 0, "{}", world.ok(&["events"]));
+}
+
+#[test]
 fn a_container_of_somebody_else_with_the_name_is_never_touched() {
     let (world, engine) = world_with_engine!("a_container_of_somebody_else_…");
     let other = World::with_engine(&engine.host());

@@ -165,6 +165,31 @@ fn a_delete_leaves_no_network_while_something_else_waits_for_its_image() {
 }
 
 #[test]
+fn a_network_that_an_edit_leaves_goes_and_so_does_one_whose_daemon_died() {
+    let Some(engine) = Engine::shared("a_network_that_an_edit_leaves_…") else {
+        return;
+    };
+    let world = World::with_engine(&engine.host());
+    let id = unique("moves");
+    let networks = ["one", "two", "three"].map(unique);
+    let there = |network: &str| engine.ask("GET", &format!("/networks/{network}")).0 == 200;
+    let save = |network: &str| world.save("p.yaml", &on_network(network, &resting(&id, "")));
+    save(&networks[0]);
+    world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    save(&networks[1]);
+    eventually("only the second is there", || {
+        there(&networks[1]) && !there(&networks[0])
+    });
+    world.until("it has moved", |status| status.settled());
+    world.kill_daemon();
+    save(&networks[2]);
+    world.start_daemon();
+    eventually("only the third is there", || {
+        there(&networks[2]) && !there(&networks[1])
+    });
+}
+
+#[test]
 fn a_run_that_fails_leaves_no_container_no_network_and_no_anonymous_volume() {
     let Some(engine) = Engine::shared("a_run_that_fails_…") else {
         return;

@@ -8,11 +8,12 @@ use bollard::container::LogOutput;
 use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::Inner;
 use super::engine::{Failure, LOOK, found};
 use super::file::{LogFile, Record};
 use super::sight::Seen;
+use super::{Conduct, Inner};
 use crate::driver::{OutputStream, logs};
 use crate::model::{InstanceId, Life, LogLimits};
 
@@ -42,6 +43,9 @@ enum Follow {
 impl Inner {
     /// Copies a container's output from now on, unless that is done already.
     pub(super) fn copy_output(self: &Arc<Self>, seen: &Seen) {
+        if self.config.conduct == Conduct::OnlyLooks {
+            return;
+        }
         match seen.life {
             Life::Created | Life::NotStarted { .. } => return,
             Life::Running { .. }
@@ -57,21 +61,26 @@ impl Inner {
                 instance: seen.instance.clone(),
                 limits: spec.map_or_else(LogLimits::default, |spec| spec.logs),
             };
-            tokio::spawn(self.clone().copy_to_the_end(source))
+            let done = CancellationToken::new();
+            let says_so = done.clone().drop_guard();
+            let copying = self.clone().copy_to_the_end(source);
+            let task = tokio::spawn(async move {
+                copying.await;
+                drop(says_so);
+            });
+            Copier { task, done }
         });
     }
 
     /// Waits until the last lines of an ended container are copied; false when they are not yet.
+    /// Its copier stays known meanwhile: a second one would copy the same lines.
     pub(super) async fn copied(&self, id: &str) -> bool {
-        let copier = self.copiers().remove(id);
-        let Some(mut copier) = copier else {
+        let Some(done) = self.copiers().get(id).map(|copier| copier.done.clone()) else {
             return true;
         };
-        let waited = tokio::time::timeout(LAST_LINES, &mut copier).await;
-        if waited.is_err() {
-            self.copiers().insert(id.to_owned(), copier);
-        }
-        waited.is_ok()
+        tokio::time::timeout(LAST_LINES, done.cancelled())
+            .await
+            .is_ok()
     }
 
     async fn copy_to_the_end(self: Arc<Self>, source: Source) {
@@ -172,8 +181,28 @@ impl Inner {
     }
 }
 
+/// The task that copies the output of a container.
+pub(super) struct Copier {
+    task: JoinHandle<()>,
+    /// Cancelled once it has ended, for those who wait for that.
+    done: CancellationToken,
+}
+
+impl Copier {
+    /// Whether all is copied that will be.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.is_cancelled()
+    }
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// The tasks that copy, by container.
-pub(super) type Copiers = std::collections::HashMap<String, JoinHandle<()>>;
+pub(super) type Copiers = std::collections::HashMap<String, Copier>;
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,

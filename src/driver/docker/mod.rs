@@ -91,6 +91,17 @@ pub struct DockerConfig {
     pub owner: String,
     /// Whether components may have what gives them power over the host.
     pub privileged: Privileged,
+    /// What may be done to containers that are seen.
+    pub conduct: Conduct,
+}
+
+/// What may be done to containers that are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// Their output is copied, and one that somebody has paused runs on.
+    Tends,
+    /// Nothing: another daemon may own them, or none.
+    OnlyLooks,
 }
 
 /// Whether components may have what gives them power over the host.
@@ -115,9 +126,9 @@ pub enum Volumes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Sweep {
-    /// They were, as far as nobody else uses them.
+    /// They were.
     Done,
-    /// Something starts, which needs its network: ask again.
+    /// Something still uses one, or starts and needs its own: ask again.
     Postponed,
 }
 
@@ -200,9 +211,7 @@ impl Inner {
     /// An instance's container is gone.
     fn forgotten(&self, container: &str, instance: &InstanceId) {
         self.album().drop_instance(instance);
-        if let Some(copier) = self.copiers().remove(container) {
-            copier.abort();
-        }
+        self.copiers().remove(container);
     }
 }
 
@@ -280,9 +289,7 @@ impl DockerDriver {
 impl Drop for DockerDriver {
     fn drop(&mut self) {
         self.watcher.abort();
-        for copier in self.inner.copiers().values() {
-            copier.abort();
-        }
+        self.inner.copiers().clear();
     }
 }
 

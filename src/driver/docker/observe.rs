@@ -14,7 +14,7 @@ use super::engine::{CHANGE, Failure, LOOK, found};
 use super::failure::Refusal;
 use super::outage::{self, Beginnings};
 use super::sight::{Reach, Seen};
-use super::{Inner, dialect, identity};
+use super::{Conduct, Inner, dialect, identity};
 use crate::model::{Exit, ExitStatus, InstanceId, Life, RestartMode, StartFailure, Workload};
 
 /// Closer looks at once.
@@ -130,7 +130,7 @@ impl Inner {
         self.album().keep_only(&seen);
         let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
         self.copiers()
-            .retain(|id, copier| ids.contains(id.as_str()) || !copier.is_finished());
+            .retain(|id, copier| ids.contains(id.as_str()) || !copier.is_done());
         Ok(seen)
     }
 
@@ -339,7 +339,7 @@ impl Inner {
             return Ok(None);
         };
         self.judge(&mut seen).await;
-        if seen.paused {
+        if seen.paused && self.config.conduct == Conduct::Tends {
             self.wake(&seen).await?;
         }
         let picture = Picture {

@@ -91,6 +91,7 @@ impl DockerDriver {
                 client.list_networks(Some(options)).await
             })
             .await?;
+        let mut sweep = Sweep::Done;
         for found in networks {
             let labels = found.labels.unwrap_or_default();
             let Some(name) = found.name.filter(|name| !wanted.contains(name)) else {
@@ -104,9 +105,10 @@ impl DockerDriver {
                 cleaned.networks.push(name);
             } else if ours {
                 cleaned.networks_in_use.push(name);
+                sweep = Sweep::Postponed;
             }
         }
-        Ok(Sweep::Done)
+        Ok(sweep)
     }
 
     /// Removes or keeps those of these volumes that carry our mark. Those of `wanted` stay.

@@ -66,6 +66,34 @@ async fn output_is_copied_without_gap_or_repeat_over_restarts_of_the_daemon() {
 }
 
 #[tokio::test]
+async fn what_ended_with_much_to_copy_is_copied_once_though_it_is_looked_at_meanwhile() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let launch = launch(stage.shell("much", "seq 1 30000"), 1);
+    stage.driver.start(&launch).await.unwrap();
+    eventually_exits(&*stage.driver, &launch.instance).await;
+    let looks = async {
+        loop {
+            stage.driver.observe(&Scope::All).await.unwrap();
+        }
+    };
+    let forgotten = async {
+        // Each waits for ten seconds, of which a busy host may need more.
+        while stage.driver.forget(&launch.instance).await.is_err() {}
+    };
+    tokio::select! {
+        () = forgotten => {}
+        () = looks => {}
+    }
+    let texts = texts(&lines(&stage, "much", 30_000).await);
+    let wanted: Vec<String> = (1..=30_000).map(|number| number.to_string()).collect();
+    assert_eq!(texts.len(), wanted.len());
+    assert!(texts == wanted, "each line once, in order");
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_secret_is_a_file_in_the_container_and_nowhere_else() {
     let Some(stage) = DockerStage::new() else {
         return;

@@ -103,6 +103,7 @@ fn open(root: &tempfile::TempDir, mark: &str, endpoint: &Endpoint) -> Arc<Docker
         state_dir: root.path().join("state"),
         owner: mark.to_owned(),
         privileged: Privileged::Refused,
+        conduct: Conduct::Tends,
     };
     DockerDriver::new(config, Clock::new())
 }
