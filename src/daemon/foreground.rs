@@ -335,6 +335,8 @@ async fn tell(
                 return Some(format!("{component} failed to start: {}", event.reason));
             }
         }
+        // So far nothing is known to have failed, or the run would be over.
+        EventKind::Backoff if !started.contains(component) => say(said, &event.message).await,
         EventKind::Exited | EventKind::StartFailed | EventKind::Crashloop => {
             say(said, &event.message).await;
         }

@@ -481,9 +481,13 @@ impl Core {
                 | Hold::Frozen { .. }
                 | Hold::StoppedByRequest => continue,
             };
-            let message = match hold.until() {
-                Some(until) => format!("{key}: next try at {until}"),
-                None => format!("{key}: {hold}"),
+            let message = match (hold, hold.until()) {
+                // No event before it told why.
+                (Hold::StartFailed { .. }, Some(until)) => {
+                    format!("{key}: {hold}; next try at {until}")
+                }
+                (_, Some(until)) => format!("{key}: next try at {until}"),
+                (_, None) => format!("{key}: {hold}"),
             };
             pipeline.emit(&mut self.ledger, key, None, kind, hold.to_string(), message);
         }
