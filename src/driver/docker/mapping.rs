@@ -13,7 +13,7 @@ use bollard::models::{
 use super::Privileged;
 use super::endpoint::Endpoint;
 use super::failure::Refusal;
-use super::{identity, network};
+use super::network;
 use crate::driver::Launch;
 use crate::manifest::HOST_FROM_CONTAINER;
 use crate::model::{
@@ -111,7 +111,7 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         ..limits(&spec.resources)
     };
     let endpoint = EndpointSettings {
-        aliases: Some(identity::aliases(replica)),
+        aliases: Some(replica.container_aliases()),
         ..EndpointSettings::default()
     };
     let networks = [(network.to_owned(), endpoint)];

@@ -116,7 +116,7 @@ impl DockerDriver {
             secrets,
             token,
         });
-        let name = identity::name(&launch.instance.replica);
+        let name = launch.instance.replica.container_name();
         let mut taken = String::new();
         for pause in TAKE_OVERS {
             let options = CreateContainerOptions {
