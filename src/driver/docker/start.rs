@@ -270,8 +270,8 @@ impl DockerDriver {
                 answer(seen).map(Some)
             }
             (Some(message), Some(_) | None) => {
-                let user = launch.spec.user.as_deref();
-                let refusal = Refusal::of_start(&message, &program, &container.image, user);
+                let spec = Some(&*launch.spec);
+                let refusal = Refusal::of_start(&message, &program, &container.image, spec);
                 Err(refuse(self.name_holder(launch, refusal).await))
             }
             (None, Some(_) | None) => {
