@@ -289,6 +289,7 @@ fn read_spec<'t>(
         drafts.clear();
     }
     graph::check(&drafts, findings);
+    graph::check_container_names(&drafts, findings);
     graph::check_host_ports(&drafts, findings);
     let name = metadata.name.as_ref().map(|(name, _)| name.clone());
     // A file without a usable name is not used; a stand-in lets its references be checked.

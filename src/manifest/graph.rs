@@ -1,10 +1,10 @@
-//! What only all components together can get wrong: names that nobody bears, cycles, and ports of
-//! the host that two want.
+//! What only all components together can get wrong: names that nobody bears, cycles, and names
+//! of containers and ports of the host that two want.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::model::{ComponentId, DriverKind, Protocol};
+use crate::model::{ComponentId, DriverKind, Protocol, ReplicaKey};
 
 use super::component::Draft;
 use super::problem::{Findings, Span, shown};
@@ -153,6 +153,66 @@ fn report_cycle(
         format!("components wait for each other: {}", names.join(" -> ")),
         Some("remove one of these dependencies".to_owned()),
     );
+}
+
+/// Checks that no component has the name of another one's replica, by which that one's container is
+/// made and reached.
+pub(super) fn check_container_names(drafts: &[Draft<'_>], findings: &mut Findings<'_>) {
+    let mut by_id: BTreeMap<&str, &Draft<'_>> = BTreeMap::new();
+    let containers = || drafts.iter().filter(|draft| runs_as_container(draft));
+    for draft in containers() {
+        if let Some((id, _)) = &draft.id {
+            by_id.entry(id.as_str()).or_insert(draft);
+        }
+    }
+    for draft in containers() {
+        let Some((id, at)) = &draft.id else { continue };
+        let Some((of, number)) = id.as_str().rsplit_once('-') else {
+            continue;
+        };
+        let (Some(other), Ok(number)) = (by_id.get(of), number.parse::<u32>()) else {
+            continue;
+        };
+        let Some((component, component_at)) = &other.id else {
+            continue;
+        };
+        let has_it = |replica: u32| {
+            let component = component.clone();
+            let key = ReplicaKey { component, replica };
+            key.container_aliases()
+                .iter()
+                .any(|name| name == id.as_str())
+        };
+        // The number in a name is that of its replica, or one more.
+        let Some(first) = (number.saturating_sub(1)..=number).find(|replica| has_it(*replica))
+        else {
+            continue;
+        };
+        if first >= other.replicas {
+            continue;
+        }
+        let (fix, place, why) = match first {
+            0 => ("rename one of them", *component_at, "this one does"),
+            1.. => (
+                "rename one of them, or ask for fewer replicas",
+                other.replicas_at,
+                "one of these replicas does",
+            ),
+        };
+        findings.clash_to_mend(
+            *at,
+            format!("containers of `{of}` and of `{id}` would both be called `{id}`"),
+            fix,
+            place,
+            why,
+        );
+    }
+}
+
+/// Whether a component makes containers of the engine's.
+fn runs_as_container(draft: &Draft<'_>) -> bool {
+    let driver = draft.program.as_ref().map(Program::driver);
+    driver == Some(DriverKind::Docker) && draft.replicas > 0
 }
 
 /// Who takes a port of the host, and where that was written.

@@ -161,6 +161,19 @@ impl<'s> Findings<'s> {
         );
     }
 
+    /// A clash that can be mended in more ways than by removing one of the two.
+    pub(super) fn clash_to_mend(
+        &mut self,
+        at: Span,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+        other: Span,
+        why: &'static str,
+    ) {
+        let (message, fix) = (message.into(), Some(fix.into()));
+        self.push(Severity::Error, at, message, fix, Some((other, why)));
+    }
+
     pub(super) fn warn(
         &mut self,
         at: Span,

@@ -140,13 +140,36 @@ pub struct ReplicaKey {
 }
 
 impl fmt::Display for ReplicaKey {
-    /// `id` for the first replica, `id-N` for the others, as containers are named.
+    /// `id` for the first replica, `id-N` for the others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.replica == 0 {
             write!(f, "{}", self.component)
         } else {
             write!(f, "{}-{}", self.component, self.replica)
         }
+    }
+}
+
+impl ReplicaKey {
+    /// The name of its container: `id`, `id-N` for further replicas. Engines refuse names of one
+    /// letter, so those get a number always.
+    pub fn container_name(&self) -> String {
+        match (self.component.as_str().len(), self.replica) {
+            (1, 0) => format!("{}-1", self.component),
+            // The first replica has that name already.
+            (1, number) => format!("{}-{}", self.component, number + 1),
+            _ => self.to_string(),
+        }
+    }
+
+    /// The names by which other containers reach its container.
+    pub fn container_aliases(&self) -> Vec<String> {
+        let mut aliases = vec![self.component.to_string()];
+        let numbered = format!("{}-{}", self.component, self.replica);
+        aliases.extend([self.container_name(), numbered]);
+        aliases.sort();
+        aliases.dedup();
+        aliases
     }
 }
 
@@ -288,6 +311,18 @@ mod tests {
         ] {
             assert!(bad.parse::<ComponentId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_of_containers_are_those_that_an_engine_accepts() {
+        let name_of = |component: &str, replica| {
+            let component = component.parse().unwrap();
+            ReplicaKey { component, replica }.container_name()
+        };
+        assert_eq!(name_of("ttp-processor", 0), "ttp-processor");
+        assert_eq!(name_of("ttp-processor", 2), "ttp-processor-2");
+        assert_eq!(name_of("a", 0), "a-1");
+        assert_ne!(name_of("a", 0), name_of("a", 1));
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub struct Beat {
 /// A temporary folder with the component's program in it.
 pub struct World {
     dir: tempfile::TempDir,
+    /// The folders of rounds, with flowctl's state: no container may see that.
+    aside: tempfile::TempDir,
     /// The program of every component.
     pub program: PathBuf,
     /// Where the components of this round write.
@@ -131,9 +133,8 @@ pub struct World {
 impl World {
     /// Builds the component with the C compiler that building flowctl needs anyway.
     pub fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("flowctl-bench-")
-            .tempdir()?;
+        let folder = || tempfile::Builder::new().prefix("flowctl-bench-").tempdir();
+        let (dir, aside) = (folder()?, folder()?);
         let program = dir.path().join("beat");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/beat.c");
         // Static where the host can: a loader would be most of what such a program costs.
@@ -152,13 +153,14 @@ impl World {
         Ok(Self {
             log: dir.path().join("beats.0"),
             dir,
+            aside,
             program,
             rounds: 0,
             read: 0,
         })
     }
 
-    /// The folder that all of it is in.
+    /// The folder that containers see.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -176,7 +178,7 @@ impl World {
         self.rounds += 1;
         self.read = 0;
         self.log = self.dir.path().join(format!("beats.{}", self.rounds));
-        let folder = self.dir.path().join(format!("round.{}", self.rounds));
+        let folder = self.aside.path().join(format!("round.{}", self.rounds));
         std::fs::create_dir(&folder)?;
         Ok(folder)
     }

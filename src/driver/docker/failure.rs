@@ -1,9 +1,10 @@
 //! Why a container could not be started, in words that say what to do.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::model::StartFailure;
+use crate::model::{ComponentSpec, StartFailure};
 
 use super::engine::Failure;
 
@@ -105,8 +106,14 @@ impl Refusal {
         }
     }
 
-    /// What the engine's words about a failed start mean.
-    pub(super) fn of_start(message: &str, program: &str, image: &str, user: Option<&str>) -> Self {
+    /// What the engine's words about a failed start mean; `spec` is what was to start, where that is
+    /// known.
+    pub(super) fn of_start(
+        message: &str,
+        program: &str,
+        image: &str,
+        spec: Option<&ComponentSpec>,
+    ) -> Self {
         let says = |text: &str| message.contains(text);
         let (program, image) = (program.to_owned(), image.to_owned());
         let why = message.to_owned();
@@ -122,13 +129,15 @@ impl Refusal {
             Self::NotExecutable { program, image }
         } else if says("unable to find user") || says("unable to find group") {
             Self::NoSuchUser {
-                user: user.unwrap_or_default().to_owned(),
+                user: spec.and_then(|spec| spec.user.clone()).unwrap_or_default(),
                 image,
                 why,
             }
-        } else if says("port is already allocated") || says("address already in use") {
+        } else if (says("port is already allocated") || says("address already in use"))
+            && let Some(port) = taken_port(message).or_else(|| host_ports(spec?))
+        {
             Self::HostPortTaken {
-                port: taken_port(message).unwrap_or_default(),
+                port,
                 by: "another program".to_owned(),
             }
         } else {
@@ -174,14 +183,32 @@ impl Refusal {
 
 /// The address in `Bind for 127.0.0.1:8080 failed: port is already allocated` and its kin.
 fn taken_port(message: &str) -> Option<String> {
-    let words = message.split_whitespace();
-    words
-        .map(|word| word.trim_end_matches([':', ',', '.']))
-        .rfind(|word| {
-            word.rsplit_once(':')
-                .is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
-        })
-        .map(str::to_owned)
+    message.split_whitespace().find_map(address)
+}
+
+/// `IP:PORT` at the beginning of a word. Newer engines write the container's own address behind it,
+/// and the protocol.
+fn address(word: &str) -> Option<String> {
+    // Colons of an IPv6 address come before that of its port.
+    let colon = match word.find("]:") {
+        Some(bracket) => bracket + 1,
+        None if word.starts_with(":::") => 2,
+        None => word.find(':')?,
+    };
+    let (ip, rest) = (&word[..colon], &word[colon + 1..]);
+    let digits = rest.find(|letter: char| !letter.is_ascii_digit());
+    let port = &rest[..digits.unwrap_or(rest.len())];
+    let ip_alone = ip.trim_start_matches('[').trim_end_matches(']');
+    let known = ip_alone.is_empty() || ip_alone.parse::<IpAddr>().is_ok();
+    let whole = known && port.parse::<u16>().is_ok_and(|port| port > 0);
+    whole.then(|| format!("{ip}:{port}"))
+}
+
+/// The ports of the host that a component asks for, as people write them.
+fn host_ports(spec: &ComponentSpec) -> Option<String> {
+    let ports = spec.ports.iter().filter_map(|port| port.host_port);
+    let ports: Vec<String> = ports.map(|port| port.to_string()).collect();
+    (!ports.is_empty()).then(|| ports.join(" or "))
 }
 
 impl From<Refusal> for StartFailure {
@@ -196,6 +223,8 @@ impl From<Refusal> for StartFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::conformance;
+    use crate::model::{Port, Protocol};
 
     #[test]
     fn the_engines_words_become_a_reason() {
@@ -208,5 +237,85 @@ mod tests {
         assert_eq!(reason(taken).reason, "HostPortTaken");
         assert!(reason(taken).message.contains("127.0.0.1:8080"));
         assert_eq!(reason("something new").reason, "StartFailed");
+    }
+
+    #[test]
+    fn a_host_port_that_is_taken_is_named_whatever_the_engine_calls_it() {
+        for (message, port) in [
+            // Docker 20.10.
+            (
+                "driver failed programming external connectivity on endpoint a (0a1b): Bind for \
+                 0.0.0.0:7148 failed: port is already allocated",
+                "0.0.0.0:7148",
+            ),
+            (
+                "driver failed programming external connectivity on endpoint a (0a1b): Bind for \
+                 :::7148 failed: port is already allocated",
+                ":::7148",
+            ),
+            (
+                "driver failed programming external connectivity on endpoint a (0a1b): Error \
+                 starting userland proxy: listen tcp4 127.0.0.1:7148: bind: address already in use",
+                "127.0.0.1:7148",
+            ),
+            // Docker 28.
+            (
+                "failed to set up container networking: driver failed programming external \
+                 connectivity on endpoint a (0a1b): failed to bind host port for \
+                 0.0.0.0:7148:172.18.0.2:7148/tcp: address already in use",
+                "0.0.0.0:7148",
+            ),
+            (
+                "failed to bind host port for [::1]:7148:[fd00::2]:80/udp: address already in use",
+                "[::1]:7148",
+            ),
+            (
+                "failed to bind host port 0.0.0.0:7148/tcp: address already in use",
+                "0.0.0.0:7148",
+            ),
+            (
+                "failed to bind host port [::]:7148/sctp: address already in use",
+                "[::]:7148",
+            ),
+            // Podman.
+            (
+                "cannot listen on the TCP port: listen tcp4 :7148: bind: address already in use",
+                ":7148",
+            ),
+        ] {
+            let failure = StartFailure::from(Refusal::of_start(message, "p", "i", None));
+            assert_eq!(failure.reason, "HostPortTaken");
+            let expected = format!("host port {port} is taken by another program:");
+            assert!(failure.message.starts_with(&expected), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_port_that_the_engine_does_not_name_is_one_of_those_in_the_file() {
+        let says = |ports: &[Option<u16>]| {
+            let mut spec = conformance::spec("a", "program", &[]);
+            spec.ports = ports.iter().copied().map(port).collect();
+            let message = "container_linux.go:380: address already in use";
+            StartFailure::from(Refusal::of_start(message, "p", "i", Some(&spec)))
+        };
+        let failure = says(&[Some(7_148), None, Some(7_149)]);
+        let expected = "host port 7148 or 7149 is taken by another program:";
+        assert!(failure.message.starts_with(expected), "{failure:?}");
+        let failure = says(&[]);
+        assert_eq!(failure.reason, "StartFailed");
+        assert!(
+            failure.message.contains("container_linux.go"),
+            "{failure:?}"
+        );
+    }
+
+    fn port(host_port: Option<u16>) -> Port {
+        Port {
+            name: None,
+            container_port: 80,
+            host_port,
+            host_ip: None,
+            protocol: Protocol::Tcp,
+        }
     }
 }

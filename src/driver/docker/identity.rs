@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::driver::{Description, Launch};
-use crate::model::{ComponentSpec, InstanceId, ReplicaKey};
+use crate::model::{ComponentSpec, InstanceId};
 
 /// The present form of the labels.
 const SCHEMA: &str = "1";
@@ -110,27 +110,6 @@ pub(super) fn instance(labels: &HashMap<String, String>) -> Option<InstanceId> {
     labels.get(INSTANCE)?.parse().ok()
 }
 
-/// The name of a replica's container: its id, `id-N` for further replicas. Engines refuse names of
-/// one letter, so those get a number always.
-pub(super) fn name(replica: &ReplicaKey) -> String {
-    match (replica.component.as_str().len(), replica.replica) {
-        (1, 0) => format!("{}-1", replica.component),
-        // The first replica has that name already.
-        (1, number) => format!("{}-{}", replica.component, number + 1),
-        _ => replica.to_string(),
-    }
-}
-
-/// The names by which other containers reach a replica.
-pub(super) fn aliases(replica: &ReplicaKey) -> Vec<String> {
-    let mut aliases = vec![replica.component.to_string()];
-    let numbered = format!("{}-{}", replica.component, replica.replica);
-    aliases.extend([name(replica), numbered]);
-    aliases.sort();
-    aliases.dedup();
-    aliases
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,19 +125,5 @@ mod tests {
         assert_eq!(read.generation, launch.generation);
         assert_eq!(read.file, launch.file);
         assert_eq!(labels[OWNER], "host");
-    }
-
-    #[test]
-    fn names_are_those_that_an_engine_accepts() {
-        let name_of = |component: &str, replica| {
-            name(&ReplicaKey {
-                component: component.parse().unwrap(),
-                replica,
-            })
-        };
-        assert_eq!(name_of("ttp-processor", 0), "ttp-processor");
-        assert_eq!(name_of("ttp-processor", 2), "ttp-processor-2");
-        assert_eq!(name_of("a", 0), "a-1");
-        assert_ne!(name_of("a", 0), name_of("a", 1));
     }
 }

@@ -1,4 +1,4 @@
-//! From a launch to the container that the engine is asked for. Pure, but for a look at paths.
+//! From a launch to the container that the engine is asked for. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,10 +10,7 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 
-use super::Privileged;
-use super::endpoint::Endpoint;
-use super::failure::Refusal;
-use super::{identity, network};
+use super::network;
 use crate::driver::Launch;
 use crate::manifest::HOST_FROM_CONTAINER;
 use crate::model::{
@@ -111,7 +108,7 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         ..limits(&spec.resources)
     };
     let endpoint = EndpointSettings {
-        aliases: Some(identity::aliases(replica)),
+        aliases: Some(replica.container_aliases()),
         ..EndpointSettings::default()
     };
     let networks = [(network.to_owned(), endpoint)];
@@ -248,41 +245,4 @@ fn mount(volume: &Volume) -> Mount {
             ..Mount::default()
         },
     }
-}
-
-/// Refuses what gives a component power over the whole host, unless the daemon was told otherwise.
-pub(super) fn check_power(
-    spec: &ComponentSpec,
-    network: &str,
-    privileged: Privileged,
-    endpoint: &Endpoint,
-) -> Result<(), Refusal> {
-    match privileged {
-        Privileged::Allowed => return Ok(()),
-        Privileged::Refused => {}
-    }
-    if network == network::HOST || network.starts_with("container:") {
-        return Err(Refusal::Privileged {
-            what: format!("network `{network}`"),
-        });
-    }
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut sockets = vec![real(Path::new("/var/run/docker.sock"))];
-    if let Endpoint::Unix(path) = endpoint {
-        sockets.push(real(path));
-    }
-    for volume in &spec.volumes {
-        // The folder of a socket is as good as the socket.
-        if let VolumeSource::Bind(path) = &volume.source
-            && sockets.iter().any(|socket| socket.starts_with(real(path)))
-        {
-            return Err(Refusal::Privileged {
-                what: format!(
-                    "the engine's socket, through the mount of {}",
-                    path.display()
-                ),
-            });
-        }
-    }
-    Ok(())
 }

@@ -44,6 +44,7 @@ mod mapping;
 mod network;
 mod observe;
 mod outage;
+mod power;
 mod secrets;
 mod sight;
 mod start;

@@ -11,8 +11,8 @@ use super::engine::Failure;
 use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
-    DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash, StartFailure,
-    StopPolicy, Timestamp, Workload,
+    ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash,
+    StartFailure, StopPolicy, Timestamp, Workload,
 };
 
 use super::failure::Refusal;
@@ -108,6 +108,7 @@ impl Seen {
         let state = inspected.state.unwrap_or_default();
         let program = inspected.path.unwrap_or_default();
         let image = config.image.unwrap_or_default();
+        let spec = description.as_ref().map(|it| &*it.spec);
         let senseless = || {
             Failure::Silent(format!(
                 "the engine does not say in what state {instance} is"
@@ -115,7 +116,7 @@ impl Seen {
         };
         Ok(Some(Self {
             id: inspected.id.ok_or_else(senseless)?,
-            life: life(&state, &program, &image, now).ok_or_else(senseless)?,
+            life: life(&state, &program, &image, spec, now).ok_or_else(senseless)?,
             instance,
             description,
             paused: state.paused == Some(true),
@@ -166,7 +167,13 @@ impl Seen {
 }
 
 /// What a container's state means; `None` when it means nothing to us.
-fn life(state: &ContainerState, program: &str, image: &str, now: Timestamp) -> Option<Life> {
+fn life(
+    state: &ContainerState,
+    program: &str,
+    image: &str,
+    spec: Option<&ComponentSpec>,
+    now: Timestamp,
+) -> Option<Life> {
     let started = time(state.started_at.as_deref());
     let ended = time(state.finished_at.as_deref());
     let exit = |started_at| {
@@ -186,7 +193,7 @@ fn life(state: &ContainerState, program: &str, image: &str, now: Timestamp) -> O
             Some(match error {
                 None => Life::Created,
                 Some(error) => Life::NotStarted {
-                    failure: StartFailure::from(Refusal::of_start(error, program, image, None)),
+                    failure: StartFailure::from(Refusal::of_start(error, program, image, spec)),
                     at: ended.unwrap_or(now),
                 },
             })
@@ -220,7 +227,7 @@ mod tests {
     }
 
     fn life_of(json: &str) -> Option<Life> {
-        life(&state(json), "p", "i", Timestamp::from_millis(7))
+        life(&state(json), "p", "i", None, Timestamp::from_millis(7))
     }
 
     #[test]

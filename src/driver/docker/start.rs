@@ -17,7 +17,7 @@ use super::images::{self, Resolved};
 use super::mapping::{self, Parts};
 use super::secrets::{self, Reader};
 use super::sight::Seen;
-use super::{DockerDriver, dialect, identity, network};
+use super::{DockerDriver, dialect, identity, network, power};
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{
@@ -82,7 +82,8 @@ impl DockerDriver {
         let spec = &launch.spec;
         let on = Self::network_of(container);
         let endpoint = self.inner.engine.endpoint();
-        mapping::check_power(spec, on, self.inner.config.privileged, endpoint).map_err(refuse)?;
+        let config = &self.inner.config;
+        power::check(spec, on, config.privileged, endpoint, &config.state_dir).map_err(refuse)?;
         if !spec.secrets.is_empty() && !endpoint.is_local() {
             return Err(refuse(Refusal::SecretsNeedLocalEngine(
                 endpoint.to_string(),
@@ -116,7 +117,7 @@ impl DockerDriver {
             secrets,
             token,
         });
-        let name = identity::name(&launch.instance.replica);
+        let name = launch.instance.replica.container_name();
         let mut taken = String::new();
         for pause in TAKE_OVERS {
             let options = CreateContainerOptions {
@@ -270,8 +271,8 @@ impl DockerDriver {
                 answer(seen).map(Some)
             }
             (Some(message), Some(_) | None) => {
-                let user = launch.spec.user.as_deref();
-                let refusal = Refusal::of_start(&message, &program, &container.image, user);
+                let spec = Some(&*launch.spec);
+                let refusal = Refusal::of_start(&message, &program, &container.image, spec);
                 Err(refuse(self.name_holder(launch, refusal).await))
             }
             (None, Some(_) | None) => {

@@ -143,6 +143,21 @@ fn an_orchestrator_goes_over_what_the_file_says() {
 }
 
 #[test]
+fn a_component_named_like_a_replica_is_refused_only_where_both_are_containers() {
+    let text = format!(
+        "{HEAD}  sources: [{{id: a-b, image: x, command: [y], replicas: 2}}, {{id: a-b-1, command: [y], image: x}}]\n"
+    );
+    let with = |orchestrator| {
+        let mut options = Options::at("/base");
+        options.given.orchestrator = Some(orchestrator);
+        parse("p", text.as_bytes(), &options)
+    };
+    assert!(with(Orchestrator::Process).is_ok());
+    let problems = with(Orchestrator::Container).unwrap_err().to_string();
+    assert!(problems.contains("both be called `a-b-1`"), "{problems}");
+}
+
+#[test]
 fn a_namespace_is_given_to_pipelines_that_name_none() {
     let text = "apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: { name: a }\nspec: { sources: [{ id: a, command: [x] }] }\n---\n\
                 apiVersion: flowctl/v1\nkind: Pipeline\nmetadata: { name: b, namespace: own }\nspec: { sources: [{ id: a, command: [x] }] }\n";

@@ -417,7 +417,7 @@ async fn a_program_that_its_container_cannot_execute_never_ran() {
     let Some(stage) = DockerStage::new() else {
         return;
     };
-    let script = stage.root.path().join("script");
+    let script = stage.folder().join("script");
     std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&script, mode).unwrap();

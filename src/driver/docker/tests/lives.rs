@@ -200,7 +200,7 @@ async fn named_volumes_outlive_their_container_and_go_only_when_asked() {
                   touch /scratch/x && echo scratch; cat /data/file";
     for run in 1..=2 {
         let mut spec = stage.shell("volumes", script);
-        let stage_dir = stage.root.path().to_owned();
+        let stage_dir = stage.folder();
         spec.volumes.extend([
             volume("/data", VolumeSource::Named(named.clone()), false),
             volume("/stage-ro", VolumeSource::Bind(stage_dir), true),
@@ -233,7 +233,7 @@ async fn named_volumes_outlive_their_container_and_go_only_when_asked() {
 }
 
 #[tokio::test]
-async fn the_engines_socket_and_the_hosts_network_are_refused() {
+async fn the_engines_socket_the_state_directory_and_the_hosts_network_are_refused() {
     let Some(stage) = DockerStage::new() else {
         return;
     };
@@ -242,11 +242,13 @@ async fn the_engines_socket_and_the_hosts_network_are_refused() {
     };
     let mut by_mount = stage.container("mount", &["true"]);
     by_mount.volumes[0].source = VolumeSource::Bind(socket.parent().unwrap().to_owned());
+    let mut by_state = stage.container("state", &["true"]);
+    by_state.volumes[0].source = VolumeSource::Bind(stage.root.path().to_owned());
     let mut by_network = stage.container("network", &["true"]);
     if let Workload::Docker(container) = &mut by_network.workload {
         container.network = Some("host".to_owned());
     }
-    for spec in [by_mount, by_network] {
+    for spec in [by_mount, by_state, by_network] {
         match stage.driver.start(&launch(spec, 1)).await {
             Err(DriverError::Refused(failure)) => assert_eq!(failure.reason, "PrivilegedRefused"),
             answer => panic!("{answer:?}"),

@@ -1,6 +1,7 @@
 //! Against a real engine. `tests/engine start FOLDER` begins one and prints the variable that these
 //! tests find it by; without it they say that they were skipped.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -56,12 +57,18 @@ impl DockerStage {
         let number = STAGES.fetch_add(1, Ordering::Relaxed);
         let mark = format!("t{}-{number}", std::process::id());
         let driver = open(&root, &mark, &endpoint);
+        std::fs::create_dir(root.path().join("stage")).unwrap();
         Self {
             root,
             mark,
             endpoint,
             driver,
         }
+    }
+
+    /// What containers see as `/stage`: beside the state directory, which they may not see.
+    fn folder(&self) -> PathBuf {
+        self.root.path().join("stage")
     }
 
     /// A component that runs `command` in the tests' image.
@@ -76,7 +83,7 @@ impl DockerStage {
             network: Some(self.mark.clone()),
         });
         spec.volumes.push(Volume {
-            source: VolumeSource::Bind(self.root.path().to_owned()),
+            source: VolumeSource::Bind(self.folder()),
             target: "/stage".to_owned(),
             read_only: false,
         });
@@ -119,7 +126,7 @@ impl Stage for DockerStage {
     }
 
     async fn prepared(&self, component: &ComponentSpec) {
-        let mark = self.root.path().join(component.id.as_str());
+        let mark = self.folder().join(component.id.as_str());
         while !mark.exists() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
