@@ -81,7 +81,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
         let docker = engine::onlooker(state_dir, &engine, &clock)?;
         drivers.insert(DriverKind::Docker, docker);
     }
-    let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
+    let (kept, _) = rebuilt(kept, &drivers, &loaded.recovery).await;
     let definitions = kept.pipelines.iter();
     let definitions = definitions
         .map(|(key, record)| (key.clone(), Arc::clone(&record.spec)))

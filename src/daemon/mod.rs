@@ -18,7 +18,7 @@ mod tokens;
 
 pub use sources::{Reading, check};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -52,6 +52,9 @@ pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
 use sources::Sources;
+
+/// The setting that names those who could not say what they run when the store was lost.
+const UNDESCRIBED: &str = "undescribed";
 
 /// How a daemon is set up.
 #[derive(Clone, Debug)]
@@ -159,10 +162,15 @@ impl Daemon {
         };
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
-        if engine::is_asked(&kept, &loaded.recovery, &options.engine) {
+        let recovery = match loaded.recovery {
+            Recovery::Intact if settings.contains_key(UNDESCRIBED) => Recovery::New,
+            recovery => recovery,
+        };
+        if engine::is_asked(&kept, &recovery, &options.engine) {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
-        let kept = rebuilt(kept, &drivers, &loaded.recovery).await;
+        let (kept, silent) = rebuilt(kept, &drivers, &recovery).await;
+        note_silence(&store, &silent, &settings);
         let containing = engine::containing(&kept);
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         let told = if kept.pipelines.is_empty() {
@@ -185,6 +193,9 @@ impl Daemon {
         if containing == Containing::Nothing {
             core.spare(DriverKind::Docker);
         }
+        for kind in &silent {
+            core.leave_strangers(*kind);
+        }
         match purpose {
             Purpose::Supervise => {}
             Purpose::TakeDown => core.freeze("everything is being taken down"),
@@ -195,10 +206,10 @@ impl Daemon {
         if let ControlPlaneChoice::Own(own) = &options.control_plane {
             core.set_patience(own.patience);
         }
-        if let Recovery::Rebuilt { set_aside, why } = &loaded.recovery {
+        if let Recovery::Rebuilt { set_aside, why } = &recovery {
             core.rebuilt(set_aside, why);
         }
-        if loaded.recovery == Recovery::New {
+        if recovery == Recovery::New {
             core.record_anew();
         }
 
@@ -251,7 +262,7 @@ impl Daemon {
                 containing,
             )),
         ];
-        if loaded.recovery != Recovery::Intact {
+        if recovery != Recovery::Intact && silent.is_empty() {
             tasks.push(tokio::spawn(end_rebuilding(
                 store.clone(),
                 owner.snapshots(),
@@ -468,16 +479,28 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
         .map_err(|source| failed("make the folder of instances", source))
 }
 
-/// Pipelines of a lost store, put together from what their instances carry.
-async fn rebuilt(mut kept: Kept, drivers: &Drivers, recovery: &Recovery) -> Kept {
+/// Pipelines of a lost store, put together from what their instances carry, and the drivers that
+/// could not say what they run.
+async fn rebuilt(
+    mut kept: Kept,
+    drivers: &Drivers,
+    recovery: &Recovery,
+) -> (Kept, BTreeSet<DriverKind>) {
+    let mut silent = BTreeSet::new();
     if *recovery == Recovery::Intact {
-        return kept;
+        return (kept, silent);
     }
     let mut described = Vec::new();
     for driver in drivers.values() {
         match driver.describe().await {
             Ok(more) => described.extend(more),
-            Err(error) => tracing::error!(%error, "what runs cannot be read; it is left alone"),
+            Err(error) => {
+                silent.insert(driver.kind());
+                tracing::error!(
+                    %error,
+                    "what runs cannot be read; it is left alone until a daemon starts that can"
+                );
+            }
         }
     }
     for launch in described {
@@ -505,7 +528,26 @@ async fn rebuilt(mut kept: Kept, drivers: &Drivers, recovery: &Recovery) -> Kept
             .entry(launch.spec.id.clone())
             .or_insert_with(|| launch.spec.as_ref().clone());
     }
-    kept
+    (kept, silent)
+}
+
+/// Has the next daemon ask those who could not say what they run, until they could.
+fn note_silence(store: &Store, silent: &BTreeSet<DriverKind>, settings: &BTreeMap<String, String>) {
+    let mut batch = Batch::new();
+    if !silent.is_empty() {
+        let names: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        batch.put_setting(UNDESCRIBED, names.join(" "));
+    } else if settings.contains_key(UNDESCRIBED) {
+        batch.forget_setting(UNDESCRIBED);
+    } else {
+        return;
+    }
+    store.commit(batch, store::Durability::PowerSafe, |result| {
+        if let Err(error) = result {
+            let error = in_full(error);
+            tracing::warn!(error, "who has to be asked again is not recorded yet");
+        }
+    });
 }
 
 fn watched_files(kept: &Kept) -> Vec<PathBuf> {

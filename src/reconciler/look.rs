@@ -31,6 +31,8 @@ pub(super) struct Looking {
     listed: bool,
     /// Why it does not answer.
     blind: Option<String>,
+    /// Whether what it has of pipelines that are not known is left alone.
+    strangers_stay: bool,
     /// Stopped instances whose leftovers tell how they ended.
     confirmed: BTreeSet<InstanceId>,
 }
@@ -129,6 +131,14 @@ impl Core {
         }
     }
 
+    /// Leaves alone whatever `kind` has of pipelines that are not known: a store was lost, and the
+    /// driver could not say what they were. Otherwise it would be taken for what a deletion left.
+    pub fn leave_strangers(&mut self, kind: DriverKind) {
+        if let Some(looking) = self.drivers.get_mut(&kind) {
+            looking.strangers_stay = true;
+        }
+    }
+
     /// Looks at the drivers that `pipeline` needs, from now on.
     pub(super) fn need_drivers(&mut self, pipeline: &Pipeline) {
         for (kind, looking) in &mut self.drivers {
@@ -196,7 +206,12 @@ impl Core {
                 continue;
             }
             let key = sighting.instance.pipeline.clone();
-            if !self.pipelines.contains_key(&key) && !sighting.life.is_alive() {
+            let is_strange = !self.pipelines.contains_key(&key);
+            let looking = self.drivers.get(&kind);
+            if is_strange && looking.is_some_and(|looking| looking.strangers_stay) {
+                continue;
+            }
+            if is_strange && !sighting.life.is_alive() {
                 let instance = sighting.instance;
                 self.ledger.effects.push(Effect::Forget {
                     instance,

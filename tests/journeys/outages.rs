@@ -305,3 +305,31 @@ fn an_engine_that_breaks_off_a_wait_costs_nobody_the_grace_of_a_stop() {
     let logs = || world.ok(&["logs", &id]);
     eventually("its last word", || logs() == "bye\n");
 }
+
+#[test]
+fn what_a_silent_engine_runs_outlives_a_lost_store_until_it_can_be_asked() {
+    let (world, engine, proxy) = world_with_proxy!("what_a_silent_engine_runs_…");
+    let (lost, later) = (unique("lost"), unique("later"));
+    world.apply(&resting(&lost, ""));
+    let before = id_of(&world.status(), &lost);
+    world.kill_daemon();
+    std::fs::remove_dir_all(world.state().join("store")).unwrap();
+    proxy.behave(Manner::Fails);
+    world.start_daemon();
+    proxy.behave(Manner::Honest);
+    let other = pipeline(&resting(&later, "")).replace("name: p ", "name: q ");
+    world.save("q.yaml", &other);
+    world.ok(&["apply", "-f", "q.yaml", "--wait"]);
+    // Longer than it takes to look at all.
+    std::thread::sleep(Duration::from_secs(12));
+    let runs = |id: &str| engine.inspect(id).unwrap()["State"]["Running"] == true;
+    assert!(
+        runs(&lost),
+        "nobody knew whose it is, and nobody stopped it"
+    );
+    world.kill_daemon();
+    world.start_daemon();
+    let after = world.until("it is known", |status| status.phase(&lost) == "running");
+    assert_eq!(id_of(&after, &lost), before);
+    assert_eq!(after.restarts(&lost), 0);
+}
