@@ -1,10 +1,10 @@
 //! Whose doing an end was: the component's own, or that of an engine or host that went down and
 //! took its containers along.
 
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::endpoint::Endpoint;
+use super::evidence::Listener;
 use crate::model::{Exit, ExitStatus, Life, RestartMode, Timestamp};
 
 /// Outages remembered; an end is judged soon after it.
@@ -82,8 +82,8 @@ pub(super) struct Beginnings {
     pub(super) engine: Option<Timestamp>,
     /// Our watch over the engine: nobody heard when it went away before that.
     pub(super) watch: Option<Timestamp>,
-    /// Whether the engine counts processes as we do.
-    pub(super) same_processes: bool,
+    /// Who serves the engine's socket.
+    pub(super) listener: Listener,
 }
 
 impl Beginnings {
@@ -103,16 +103,11 @@ impl Beginnings {
         let engine = peer
             .filter(|pid| *pid > 1)
             .and_then(|pid| started(pid, boot?));
-        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let same_processes = peer.is_some_and(|pid| {
-            let theirs = namespace(&pid.to_string());
-            theirs.is_some() && theirs == namespace("self")
-        });
         Self {
             boot,
             engine,
             watch: Some(watch),
-            same_processes,
+            listener: peer.map(Listener::of).unwrap_or_default(),
         }
     }
 }
@@ -133,18 +128,6 @@ fn started(pid: i32, boot: Timestamp) -> Option<Timestamp> {
     let ticks: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
     let millis = i64::try_from(ticks.checked_mul(1_000)? / TICKS).ok()?;
     Some(boot.shifted(millis))
-}
-
-/// Whether a process of this number exists and is more than a zombie.
-pub(super) fn lives(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
-    else {
-        return false;
-    };
-    let state = stat
-        .rsplit_once(')')
-        .map_or("", |(_, fields)| fields.trim_start());
-    !state.starts_with(['Z', 'X'])
 }
 
 /// What an exit means, given when things went down and began.
@@ -236,7 +219,7 @@ mod tests {
             boot: Some(at(100)),
             engine: Some(at(200)),
             watch: None,
-            same_processes: true,
+            listener: Listener::Engine,
         };
         let judge = |exit| super::judge(exit, RestartMode::Always, &[], beginnings);
         assert!(matches!(
@@ -255,17 +238,11 @@ mod tests {
                 boot: Some(at(100)),
                 engine: Some(at(900)),
                 watch: Some(at(watch)),
-                same_processes: true,
+                listener: Listener::Engine,
             };
             super::judge(exit(143, 150, ended), RestartMode::Always, &[], beginnings)
         };
         assert!(matches!(judge(950, 300), Life::RuntimeRestarted(_)));
         assert!(matches!(judge(200, 300), Life::Exited(_)), "we would know");
-    }
-
-    #[test]
-    fn a_process_lives_until_it_ends() {
-        assert!(lives(std::process::id()));
-        assert!(!lives(u32::MAX));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, NetworkSettings,
@@ -34,6 +35,8 @@ pub(super) struct Seen {
     pub(super) image: Option<String>,
     /// The engine's id of its image.
     pub(super) image_id: Option<String>,
+    /// A file that the engine keeps for it, as the engine's host calls it.
+    pub(super) record: Option<PathBuf>,
 }
 
 /// Where a container can be reached.
@@ -113,8 +116,11 @@ impl Seen {
                 "the engine does not say in what state {instance} is"
             ))
         };
+        let id = inspected.id.ok_or_else(senseless)?;
+        // By its name it can be nobody else's.
+        let record = inspected.hostname_path.filter(|path| path.contains(&id));
         Ok(Some(Self {
-            id: inspected.id.ok_or_else(senseless)?,
+            id,
             life: life(&state, &program, &image, now).ok_or_else(senseless)?,
             instance,
             description,
@@ -126,6 +132,7 @@ impl Seen {
             reach: Reach::of(inspected.network_settings.as_ref()),
             image: labels.get(identity::IMAGE).cloned(),
             image_id: inspected.image,
+            record: record.map(PathBuf::from),
         }))
     }
 
