@@ -35,6 +35,12 @@ pub(super) fn is_of(pid: u32, container: &str) -> bool {
             .is_ok_and(|groups| groups.contains(container))
 }
 
+/// Which boot of this host it is.
+pub(super) fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
 /// Who listens on the engine's socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Listener {

@@ -287,7 +287,13 @@ impl Inner {
             let beginnings = self.beginnings().await;
             let outages = self.outages.all(self.clock.now());
             let mode = mode.unwrap_or(RestartMode::Always);
-            seen.life = outage::judge(exit.clone(), mode, &outages, beginnings);
+            seen.life = outage::judge(
+                exit.clone(),
+                mode,
+                &outages,
+                &beginnings,
+                seen.boot.as_deref(),
+            );
         }
     }
 

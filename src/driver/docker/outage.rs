@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::endpoint::Endpoint;
-use super::evidence::Listener;
+use super::evidence::{self, Listener};
 use crate::model::{Exit, ExitStatus, Life, RestartMode, Timestamp};
 
 /// Outages remembered; an end is judged soon after it.
@@ -74,10 +74,12 @@ impl Outages {
 }
 
 /// What this host knows about when things began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Beginnings {
     /// The present boot.
     pub(super) boot: Option<Timestamp>,
+    /// What the kernel calls the present boot.
+    pub(super) boot_id: Option<String>,
     /// The engine's process.
     pub(super) engine: Option<Timestamp>,
     /// Our watch over the engine: nobody heard when it went away before that.
@@ -105,6 +107,7 @@ impl Beginnings {
             .and_then(|pid| started(pid, boot?));
         Self {
             boot,
+            boot_id: evidence::boot_id(),
             engine,
             watch: Some(watch),
             listener: peer.map(Listener::of).unwrap_or_default(),
@@ -130,16 +133,21 @@ fn started(pid: i32, boot: Timestamp) -> Option<Timestamp> {
     Some(boot.shifted(millis))
 }
 
-/// What an exit means, given when things went down and began.
+/// What an exit means, given when things went down and began. `made_in` is the boot in which its
+/// container was made, if that is known.
 pub(super) fn judge(
     exit: Exit,
     mode: RestartMode,
     outages: &[(Timestamp, Timestamp)],
-    beginnings: Beginnings,
+    beginnings: &Beginnings,
+    made_in: Option<&str>,
 ) -> Life {
     let at = exit.at.as_millis();
     let started_before = |when: Timestamp| exit.started_at.is_some_and(|started| started < when);
+    // A clock that was set forward moves the boot behind what has started since.
+    let same_boot = made_in.is_some() && made_in == beginnings.boot_id.as_deref();
     if let Some(boot) = beginnings.boot
+        && !same_boot
         && started_before(boot)
         && at >= boot.as_millis()
     {
@@ -198,7 +206,8 @@ mod tests {
         let outage = [(at(100), at(120))];
         let judge = |code, ended| {
             let exit = exit(code, 50, ended);
-            super::judge(exit, RestartMode::Always, &outage, Beginnings::default())
+            let nothing = Beginnings::default();
+            super::judge(exit, RestartMode::Always, &outage, &nothing, None)
         };
         assert!(matches!(judge(137, 110), Life::RuntimeRestarted(_)));
         assert!(matches!(judge(0, 110), Life::RuntimeRestarted(_)));
@@ -208,7 +217,8 @@ mod tests {
             exit(0, 50, 110),
             RestartMode::OnFailure,
             &outage,
-            Beginnings::default(),
+            &Beginnings::default(),
+            None,
         );
         assert!(matches!(job, Life::Exited(_)), "a job that is done is done");
     }
@@ -217,11 +227,12 @@ mod tests {
     fn an_engine_or_a_host_that_began_later_tells_what_it_took_along() {
         let beginnings = Beginnings {
             boot: Some(at(100)),
+            boot_id: Some("this".to_owned()),
             engine: Some(at(200)),
             watch: None,
             listener: Listener::Engine,
         };
-        let judge = |exit| super::judge(exit, RestartMode::Always, &[], beginnings);
+        let judge = |exit| super::judge(exit, RestartMode::Always, &[], &beginnings, None);
         assert!(matches!(
             judge(exit(137, 150, 205)),
             Life::RuntimeRestarted(_)
@@ -232,15 +243,34 @@ mod tests {
     }
 
     #[test]
+    fn a_host_whose_clock_was_set_forward_did_not_reboot() {
+        let beginnings = Beginnings {
+            boot: Some(at(100)),
+            boot_id: Some("this".to_owned()),
+            ..Beginnings::default()
+        };
+        let judge = |made_in| {
+            let exit = exit(0, 50, 150);
+            super::judge(exit, RestartMode::Never, &[], &beginnings, made_in)
+        };
+        assert!(matches!(judge(Some("this")), Life::Exited(_)));
+        let reboot = Life::HostReboot { at: at(100) };
+        assert_eq!(judge(Some("another")), reboot);
+        assert_eq!(judge(None), reboot, "one that was made before it was noted");
+    }
+
+    #[test]
     fn what_ended_before_our_watch_and_before_the_engine_began_was_taken_along() {
         let judge = |watch, ended| {
             let beginnings = Beginnings {
                 boot: Some(at(100)),
+                boot_id: Some("this".to_owned()),
                 engine: Some(at(900)),
                 watch: Some(at(watch)),
                 listener: Listener::Engine,
             };
-            super::judge(exit(143, 150, ended), RestartMode::Always, &[], beginnings)
+            let exit = exit(143, 150, ended);
+            super::judge(exit, RestartMode::Always, &[], &beginnings, None)
         };
         assert!(matches!(judge(950, 300), Life::RuntimeRestarted(_)));
         assert!(matches!(judge(200, 300), Life::Exited(_)), "we would know");

@@ -31,6 +31,8 @@ pub(super) struct Seen {
     pub(super) pid: Option<u32>,
     /// Where it can be reached from this host.
     pub(super) reach: Reach,
+    /// The boot of the host in which it was made, if it says so.
+    pub(super) boot: Option<String>,
     /// What its image was resolved to when it was made.
     pub(super) image: Option<String>,
     /// The engine's id of its image.
@@ -130,6 +132,7 @@ impl Seen {
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid > 0),
             reach: Reach::of(inspected.network_settings.as_ref()),
+            boot: labels.get(identity::BOOT).cloned(),
             image: labels.get(identity::IMAGE).cloned(),
             image_id: inspected.image,
             record: record.map(PathBuf::from),

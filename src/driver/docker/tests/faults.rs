@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::driver::conformance::{eventually, eventually_exits, eventually_runs, launch, sight};
-use crate::model::{ExitStatus, Handle, Life};
+use crate::model::{ExitStatus, Handle, Life, RestartMode};
 
 fn is_unreachable<T: std::fmt::Debug>(answer: &Result<T, DriverError>) -> bool {
     matches!(answer, Err(DriverError::Unreachable { .. }))
@@ -516,7 +516,7 @@ async fn a_container_of_an_engine_that_counts_its_own_processes_is_left_to_run()
     let launch = launch(stage.container("elsewhere", &["sleep", "1000"]), 1);
     stage.driver.start(&launch).await.unwrap();
     for _ in 0..2 {
-        let seen = eventually_runs(&*stage.driver, &launch.instance).await;
+        let seen = sight(&*stage.driver, &launch.instance).await.unwrap();
         assert!(matches!(seen.life, Life::Running { .. }), "{seen:?}");
         let found = stage.driver.find(&launch.instance).await.unwrap().unwrap();
         assert_eq!(found.pid, Some(gone.id()));
@@ -567,6 +567,34 @@ async fn a_program_that_takes_too_long_in_a_container_is_killed_and_nobody_else_
     bystander.kill().unwrap();
     bystander.wait().unwrap();
     assert_eq!(ended, None, "a stranger was killed");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_ended_when_the_hosts_clock_was_set_forward_is_done() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let mut spec = stage.shell("job", "sleep 2");
+    spec.restart.mode = RestartMode::Never;
+    let launch = launch(spec, 1);
+    stage.driver.start(&launch).await.unwrap();
+    let Life::Running { since } = eventually_runs(&*stage.driver, &launch.instance).await.life
+    else {
+        panic!("it does not run");
+    };
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let uptime: f64 = uptime.split_once(' ').unwrap().0.parse().unwrap();
+    // By the new time the host began a second after the job did.
+    let since_boot = Duration::from_secs_f64(uptime + 1.0);
+    let clock = &stage.driver.inner.clock;
+    assert!(
+        clock
+            .realign_to(since.after(since_boot).as_millis())
+            .is_some()
+    );
+    let status = eventually_exits(&*stage.driver, &launch.instance).await;
+    assert_eq!(status, ExitStatus::Code(0));
     stage.end().await;
 }
 
