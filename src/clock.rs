@@ -52,7 +52,8 @@ impl Clock {
         self.realign_to(wall_millis())
     }
 
-    fn realign_to(&self, wall: i64) -> Option<i64> {
+    /// As if the host's clock said `wall` milliseconds since the Unix epoch.
+    pub(crate) fn realign_to(&self, wall: i64) -> Option<i64> {
         let anchor = wall - self.elapsed_millis();
         let millis = anchor - self.anchor.load(Ordering::Relaxed);
         if millis.abs() < STEP_MILLIS {

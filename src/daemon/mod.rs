@@ -164,7 +164,7 @@ impl Daemon {
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
         let recovery = match loaded.recovery {
             Recovery::Intact if settings.contains_key(UNDESCRIBED) => Recovery::New,
-            recovery => recovery,
+            recovery @ (Recovery::Intact | Recovery::New | Recovery::Rebuilt { .. }) => recovery,
         };
         if engine::is_asked(&kept, &recovery, &options.engine) {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::engine::{CHANGE, Failure, LOOK};
-use super::{DockerDriver, Inner};
+use super::{DockerDriver, Inner, evidence};
 use crate::driver::DriverError;
 use crate::model::{Handle, InstanceId};
 
@@ -67,6 +67,7 @@ impl DockerDriver {
             .await?;
         let mut running = Running {
             inner: Arc::clone(&self.inner),
+            container: container.to_owned(),
             exec: Some(id.to_owned()),
         };
         let mut output = Vec::new();
@@ -94,6 +95,7 @@ impl DockerDriver {
 /// A program that runs. Dropped while it does, it is killed: no engine has a call for that.
 struct Running {
     inner: Arc<Inner>,
+    container: String,
     exec: Option<String>,
 }
 
@@ -106,6 +108,7 @@ impl Drop for Running {
             return;
         }
         let inner = Arc::clone(&self.inner);
+        let container = std::mem::take(&mut self.container);
         tokio::spawn(async move {
             let id = exec.as_str();
             let found = inner
@@ -113,11 +116,14 @@ impl Drop for Running {
                 .call(LOOK, |client| async move { client.inspect_exec(id).await })
                 .await;
             let running = found.ok().filter(|it| it.running == Some(true));
-            let pid = running.and_then(|it| i32::try_from(it.pid?).ok());
-            if let Some(pid) = pid.and_then(Pid::from_raw)
+            let pid = running.and_then(|it| u32::try_from(it.pid?).ok());
+            // An engine in another pid namespace: there its program ends when it likes, and here
+            // that number is somebody else's.
+            let ours = pid.filter(|pid| evidence::is_of(*pid, &container));
+            let pid = ours.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+            if let Some(pid) = pid
                 && let Err(error) = kill_process_group(pid, Signal::KILL)
             {
-                // An engine in another pid namespace: its program ends when it likes.
                 tracing::debug!(%error, "a probe's program in a container is not ended");
             }
         });

@@ -15,6 +15,8 @@ pub(super) const OWNER: &str = "dev.flowctl.owner";
 pub(super) const INSTANCE: &str = "dev.flowctl.instance";
 /// The digest that the image was resolved to.
 pub(super) const IMAGE: &str = "dev.flowctl.image";
+/// The boot of the host on which it was made; nothing where the engine is on another one.
+pub(super) const BOOT: &str = "dev.flowctl.boot";
 const NAMESPACE: &str = "dev.flowctl.namespace";
 const PIPELINE: &str = "dev.flowctl.pipeline";
 const COMPONENT: &str = "dev.flowctl.component";
@@ -49,11 +51,13 @@ pub(super) fn of_instance(owner: &str, instance: &InstanceId) -> HashMap<String,
     [("label".to_owned(), labels)].into()
 }
 
-/// The labels of a container. Secrets are not in it: a spec holds where they are, not what.
+/// The labels of a container that is made in this boot of its host. Secrets are not in it: a spec
+/// holds where they are, not what.
 pub(super) fn labels(
     owner: &str,
     launch: &Launch,
     image: &str,
+    boot: Option<String>,
 ) -> Result<HashMap<String, String>, serde_json::Error> {
     let InstanceId {
         pipeline,
@@ -72,6 +76,9 @@ pub(super) fn labels(
     set(SPEC_HASH, launch.spec.hash.to_string());
     set(SPEC, serde_json::to_string(&*launch.spec)?);
     set(IMAGE, image.to_owned());
+    if let Some(boot) = boot {
+        set(BOOT, boot);
+    }
     if let Some(file) = &launch.file {
         set(FILE, serde_json::to_string(file)?);
     }
@@ -118,12 +125,13 @@ mod tests {
     #[test]
     fn a_container_can_be_described_from_its_labels_alone() {
         let launch = conformance::launch(conformance::spec("a", "program", &["x"]), 3);
-        let labels = labels("host", &launch, "sha256:1").unwrap();
+        let labels = labels("host", &launch, "sha256:1", Some("a boot".to_owned())).unwrap();
         let read = read(&labels).unwrap();
         assert_eq!(read.instance, launch.instance);
         assert_eq!(read.spec, launch.spec);
         assert_eq!(read.generation, launch.generation);
         assert_eq!(read.file, launch.file);
         assert_eq!(labels[OWNER], "host");
+        assert_eq!(labels[BOOT], "a boot");
     }
 }

@@ -35,6 +35,7 @@ mod copy;
 mod dialect;
 mod endpoint;
 mod engine;
+mod evidence;
 mod exec;
 mod failure;
 mod file;

@@ -1,6 +1,6 @@
 //! Looking: one list of what carries our mark, and a closer look at what changed since the last.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::engine::{CHANGE, Failure, LOOK, found};
 use super::failure::Refusal;
 use super::outage::{self, Beginnings};
 use super::sight::{Reach, Seen};
-use super::{Conduct, Inner, dialect, identity};
+use super::{Conduct, Inner, dialect, evidence, identity};
 use crate::model::{Exit, ExitStatus, InstanceId, Life, RestartMode, StartFailure, Workload};
 
 /// Closer looks at once.
@@ -32,6 +32,8 @@ pub(super) struct Album {
     pictures: HashMap<String, Picture>,
     /// Where each is reached, which does not change while it lives: kept when its picture is not.
     reaches: HashMap<InstanceId, Whereabouts>,
+    /// Containers whose first process was seen on this host, under the number that the engine gave.
+    at_home: HashSet<String>,
 }
 
 struct Whereabouts {
@@ -60,6 +62,10 @@ impl Album {
                 seen: picture.taken,
             };
             self.reaches.insert(seen.instance.clone(), whereabouts);
+            let here = |pid| evidence::is_of(pid, &seen.id);
+            if !self.at_home.contains(&seen.id) && seen.pid.is_some_and(here) {
+                self.at_home.insert(seen.id.clone());
+            }
         }
         self.pictures.insert(seen.id.clone(), picture);
     }
@@ -67,6 +73,7 @@ impl Album {
     fn keep_only(&mut self, seen: &[Seen]) {
         let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
         self.pictures.retain(|id, _| ids.contains(id.as_str()));
+        self.at_home.retain(|id| ids.contains(id.as_str()));
         let running = |seen: &&Seen| matches!(seen.life, Life::Running { .. });
         let live: BTreeSet<&InstanceId> = seen
             .iter()
@@ -84,6 +91,12 @@ impl Album {
         pictures
             .map(|picture| picture.seen.instance.clone())
             .collect()
+    }
+
+    /// Whether the engine that has these containers counts processes as this host does: one of them
+    /// proves it for all.
+    fn is_at_home(&self, seen: &[Seen]) -> bool {
+        seen.iter().any(|seen| self.at_home.contains(&seen.id))
     }
 
     /// Forgets all, so that the next look is a close one.
@@ -118,6 +131,12 @@ impl Album {
         let same = state.is_some() && picture.state == state && picture.taken.elapsed() < STALE;
         same.then(|| picture.seen.clone())
     }
+}
+
+/// Whether the engine says that it runs, and this host has no process of the number it gives.
+fn has_no_process(seen: &Seen) -> bool {
+    let runs = matches!(seen.life, Life::Running { .. });
+    runs && seen.pid.is_some_and(|pid| !evidence::lives(pid))
 }
 
 impl Inner {
@@ -211,39 +230,46 @@ impl Inner {
     /// Finds containers that the engine takes for running although their processes are gone, as it
     /// does when both it and their guardian were killed.
     async fn find_phantoms(&self, seen: &mut Vec<Seen>) -> Result<(), Failure> {
-        let gone = |seen: &Seen| {
-            let runs = matches!(seen.life, Life::Running { .. });
-            runs && seen.pid.is_some_and(|pid| !outage::lives(pid))
-        };
-        if !seen.iter().any(gone) {
+        let doubted = self.doubted(seen).await;
+        if doubted.is_empty() {
             return Ok(());
         }
-        let beginnings = self.beginnings().await;
-        if !beginnings.same_processes {
-            return Ok(());
-        }
-        let mut removed = BTreeSet::new();
-        for seen in seen.iter_mut().filter(|seen| gone(seen)) {
-            // It may have ended since the engine was asked, and the engine needs a moment.
-            tokio::time::sleep(PHANTOM_DOUBT).await;
-            self.album().drop_container(&seen.id);
-            match self.picture(seen.id.clone(), None).await? {
-                Some(again) if gone(&again) => {
-                    tracing::warn!(instance = %seen.instance, "its container has no process");
-                    seen.life = Life::Lost {
-                        at: self.clock.now(),
-                    };
-                }
-                Some(again) => *seen = again,
-                None => {
-                    removed.insert(seen.id.clone());
-                }
+        // They may have ended since the engine was asked, and the engine needs a moment.
+        tokio::time::sleep(PHANTOM_DOUBT).await;
+        let looks = doubted.into_iter().map(|id| async {
+            self.album().drop_container(&id);
+            let mut again = self.picture(id.clone(), None).await?;
+            if let Some(seen) = again.as_mut().filter(|seen| has_no_process(seen)) {
+                tracing::warn!(instance = %seen.instance, "its container has no process");
+                seen.life = Life::Lost {
+                    at: self.clock.now(),
+                };
             }
+            Ok::<_, Failure>((id, again))
+        });
+        let looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
+        let mut again: HashMap<String, Option<Seen>> = looks.try_collect().await?;
+        for one in std::mem::take(seen) {
+            // One that was removed meanwhile is not there any more.
+            seen.extend(again.remove(&one.id).unwrap_or(Some(one)));
         }
-        seen.retain(|seen| !removed.contains(&seen.id));
         Ok(())
     }
 
+    /// The containers whose process should be on this host, and is not. None where the engine may
+    /// count processes otherwise than this host does.
+    async fn doubted(&self, seen: &[Seen]) -> Vec<String> {
+        let gone: Vec<&Seen> = seen.iter().filter(|seen| has_no_process(seen)).collect();
+        if gone.is_empty() {
+            return Vec::new();
+        }
+        let at_home = self.album().is_at_home(seen);
+        let listener = self.beginnings().await.listener;
+        gone.into_iter()
+            .filter(|seen| at_home || listener.vouches_for(seen.record.as_deref()))
+            .map(|seen| seen.id.clone())
+            .collect()
+    }
     async fn beginnings(&self) -> Beginnings {
         let (watch, now) = (self.outages.watch(), self.clock.now());
         Beginnings::find(self.engine.endpoint(), watch, now).await
@@ -261,7 +287,13 @@ impl Inner {
             let beginnings = self.beginnings().await;
             let outages = self.outages.all(self.clock.now());
             let mode = mode.unwrap_or(RestartMode::Always);
-            seen.life = outage::judge(exit.clone(), mode, &outages, beginnings);
+            seen.life = outage::judge(
+                exit.clone(),
+                mode,
+                &outages,
+                &beginnings,
+                seen.boot.as_deref(),
+            );
         }
     }
 

@@ -1,10 +1,10 @@
 //! Whose doing an end was: the component's own, or that of an engine or host that went down and
 //! took its containers along.
 
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::endpoint::Endpoint;
+use super::evidence::{self, Listener};
 use crate::model::{Exit, ExitStatus, Life, RestartMode, Timestamp};
 
 /// Outages remembered; an end is judged soon after it.
@@ -74,16 +74,18 @@ impl Outages {
 }
 
 /// What this host knows about when things began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Beginnings {
     /// The present boot.
     pub(super) boot: Option<Timestamp>,
+    /// What the kernel calls the present boot.
+    pub(super) boot_id: Option<String>,
     /// The engine's process.
     pub(super) engine: Option<Timestamp>,
     /// Our watch over the engine: nobody heard when it went away before that.
     pub(super) watch: Option<Timestamp>,
-    /// Whether the engine counts processes as we do.
-    pub(super) same_processes: bool,
+    /// Who serves the engine's socket.
+    pub(super) listener: Listener,
 }
 
 impl Beginnings {
@@ -103,16 +105,12 @@ impl Beginnings {
         let engine = peer
             .filter(|pid| *pid > 1)
             .and_then(|pid| started(pid, boot?));
-        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let same_processes = peer.is_some_and(|pid| {
-            let theirs = namespace(&pid.to_string());
-            theirs.is_some() && theirs == namespace("self")
-        });
         Self {
             boot,
+            boot_id: evidence::boot_id(),
             engine,
             watch: Some(watch),
-            same_processes,
+            listener: peer.map(Listener::of).unwrap_or_default(),
         }
     }
 }
@@ -135,28 +133,21 @@ fn started(pid: i32, boot: Timestamp) -> Option<Timestamp> {
     Some(boot.shifted(millis))
 }
 
-/// Whether a process of this number exists and is more than a zombie.
-pub(super) fn lives(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
-    else {
-        return false;
-    };
-    let state = stat
-        .rsplit_once(')')
-        .map_or("", |(_, fields)| fields.trim_start());
-    !state.starts_with(['Z', 'X'])
-}
-
-/// What an exit means, given when things went down and began.
+/// What an exit means, given when things went down and began. `made_in` is the boot in which its
+/// container was made, if that is known.
 pub(super) fn judge(
     exit: Exit,
     mode: RestartMode,
     outages: &[(Timestamp, Timestamp)],
-    beginnings: Beginnings,
+    beginnings: &Beginnings,
+    made_in: Option<&str>,
 ) -> Life {
     let at = exit.at.as_millis();
     let started_before = |when: Timestamp| exit.started_at.is_some_and(|started| started < when);
+    // A clock that was set forward moves the boot behind what has started since.
+    let same_boot = made_in.is_some() && made_in == beginnings.boot_id.as_deref();
     if let Some(boot) = beginnings.boot
+        && !same_boot
         && started_before(boot)
         && at >= boot.as_millis()
     {
@@ -215,7 +206,8 @@ mod tests {
         let outage = [(at(100), at(120))];
         let judge = |code, ended| {
             let exit = exit(code, 50, ended);
-            super::judge(exit, RestartMode::Always, &outage, Beginnings::default())
+            let nothing = Beginnings::default();
+            super::judge(exit, RestartMode::Always, &outage, &nothing, None)
         };
         assert!(matches!(judge(137, 110), Life::RuntimeRestarted(_)));
         assert!(matches!(judge(0, 110), Life::RuntimeRestarted(_)));
@@ -225,7 +217,8 @@ mod tests {
             exit(0, 50, 110),
             RestartMode::OnFailure,
             &outage,
-            Beginnings::default(),
+            &Beginnings::default(),
+            None,
         );
         assert!(matches!(job, Life::Exited(_)), "a job that is done is done");
     }
@@ -234,11 +227,12 @@ mod tests {
     fn an_engine_or_a_host_that_began_later_tells_what_it_took_along() {
         let beginnings = Beginnings {
             boot: Some(at(100)),
+            boot_id: Some("this".to_owned()),
             engine: Some(at(200)),
             watch: None,
-            same_processes: true,
+            listener: Listener::Engine,
         };
-        let judge = |exit| super::judge(exit, RestartMode::Always, &[], beginnings);
+        let judge = |exit| super::judge(exit, RestartMode::Always, &[], &beginnings, None);
         assert!(matches!(
             judge(exit(137, 150, 205)),
             Life::RuntimeRestarted(_)
@@ -249,23 +243,36 @@ mod tests {
     }
 
     #[test]
+    fn a_host_whose_clock_was_set_forward_did_not_reboot() {
+        let beginnings = Beginnings {
+            boot: Some(at(100)),
+            boot_id: Some("this".to_owned()),
+            ..Beginnings::default()
+        };
+        let judge = |made_in| {
+            let exit = exit(0, 50, 150);
+            super::judge(exit, RestartMode::Never, &[], &beginnings, made_in)
+        };
+        assert!(matches!(judge(Some("this")), Life::Exited(_)));
+        let reboot = Life::HostReboot { at: at(100) };
+        assert_eq!(judge(Some("another")), reboot);
+        assert_eq!(judge(None), reboot, "one that was made before it was noted");
+    }
+
+    #[test]
     fn what_ended_before_our_watch_and_before_the_engine_began_was_taken_along() {
         let judge = |watch, ended| {
             let beginnings = Beginnings {
                 boot: Some(at(100)),
+                boot_id: Some("this".to_owned()),
                 engine: Some(at(900)),
                 watch: Some(at(watch)),
-                same_processes: true,
+                listener: Listener::Engine,
             };
-            super::judge(exit(143, 150, ended), RestartMode::Always, &[], beginnings)
+            let exit = exit(143, 150, ended);
+            super::judge(exit, RestartMode::Always, &[], &beginnings, None)
         };
         assert!(matches!(judge(950, 300), Life::RuntimeRestarted(_)));
         assert!(matches!(judge(200, 300), Life::Exited(_)), "we would know");
-    }
-
-    #[test]
-    fn a_process_lives_until_it_ends() {
-        assert!(lives(std::process::id()));
-        assert!(!lives(u32::MAX));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, NetworkSettings,
@@ -30,10 +31,14 @@ pub(super) struct Seen {
     pub(super) pid: Option<u32>,
     /// Where it can be reached from this host.
     pub(super) reach: Reach,
+    /// The boot of the host in which it was made, if it says so.
+    pub(super) boot: Option<String>,
     /// What its image was resolved to when it was made.
     pub(super) image: Option<String>,
     /// The engine's id of its image.
     pub(super) image_id: Option<String>,
+    /// A file that the engine keeps for it, as the engine's host calls it.
+    pub(super) record: Option<PathBuf>,
 }
 
 /// Where a container can be reached.
@@ -114,8 +119,11 @@ impl Seen {
                 "the engine does not say in what state {instance} is"
             ))
         };
+        let id = inspected.id.ok_or_else(senseless)?;
+        // By its name it can be nobody else's.
+        let record = inspected.hostname_path.filter(|path| path.contains(&id));
         Ok(Some(Self {
-            id: inspected.id.ok_or_else(senseless)?,
+            id,
             life: life(&state, &program, &image, spec, now).ok_or_else(senseless)?,
             instance,
             description,
@@ -125,8 +133,10 @@ impl Seen {
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid > 0),
             reach: Reach::of(inspected.network_settings.as_ref()),
+            boot: labels.get(identity::BOOT).cloned(),
             image: labels.get(identity::IMAGE).cloned(),
             image_id: inspected.image,
+            record: record.map(PathBuf::from),
         }))
     }
 

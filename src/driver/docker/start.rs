@@ -17,7 +17,7 @@ use super::images::{self, Resolved};
 use super::mapping::{self, Parts};
 use super::secrets::{self, Reader};
 use super::sight::Seen;
-use super::{DockerDriver, dialect, identity, network, power};
+use super::{DockerDriver, dialect, evidence, identity, network, power};
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{
@@ -104,7 +104,8 @@ impl DockerDriver {
         self.make_volumes(spec).await?;
         let secrets = self.write_secrets(launch, &image).await?;
         let owner = &self.inner.config.owner;
-        let labels = identity::labels(owner, launch, &image.reference)
+        let boot = endpoint.is_local().then(evidence::boot_id).flatten();
+        let labels = identity::labels(owner, launch, &image.reference, boot)
             .map_err(|error| refuse(Refusal::Labels(error)))?;
         let body = mapping::container(Parts {
             launch,

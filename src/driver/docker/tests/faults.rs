@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::driver::conformance::{eventually, eventually_exits, eventually_runs, launch, sight};
-use crate::model::{ExitStatus, Handle, Life};
+use crate::model::{ExitStatus, Handle, Life, RestartMode};
 
 fn is_unreachable<T: std::fmt::Debug>(answer: &Result<T, DriverError>) -> bool {
     matches!(answer, Err(DriverError::Unreachable { .. }))
@@ -254,6 +254,89 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     proxy.abort();
 }
 
+/// Passes on what is said to an engine, as the socket of a virtual machine or of `ssh -L` does.
+struct Forwarder {
+    root: tempfile::TempDir,
+    /// The number that it gives every process instead of the engine's; 0 = it changes nothing.
+    pid: Arc<AtomicU32>,
+    task: JoinHandle<()>,
+}
+
+impl Forwarder {
+    fn to(engine: &Endpoint) -> Self {
+        let Endpoint::Unix(socket) = engine.clone() else {
+            panic!("{engine} has no socket");
+        };
+        let root = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(root.path().join("engine.sock")).unwrap();
+        let pid = Arc::new(AtomicU32::new(0));
+        let says = pid.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut ours, _) = listener.accept().await.unwrap();
+                let mut theirs = UnixStream::connect(&socket).await.unwrap();
+                let says = says.clone();
+                tokio::spawn(async move {
+                    let (mut from, mut to) = ours.split();
+                    let (mut answer, mut ask) = theirs.split();
+                    let back = async {
+                        let mut bytes = vec![0; 1 << 20];
+                        loop {
+                            let count = answer.read(&mut bytes).await.unwrap_or(0);
+                            let said = &mut bytes[..count];
+                            rename_processes(said, says.load(Ordering::Relaxed));
+                            if count == 0 || to.write_all(said).await.is_err() {
+                                return;
+                            }
+                        }
+                    };
+                    let forth = async {
+                        tokio::io::copy(&mut from, &mut ask).await.unwrap_or(0);
+                        std::future::pending::<()>().await;
+                    };
+                    tokio::select! {
+                        () = back => {}
+                        () = forth => {}
+                    }
+                });
+            }
+        });
+        Self { root, pid, task }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::Unix(self.root.path().join("engine.sock"))
+    }
+
+    fn says_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Gives each process in an engine's answer the number `pid`, in as many bytes as before.
+fn rename_processes(said: &mut [u8], pid: u32) {
+    let keys: [&[u8]; 2] = [b"\"Pid\":", b"\"pid\":"];
+    let mut at = 0;
+    while pid != 0 && at < said.len() {
+        let key = keys.iter().find(|key| said[at..].starts_with(key));
+        at += key.map_or(1, |key| key.len());
+        let digits = said[at..].iter().take_while(|byte| byte.is_ascii_digit());
+        let width = digits.count();
+        // What does not run has the number 0.
+        if key.is_some() && width > 0 && said[at] != b'0' {
+            let number = format!("{pid:width$}");
+            assert_eq!(number.len(), width, "{pid} is too long");
+            said[at..at + width].copy_from_slice(number.as_bytes());
+        }
+    }
+}
+
 /// An engine needs root, and so does whoever ill-treats it.
 fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
@@ -297,7 +380,7 @@ impl OwnEngine {
         let sent = as_root("kill").args([signal, pid.trim()]).status();
         assert!(sent.unwrap().success());
         let pid = pid.trim().parse().unwrap();
-        while signal == "-KILL" && outage::lives(pid) {
+        while signal == "-KILL" && evidence::lives(pid) {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -347,40 +430,172 @@ async fn what_died_with_its_engine_did_not_crash() {
     eventually(&*stage.driver, &launch.instance, died).await;
 }
 
+/// Kills the guardian and the program of each of these, and the engine's containerd, which would
+/// notice.
+async fn make_phantoms(own: &OwnEngine, driver: &DockerDriver, launches: &[&Launch]) {
+    let pid_file = own.folder.join("exec/containerd/containerd.pid");
+    let containerd = std::fs::read_to_string(pid_file).unwrap();
+    let mut victims = vec![containerd.trim().to_owned()];
+    for launch in launches {
+        let seen = driver.find(&launch.instance).await.unwrap().unwrap();
+        let program = seen.pid.unwrap().to_string();
+        let stat = std::fs::read_to_string(format!("/proc/{program}/stat")).unwrap();
+        let guardian = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1);
+        victims.extend([guardian.unwrap().to_owned(), program]);
+    }
+    for pid in victims {
+        let sent = as_root("kill").args(["-KILL", &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+async fn eventually_forgotten(driver: &DockerDriver, instance: &InstanceId) {
+    let mut forgotten = driver.forget(instance).await;
+    for _ in 0..100 {
+        if forgotten.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        forgotten = driver.forget(instance).await;
+    }
+    forgotten.unwrap();
+    assert_eq!(sight(driver, instance).await, None);
+}
+
+fn over(life: &Life) -> bool {
+    !life.is_alive()
+}
+
 #[tokio::test]
 async fn a_container_that_runs_only_in_the_engines_mind_is_lost_and_can_be_removed() {
     if engine().is_none() {
         return;
     }
     let own = OwnEngine::start("phantom");
-    let stage = DockerStage::on(own.endpoint());
+    let mut stage = DockerStage::on(own.endpoint());
+    let first = launch(stage.container("first", &["sleep", "1000"]), 1);
+    let second = launch(stage.container("second", &["sleep", "1000"]), 1);
+    stage.driver.start(&first).await.unwrap();
+    stage.driver.start(&second).await.unwrap();
+    make_phantoms(&own, &stage.driver, &[&first, &second]).await;
+    // A daemon that begins now has never seen their processes.
+    stage.restart().await;
+    for launch in [&first, &second] {
+        let seen = eventually(&*stage.driver, &launch.instance, over).await;
+        println!("it is {:?}", seen.life);
+        eventually_forgotten(&stage.driver, &launch.instance).await;
+    }
+}
+
+#[tokio::test]
+async fn a_container_whose_process_was_seen_here_is_lost_without_it_whoever_passes_on_the_calls() {
+    if engine().is_none() {
+        return;
+    }
+    let own = OwnEngine::start("phantom-behind");
+    let forwarder = Forwarder::to(&own.endpoint());
+    let stage = DockerStage::on(forwarder.endpoint());
     let driver = &*stage.driver;
     let launch = launch(stage.container("phantom", &["sleep", "1000"]), 1);
     driver.start(&launch).await.unwrap();
-    let seen = driver.find(&launch.instance).await.unwrap().unwrap();
-    let program = seen.pid.unwrap().to_string();
-    let stat = std::fs::read_to_string(format!("/proc/{program}/stat")).unwrap();
-    let guardian = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1);
-    let guardian = guardian.unwrap().to_owned();
-    let pid_file = own.folder.join("exec/containerd/containerd.pid");
-    let containerd = std::fs::read_to_string(pid_file).unwrap();
-    for pid in [containerd.trim(), &guardian, &program] {
-        let sent = as_root("kill").args(["-KILL", pid]).status();
-        assert!(sent.unwrap().success());
+    make_phantoms(&own, driver, &[&launch]).await;
+    eventually(driver, &launch.instance, over).await;
+    eventually_forgotten(driver, &launch.instance).await;
+}
+
+#[tokio::test]
+async fn a_container_of_an_engine_that_counts_its_own_processes_is_left_to_run() {
+    let Some(engine) = engine() else {
+        return;
+    };
+    let forwarder = Forwarder::to(&engine);
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    forwarder.says_pid(gone.id());
+    let mut stage = DockerStage::on(forwarder.endpoint());
+    let launch = launch(stage.container("elsewhere", &["sleep", "1000"]), 1);
+    stage.driver.start(&launch).await.unwrap();
+    for _ in 0..2 {
+        let seen = sight(&*stage.driver, &launch.instance).await.unwrap();
+        assert!(matches!(seen.life, Life::Running { .. }), "{seen:?}");
+        let found = stage.driver.find(&launch.instance).await.unwrap().unwrap();
+        assert_eq!(found.pid, Some(gone.id()));
+        assert!(matches!(found.life, Life::Running { .. }), "{found:?}");
+        stage.restart().await;
     }
-    let over = |life: &Life| !life.is_alive();
-    let seen = eventually(driver, &launch.instance, over).await;
-    println!("it is {:?}", seen.life);
-    let mut forgotten = driver.forget(&launch.instance).await;
-    for _ in 0..100 {
-        if forgotten.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        forgotten = driver.forget(&launch.instance).await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_program_that_takes_too_long_in_a_container_is_killed_and_nobody_else_of_its_number() {
+    let Some(engine) = engine() else {
+        return;
+    };
+    // Before there is any container, so that its number is not the longer one.
+    let mut bystander =
+        std::os::unix::process::CommandExt::process_group(Command::new("sleep").arg("1000"), 0)
+            .spawn()
+            .unwrap();
+    let forwarder = Forwarder::to(&engine);
+    let stage = DockerStage::on(forwarder.endpoint());
+    let driver = &*stage.driver;
+    let launch = launch(stage.container("asked", &["sleep", "1000"]), 1);
+    driver.start(&launch).await.unwrap();
+    let give_up_on = async |program: &str| {
+        let command = ["sleep".to_owned(), program.to_owned()];
+        let asked = driver.exec(&launch.instance, &command);
+        let late = tokio::time::timeout(Duration::from_secs(2), asked).await;
+        assert!(late.is_err(), "{late:?}");
+    };
+    let running = || {
+        let top = Command::new("ps").args(["-eo", "args"]).output().unwrap();
+        String::from_utf8(top.stdout).unwrap()
+    };
+
+    let own = format!("31{}", std::process::id());
+    give_up_on(&own).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while running().contains(&format!("sleep {own}")) {
+        assert!(Instant::now() < until, "it still runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    forgotten.unwrap();
-    assert_eq!(sight(driver, &launch.instance).await, None);
+
+    forwarder.says_pid(bystander.id());
+    give_up_on("1000").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ended = bystander.try_wait().unwrap();
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+    assert_eq!(ended, None, "a stranger was killed");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_ended_when_the_hosts_clock_was_set_forward_is_done() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let mut spec = stage.shell("job", "sleep 2");
+    spec.restart.mode = RestartMode::Never;
+    let launch = launch(spec, 1);
+    stage.driver.start(&launch).await.unwrap();
+    let Life::Running { since } = eventually_runs(&*stage.driver, &launch.instance).await.life
+    else {
+        panic!("it does not run");
+    };
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let uptime: f64 = uptime.split_once(' ').unwrap().0.parse().unwrap();
+    // By the new time the host began a second after the job did.
+    let since_boot = Duration::from_secs_f64(uptime + 1.0);
+    let clock = &stage.driver.inner.clock;
+    assert!(
+        clock
+            .realign_to(since.after(since_boot).as_millis())
+            .is_some()
+    );
+    let status = eventually_exits(&*stage.driver, &launch.instance).await;
+    assert_eq!(status, ExitStatus::Code(0));
+    stage.end().await;
 }
 
 #[tokio::test]
