@@ -81,7 +81,8 @@ pub(super) async fn look(engine: &Engine, name: &str) -> Result<Option<Network>,
     }))
 }
 
-fn says_ambiguous(failure: &Failure) -> bool {
+/// Whether the engine has two networks of one name, and cannot tell which is meant.
+pub(super) fn says_ambiguous(failure: &Failure) -> bool {
     matches!(failure, Failure::Answered { message, .. } if message.contains("ambiguous"))
 }
 

@@ -270,6 +270,7 @@ impl Inner {
             .map(|seen| seen.id.clone())
             .collect()
     }
+
     async fn beginnings(&self) -> Beginnings {
         let (watch, now) = (self.outages.watch(), self.clock.now());
         Beginnings::find(self.engine.endpoint(), watch, now).await

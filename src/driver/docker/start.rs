@@ -142,6 +142,10 @@ impl DockerDriver {
                     taken = failure.to_string();
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
+                Err(failure) if network::says_ambiguous(&failure) => {
+                    self.network(on).await?;
+                    taken = failure.to_string();
+                }
                 Err(Failure::Answered { message, .. }) if message.contains(NO_INIT) => {
                     return Err(refuse(Refusal::NoInit(message)));
                 }
@@ -156,7 +160,7 @@ impl DockerDriver {
         }
         Err(unreachable(
             OPERATION,
-            format!("the name {name} is taken again and again: {taken}"),
+            format!("{name} cannot be made: {taken}"),
         ))
     }
 
@@ -229,8 +233,8 @@ impl DockerDriver {
     }
 
     /// Starts the program of a container that was created; `None` when another flowctl has removed
-    /// its network meanwhile, since nothing was on it.
-    async fn run(
+    /// its network meanwhile, since nothing was on it, or made a second one of its name.
+    pub(super) async fn run(
         &self,
         launch: &Launch,
         container: &ContainerSpec,
@@ -256,6 +260,7 @@ impl DockerDriver {
                 status: 404,
                 message,
             }) if message.contains("network") => return Ok(None),
+            Err(failure) if network::says_ambiguous(&failure) => return Ok(None),
             Err(Failure::Answered { message, .. }) => Some(message),
             Err(failure) => return Err(lost(failure)),
         };

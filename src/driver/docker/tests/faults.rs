@@ -69,7 +69,7 @@ async fn of_two_networks_that_two_flowctls_made_at_once_the_older_is_kept() {
         };
         client.create_network(request).await
     };
-    let ours = make(Some(identity::mark(&stage.mark))).await.unwrap().id;
+    let ours = [make(Some(identity::mark(&stage.mark))).await.unwrap().id];
     let twin = make(Some(identity::mark("another"))).await;
     if let Err(refusal) = twin {
         // Engines from API 1.44 on never make a second one.
@@ -86,7 +86,22 @@ async fn of_two_networks_that_two_flowctls_made_at_once_the_older_is_kept() {
     let first = launch(stage.container("first", &["sleep", "1000"]), 1);
     stage.driver.start(&first).await.unwrap();
     eventually_runs(&*stage.driver, &first.instance).await;
-    assert_eq!(named().await, [ours]);
+    assert_eq!(named().await, ours);
+
+    // Neither does one that is made between a container and its start count as a failure of it.
+    let late = launch(stage.container("late", &["sleep", "1000"]), 1);
+    let Workload::Docker(container) = &late.spec.workload else {
+        panic!("{late:?}");
+    };
+    let (made, network) = stage.driver.create(&late, container).await.unwrap();
+    make(Some(identity::mark("another"))).await.unwrap();
+    let started = stage.driver.run(&late, container, &made).await;
+    assert_eq!(started.unwrap(), None, "it has to be made anew");
+    drop(network);
+    stage.driver.remove(&made, &late.instance).await.unwrap();
+    stage.driver.start(&late).await.unwrap();
+    eventually_runs(&*stage.driver, &late.instance).await;
+    assert_eq!(named().await, ours);
 
     // Which of them is meant is not ours to say when a stranger made one.
     let strange = make(None).await.unwrap().id;
