@@ -213,35 +213,12 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     // Lets so many bytes of each reply through.
     let budget = Arc::new(AtomicU32::new(u32::MAX));
     let allowed = budget.clone();
-    let proxy = tokio::spawn(async move {
-        loop {
-            let (mut ours, _) = listener.accept().await.unwrap();
-            let mut theirs = UnixStream::connect(&socket).await.unwrap();
-            let allowed = allowed.clone();
-            tokio::spawn(async move {
-                let (mut from, mut to) = ours.split();
-                let (mut answer, mut ask) = theirs.split();
-                let back = async {
-                    let mut left = allowed.load(Ordering::Relaxed) as usize;
-                    let mut bytes = [0; 4_096];
-                    while left > 0 {
-                        let count = answer.read(&mut bytes).await.unwrap_or(0);
-                        if count == 0 || to.write_all(&bytes[..count.min(left)]).await.is_err() {
-                            return;
-                        }
-                        left = left.saturating_sub(count);
-                    }
-                };
-                // The engine waits for no end of a request, so that way may stay open.
-                let forth = async {
-                    tokio::io::copy(&mut from, &mut ask).await.unwrap_or(0);
-                    std::future::pending::<()>().await;
-                };
-                tokio::select! {
-                    () = back => {}
-                    () = forth => {}
-                }
-            });
+    let proxy = pass_on(listener, socket, move || {
+        let mut left = allowed.load(Ordering::Relaxed) as usize;
+        move |said: &mut [u8]| {
+            let count = said.len().min(left);
+            left -= count;
+            count
         }
     });
     let stage = DockerStage::on(Endpoint::Unix(path));
@@ -269,6 +246,47 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     proxy.abort();
 }
 
+/// Passes on what is said between the engine at `socket` and whoever connects. What the engine says
+/// goes through `alter`, of which each connection has its own; it answers how much of it arrives, and
+/// where that is not all, the connection ends.
+fn pass_on<Alter: FnMut(&mut [u8]) -> usize + Send + 'static>(
+    listener: UnixListener,
+    socket: PathBuf,
+    alter: impl Fn() -> Alter + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let (mut ours, _) = listener.accept().await.unwrap();
+            let mut theirs = UnixStream::connect(&socket).await.unwrap();
+            let mut alter = alter();
+            tokio::spawn(async move {
+                let (mut from, mut to) = ours.split();
+                let (mut answer, mut ask) = theirs.split();
+                let back = async {
+                    let mut bytes = vec![0; 1 << 20];
+                    loop {
+                        let count = answer.read(&mut bytes).await.unwrap_or(0);
+                        let passed = alter(&mut bytes[..count]);
+                        let told = to.write_all(&bytes[..passed]).await;
+                        if count == 0 || passed < count || told.is_err() {
+                            return;
+                        }
+                    }
+                };
+                // The engine waits for no end of a request, so that way may stay open.
+                let forth = async {
+                    tokio::io::copy(&mut from, &mut ask).await.unwrap_or(0);
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    () = back => {}
+                    () = forth => {}
+                }
+            });
+        }
+    })
+}
+
 /// Passes on what is said to an engine, as the socket of a virtual machine or of `ssh -L` does.
 struct Forwarder {
     root: tempfile::TempDir,
@@ -286,34 +304,11 @@ impl Forwarder {
         let listener = UnixListener::bind(root.path().join("engine.sock")).unwrap();
         let pid = Arc::new(AtomicU32::new(0));
         let says = pid.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                let (mut ours, _) = listener.accept().await.unwrap();
-                let mut theirs = UnixStream::connect(&socket).await.unwrap();
-                let says = says.clone();
-                tokio::spawn(async move {
-                    let (mut from, mut to) = ours.split();
-                    let (mut answer, mut ask) = theirs.split();
-                    let back = async {
-                        let mut bytes = vec![0; 1 << 20];
-                        loop {
-                            let count = answer.read(&mut bytes).await.unwrap_or(0);
-                            let said = &mut bytes[..count];
-                            rename_processes(said, says.load(Ordering::Relaxed));
-                            if count == 0 || to.write_all(said).await.is_err() {
-                                return;
-                            }
-                        }
-                    };
-                    let forth = async {
-                        tokio::io::copy(&mut from, &mut ask).await.unwrap_or(0);
-                        std::future::pending::<()>().await;
-                    };
-                    tokio::select! {
-                        () = back => {}
-                        () = forth => {}
-                    }
-                });
+        let task = pass_on(listener, socket, move || {
+            let says = says.clone();
+            move |said: &mut [u8]| {
+                rename_processes(said, says.load(Ordering::Relaxed));
+                said.len()
             }
         });
         Self { root, pid, task }
