@@ -280,6 +280,13 @@ fn idle(
         why,
         next: None,
     };
+    let put_off = |phase, why, until| Told {
+        next: Some(Next {
+            what: "start".to_owned(),
+            at: Some(until),
+        }),
+        ..told(phase, why)
+    };
     let last = || {
         record
             .history
@@ -294,28 +301,17 @@ fn idle(
             failures,
             last,
             crashloop,
-        }) => Told {
-            phase: if *crashloop {
+        }) => {
+            let phase = if *crashloop {
                 PhaseName::Crashloop
             } else {
                 PhaseName::Backoff
-            },
-            since,
-            why: format!("{last} (failure {failures})"),
-            next: Some(Next {
-                what: "start".to_owned(),
-                at: Some(*until),
-            }),
-        },
-        Some(hold @ Hold::StartFailed { until, .. }) => Told {
-            phase: PhaseName::Backoff,
-            since,
-            why: hold.to_string(),
-            next: Some(Next {
-                what: "start".to_owned(),
-                at: Some(*until),
-            }),
-        },
+            };
+            put_off(phase, format!("{last} (failure {failures})"), *until)
+        }
+        Some(hold @ Hold::StartFailed { until, .. }) => {
+            put_off(PhaseName::Backoff, hold.to_string(), *until)
+        }
         Some(Hold::StoppedByRequest) => Told {
             phase: PhaseName::Stopped,
             since: match record.intent {
