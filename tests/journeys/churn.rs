@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, resting, unique};
+use crate::engine::{Engine, resting, unique, world_with_engine};
 use crate::support::{World, pipeline};
 
 /// Distance of the rounds after which all is waited for and looked at.
@@ -140,10 +140,7 @@ fn look_for_twins(engine: &Engine, world: &World, end: &AtomicBool) -> BTreeSet<
 
 #[test]
 fn no_round_of_kills_doubles_orphans_or_touches_a_container() {
-    let Some(engine) = Engine::shared("no_round_of_kills_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("no_round_of_kills_…");
     let rounds: u32 =
         std::env::var("FLOWCTL_CONTAINER_KILL_ROUNDS").map_or(6, |text| text.parse().unwrap());
     let churn = Churn::new();

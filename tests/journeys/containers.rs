@@ -4,18 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::engine::{Engine, IMAGE, container, counts_on, resting, unique};
+use crate::engine::{IMAGE, container, counts_on, resting, unique, world_with_engine};
 use crate::support::{Status, World, eventually, free_ports, is_alive, pipeline, sleeper, text};
-
-/// A world with the shared engine.
-macro_rules! world_with_engine {
-    ($test:literal) => {{
-        let Some(engine) = Engine::shared($test) else {
-            return;
-        };
-        (World::with_engine(&engine.host()), engine)
-    }};
-}
 
 /// The container of a component's first replica.
 pub fn id_of(status: &Status, component: &str) -> String {

@@ -18,6 +18,17 @@ const NEEDED: &str = "FLOWCTL_TESTS_NEED_DOCKER";
 /// What containers of the tests are made of.
 pub const IMAGE: &str = "flowctl-test/busybox:1";
 
+/// A world with the shared engine, and that engine; without one the test ends here.
+macro_rules! world_with_engine {
+    ($test:literal) => {{
+        let Some(engine) = $crate::engine::Engine::shared($test) else {
+            return;
+        };
+        ($crate::support::World::with_engine(&engine.host()), engine)
+    }};
+}
+pub(crate) use world_with_engine;
+
 /// An engine.
 #[derive(Clone)]
 pub struct Engine {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::engine::{Engine, IMAGE, container, resting, unique};
+use crate::engine::{Engine, IMAGE, container, resting, unique, world_with_engine};
 use crate::support::{Status, World, eventually, free_ports, kill, pipeline, text};
 
 /// `user` and `secret`, as a registry keeps them and as Docker's configuration does.
@@ -101,10 +101,7 @@ fn configure(world: &World, config: &serde_json::Value) {
 
 #[test]
 fn a_private_registry_is_asked_with_what_docker_knows_of_it() {
-    let Some(engine) = Engine::shared("a_private_registry_…") else {
-        return;
-    };
-    let mut world = World::with_engine(&engine.host());
+    let (mut world, engine) = world_with_engine!("a_private_registry_…");
     let registry = Registry::start(&world.path("registry"));
     let id = unique("private");
     let repository = format!("{}/{id}", registry.address);
@@ -172,10 +169,7 @@ fn a_private_registry_is_asked_with_what_docker_knows_of_it() {
 
 #[test]
 fn restart_pull_stops_nothing_before_the_image_is_there() {
-    let Some(engine) = Engine::shared("restart_pull_…") else {
-        return;
-    };
-    let mut world = World::with_engine(&engine.host());
+    let (mut world, engine) = world_with_engine!("restart_pull_…");
     let mut registry = Registry::start(&world.path("registry"));
     let id = unique("renewed");
     let repository = format!("{}/{id}", registry.address);
@@ -217,10 +211,7 @@ fn restart_pull_stops_nothing_before_the_image_is_there() {
 
 #[test]
 fn restart_pull_of_what_is_never_pulled_says_so_and_runs_what_is_here() {
-    let Some(engine) = Engine::shared("restart_pull_of_what_is_never_pulled_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("restart_pull_of_what_is_never_pulled_…");
     let (id, repository) = (unique("kept"), format!("flowctl-test/{}", unique("local")));
     let name = |image: &str| {
         let path = format!("/images/{image}/tag?repo={repository}&tag=1");
@@ -248,10 +239,7 @@ fn restart_pull_of_what_is_never_pulled_says_so_and_runs_what_is_here() {
 
 #[test]
 fn a_pull_that_nobody_wants_any_more_is_given_up() {
-    let Some(engine) = Engine::shared("a_pull_that_nobody_wants_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("a_pull_that_nobody_wants_…");
     let image = format!("{}/absent:1", endless_registry());
     let id = unique("boxed");
     let right = pipeline(&resting(&id, ""));
@@ -275,10 +263,7 @@ fn a_pull_that_nobody_wants_any_more_is_given_up() {
 
 #[test]
 fn a_run_goes_on_when_a_pull_is_given_up_for_an_edit() {
-    let Some(engine) = Engine::shared("a_run_goes_on_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("a_run_goes_on_…");
     let id = unique("boxed");
     let right = pipeline(&resting(&id, ""));
     let image = format!("{}/absent:1", endless_registry());
@@ -357,10 +342,7 @@ fn answer_slowly(mut server: TcpStream, mut guest: TcpStream) {
 
 #[test]
 fn apply_and_run_show_how_far_a_pull_is() {
-    let Some(engine) = Engine::shared("apply_and_run_show_…") else {
-        return;
-    };
-    let mut world = World::with_engine(&engine.host());
+    let (mut world, engine) = world_with_engine!("apply_and_run_show_…");
     let registry = Registry::start(&world.path("registry"));
     let slow = slow_relay(registry.address.clone());
     let id = unique("large");

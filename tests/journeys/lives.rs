@@ -6,8 +6,8 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::engine::{Engine, IMAGE, container, resting, unique};
-use crate::support::{World, eventually, free_ports, pipeline, text};
+use crate::engine::{IMAGE, container, resting, unique, world_with_engine};
+use crate::support::{eventually, free_ports, pipeline, text};
 
 /// A pipeline of these components on a network of its own.
 fn on_network(network: &str, components: &str) -> String {
@@ -17,10 +17,7 @@ fn on_network(network: &str, components: &str) -> String {
 
 #[test]
 fn a_container_is_what_its_component_says() {
-    let Some(engine) = Engine::shared("a_container_is_what_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("a_container_is_what_…");
     let (id, volume) = (unique("whole"), unique("kept"));
     let port = free_ports(1)[0];
     world.write("vars.env", "FROM_FILE=file\nBOTH=file\n");
@@ -83,10 +80,7 @@ fn a_container_is_what_its_component_says() {
 
 #[test]
 fn replicas_share_a_name_and_have_each_their_own() {
-    let Some(engine) = Engine::shared("replicas_share_a_name_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("replicas_share_a_name_…");
     let id = unique("many");
     let says =
         "echo I am ${{ component.replica }}; trap 'exit 0' TERM; while :; do sleep 0.1; done";
@@ -117,10 +111,7 @@ fn replicas_share_a_name_and_have_each_their_own() {
 
 #[test]
 fn delete_keeps_named_volumes_and_says_so_until_it_is_told_to_remove_them() {
-    let Some(engine) = Engine::shared("delete_keeps_named_volumes_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("delete_keeps_named_volumes_…");
     let (id, volume, network) = (unique("stores"), unique("data"), unique("net"));
     let mount = format!(", volumes: [{{ name: {volume}, container_path: /data }}]");
     let there = |kind: &str, name: &str| engine.ask("GET", &format!("/{kind}/{name}")).0 == 200;
@@ -143,10 +134,7 @@ fn delete_keeps_named_volumes_and_says_so_until_it_is_told_to_remove_them() {
 
 #[test]
 fn a_delete_leaves_no_network_while_something_else_waits_for_its_image() {
-    let Some(engine) = Engine::shared("a_delete_leaves_no_network_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("a_delete_leaves_no_network_…");
     let (rests, waits, network) = (unique("rests"), unique("waits"), unique("net"));
     world.save("p.yaml", &on_network(&network, &resting(&rests, "")));
     world.ok(&["apply", "-f", "p.yaml", "--wait"]);
@@ -166,10 +154,7 @@ fn a_delete_leaves_no_network_while_something_else_waits_for_its_image() {
 
 #[test]
 fn a_network_that_an_edit_leaves_goes_and_so_does_one_whose_daemon_died() {
-    let Some(engine) = Engine::shared("a_network_that_an_edit_leaves_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("a_network_that_an_edit_leaves_…");
     let id = unique("moves");
     let networks = ["one", "two", "three"].map(unique);
     let there = |network: &str| engine.ask("GET", &format!("/networks/{network}")).0 == 200;
@@ -191,10 +176,7 @@ fn a_network_that_an_edit_leaves_goes_and_so_does_one_whose_daemon_died() {
 
 #[test]
 fn a_run_that_fails_leaves_no_container_no_network_and_no_anonymous_volume() {
-    let Some(engine) = Engine::shared("a_run_that_fails_…") else {
-        return;
-    };
-    let world = World::with_engine(&engine.host());
+    let (world, engine) = world_with_engine!("a_run_that_fails_…");
     let (good, bad, network) = (unique("good"), unique("bad"), unique("net"));
     // An image with a volume that nobody names.
     let image = format!("flowctl-test/{}", unique("anonymous"));
@@ -241,10 +223,7 @@ fn a_run_that_fails_leaves_no_container_no_network_and_no_anonymous_volume() {
 
 #[test]
 fn a_container_on_the_hosts_network_finds_the_host_at_its_name_and_is_probed() {
-    let Some(engine) = Engine::shared("a_container_on_the_hosts_network_…") else {
-        return;
-    };
-    let mut world = World::with_engine(&engine.host());
+    let (mut world, _engine) = world_with_engine!("a_container_on_the_hosts_network_…");
     let id = unique("host");
     let host = TcpListener::bind("127.0.0.1:0").unwrap();
     let asked = host.local_addr().unwrap().port();
