@@ -167,9 +167,10 @@ struct Inner {
     album: Mutex<Album>,
     /// Where the secrets of all instances lie.
     secrets: PathBuf,
-    /// Held while a network is made or removed: some engines make two of one name.
+    /// Held while a network is made: some engines make two of one name.
     networks: tokio::sync::Mutex<()>,
-    /// Held by whatever makes a container, which needs its network until it runs.
+    /// Shared by whatever makes containers, which need their networks until they run; whoever
+    /// removes networks has it alone.
     making: Arc<tokio::sync::RwLock<()>>,
     /// Who is told of a network's gateway before a container starts on it.
     gateways: OnceLock<GatewayListener>,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions};
+use tokio::sync::RwLockWriteGuard;
 
 use super::engine::{CHANGE, Failure, LOOK, found};
 use super::{CleanedUp, DockerDriver, Sweep, Volumes, identity, network};
@@ -44,9 +45,12 @@ impl DockerDriver {
     pub async fn clean_up(&self, volumes: Volumes) -> Result<CleanedUp, DriverError> {
         let lost = |failure: Failure| failure.unreachable("clean up");
         let mut cleaned = CleanedUp::default();
-        // All is down: what starts now was begun after it, and keeps its network.
+        // Nobody asks again after this one. What is waited for, a start or another sweep, ends with
+        // its calls to the engine.
+        let quiet = self.inner.making.write().await;
+        // All is down: what still uses a network is somebody else's.
         let _swept = self
-            .end_networks(&BTreeSet::new(), &mut cleaned)
+            .end_networks(quiet, &BTreeSet::new(), &mut cleaned)
             .await
             .map_err(lost)?;
         let fates = self.own_volumes().await.map_err(lost)?;
@@ -66,7 +70,12 @@ impl DockerDriver {
     /// # Errors
     /// When the engine does not answer.
     pub async fn drop_networks(&self, wanted: &BTreeSet<String>) -> Result<Sweep, DriverError> {
-        let dropped = self.end_networks(wanted, &mut CleanedUp::default()).await;
+        // To wait here would make all that starts meanwhile wait too.
+        let Ok(quiet) = self.inner.making.try_write() else {
+            return Ok(Sweep::Postponed);
+        };
+        let mut cleaned = CleanedUp::default();
+        let dropped = self.end_networks(quiet, wanted, &mut cleaned).await;
         dropped.map_err(|failure| failure.unreachable("remove networks"))
     }
 
@@ -74,14 +83,10 @@ impl DockerDriver {
     /// that begins to use it at that moment makes it anew.
     async fn end_networks(
         &self,
+        _quiet: RwLockWriteGuard<'_, ()>,
         wanted: &BTreeSet<String>,
         cleaned: &mut CleanedUp,
     ) -> Result<Sweep, Failure> {
-        // To wait here would make all that starts meanwhile wait too.
-        let Ok(_quiet) = self.inner.making.try_write() else {
-            return Ok(Sweep::Postponed);
-        };
-        let _turn = self.inner.networks.lock().await;
         let engine = &self.inner.engine;
         let options = ListNetworksOptions {
             filters: Some(identity::of_anybody()),

@@ -1,5 +1,6 @@
 //! What people and engines do to containers behind our back.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,28 @@ async fn of_two_networks_that_two_flowctls_made_at_once_the_older_is_kept() {
     assert!(named().await.contains(&strange));
     client.remove_network(&strange).await.unwrap();
     stage.end().await;
+}
+
+#[tokio::test]
+async fn what_is_taken_down_keeps_no_network_though_a_sweep_has_just_begun() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let client = stage.driver.inner.engine.client().unwrap();
+    let request = NetworkCreateRequest {
+        name: stage.mark.clone(),
+        labels: Some(identity::mark(&stage.mark)),
+        ..NetworkCreateRequest::default()
+    };
+    client.create_network(request).await.unwrap();
+    let driver = stage.driver.clone();
+    let sweep = tokio::spawn(async move { driver.drop_networks(&BTreeSet::new()).await });
+    // It runs until the engine is to answer; the daemon that goes breaks it off.
+    tokio::task::yield_now().await;
+    stage.driver.clean_up(Volumes::Keep).await.unwrap();
+    sweep.abort();
+    let left = network::look(&stage.driver.inner.engine, &stage.mark).await;
+    assert!(left.unwrap().is_none());
 }
 
 #[tokio::test]
