@@ -18,7 +18,7 @@ use crate::model::{
     ComponentSpec, DriverKind, Generation, InstanceId, PipelineKey, PipelineSpec, PipelineStatus,
     Snapshot, Workload,
 };
-use crate::probe::{Addresses, Host, Inside};
+use crate::probe::{Addresses, Ending, Host, Inside};
 use crate::reconciler::{Kept, ReconcilerHandle, Refusal};
 use crate::store::{self, Recovery};
 
@@ -201,15 +201,14 @@ pub(super) struct Contained(pub Arc<DockerDriver>);
 
 #[async_trait]
 impl Inside for Contained {
-    async fn run(
-        &self,
-        instance: &InstanceId,
-        command: &[String],
-    ) -> Result<(i32, Vec<u8>), String> {
-        let ran = self.0.exec(instance, command).await;
-        let ran = ran.map_err(|error| error.to_string())?;
-        let code = i32::try_from(ran.code).map_err(|error| error.to_string())?;
-        Ok((code, ran.output))
+    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, String> {
+        let begun = self.0.exec(instance, command).await;
+        let ending = begun.map_err(|error| error.to_string())?;
+        Ok(Box::pin(async {
+            let ran = ending.await.map_err(|error| error.to_string())?;
+            let code = i32::try_from(ran.code).map_err(|error| error.to_string())?;
+            Ok((code, ran.output))
+        }))
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::model::{InstanceId, Signal};
 
 use super::connect::{broken, exhausted};
-use super::{AskError, ExecPlace, ExecSite, FindPlace, Inside, Trouble, Which};
+use super::{AskError, Ending, ExecPlace, ExecSite, FindPlace, Trouble, Which};
 
 /// So much output is kept; the rest is read and dropped, so that the program never blocks on it.
 const OUTPUT_LIMIT: usize = 4 << 10;
@@ -25,11 +26,22 @@ const OUTPUT_LIMIT: usize = 4 << 10;
 const LINE_LIMIT: usize = 120;
 
 /// Passes when the program exits with 0. Cancelling kills its whole process group; so does its
-/// end, since what it left behind would pile up with every ask.
-pub(super) async fn run(command: &[String], site: &ExecSite) -> Result<(), Trouble> {
+/// end, since what it left behind would pile up with every ask. `asked` is false while nothing of
+/// the component has been asked yet.
+pub(super) async fn run(
+    command: &[String],
+    site: &ExecSite,
+    asked: &AtomicBool,
+) -> Result<(), Trouble> {
     let place = match &site.which {
         Which::Here { find, found } => place(&site.instance, find, found).await?,
-        Which::Inside(inside) => return run_inside(command, &site.instance, &**inside).await,
+        Which::Inside(inside) => {
+            asked.store(false, Ordering::Relaxed);
+            let begun = inside.begin(&site.instance, command).await;
+            let ending = begun.map_err(|why| AskError::NoPlace { why })?;
+            asked.store(true, Ordering::Relaxed);
+            return judge(ending).await;
+        }
     };
     let Some((program, args)) = command.split_first() else {
         return Err(Trouble::component("its command is empty"));
@@ -68,13 +80,9 @@ pub(super) async fn run(command: &[String], site: &ExecSite) -> Result<(), Troub
     Err(Trouble::Component(failure(status, &output.kept)))
 }
 
-async fn run_inside(
-    command: &[String],
-    instance: &InstanceId,
-    inside: &dyn Inside,
-) -> Result<(), Trouble> {
-    let ran = inside.run(instance, command).await;
-    let (code, output) = ran.map_err(|why| AskError::NoPlace { why })?;
+/// What the end of a program inside says of its component.
+async fn judge(ending: Ending) -> Result<(), Trouble> {
+    let (code, output) = ending.await.map_err(|why| AskError::NoPlace { why })?;
     if code == 0 {
         return Ok(());
     }

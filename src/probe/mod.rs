@@ -27,10 +27,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use crate::model::{Counts, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome};
 
@@ -129,17 +131,16 @@ enum Which {
 /// Runs programs inside of instances, as in their containers.
 #[async_trait]
 pub trait Inside: Send + Sync {
-    /// Runs `command` in `instance` to its end; dropping the future ends it. Answers its exit code
-    /// and the beginning of what it wrote.
+    /// Begins `command` in `instance`; what it answers waits for the end. Dropping either future
+    /// ends the program.
     ///
     /// # Errors
     /// Why nothing is known about the component, in words.
-    async fn run(
-        &self,
-        instance: &InstanceId,
-        command: &[String],
-    ) -> Result<(i32, Vec<u8>), String>;
+    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, String>;
 }
+
+/// A program that runs; it resolves to its exit code and the beginning of what it wrote.
+pub type Ending = BoxFuture<'static, Result<(i32, Vec<u8>), String>>;
 
 /// Finds out the place, or says why it cannot be known.
 type FindPlace = dyn Fn(&InstanceId) -> Result<ExecPlace, String> + Send + Sync;
@@ -271,6 +272,8 @@ pub async fn ask(
     target: &Target,
     timeout: Duration,
 ) -> Result<ProbeOutcome, AskError> {
+    // What an instance runs in may be what does not answer.
+    let asked = AtomicBool::new(true);
     let question = async {
         match check {
             ProbeCheck::Http(at) => {
@@ -287,7 +290,7 @@ pub async fn ask(
                 connect::connect(&host, port).await.map(drop)
             }
             ProbeCheck::Exec { command } => match &target.exec {
-                Some(site) => exec::run(command, site).await,
+                Some(site) => exec::run(command, site, &asked).await,
                 None => Err(AskError::NotAskable { what: "exec" }.into()),
             },
             ProbeCheck::Heartbeat { .. } => Err(AskError::NotAskable { what: "heartbeat" }.into()),
@@ -297,10 +300,15 @@ pub async fn ask(
         Ok(Ok(())) => Ok(ProbeOutcome::Pass),
         Ok(Err(Trouble::Component(why))) => Ok(ProbeOutcome::Fail(why)),
         Ok(Err(Trouble::Prober(error))) => Err(error),
-        Err(_) => Ok(ProbeOutcome::Fail(format!(
-            "no answer within {}",
-            HumanDuration::new(timeout)
-        ))),
+        Err(_) => {
+            let timeout = HumanDuration::new(timeout);
+            if asked.load(Ordering::Relaxed) {
+                Ok(ProbeOutcome::Fail(format!("no answer within {timeout}")))
+            } else {
+                let why = format!("it could not be begun within {timeout}");
+                Err(AskError::NoPlace { why })
+            }
+        }
     }
 }
 

@@ -147,7 +147,11 @@ fn containers_that_outlive_their_engine_are_found_as_they_were() {
 fn an_engine_that_hangs_makes_its_components_unknown_until_it_goes_on() {
     let (own, world) = world_with_own_engine!("an_engine_that_hangs_…", LiveRestore::Off);
     let (boxed, edited, free) = (unique("boxed"), unique("edited"), unique("free"));
-    let file = |word: &str| resting(&boxed, "") + &boxed_says(&edited, word) + &says(&free, word);
+    // Which the engine would have to carry out.
+    let probe =
+        ", probes: { liveness: { exec: ['true'], period: 300ms, timeout: 1s, failures: 2 } }";
+    let file =
+        |word: &str| resting(&boxed, probe) + &boxed_says(&edited, word) + &says(&free, word);
     world.apply(&file("before"));
     let before = world.status();
     kill(own.pid(), "STOP");

@@ -26,26 +26,27 @@ pub struct Ran {
 }
 
 impl DockerDriver {
-    /// Runs `command` where an instance runs, and waits for its end. Dropping the future kills the
-    /// program and its process group, where the engine is on this host.
+    /// Begins `command` where an instance runs; what it answers waits for the end. Dropping either
+    /// future kills the program and its process group, where the engine is on this host.
     ///
     /// # Errors
-    /// When the engine does not run it, or does not say how it ended.
+    /// When the engine does not begin it; then when it does not say how it ended.
     pub async fn exec(
         &self,
         instance: &InstanceId,
         command: &[String],
-    ) -> Result<Ran, DriverError> {
+    ) -> Result<impl Future<Output = Result<Ran, DriverError>> + Send + use<>, DriverError> {
         let lost = |failure: Failure| failure.unreachable(OPERATION);
         let seen = self.find(instance).await.map_err(lost)?;
         let Some(Handle::Docker { container, .. }) = seen.map(|seen| seen.handle()) else {
             let gone = Failure::Silent("its container is gone".to_owned());
             return Err(lost(gone));
         };
-        self.exec_in(&container, command).await.map_err(lost)
+        let running = self.begin(container, command).await.map_err(lost)?;
+        Ok(async move { running.ended().await.map_err(lost) })
     }
 
-    async fn exec_in(&self, container: &str, command: &[String]) -> Result<Ran, Failure> {
+    async fn begin(&self, container: String, command: &[String]) -> Result<Running, Failure> {
         let engine = &self.inner.engine;
         let wanted = CreateExecOptions {
             cmd: Some(command.to_vec()),
@@ -53,42 +54,28 @@ impl DockerDriver {
             attach_stderr: Some(true),
             ..CreateExecOptions::default()
         };
+        let place = container.as_str();
         let made = engine
             .call(CHANGE, |client| async move {
-                client.create_exec(container, wanted).await
+                client.create_exec(place, wanted).await
             })
             .await?;
+        // Before it is started: whether a call that is dropped was carried out is not known.
+        let mut running = Running {
+            inner: Arc::clone(&self.inner),
+            container,
+            id: made.id.clone(),
+            over: false,
+            output: StartExecResults::Detached,
+        };
         let id = made.id.as_str();
-        let started = engine
+        running.output = engine
             .call(
                 CHANGE,
                 |client| async move { client.start_exec(id, None).await },
             )
             .await?;
-        let mut running = Running {
-            inner: Arc::clone(&self.inner),
-            container: container.to_owned(),
-            exec: Some(id.to_owned()),
-        };
-        let mut output = Vec::new();
-        if let StartExecResults::Attached {
-            output: mut lines, ..
-        } = started
-        {
-            while let Some(Ok(some)) = lines.next().await {
-                let room = OUTPUT_LIMIT - output.len();
-                let bytes = some.into_bytes();
-                output.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            }
-        }
-        let ended = engine
-            .call(LOOK, |client| async move { client.inspect_exec(id).await })
-            .await?;
-        running.exec = None;
-        let code = ended
-            .exit_code
-            .ok_or_else(|| Failure::Silent("the engine does not say how it ended".to_owned()))?;
-        Ok(Ran { code, output })
+        Ok(running)
     }
 }
 
@@ -96,18 +83,43 @@ impl DockerDriver {
 struct Running {
     inner: Arc<Inner>,
     container: String,
-    exec: Option<String>,
+    id: String,
+    over: bool,
+    /// What it writes, while it runs.
+    output: StartExecResults,
+}
+
+impl Running {
+    /// Reads what it writes until it ends.
+    async fn ended(mut self) -> Result<Ran, Failure> {
+        let mut output = Vec::new();
+        if let StartExecResults::Attached { output: lines, .. } = &mut self.output {
+            while let Some(Ok(some)) = lines.next().await {
+                let room = OUTPUT_LIMIT - output.len();
+                let bytes = some.into_bytes();
+                output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+        }
+        let id = self.id.as_str();
+        let engine = &self.inner.engine;
+        let ended = engine
+            .call(LOOK, |client| async move { client.inspect_exec(id).await })
+            .await?;
+        self.over = true;
+        let code = ended
+            .exit_code
+            .ok_or_else(|| Failure::Silent("the engine does not say how it ended".to_owned()))?;
+        Ok(Ran { code, output })
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(exec) = self.exec.take() else {
-            return;
-        };
-        if !self.inner.engine.endpoint().is_local() {
+        if self.over || !self.inner.engine.endpoint().is_local() {
             return;
         }
         let inner = Arc::clone(&self.inner);
+        let exec = std::mem::take(&mut self.id);
         let container = std::mem::take(&mut self.container);
         tokio::spawn(async move {
             let id = exec.as_str();

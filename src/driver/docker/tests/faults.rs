@@ -576,7 +576,7 @@ async fn a_program_that_takes_too_long_in_a_container_is_killed_and_nobody_else_
     driver.start(&launch).await.unwrap();
     let give_up_on = async |program: &str| {
         let command = ["sleep".to_owned(), program.to_owned()];
-        let asked = driver.exec(&launch.instance, &command);
+        let asked = async { driver.exec(&launch.instance, &command).await.unwrap().await };
         let late = tokio::time::timeout(Duration::from_secs(2), asked).await;
         assert!(late.is_err(), "{late:?}");
     };
