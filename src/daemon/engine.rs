@@ -220,8 +220,8 @@ impl Containers for Contained {
 }
 
 /// Opens the control plane to containers: on each of their networks before one starts there, and
-/// now, when some may run already.
-pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Containing) {
+/// now on `networks`, where some may run already.
+pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, networks: BTreeSet<String>) {
     let open = move |gateway| {
         if let Err(error) = doors.open_bridge(gateway) {
             let error = super::in_full(error);
@@ -229,20 +229,37 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, there: Contai
         }
     };
     docker.on_gateway(open.clone());
-    if there == Containing::Nothing {
-        return;
-    }
     let docker = Arc::downgrade(docker);
     tokio::spawn(async move {
-        // Until the engine answers, or the daemon ends.
-        while let Some(docker) = docker.upgrade() {
-            if let Some(gateway) = docker.gateway().await {
-                return open(gateway);
+        for network in networks {
+            // Until the engine answers, or the daemon ends.
+            while let Some(docker) = docker.upgrade() {
+                match docker.gateway(&network).await {
+                    Ok(gateway) => {
+                        gateway.map(&open);
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, network, "it is asked again"),
+                }
+                drop(docker);
+                tokio::time::sleep(ASK_AGAIN).await;
             }
-            drop(docker);
-            tokio::time::sleep(ASK_AGAIN).await;
         }
     });
+}
+
+/// The networks of these pipelines' containers.
+pub(super) fn networks_of<'p>(
+    pipelines: impl IntoIterator<Item = &'p PipelineSpec>,
+) -> BTreeSet<String> {
+    let components = pipelines
+        .into_iter()
+        .flat_map(|spec| spec.components.values());
+    let networks = components.filter_map(|component| match &component.workload {
+        Workload::Docker(container) => Some(DockerDriver::network_of(container).to_owned()),
+        Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
+    });
+    networks.collect()
 }
 
 /// Removes the networks that no pipeline wants any more, as long as the daemon lives: after each
@@ -318,12 +335,7 @@ async fn wanted_networks(
     pipelines: impl Iterator<Item = &PipelineKey>,
 ) -> Result<BTreeSet<String>, Refusal> {
     let specs = desired(owner, pipelines).await?;
-    let components = specs.iter().flat_map(|spec| spec.components.values());
-    let networks = components.filter_map(|component| match &component.workload {
-        Workload::Docker(container) => Some(DockerDriver::network_of(container).to_owned()),
-        Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
-    });
-    Ok(networks.collect())
+    Ok(networks_of(specs.iter().map(Arc::as_ref)))
 }
 
 /// The named volumes of all pipelines that are not being deleted, whether or not they run.

@@ -172,6 +172,8 @@ impl Daemon {
         let (kept, silent) = rebuilt(kept, &drivers, &recovery).await;
         note_silence(&store, &silent, &settings);
         let containing = engine::containing(&kept);
+        let pipelines = kept.pipelines.values();
+        let networks = engine::networks_of(pipelines.map(|record| record.spec.as_ref()));
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         let told = if kept.pipelines.is_empty() {
             control::Told::Nobody
@@ -248,7 +250,7 @@ impl Daemon {
         injection.set(looking).ok();
         let reconciler = reconciler.with_environment(starting);
         if let Some(doors) = control.doors() {
-            engine::open_doors(&docker, doors, containing);
+            engine::open_doors(&docker, doors, networks);
         }
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let stop = CancellationToken::new();

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
+use crate::containers::id_of;
 use crate::engine::{IMAGE, container, resting, unique, world_with_engine};
 use crate::support::{eventually, free_ports, pipeline, text};
 
@@ -172,6 +173,33 @@ fn a_network_that_an_edit_leaves_goes_and_so_does_one_whose_daemon_died() {
     eventually("only the third is there", || {
         there(&networks[2]) && !there(&networks[1])
     });
+}
+
+#[test]
+fn on_a_network_of_its_own_a_container_reaches_the_control_plane_of_the_next_daemon() {
+    let (world, _engine) = world_with_engine!("on_a_network_of_its_own_…");
+    let (id, network) = (unique("calls"), unique("net"));
+    let calls = "while :; do nc -w 1 ${FLOWCTL_ENDPOINT%:*} ${FLOWCTL_ENDPOINT##*:} </dev/null && echo answered > /mark/said || echo alone > /mark/said; sleep 0.1; done";
+    fs::create_dir(world.path("mark")).unwrap();
+    let mount = ", volumes: [{ host_path: mark, container_path: /mark }]";
+    world.save(
+        "p.yaml",
+        &on_network(&network, &container(&id, calls, mount)),
+    );
+    world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    let made = id_of(&world.status(), &id);
+    let says = |word: &str| {
+        let said = world.path("mark/said");
+        eventually(word, || {
+            fs::read_to_string(&said).is_ok_and(|said| said.trim() == word)
+        });
+    };
+    says("answered");
+    world.kill_daemon();
+    says("alone");
+    world.start_daemon();
+    says("answered");
+    assert_eq!(id_of(&world.status(), &id), made);
 }
 
 #[test]

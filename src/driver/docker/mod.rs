@@ -255,16 +255,14 @@ impl DockerDriver {
         }
     }
 
-    /// The host's own address on the network that containers are on by default; `None` until that
-    /// network exists, or when the engine does not answer.
-    pub async fn gateway(&self) -> Option<IpAddr> {
-        match network::look(&self.inner.engine, network::DEFAULT).await {
-            Ok(network) => network?.gateway,
-            Err(failure) => {
-                tracing::debug!(?failure, "the bridge's address is not known");
-                None
-            }
-        }
+    /// The host's own address on this network; `None` when it does not exist, or has none.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn gateway(&self, network: &str) -> Result<Option<IpAddr>, DriverError> {
+        let looked = network::look(&self.inner.engine, network).await;
+        let found = looked.map_err(|failure| failure.unreachable("look at a network"))?;
+        Ok(found.and_then(|network| network.gateway))
     }
 
     /// Where `port` of a running instance can be reached from this host: as it is published, else
