@@ -473,9 +473,15 @@ impl Pipeline {
         };
         match &instance.phase {
             Phase::Starting { .. } if self.busy.contains_key(&id.replica) => {}
-            // The intent was recorded and nothing came of it: it is as if it had not been.
+            // The intent was recorded and nothing came of it: it is as if it had not been. What was
+            // laid ready for it, like secrets, goes.
             Phase::Starting { .. } => {
                 self.change(&id.replica, ledger, |record| record.instance = None);
+                self.fresh.remove(id);
+                ledger.effects.push(Effect::Forget {
+                    instance: instance.id,
+                    driver: instance.driver,
+                });
             }
             Phase::Running { .. } | Phase::Stopping { .. } => {
                 let exit = unknown_exit(&instance.phase, ledger.now);

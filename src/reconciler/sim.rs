@@ -78,6 +78,8 @@ struct World {
     blind: bool,
     /// The driver starts nothing and cannot say so.
     mute: bool,
+    /// What the mute driver has laid ready for starts, and was not told to forget.
+    laid_ready: BTreeSet<InstanceId>,
     calm: bool,
     /// Every start that took effect, for asserting what was left alone.
     started: Vec<InstanceId>,
@@ -101,6 +103,7 @@ impl World {
             disk_full: false,
             blind: false,
             mute: false,
+            laid_ready: BTreeSet::new(),
             calm: false,
             started: vec![],
             deaths: 0,
@@ -180,6 +183,7 @@ impl World {
             }
             Call::Stop(id) => self.exit(id, ExitStatus::Code(143)),
             Call::Forget(id) => {
+                self.laid_ready.remove(id);
                 if self
                     .things
                     .get(id)
@@ -246,10 +250,13 @@ impl World {
             why: "simulated".to_owned(),
         };
         let input = match call {
-            Call::Start(launch) if self.mute => Input::StartAnswered {
-                instance: launch.instance,
-                result: Err(unreachable("start")),
-            },
+            Call::Start(launch) if self.mute => {
+                self.laid_ready.insert(launch.instance.clone());
+                Input::StartAnswered {
+                    instance: launch.instance,
+                    result: Err(unreachable("start")),
+                }
+            }
             Call::Start(launch) if !self.calm && self.random.one_in(12) => {
                 let result = Err(if self.random.one_in(2) {
                     let reason = "ExecNotFound".to_owned();

@@ -149,6 +149,8 @@ impl DockerDriver {
 
     /// Removes a container that does not run, with its anonymous volumes and its secrets.
     pub(super) async fn remove(&self, id: &str, instance: &InstanceId) -> Result<(), DriverError> {
+        // First: once the container is gone, nobody knows of them any more.
+        self.forget_secrets(instance).await?;
         let options = RemoveContainerOptions {
             v: true,
             // What the engine wrongly takes for running is removed too.
@@ -173,7 +175,7 @@ impl DockerDriver {
             Err(failure) => return Err(failure.unreachable(FORGET)),
         }
         self.inner.forgotten(id, instance);
-        self.forget_secrets(instance).await
+        Ok(())
     }
 
     async fn forget_secrets(&self, instance: &InstanceId) -> Result<(), DriverError> {

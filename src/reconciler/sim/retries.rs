@@ -109,9 +109,10 @@ fn a_driver_that_cannot_say_what_came_of_its_starts_is_asked_ever_less_often() {
         world.step();
     }
     assert!(world.now < asked.shifted(1_000));
-    // What never was is no failure of the component.
+    // What never was is no failure of the component, and leaves nothing.
     world.mute = false;
     world.converge(&spec, &BTreeSet::new());
+    assert_eq!(world.laid_ready, BTreeSet::new());
     assert_eq!(replica(&world).restarts, 0);
     assert_eq!(
         world
