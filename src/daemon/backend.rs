@@ -19,7 +19,7 @@ use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
-use super::engine;
+use super::leftovers;
 use super::sources::{self, Sources};
 
 /// For how long, and how soon after each other, it is tried to remove the volumes of containers
@@ -155,7 +155,7 @@ impl api::Backend for Backend {
         let deadline = Instant::now() + PATIENCE;
         loop {
             // Another pipeline may name a volume that no container of it uses now.
-            let wanted = engine::wanted_volumes(&self.owner).await?;
+            let wanted = leftovers::wanted_volumes(&self.owner).await?;
             let disposed = match self.docker.dispose(&asked.names, fate, &wanted).await {
                 Ok(disposed) => disposed,
                 Err(error) if answer.removed.is_empty() => return Err(unreachable(error)),

@@ -1,25 +1,21 @@
 //! The container engine of this daemon: which one it is, and whose containers are this directory's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
-use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint, Sweep};
-use crate::model::{
-    ComponentSpec, DriverKind, Generation, InstanceId, PipelineKey, PipelineSpec, PipelineStatus,
-    Snapshot, Workload,
-};
+use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint};
+use crate::model::{ComponentSpec, DriverKind, InstanceId, PipelineSpec, Workload};
 use crate::probe::{Addresses, Ending, Host, Inside};
-use crate::reconciler::{Kept, ReconcilerHandle, Refusal};
+use crate::reconciler::Kept;
 use crate::store::{self, Recovery};
 
 pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
@@ -28,10 +24,8 @@ pub use crate::driver::docker::{CleanedUp, Privileged, Volumes};
 const HOST: &str = "docker-host";
 /// The file that says whose containers are this state directory's.
 const OWNER: &str = "owner";
-/// How soon an engine is asked again that did not say where it is reached, or kept a network.
+/// How soon an engine is asked again that did not say where it is reached.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// The longest pause before a network is looked at again that others still use.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Which host this is, as systemd and D-Bus agree on it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -142,7 +136,7 @@ pub(super) enum Containing {
     Containers,
 }
 
-/// Whether what is kept speaks of containers.
+/// Whether what is kept speaks of containers that are wanted.
 pub(super) fn containing(kept: &Kept) -> Containing {
     let pipelines = kept.pipelines.values();
     let mut components = pipelines.flat_map(|record| record.spec.components.values());
@@ -260,131 +254,6 @@ pub(super) fn networks_of<'p>(
         Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
     });
     networks.collect()
-}
-
-/// Removes the networks that no pipeline wants any more, as long as the daemon lives: after each
-/// edit and deletion, and at the start, `there` permitting, for a daemon that died before it could.
-pub(super) async fn follow_networks(
-    docker: Weak<DockerDriver>,
-    owner: ReconcilerHandle,
-    there: Containing,
-) {
-    let mut snapshots = owner.snapshots();
-    let mut before = with_containers(&snapshots.borrow_and_update());
-    let mut left = there == Containing::Containers;
-    let (mut pause, mut again_at) = (ASK_AGAIN, Instant::now());
-    loop {
-        tokio::select! {
-            // Cancel-safe: a change that was not seen stays unseen.
-            changed = snapshots.changed() => if changed.is_err() { return },
-            // Cancel-safe: it only waits, until a moment that stands.
-            () = tokio::time::sleep_until(again_at), if left => {}
-        }
-        let now = with_containers(&snapshots.borrow_and_update());
-        if before
-            .iter()
-            .any(|(key, revision)| now.get(key) != Some(revision))
-        {
-            (left, pause, again_at) = (true, ASK_AGAIN, Instant::now());
-        }
-        before = now;
-        if !left || Instant::now() < again_at {
-            continue;
-        }
-        let Some(docker) = docker.upgrade() else {
-            return;
-        };
-        let Ok(wanted) = wanted_networks(&owner, before.keys()).await else {
-            return;
-        };
-        left = match docker.drop_networks(&wanted).await {
-            Ok(Sweep::Done) => false,
-            Ok(Sweep::Postponed) => true,
-            Err(error) => {
-                tracing::debug!(%error, "networks that nobody wants are left");
-                true
-            }
-        };
-        again_at = Instant::now() + pause;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// The pipelines that have containers, with what they were defined as.
-fn with_containers(snapshot: &Snapshot) -> BTreeMap<PipelineKey, Generation> {
-    let pipelines = snapshot.pipelines.iter().filter(|pipeline| {
-        let mut components = pipeline.components.iter();
-        components.any(|component| component.driver == DriverKind::Docker)
-    });
-    let entry = |pipeline: &Arc<PipelineStatus>| {
-        let key = PipelineKey {
-            namespace: pipeline.namespace.clone(),
-            name: pipeline.name.clone(),
-        };
-        (key, pipeline.generation)
-    };
-    pipelines.map(entry).collect()
-}
-
-/// The networks of those of these pipelines that are not being deleted.
-///
-/// # Errors
-/// When the daemon is going.
-async fn wanted_networks(
-    owner: &ReconcilerHandle,
-    pipelines: impl Iterator<Item = &PipelineKey>,
-) -> Result<BTreeSet<String>, Refusal> {
-    let specs = desired(owner, pipelines).await?;
-    Ok(networks_of(specs.iter().map(Arc::as_ref)))
-}
-
-/// The named volumes of all pipelines that are not being deleted, whether or not they run.
-///
-/// # Errors
-/// When the daemon is going.
-pub(super) async fn wanted_volumes(owner: &ReconcilerHandle) -> Result<BTreeSet<String>, Refusal> {
-    let pipelines = with_containers(&owner.snapshots().borrow());
-    let specs = desired(owner, pipelines.keys()).await?;
-    let components = specs.iter().flat_map(|spec| spec.components.values());
-    let volumes = components.flat_map(ComponentSpec::named_volumes);
-    Ok(volumes.map(str::to_owned).collect())
-}
-
-/// The definitions of those of these pipelines that are not being deleted.
-async fn desired(
-    owner: &ReconcilerHandle,
-    pipelines: impl Iterator<Item = &PipelineKey>,
-) -> Result<Vec<Arc<PipelineSpec>>, Refusal> {
-    let mut specs = Vec::new();
-    for key in pipelines {
-        let found = owner.desired(key.clone()).await?;
-        specs.extend(found.map(|(_, spec)| spec));
-    }
-    Ok(specs)
-}
-
-/// Removes the networks that were made for containers which are gone. Named volumes hold data, so
-/// they stay until somebody says otherwise.
-pub(super) async fn tidy(docker: &DockerDriver) {
-    match docker.clean_up(Volumes::Keep).await {
-        Ok(CleanedUp {
-            networks_in_use,
-            volumes_kept,
-            ..
-        }) => {
-            for network in networks_in_use {
-                tracing::info!(network, "others use the network; it stays");
-            }
-            for volume in volumes_kept {
-                tracing::info!(
-                    volume,
-                    "the volume is kept; `flowctl down --volumes` removes it"
-                );
-            }
-        }
-        // Most hosts have no engine, and then there is nothing to remove.
-        Err(error) => tracing::debug!(%error, "nothing is removed from the engine"),
-    }
 }
 
 /// The mark of this directory's containers. It is made from the host and the directory's path, so

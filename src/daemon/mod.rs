@@ -12,6 +12,7 @@ mod backend;
 mod control;
 mod engine;
 mod foreground;
+mod leftovers;
 mod registrations;
 mod sources;
 mod tokens;
@@ -171,7 +172,12 @@ impl Daemon {
         }
         let (kept, silent) = rebuilt(kept, &drivers, &recovery).await;
         note_silence(&store, &silent, &settings);
-        let containing = engine::containing(&kept);
+        let containing = match engine::containing(&kept) {
+            Containing::Nothing if settings.contains_key(leftovers::CONTAINERS) => {
+                Containing::Containers
+            }
+            containing @ (Containing::Nothing | Containing::Containers) => containing,
+        };
         let pipelines = kept.pipelines.values();
         let networks = engine::networks_of(pipelines.map(|record| record.spec.as_ref()));
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
@@ -258,9 +264,10 @@ impl Daemon {
             tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(prober.run()),
-            tokio::spawn(engine::follow_networks(
+            tokio::spawn(leftovers::follow(
                 Arc::downgrade(&docker),
                 owner.clone(),
+                store.clone(),
                 containing,
             )),
         ];
@@ -365,24 +372,15 @@ impl Daemon {
         }
     }
 
-    /// Waits until what is left of ended instances is gone too. What is left after a while is
-    /// removed by the next daemon.
+    /// Removes what is left of ended instances. What is left after a while is removed by the next
+    /// daemon.
     async fn swept(&self) {
-        let empty = async {
-            for driver in self.drivers.values() {
-                while driver
-                    .observe(&Scope::All)
-                    .await
-                    .is_ok_and(|seen| !seen.is_empty())
-                {
-                    tokio::time::sleep(SWEEP_PAUSE).await;
-                }
-            }
-        };
-        if tokio::time::timeout(SWEEP_PATIENCE, empty).await.is_err() {
+        let drivers = self.drivers.values();
+        let all = futures_util::future::join_all(drivers.map(|driver| clear(driver.as_ref())));
+        if tokio::time::timeout(SWEEP_PATIENCE, all).await.is_err() {
             tracing::warn!("ended instances have left something; the next daemon removes it");
         }
-        engine::tidy(&self.docker).await;
+        leftovers::tidy(&self.docker, &self.store).await;
     }
 
     /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
@@ -406,10 +404,38 @@ impl Daemon {
 const LOOKING: &str = "looking";
 /// How long somebody who looks may keep a daemon from starting.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
-/// How long what ended instances leave behind may take to go.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long what ended instances leave behind may take to go: longer than the last lines of a
+/// container are waited for.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at it.
-const SWEEP_PAUSE: Duration = Duration::from_millis(5);
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+/// So many times is a driver asked that does not answer. Most hosts have no engine.
+const SWEEP_LOOKS: u32 = 3;
+
+/// Has a driver forget all that it has, until that is nothing. The owner of the state has asked for
+/// it once already, and does not ask again for what no pipeline names.
+async fn clear(driver: &dyn Driver) {
+    let mut unanswered = 0;
+    while unanswered < SWEEP_LOOKS {
+        match driver.observe(&Scope::All).await {
+            Ok(seen) if seen.is_empty() => return,
+            Ok(seen) => {
+                let forgetting = seen.iter().map(|sighting| async {
+                    if let Err(error) = driver.forget(&sighting.instance).await {
+                        let instance = &sighting.instance;
+                        tracing::debug!(%instance, %error, "it is forgotten later");
+                    }
+                });
+                futures_util::future::join_all(forgetting).await;
+            }
+            Err(error) => {
+                unanswered += 1;
+                tracing::debug!(driver = %driver.kind(), %error, "what is left is not known");
+            }
+        }
+        tokio::time::sleep(SWEEP_PAUSE).await;
+    }
+}
 
 /// Takes the directory; waits for those who only look at it.
 async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {

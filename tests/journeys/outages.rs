@@ -337,3 +337,35 @@ fn what_a_silent_engine_runs_outlives_a_lost_store_until_it_can_be_asked() {
     assert_eq!(id_of(&after, &lost), before);
     assert_eq!(after.restarts(&lost), 0);
 }
+
+#[test]
+fn what_a_deletion_could_not_remove_is_removed_by_the_next_daemon() {
+    let (world, engine, proxy) = world_with_proxy!("what_a_deletion_could_not_remove_…");
+    let id = unique("left");
+    world.apply(&resting(&id, ""));
+    proxy.behave(Manner::RemovesNothing);
+    world.ok(&["delete", "p"]);
+    world.kill_daemon();
+    assert_eq!(engine.containers(&world).len(), 1);
+    proxy.behave(Manner::Honest);
+    world.start_daemon();
+    eventually("nothing is left", || engine.containers(&world).is_empty());
+}
+
+#[test]
+fn down_ends_once_what_could_not_be_removed_at_first_is_gone() {
+    let (world, engine, proxy) = world_with_proxy!("down_ends_once_…");
+    let id = unique("stays");
+    world.apply(&resting(&id, ""));
+    proxy.behave(Manner::RemovesNothing);
+    let mut down = world.command(&["down"]).spawn().unwrap();
+    eventually("it is stopped", || {
+        let (_, found) = engine.ask("GET", &format!("/containers/{id}/json"));
+        found["State"]["Status"] == "exited"
+    });
+    // Its removal has failed by now.
+    std::thread::sleep(Duration::from_secs(1));
+    proxy.behave(Manner::Honest);
+    assert!(down.wait().unwrap().success());
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+}

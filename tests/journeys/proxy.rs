@@ -33,6 +33,8 @@ pub enum Manner {
     HidesNetworks,
     /// The same, but only when it is asked to wait for something.
     WaitsForNothing,
+    /// The same, but only when it is asked to remove something.
+    RemovesNothing,
 }
 
 /// The proxy. It ends with the test's process.
@@ -118,6 +120,7 @@ fn carry_questions(line: &Line, mut from: UnixStream, mut to: UnixStream) {
             Manner::MakesNothing => said.starts_with(b"POST ") && asks_for(said, b"/create?"),
             Manner::HidesNetworks => said.starts_with(b"GET ") && asks_for(said, b"/networks/"),
             Manner::WaitsForNothing => said.starts_with(b"POST ") && asks_for(said, b"/wait"),
+            Manner::RemovesNothing => said.starts_with(b"DELETE "),
             Manner::Honest
             | Manner::Stutters
             | Manner::Dawdles(_)
@@ -193,7 +196,8 @@ fn carry_answers(line: &Line, mut from: &UnixStream, mut to: &UnixStream) {
             Manner::Fails
             | Manner::MakesNothing
             | Manner::HidesNetworks
-            | Manner::WaitsForNothing => to.write_all(said),
+            | Manner::WaitsForNothing
+            | Manner::RemovesNothing => to.write_all(said),
         };
         if carried.is_err() {
             return;
