@@ -42,6 +42,7 @@ struct Whereabouts {
 }
 
 struct Picture {
+    /// As the list had it; `None` = whatever the list says, it is looked at anew.
     state: Option<ContainerSummaryStateEnum>,
     taken: Instant,
     seen: Seen,
@@ -99,14 +100,18 @@ impl Album {
         seen.iter().any(|seen| self.at_home.contains(&seen.id))
     }
 
-    /// Forgets all, so that the next look is a close one.
-    pub(super) fn clear(&mut self) {
-        self.pictures.clear();
+    /// The next look at each is a close one.
+    pub(super) fn doubt_all(&mut self) {
+        for picture in self.pictures.values_mut() {
+            picture.state = None;
+        }
     }
 
-    /// Forgets a container, so that the next look is a close one.
-    pub(super) fn drop_container(&mut self, id: &str) {
-        self.pictures.remove(id);
+    /// The next look at this container is a close one.
+    pub(super) fn doubt(&mut self, id: &str) {
+        if let Some(picture) = self.pictures.get_mut(id) {
+            picture.state = None;
+        }
     }
 
     pub(super) fn drop_instance(&mut self, instance: &InstanceId) {
@@ -174,7 +179,12 @@ impl Inner {
                 |client| async move { client.inspect_image(wanted).await },
             )
             .await;
-        let id = found(answer)?.and_then(|image| image.id);
+        let id = match found(answer) {
+            Ok(image) => image.and_then(|image| image.id),
+            // It only tells whether there is a newer image.
+            Err(Failure::Answered { .. }) => None,
+            Err(failure) => return Err(failure),
+        };
         Ok(id.map(|id| (name, id)))
     }
 
@@ -187,7 +197,7 @@ impl Inner {
         let listed = self.list(filters).await?;
         for summary in &listed {
             if let Some(id) = &summary.id {
-                self.album().drop_container(id);
+                self.album().doubt(id);
             }
         }
         Ok(self.look_closer(listed).await?.into_iter().next())
@@ -213,10 +223,7 @@ impl Inner {
         self: &Arc<Self>,
         listed: Vec<ContainerSummary>,
     ) -> Result<Vec<Seen>, Failure> {
-        let looks = listed.into_iter().filter_map(|summary| {
-            let id = summary.id?;
-            Some(self.picture(id, summary.state))
-        });
+        let looks = listed.into_iter().map(|summary| self.picture_of(summary));
         let looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
         let seen: Vec<Option<Seen>> = looks.try_collect().await?;
         let mut seen: Vec<Seen> = seen.into_iter().flatten().collect();
@@ -237,7 +244,7 @@ impl Inner {
         // They may have ended since the engine was asked, and the engine needs a moment.
         tokio::time::sleep(PHANTOM_DOUBT).await;
         let looks = doubted.into_iter().map(|id| async {
-            self.album().drop_container(&id);
+            self.album().doubt(&id);
             let mut again = self.picture(id.clone(), None).await?;
             if let Some(seen) = again.as_mut().filter(|seen| has_no_process(seen)) {
                 tracing::warn!(instance = %seen.instance, "its container has no process");
@@ -345,6 +352,34 @@ impl Inner {
             Ok(()) | Err(Failure::Answered { .. }) => Ok(()),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// A closer look at what was listed. One container that the engine cannot describe, as happens
+    /// to those whose removal failed half way, hides none of the others.
+    async fn picture_of(&self, listed: ContainerSummary) -> Result<Option<Seen>, Failure> {
+        let Some(id) = listed.id.clone() else {
+            return Ok(None);
+        };
+        match self.picture(id, listed.state).await {
+            Err(failure @ Failure::Answered { .. }) => {
+                let found = self.seen_before(&listed).or_else(|| {
+                    let at = self.clock.now();
+                    Seen::ended(&listed, at)
+                });
+                let seen = found.ok_or(failure)?;
+                tracing::debug!(instance = %seen.instance, "the engine cannot describe its container");
+                Ok(Some(seen))
+            }
+            answer => answer,
+        }
+    }
+
+    /// What was last seen of a container that still runs, by the list.
+    fn seen_before(&self, listed: &ContainerSummary) -> Option<Seen> {
+        let album = self.album();
+        let picture = album.pictures.get(listed.id.as_deref()?)?;
+        let runs = listed.state == Some(ContainerSummaryStateEnum::RUNNING);
+        (runs && picture.seen.life.is_alive()).then(|| picture.seen.clone())
     }
 
     async fn picture(

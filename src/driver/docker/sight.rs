@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, NetworkSettings,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, NetworkSettings,
 };
 
 use super::engine::Failure;
@@ -138,6 +139,36 @@ impl Seen {
             image_id: inspected.image,
             record: record.map(PathBuf::from),
         }))
+    }
+
+    /// What a list alone tells of a container that does not run, and how it ended is not known;
+    /// `None` when it may run, or is no instance.
+    pub(super) fn ended(listed: &ContainerSummary, at: Timestamp) -> Option<Self> {
+        match listed.state? {
+            ContainerSummaryStateEnum::EXITED
+            | ContainerSummaryStateEnum::DEAD
+            | ContainerSummaryStateEnum::REMOVING => {}
+            ContainerSummaryStateEnum::EMPTY
+            | ContainerSummaryStateEnum::CREATED
+            | ContainerSummaryStateEnum::RUNNING
+            | ContainerSummaryStateEnum::PAUSED
+            | ContainerSummaryStateEnum::RESTARTING
+            | ContainerSummaryStateEnum::STOPPING => return None,
+        }
+        let labels = listed.labels.as_ref()?;
+        Some(Self {
+            id: listed.id.clone()?,
+            instance: identity::instance(labels)?,
+            description: identity::read(labels).ok(),
+            life: Life::Lost { at },
+            paused: false,
+            pid: None,
+            reach: Reach::default(),
+            boot: labels.get(identity::BOOT).cloned(),
+            image: labels.get(identity::IMAGE).cloned(),
+            image_id: listed.image_id.clone(),
+            record: None,
+        })
     }
 
     pub(super) fn handle(&self) -> Handle {

@@ -67,7 +67,7 @@ impl Inner {
     fn hear(&self, event: EventMessage) {
         let Some(actor) = event.actor else { return };
         if let Some(id) = &actor.id {
-            self.album().drop_container(id);
+            self.album().doubt(id);
         }
         let instance = actor.attributes.as_ref().and_then(identity::instance);
         if let Some(instance) = instance {
@@ -77,7 +77,7 @@ impl Inner {
 
     fn doubt_everything(&self) {
         let instances = self.album().instances();
-        self.album().clear();
+        self.album().doubt_all();
         for instance in instances {
             self.hints.raise(instance);
         }

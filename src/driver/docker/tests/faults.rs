@@ -269,6 +269,61 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     proxy.abort();
 }
 
+#[tokio::test]
+async fn a_container_that_the_engine_cannot_describe_hides_no_other_and_can_be_removed() {
+    let Some(Endpoint::Unix(socket)) = engine() else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("proxy.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // Says 500 instead of 200 where it describes this container.
+    let unspeakable = Arc::new(Mutex::new("nobody".to_owned()));
+    let spoiled = unspeakable.clone();
+    let proxy = pass_on(listener, socket, move || {
+        let spoiled = spoiled.clone();
+        move |said: &mut [u8]| {
+            let id = spoiled.lock().unwrap();
+            let begins = format!("\n{{\"Id\":\"{id}\"");
+            let describes = said
+                .windows(begins.len())
+                .any(|part| part == begins.as_bytes());
+            if describes && let Some(status) = said.get_mut(9..12) {
+                status.copy_from_slice(b"500");
+            }
+            said.len()
+        }
+    });
+    let mut stage = DockerStage::on(Endpoint::Unix(path));
+    let ended = launch(stage.container("ended", &["true"]), 1);
+    let runs = launch(stage.container("runs", &["sleep", "1000"]), 1);
+    for launch in [&ended, &runs] {
+        stage.driver.start(launch).await.unwrap();
+    }
+    eventually_exits(&*stage.driver, &ended.instance).await;
+    eventually_runs(&*stage.driver, &runs.instance).await;
+    let spoil = async |driver: &DockerDriver, launch: &Launch| {
+        let seen = driver.find(&launch.instance).await.unwrap().unwrap();
+        unspeakable.lock().unwrap().clone_from(&seen.id);
+        driver.inner.album().doubt_all();
+    };
+    spoil(&stage.driver, &runs).await;
+    let seen = sight(&*stage.driver, &runs.instance).await.unwrap();
+    assert!(matches!(seen.life, Life::Running { .. }), "{seen:?}");
+
+    spoil(&stage.driver, &ended).await;
+    stage.restart().await;
+    let seen = sight(&*stage.driver, &ended.instance).await.unwrap();
+    assert!(matches!(seen.life, Life::Lost { .. }), "{seen:?}");
+    let seen = sight(&*stage.driver, &runs.instance).await.unwrap();
+    assert!(matches!(seen.life, Life::Running { .. }), "{seen:?}");
+    stage.driver.forget(&ended.instance).await.unwrap();
+    let all = stage.driver.observe(&Scope::All).await.unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    stage.end().await;
+    proxy.abort();
+}
+
 /// Passes on what is said between the engine at `socket` and whoever connects. What the engine says
 /// goes through `alter`, of which each connection has its own; it answers how much of it arrives, and
 /// where that is not all, the connection ends.
