@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Failure, LOOK, found};
+use super::engine::{Failure, LOOK, Quiet, found};
 use super::file::{LogFile, Record};
 use super::sight::Seen;
 use super::{Conduct, Inner};
@@ -152,7 +152,16 @@ impl Inner {
         let client = self.engine.client()?;
         let pieces = client.logs(&source.id, Some(options));
         let mut batches = Box::pin(pieces.ready_chunks(BATCH));
-        while let Some(batch) = batches.next().await {
+        loop {
+            let batch = match (self.engine.heard(batches.next()).await, follow) {
+                (Ok(Some(batch)), _) => batch,
+                // The caller looks whether it still runs, and goes on from here.
+                (Ok(None), _) | (Err(Quiet), Follow::Yes) => return Ok(()),
+                (Err(Quiet), Follow::No) => {
+                    let why = "the engine fell silent in the midst of its output";
+                    return Err(Failure::Silent(why.to_owned()));
+                }
+            };
             let mut records = Vec::with_capacity(batch.len());
             let mut failed = None;
             for piece in batch {
@@ -177,7 +186,6 @@ impl Inner {
                 return Err(failure);
             }
         }
-        Ok(())
     }
 }
 

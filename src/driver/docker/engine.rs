@@ -20,8 +20,16 @@ use crate::model::DriverKind;
 pub(super) const LOOK: Duration = Duration::from_secs(8);
 /// A change, which waits for disks, networks and kernels.
 pub(super) const CHANGE: Duration = Duration::from_secs(30);
+/// So many characters of what it says are kept: it may be a proxy's whole page.
+const MESSAGE_LIMIT: usize = 1_000;
+/// After this without a word a stream from another host is begun anew: its connection may have died
+/// without a sign, as when that host lost its power or a router forgot it.
+const QUIET: Duration = Duration::from_secs(20);
 /// What bollard waits for the head of an answer; ours are shorter, except for streams.
 const HEAD_SECONDS: u64 = 60;
+
+/// Nothing was heard on a stream for a while.
+pub(super) struct Quiet;
 
 /// The engine, connected when it is first needed.
 pub(super) struct Engine {
@@ -157,7 +165,19 @@ impl Engine {
         self.call(deadline, understood).await
     }
 
-    /// A client for a stream, whose items have no deadline of their own.
+    /// The next item of a stream; [`Quiet`] when it should be begun anew. On this host a connection
+    /// ends with its engine.
+    ///
+    /// # Cancel safety
+    /// As that of `next`.
+    pub(super) async fn heard<T>(&self, next: impl Future<Output = T>) -> Result<T, Quiet> {
+        if self.endpoint.is_local() {
+            return Ok(next.await);
+        }
+        tokio::time::timeout(QUIET, next).await.map_err(|_| Quiet)
+    }
+
+    /// A client for a stream, whose items have no deadline of their own: see [`Self::heard`].
     pub(super) fn client(&self) -> Result<Docker, Failure> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = &*client {
@@ -203,7 +223,7 @@ impl Engine {
                 message,
             } => Failure::Answered {
                 status: status_code,
-                message: message.trim().to_owned(),
+                message: message.trim().chars().take(MESSAGE_LIMIT).collect(),
             },
             Error::DockerStreamError { error } => Failure::Answered {
                 status: 500,

@@ -126,7 +126,7 @@ fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
     addresses.into_iter().next()
 }
 
-/// Removes a network of ours; false when others still use it.
+/// Removes a network of ours, by name or id; false when others still use it.
 pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool, Failure> {
     let answer = engine
         .call(

@@ -106,7 +106,9 @@ impl DockerDriver {
             if !ours && name != network::DEFAULT {
                 continue;
             }
-            if network::remove(engine, &name).await? {
+            // By its id: two may have one name.
+            let id = found.id.as_deref().unwrap_or(&name);
+            if network::remove(engine, id).await? {
                 cleaned.networks.push(name);
             } else if ours {
                 cleaned.networks_in_use.push(name);

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::errors::Error;
 use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 
 use super::Inner;
-use super::engine::LOOK;
+use super::engine::{Failure, LOOK, Quiet};
 use super::identity;
 
 /// The first pause after a stream ended; doubled up to the longest.
@@ -44,24 +46,32 @@ impl Inner {
         answer.is_ok()
     }
 
-    /// Listens until the stream ends; true when anything was heard.
+    /// Listens until the engine goes; true when anything was heard.
     async fn listen(&self) -> bool {
-        let Ok(client) = self.engine.client() else {
-            return false;
-        };
+        let mut heard = false;
+        while let Ok(mut events) = self.events() {
+            loop {
+                match self.engine.heard(events.next()).await {
+                    Ok(Some(Ok(event))) => self.hear(event),
+                    Ok(Some(Err(_)) | None) => return heard,
+                    Err(Quiet) if self.answers().await => break,
+                    Err(Quiet) => return heard,
+                }
+                heard = true;
+            }
+        }
+        heard
+    }
+
+    fn events(&self) -> Result<BoxStream<'static, Result<EventMessage, Error>>, Failure> {
+        let client = self.engine.client()?;
         let mut filters = identity::owned_by(&self.config.owner);
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
         let options = EventsOptions {
             filters: Some(filters),
             ..EventsOptions::default()
         };
-        let mut events = client.events(Some(options)).boxed();
-        let mut heard = false;
-        while let Some(Ok(event)) = events.next().await {
-            heard = true;
-            self.hear(event);
-        }
-        heard
+        Ok(client.events(Some(options)).boxed())
     }
 
     fn hear(&self, event: EventMessage) {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::net::{TcpListener, UnixStream};
+
 use super::*;
 use crate::driver::conformance::{eventually_exits, eventually_runs, launch, pipeline};
 use crate::driver::{Follow, LogLine, LogQuery, Runs};
@@ -63,6 +65,59 @@ async fn output_is_copied_without_gap_or_repeat_over_restarts_of_the_daemon() {
         assert_eq!(of_stream, wanted.iter().collect::<Vec<_>>());
     }
     stage.end().await;
+}
+
+#[tokio::test]
+async fn output_goes_on_when_the_connection_to_another_host_dies_without_a_sign() {
+    let Some(Endpoint::Unix(socket)) = engine() else {
+        return;
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::Tcp(listener.local_addr().unwrap().to_string());
+    // Connections up to this number stay open and carry nothing.
+    let dead = Arc::new(AtomicU32::new(0));
+    let buried = dead.clone();
+    let made = Arc::new(AtomicU32::new(0));
+    let counted = made.clone();
+    let forwarder = tokio::spawn(async move {
+        loop {
+            let (mut ours, _) = listener.accept().await.unwrap();
+            let mut theirs = UnixStream::connect(&socket).await.unwrap();
+            let (number, buried) = (counted.fetch_add(1, Ordering::Relaxed) + 1, buried.clone());
+            tokio::spawn(async move {
+                let dies = async {
+                    while buried.load(Ordering::Relaxed) < number {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs) => {}
+                    () = dies => std::future::pending().await,
+                }
+            });
+        }
+    });
+    let stage = DockerStage::on(endpoint);
+    let script = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done";
+    let mut spec = stage.shell("counts", script);
+    // Of another host's folders nothing is known.
+    spec.volumes.clear();
+    let launch = launch(spec, 1);
+    stage.driver.start(&launch).await.unwrap();
+    eventually_runs(&*stage.driver, &launch.instance).await;
+    let before = lines(&stage, "counts", 5).await.len();
+    dead.store(made.load(Ordering::Relaxed), Ordering::Relaxed);
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut texts = texts(&lines(&stage, "counts", before).await);
+    while texts.len() < before + 20 {
+        assert!(tokio::time::Instant::now() < until, "{texts:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        texts = self::texts(&lines(&stage, "counts", before).await);
+    }
+    let wanted: Vec<String> = (1..=texts.len()).map(|number| number.to_string()).collect();
+    assert_eq!(texts, wanted);
+    stage.end().await;
+    forwarder.abort();
 }
 
 #[tokio::test]
