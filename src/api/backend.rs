@@ -68,9 +68,6 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When the engine does not answer.
     async fn volumes(&self, asked: VolumesRequest) -> Result<VolumesAnswer, ApiError>;
-
-    /// Told after `down` was recorded: the daemon ends once nothing is left.
-    fn end_when_empty(&self);
 }
 
 /// Sources that were read and found good.

@@ -101,7 +101,21 @@ impl From<Refusal> for ApiError {
             Refusal::Deleting(_) => ErrorCode::Refused,
             Refusal::ShuttingDown => ErrorCode::ShuttingDown,
         };
-        Self::new(code, refusal.to_string())
+        let error = Self::new(code, refusal.to_string());
+        match code {
+            ErrorCode::ShuttingDown => {
+                error.with_hint("repeat once it is gone; `flowctl apply` starts the next one")
+            }
+            ErrorCode::BadRequest
+            | ErrorCode::ManifestInvalid
+            | ErrorCode::NotFound
+            | ErrorCode::Refused
+            | ErrorCode::NotPermitted
+            | ErrorCode::NotDurable
+            | ErrorCode::Busy
+            | ErrorCode::Unreachable
+            | ErrorCode::Internal => error,
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use super::wire::{
 use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{ComponentId, ComponentList, Namespace, PipelineKey, PipelineName, Problem};
 use crate::planner::diff::{PipelineDiff, diff};
+use crate::reconciler::Refusal;
 
 /// The version of this interface: grows when something is taken away, which is not planned.
 const API_VERSION: u32 = 1;
@@ -121,6 +122,10 @@ async fn apply(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<App
 
 async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswer> {
     let backend = &shared.backend;
+    if backend.owner().is_ending() {
+        // Told at once: reading and checking may take a while.
+        return Err(Refusal::ShuttingDown.into());
+    }
     let checked = backend.load(request).await?;
     refuse_twins(&checked.loaded)?;
     let mut remarks = checked.remarks;
@@ -280,7 +285,7 @@ async fn definition(
     let key = PipelineKey { namespace, name };
     match shared.backend.definition(key.clone()).await? {
         Some(spec) => Ok(Json(&*spec).into_response()),
-        None => Err(crate::reconciler::Refusal::NoSuchPipeline(key).into()),
+        None => Err(Refusal::NoSuchPipeline(key).into()),
     }
 }
 
@@ -315,8 +320,7 @@ async fn volumes(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<V
 }
 
 async fn down(State(shared): State<Arc<Shared>>) -> Answer<Response> {
-    shared.backend.owner().down().await?;
-    shared.backend.end_when_empty();
+    shared.backend.owner().down_and_end().await?;
     Ok(done())
 }
 

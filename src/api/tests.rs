@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +17,9 @@ use crate::model::{
     PipelineStatus, Problem, ReplicaKey, STATUS_SCHEMA, Snapshot, Timestamp,
 };
 use crate::planner::diff::DiffKind;
-use crate::reconciler::{Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Source};
+use crate::reconciler::{
+    Afterwards, Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Source,
+};
 
 /// A daemon without a planner: it knows the pipeline `known` with the component `a`.
 struct Daemon {
@@ -33,7 +34,6 @@ struct Scripted {
     owner: ReconcilerHandle,
     kept: Mutex<Vec<Event>>,
     obstacles: Mutex<Vec<Problem>>,
-    ended: AtomicBool,
 }
 
 #[async_trait]
@@ -104,10 +104,6 @@ impl Backend for Scripted {
 
     async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
         Ok(VolumesAnswer::default())
-    }
-
-    fn end_when_empty(&self) {
-        self.ended.store(true, Ordering::SeqCst);
     }
 }
 
@@ -183,7 +179,6 @@ impl Daemon {
             owner: ReconcilerHandle::new(commands, latest, events.clone()),
             kept: Mutex::default(),
             obstacles: Mutex::default(),
-            ended: AtomicBool::new(false),
         });
         let closing = CancellationToken::new();
         let listener = socket::bind(dir.path()).unwrap();
@@ -232,7 +227,15 @@ fn obey(command: Command) {
         Command::Delete { pipeline, reply } => {
             reply.send(Err(Refusal::NoSuchPipeline(pipeline))).is_ok()
         }
-        Command::Down { reply } => reply.send(Ok(())).is_ok(),
+        // The end of the daemon is asked for with it: an asker that leaves cannot get between.
+        Command::Down {
+            afterwards: Afterwards::End,
+            reply,
+        } => reply.send(Ok(())).is_ok(),
+        Command::Down {
+            afterwards: Afterwards::GoOn,
+            ..
+        } => false,
         Command::Ask { reply, .. } => {
             let why = "no space left".to_owned();
             reply.send(Err(Refusal::NotDurable { why })).is_ok()
@@ -365,10 +368,9 @@ async fn a_diff_names_pipelines_that_left_the_file() {
 }
 
 #[tokio::test]
-async fn down_is_recorded_before_the_daemon_is_told_to_end() {
+async fn down_is_one_request_for_the_end_of_everything_and_of_the_daemon() {
     let daemon = Daemon::start();
     daemon.client().down().await.unwrap();
-    assert!(daemon.backend.ended.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

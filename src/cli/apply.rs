@@ -1,5 +1,9 @@
 //! `flowctl apply`.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::args::{self, TextOrJson};
 use super::diff;
 use super::exit::{Exit, Failure};
@@ -10,8 +14,14 @@ use super::sources::gather_to_follow;
 use super::text::clean;
 use super::{Context, spawn, wait};
 use crate::api::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, Watching, WhenUnready,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, ErrorCode, Watching,
+    WhenUnready,
 };
+
+/// A daemon that is ending is gone within this, also when it waits for an engine that hangs.
+const GOING: Duration = Duration::from_secs(60);
+/// Between two looks whether it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
     let request = ApplyRequest {
@@ -33,7 +43,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit,
         diff::show(cx, &request, args.output).await?;
         return Ok(Exit::Done);
     }
-    let answer = match cx.client.apply(&request).await {
+    let answer = match while_one_goes(cx, &request).await {
         Err(ClientError::NoDaemon { .. }) => {
             // A file that is wrong is told before anything is started for it.
             cx.host.check(&Question {
@@ -60,6 +70,29 @@ pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit,
         }
     }
     Ok(Exit::Done)
+}
+
+/// Applies. A daemon that has taken everything down applies nothing more: its end is waited for,
+/// and [`ClientError::NoDaemon`] is the answer then, unless somebody has started the next one.
+async fn while_one_goes(
+    cx: &Context<'_>,
+    request: &ApplyRequest,
+) -> Result<ApplyAnswer, ClientError> {
+    let deadline = Instant::now() + GOING;
+    let mut told = false;
+    loop {
+        match cx.client.apply(request).await {
+            Err(ClientError::Answer(error))
+                if error.code == ErrorCode::ShuttingDown && Instant::now() < deadline =>
+            {
+                if !std::mem::replace(&mut told, true) {
+                    tell("the daemon is ending after `flowctl down`; waiting until it is gone");
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// What was typed and concerns the daemon; its variables are inherited anyway.

@@ -173,8 +173,6 @@ impl api::Backend for Onlooker {
     async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
         Err(no_daemon("its volumes stay"))
     }
-
-    fn end_when_empty(&self) {}
 }
 
 /// Ends everything that `state_dir` owns, as `down` does, by being its daemon for as long as that
@@ -219,7 +217,15 @@ pub async fn volumes(state_dir: &Path, fate: Volumes) -> Result<CleanedUp, Daemo
     let Some(docker) = engine::left_behind(state_dir, &Clock::new())? else {
         return Ok(CleanedUp::default());
     };
-    let _lock = store::lock(state_dir, LOOKING)?;
+    let _lock = match (store::lock(state_dir, LOOKING), fate) {
+        (Ok(lock), Volumes::Keep | Volumes::Remove) => lock,
+        (Err(error), Volumes::Remove) => return Err(error.into()),
+        // Something was applied meanwhile; only the telling is lost.
+        (Err(error), Volumes::Keep) => {
+            tracing::debug!(%error, "which volumes are kept is not known");
+            return Ok(CleanedUp::default());
+        }
+    };
     match (docker.clean_up(fate).await, fate) {
         (Ok(cleaned), Volumes::Keep | Volumes::Remove) => Ok(cleaned),
         (Err(error), Volumes::Remove) => Err(DaemonError::Volumes(error)),

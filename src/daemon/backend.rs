@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use crate::api::{
     self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Fate, Loaded, VolumesAnswer,
@@ -34,7 +33,6 @@ pub(super) struct Backend {
     pub drivers: Drivers,
     pub docker: Arc<DockerDriver>,
     pub sources: Sources,
-    pub down: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -173,10 +171,6 @@ impl api::Backend for Backend {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-    }
-
-    fn end_when_empty(&self) {
-        self.down.send_replace(true);
     }
 }
 

@@ -129,7 +129,7 @@ pub struct Daemon {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
-    _lock: StateLock,
+    lock: StateLock,
 }
 
 impl Daemon {
@@ -294,7 +294,7 @@ impl Daemon {
             stop,
             tasks,
             settings,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -310,7 +310,7 @@ impl Daemon {
     /// When the socket cannot be bound; [`DaemonError::Ended`] when a defect ended the owner of the
     /// state, since a daemon that answers with what once was would lie.
     pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
-        let mut answering = self.answer()?;
+        let answering = self.answer()?;
         let mut signals = self.signals()?;
         ready();
         let mut outcome = Ok(());
@@ -319,7 +319,7 @@ impl Daemon {
             name = signals.next() => {
                 tracing::info!(signal = name, "ending; components run on");
             }
-            // Cancel-safe: both waits look at the latest value.
+            // Cancel-safe: it only waits for what stays decided.
             () = answering.downed() => {
                 self.swept().await;
                 tracing::info!("everything is down; ending");
@@ -327,6 +327,8 @@ impl Daemon {
             // Cancel-safe: it only waits.
             () = self.owner.ended() => outcome = Err(DaemonError::Ended),
         }
+        // Whoever finds no socket from here on waits for the lock rather than give up.
+        self.lock.say(ENDING);
         answering.end().await;
         self.close().await;
         outcome
@@ -337,15 +339,13 @@ impl Daemon {
         let listener = socket::bind(&self.options.state_dir)
             .map_err(|source| self.failed("bind the socket", source))?;
         let backend = self.backend();
-        let downed = backend.down.subscribe();
         let closing = CancellationToken::new();
         let server = api::server::serve(listener, Arc::new(backend), closing.clone());
         let server = tokio::spawn(server);
         Ok(Answering {
             server,
             closing,
-            downed,
-            snapshots: self.owner.snapshots(),
+            owner: self.owner.clone(),
         })
     }
 
@@ -356,7 +356,6 @@ impl Daemon {
             drivers: self.drivers.clone(),
             docker: Arc::clone(&self.docker),
             sources: self.sources.clone(),
-            down: watch::Sender::new(false),
         }
     }
 
@@ -402,7 +401,9 @@ impl Daemon {
 
 /// What the holder of a lock that only looks says of itself.
 const LOOKING: &str = "looking";
-/// How long somebody who looks may keep a daemon from starting.
+/// What the holder of a lock says of itself that lets go of it as soon as it can.
+const ENDING: &str = "ending";
+/// How long somebody who looks or ends may keep a daemon from starting.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long what ended instances leave behind may take to go: longer than the last lines of a
 /// container are waited for.
@@ -437,14 +438,14 @@ async fn clear(driver: &dyn Driver) {
     }
 }
 
-/// Takes the directory; waits for those who only look at it.
+/// Takes the directory; waits for those who only look at it or are about to leave it.
 async fn take(dir: &Path, clock: &Clock) -> Result<StateLock, LockError> {
     let deadline = tokio::time::Instant::now() + LOOK_PATIENCE;
     loop {
         match store::lock(dir, &format!("since {}", clock.now())) {
             // A holder that ended is named until the next one has written its own name.
             Err(LockError::Held { about, pid, .. })
-                if (about == LOOKING || pid.is_none_or(is_gone))
+                if (about == LOOKING || about == ENDING || pid.is_none_or(is_gone))
                     && tokio::time::Instant::now() < deadline =>
             {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -664,20 +665,13 @@ pub(crate) fn in_full(error: impl std::error::Error) -> String {
 struct Answering {
     server: JoinHandle<()>,
     closing: CancellationToken,
-    downed: watch::Receiver<bool>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    owner: ReconcilerHandle,
 }
 
 impl Answering {
-    /// Waits until `down` was asked and nothing is left.
-    async fn downed(&mut self) {
-        // An error would mean that the backend is gone, and so the server.
-        if self.downed.wait_for(|down| *down).await.is_ok() {
-            let empty = |snapshot: &Arc<Snapshot>| snapshot.pipelines.is_empty();
-            if self.snapshots.wait_for(empty).await.is_err() {
-                tracing::error!("the reconciler ended before everything was down");
-            }
-        }
+    /// Waits until `down` was asked and nothing is left. Nothing is applied from then on.
+    async fn downed(&self) {
+        self.owner.downed().await;
     }
 
     async fn end(self) {

@@ -10,8 +10,8 @@ use crate::model::{
 };
 
 use super::core::Core;
-use super::handle::{Applied, Change, Command, Origin, Refusal, Request, Source};
-use super::ledger::{Answer, Effect};
+use super::handle::{Afterwards, Applied, Change, Command, Origin, Refusal, Request, Source};
+use super::ledger::{Answer, Effect, Ending};
 use super::pipeline::Pipeline;
 
 impl Core {
@@ -36,6 +36,7 @@ impl Core {
                             reply,
                             applied,
                             before,
+                            ending: self.ending,
                         };
                         self.ledger.effects.push(Effect::Answer(reply));
                     }
@@ -50,7 +51,12 @@ impl Core {
                     self.done(reply);
                 }
             },
-            Command::Down { reply } => {
+            Command::Down { afterwards, reply } => {
+                match (afterwards, self.ending) {
+                    (Afterwards::End, Ending::No) => self.ending = Ending::WhenEmpty,
+                    (Afterwards::End, Ending::WhenEmpty | Ending::Decided)
+                    | (Afterwards::GoOn, _) => {}
+                }
                 let keys: Vec<PipelineKey> = self.pipelines.keys().cloned().collect();
                 for key in keys {
                     self.delete(&key, "down requested");
@@ -94,9 +100,13 @@ impl Core {
             .push(Effect::Answer(Answer::Done { reply }));
     }
 
-    /// A person's apply that cannot be recorded is refused before it changes anything; the watch's
-    /// is taken over in memory and recorded later.
+    /// Nothing is begun that nobody would look after. A person's apply that cannot be recorded is
+    /// refused before it changes anything; the watch's is taken over in memory and recorded later.
     fn check_apply(&self, source: &Source) -> Result<(), Refusal> {
+        match self.ending {
+            Ending::Decided => return Err(Refusal::ShuttingDown),
+            Ending::No | Ending::WhenEmpty => {}
+        }
         match (source.origin, self.not_durable()) {
             (Origin::Person, Some(why)) => Err(Refusal::NotDurable {
                 why: why.to_owned(),
@@ -353,7 +363,14 @@ pub(super) fn refuse(core: &mut Core, refused: Answer, why: String) {
             }
             answer(reply, Err(Refusal::NotDurable { why }));
         }
-        Answer::Applied { reply, before, .. } => {
+        Answer::Applied {
+            reply,
+            before,
+            ending,
+            ..
+        } => {
+            // It called nothing off. Whether something else did shows in what is wanted.
+            core.ending = ending;
             for (key, kept) in before {
                 match (kept, core.pipelines.get_mut(&key)) {
                     (Some(kept), Some(pipeline)) => pipeline.keep(kept, &mut core.ledger),

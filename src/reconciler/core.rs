@@ -19,7 +19,7 @@ use crate::model::{
 use crate::probe::Report;
 
 use super::handle::Command;
-use super::ledger::{Answer, Changes, Durability, Effect, Ledger};
+use super::ledger::{Answer, Changes, Durability, Effect, Ending, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
 use super::probing::ProbingChange;
@@ -104,6 +104,8 @@ pub struct Turn {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Who is registered now, when that changed.
     pub directory: Option<Arc<Directory>>,
+    /// Whether it is decided that the owner ends.
+    pub ending: Ending,
     /// When to hand in a [`Input::Tick`] at the latest.
     pub wake_at: Option<Timestamp>,
 }
@@ -167,6 +169,7 @@ pub struct Core {
     /// What each driver cannot enforce.
     unenforced: Unenforced,
     frozen: Option<String>,
+    pub(super) ending: Ending,
     not_durable: Option<NotDurable>,
     pending: VecDeque<Pending>,
     /// The number of the newest commit.
@@ -214,6 +217,7 @@ impl Core {
             daemon,
             unenforced: Unenforced::new(),
             frozen: None,
+            ending: Ending::No,
             not_durable: None,
             pending: VecDeque::new(),
             commits: 0,
@@ -302,6 +306,8 @@ impl Core {
             ..Turn::default()
         };
         turn.commit = self.open_commit(&mut turn.effects);
+        self.decide_end();
+        turn.ending = self.ending;
         for (kind, looking) in &mut self.drivers {
             if let Some(scope) = looking.begin(*kind, &self.pipelines) {
                 turn.looks.push((*kind, scope));
@@ -312,6 +318,25 @@ impl Core {
         turn.probing = std::mem::take(&mut self.probing);
         turn.wake_at = Some(self.wake_at());
         turn
+    }
+
+    /// Whether a `down` that was to end the owner has done its work. Looked at after all inputs were
+    /// taken in, so that nothing can come between the emptiness and the decision.
+    fn decide_end(&mut self) {
+        match self.ending {
+            Ending::No | Ending::Decided => return,
+            Ending::WhenEmpty => {}
+        }
+        let is_wanted = |pipeline: &Pipeline| !pipeline.kept.deleting;
+        let mut owed = self.pending.iter().flat_map(|pending| &pending.effects);
+        if self.pipelines.values().any(is_wanted) {
+            self.ending = Ending::No;
+        } else if self.pipelines.is_empty()
+            // Whoever asked is answered first.
+            && !owed.any(|effect| matches!(effect, Effect::Answer(_)))
+        {
+            self.ending = Ending::Decided;
+        }
     }
 
     /// Plans one pipeline, if something about it changed or its time has come, and takes the steps.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::model::{
     ComponentId, Event, Generation, PipelineKey, PipelineSpec, Problem, Pull, Snapshot,
@@ -39,6 +40,8 @@ pub enum Command {
     },
     /// Take everything down and forget it.
     Down {
+        /// What the owner does once nothing is left.
+        afterwards: Afterwards,
         /// Answered once recorded; the snapshot tells when all is gone.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
@@ -62,6 +65,15 @@ pub enum Command {
     },
     /// Something about who is registered.
     Registry(RegistryCommand),
+}
+
+/// What becomes of the owner of an emptied state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It takes pipelines on as before.
+    GoOn,
+    /// It ends and takes on nothing more; an apply that is accepted before calls that off.
+    End,
 }
 
 /// Where pipelines come from.
@@ -159,9 +171,22 @@ pub struct ReconcilerHandle {
     pub(super) events: broadcast::Sender<Arc<Event>>,
     pub(super) directories: watch::Receiver<Arc<Directory>>,
     pub(super) beats: Beats,
+    /// Cancelled once it is decided that the owner ends.
+    pub(super) ending: CancellationToken,
 }
 
 impl ReconcilerHandle {
+    /// Waits until a [`Self::down_and_end`] has left nothing. From then on no apply is accepted, so
+    /// what is empty stays so.
+    pub async fn downed(&self) {
+        self.ending.cancelled().await;
+    }
+
+    /// Whether no apply is accepted any more.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_cancelled()
+    }
+
     /// Waits until the owner is gone: nothing is looked after any more, and what readers see stays
     /// as it was.
     pub async fn ended(&self) {
@@ -180,6 +205,7 @@ impl ReconcilerHandle {
             events,
             directories: watch::channel(Arc::default()).1,
             beats: Beats::default(),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -230,7 +256,21 @@ impl ReconcilerHandle {
     /// # Errors
     /// When it cannot be recorded.
     pub async fn down(&self) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Down { reply }).await?
+        let afterwards = Afterwards::GoOn;
+        self.ask(|reply| Command::Down { afterwards, reply })
+            .await?
+    }
+
+    /// Takes everything down and has the owner end, which [`Self::downed`] tells, unless something
+    /// is applied before all is gone. Both are one command: a caller that is dropped meanwhile has
+    /// asked for both or for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn down_and_end(&self) -> Result<(), Refusal> {
+        let afterwards = Afterwards::End;
+        self.ask(|reply| Command::Down { afterwards, reply })
+            .await?
     }
 
     /// Asks for a start, stop or restart.

@@ -80,6 +80,8 @@ pub enum Answer {
         applied: Vec<Applied>,
         /// What was there before.
         before: Vec<(PipelineKey, Option<PipelineRecord>)>,
+        /// Whether the owner was to end.
+        ending: Ending,
     },
     /// To a start or restart; refusing puts the intents back.
     Asked {
@@ -99,6 +101,18 @@ pub enum Answer {
         /// Whom to tell.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
+}
+
+/// Whether the owner ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// It does not.
+    #[default]
+    No,
+    /// It does once nothing is left, unless something is wanted again before.
+    WhenEmpty,
+    /// It does: nothing is applied any more.
+    Decided,
 }
 
 /// The open group of changes of one turn.

@@ -27,8 +27,10 @@ mod stepped;
 mod steps;
 
 pub use self::core::{Core, Input, Kept, Turn};
-pub use handle::{Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Request, Source};
-pub use ledger::{Answer, Changes, Durability, Effect};
+pub use handle::{
+    Afterwards, Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Request, Source,
+};
+pub use ledger::{Answer, Changes, Durability, Effect, Ending};
 pub use probing::{Probing, ProbingChange};
 pub use registry::{
     Beat, Beats, Directory, Introduction, Note, NoteKey, Notes, Peer, PeerProcess, RegistryCommand,

@@ -17,7 +17,7 @@ use crate::probe::{ProberHandle, Report, Target, Watched};
 use super::commands;
 use super::core::{Commit, Core, Input, Turn};
 use super::handle::{Command, ReconcilerHandle};
-use super::ledger::{Changes, Durability, Effect};
+use super::ledger::{Changes, Durability, Effect, Ending};
 use super::probing::Probing;
 use super::registry::{Beats, Directory};
 
@@ -68,6 +68,7 @@ pub struct Reconciler {
     events: broadcast::Sender<Arc<Event>>,
     directories: watch::Sender<Arc<Directory>>,
     beats: Beats,
+    ending: CancellationToken,
     environment: Option<Environment>,
     /// Starts under way, each with how it is told that nobody wants it any more.
     starts: HashMap<InstanceId, CancellationToken>,
@@ -89,12 +90,14 @@ impl Reconciler {
         let (events, _) = broadcast::channel(EVENTS);
         let (directories, directory) = watch::channel(core.directory());
         let beats = Beats::default();
+        let ending = CancellationToken::new();
         let handle = ReconcilerHandle {
             commands: command,
             snapshots: snapshot,
             events: events.clone(),
             directories: directory,
             beats: beats.clone(),
+            ending: ending.clone(),
         };
         let reconciler = Self {
             core,
@@ -109,6 +112,7 @@ impl Reconciler {
             events,
             directories,
             beats,
+            ending,
             environment: None,
             starts: HashMap::new(),
         };
@@ -292,6 +296,10 @@ impl Reconciler {
         }
         if let Some(snapshot) = turn.snapshot {
             self.snapshots.send_replace(snapshot);
+        }
+        match turn.ending {
+            Ending::Decided => self.ending.cancel(),
+            Ending::No | Ending::WhenEmpty => {}
         }
     }
 

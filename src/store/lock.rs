@@ -21,7 +21,8 @@ const STEP: Duration = Duration::from_millis(5);
 /// A forked child that does not exec shares the lock: take it after such children were forked.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    path: PathBuf,
+    file: File,
 }
 
 /// Why a state directory could not be taken.
@@ -101,17 +102,27 @@ pub fn lock(state_dir: &Path, about: &str) -> Result<StateLock, LockError> {
         }
         Err(TryLockError::Error(source)) => return Err(failed("lock", source)),
     }
-    let text = format!("{}\n{}\n", std::process::id(), about.trim());
-    // A full disk must not keep a daemon from starting: the text is a courtesy, so its old length
-    // is cut only after the new text is in.
-    let written = file
-        .rewind()
-        .and_then(|()| file.write_all(text.as_bytes()))
-        .and_then(|()| file.set_len(text.len() as u64));
-    if let Err(error) = written {
-        tracing::warn!(path = %path.display(), %error, "cannot write the holder into the lock");
+    let lock = StateLock { path, file };
+    lock.say(about);
+    Ok(lock)
+}
+
+impl StateLock {
+    /// What a second daemon's error shows beside this one's pid from now on.
+    pub fn say(&self, about: &str) {
+        let text = format!("{}\n{}\n", std::process::id(), about.trim());
+        // A full disk must not keep a daemon from starting: the text is a courtesy, so its old
+        // length is cut only after the new text is in.
+        let mut file = &self.file;
+        let written = file
+            .rewind()
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .and_then(|()| file.set_len(text.len() as u64));
+        if let Err(error) = written {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "cannot write the holder into the lock");
+        }
     }
-    Ok(StateLock { _file: file })
 }
 
 /// Makes `dir` with mode 0700. One that is there already and ours loses what others may do with it.

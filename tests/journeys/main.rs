@@ -14,6 +14,7 @@ mod control;
 mod crash;
 mod damage;
 mod disk;
+mod down;
 mod endpoints;
 mod engine;
 mod faults;
