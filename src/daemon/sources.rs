@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{
@@ -18,7 +22,7 @@ use crate::manifest::{self, Colour, Given, Parsed, Problems};
 use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
 use crate::store::{self, Batch, Store, StoreError};
-use crate::watch::{self, Method, OnProblem, Update, Watch};
+use crate::watch::{self, Method, OnProblem, Update, Watch, WatchDied};
 
 /// How manifests are read.
 #[derive(Clone, Debug)]
@@ -193,10 +197,17 @@ pub(super) struct Sources {
     store: Store,
     /// By the path of the file or folder.
     followed: Arc<Mutex<BTreeMap<PathBuf, Followed>>>,
+    stop: CancellationToken,
 }
 
+/// How long an answer about files is waited for; one that comes later is taken when it comes.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a file system may be silent before `status` says so.
+const SILENCE: Duration = Duration::from_secs(5);
+
 impl Sources {
-    /// Follows `files`, whose pipelines are known already, and the folders that they came from.
+    /// Follows `files`, whose pipelines are known already, and the folders that they came from. What
+    /// lies on a file system that hangs is followed once that answers.
     ///
     /// # Errors
     /// When the watch cannot start.
@@ -213,6 +224,7 @@ impl Sources {
             owner,
             store,
             followed: Arc::default(),
+            stop: stop.clone(),
         };
         let mut known = kept(settings);
         let mut all: BTreeMap<PathBuf, Followed> = BTreeMap::new();
@@ -232,10 +244,12 @@ impl Sources {
         for path in known.into_keys() {
             sources.record(path, None);
         }
-        for (path, followed) in all {
-            sources.follow_as(path, followed).await;
-        }
-        tokio::spawn(sources.clone().hand_in(updates, stop.clone()));
+        let following: Vec<JoinHandle<()>> = all
+            .into_iter()
+            .map(|(path, followed)| sources.follow_as(path, followed))
+            .collect();
+        for_a_while(following).await;
+        tokio::spawn(sources.clone().hand_in(updates));
         Ok(sources)
     }
 
@@ -281,7 +295,8 @@ impl Sources {
         if is_covered {
             return;
         }
-        let files = if path.is_dir() {
+        let found = tokio::fs::metadata(&path).await;
+        let files = if found.is_ok_and(|found| found.is_dir()) {
             let inside = |file: &PathBuf| file.parent() == Some(&path);
             let before: Vec<PathBuf> = self.followed().keys().cloned().collect();
             for file in before.iter().filter(|file| inside(file)) {
@@ -294,23 +309,71 @@ impl Sources {
         };
         let followed = Followed { given, files };
         self.record(path.clone(), Some(&followed));
-        self.follow_as(path, followed).await;
+        for_a_while([self.follow_as(path, followed)]).await;
     }
 
-    async fn follow_as(&self, path: PathBuf, followed: Followed) {
+    /// Follows a file or folder from now on; what it says is taken in a task.
+    fn follow_as(&self, path: PathBuf, followed: Followed) -> JoinHandle<()> {
         let source = watch::Source {
             path: path.clone(),
             given: followed.given.clone(),
         };
-        self.followed().insert(path, followed);
-        match self.watch.add(source, OnProblem::Wait).await {
-            Ok(updates) => {
-                for update in updates {
-                    self.take(update).await;
-                }
+        self.followed().insert(path.clone(), followed);
+        // In the order in which sources are followed and left.
+        let adding = self.watch.add(source, OnProblem::Wait);
+        let sources = self.clone();
+        tokio::spawn(async move {
+            let stop = sources.stop.clone();
+            // Cancel-safe: what was not taken is read again by the next daemon.
+            stop.run_until_cancelled(sources.take_first(&path, adding))
+                .await;
+        })
+    }
+
+    /// Takes what a source says that has just been added.
+    async fn take_first(
+        &self,
+        path: &Path,
+        adding: impl Future<Output = Result<Vec<Update>, WatchDied>>,
+    ) {
+        let mut adding = pin!(adding);
+        let (added, silent) = match timeout(SILENCE, adding.as_mut()).await {
+            Ok(added) => (added, BTreeSet::new()),
+            Err(_) => {
+                let silent = self.tell_of_silence(path).await;
+                (adding.await, silent)
             }
-            Err(error) => tracing::error!(%error, "edits are not noticed any more"),
+        };
+        let updates = match added {
+            Ok(updates) => updates,
+            Err(error) => {
+                tracing::error!(%error, "edits are not noticed any more");
+                return;
+            }
+        };
+        let read = |file: &PathBuf| updates.iter().any(|update| update.file == *file);
+        for file in silent.into_iter().filter(|file| !read(file)) {
+            self.owner.report(file, None).await;
         }
+        for update in updates {
+            self.take(update).await;
+        }
+    }
+
+    /// Says of the pipelines of a source that their files cannot be read yet. Answers the files.
+    async fn tell_of_silence(&self, source: &Path) -> BTreeSet<PathBuf> {
+        tracing::warn!(path = %source.display(), "its file system does not answer");
+        let files = self.files_of(source);
+        for file in &files {
+            let problem = Problem {
+                file: Some(file.clone()),
+                line: None,
+                column: None,
+                message: "cannot read the file yet: its file system does not answer".to_owned(),
+            };
+            self.owner.report(file.clone(), Some(problem)).await;
+        }
+        files
     }
 
     fn leave(&self, path: &Path) {
@@ -345,7 +408,7 @@ impl Sources {
         self.store.commit(batch, store::Durability::CrashSafe, done);
     }
 
-    async fn hand_in(self, mut updates: mpsc::UnboundedReceiver<Update>, stop: CancellationToken) {
+    async fn hand_in(self, mut updates: mpsc::UnboundedReceiver<Update>) {
         loop {
             tokio::select! {
                 // Cancel-safe: receiving takes nothing out unless it wins.
@@ -354,7 +417,7 @@ impl Sources {
                     None => break,
                 },
                 // Cancel-safe: cancellation stays set.
-                () = stop.cancelled() => break,
+                () = self.stop.cancelled() => break,
             }
         }
     }
@@ -375,7 +438,7 @@ impl Sources {
                 tracing::warn!(file = %file.display(), %problems, "a new file is not applied");
             }
             (Standing::Owned, Err(problems)) => {
-                if !file.exists() {
+                if is_gone(&file).await {
                     self.note(&source, &file, BTreeSet::remove);
                 }
                 let problem = problems.first(Some(&file));
@@ -423,10 +486,14 @@ impl Sources {
 
     /// Whether pipelines run by it, or by a file in it.
     fn is_in_use(&self, source: &Path) -> bool {
-        let owned = self.owned_files();
-        owned
-            .iter()
-            .any(|file| file == source || file.parent() == Some(source))
+        !self.files_of(source).is_empty()
+    }
+
+    /// The files of a source by which pipelines run.
+    fn files_of(&self, source: &Path) -> BTreeSet<PathBuf> {
+        let mut files = self.owned_files();
+        files.retain(|file| file == source || file.parent() == Some(source));
+        files
     }
 
     /// The files by which pipelines run.
@@ -461,6 +528,25 @@ impl Sources {
     fn followed(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Followed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for tasks, but not for those that a file system holds up; they go on.
+async fn for_a_while(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    let all = async {
+        for task in tasks {
+            // One that panicked has said so already.
+            task.await.ok();
+        }
+    };
+    if timeout(PATIENCE, all).await.is_err() {
+        tracing::info!("some files are not read yet; nobody waits for them");
+    }
+}
+
+/// Whether there is certainly no such file. One whose file system does not answer may be there.
+async fn is_gone(file: &Path) -> bool {
+    let found = timeout(PATIENCE, tokio::fs::try_exists(file)).await;
+    matches!(found, Ok(Ok(false)))
 }
 
 /// The sources among `settings`.

@@ -6,13 +6,15 @@
 //! file is reported as a problem once it has stayed so for [`QUIET`], and is never an empty list of
 //! pipelines: the last good one stands. An unchanged text gives no update.
 //!
-//! **How.** One thread of its own does all reading, so that a file system that hangs stops nothing
-//! else. It sleeps until the kernel reports a change in a directory on the way to a file, or the
-//! rescan is due. Directories are watched, not files: editors and Kubernetes replace files.
+//! **How.** One thread for each file system does all reading there, so that one that hangs stops
+//! nothing else: whoever adds a source of it waits, or does not, and the answer comes late. It
+//! sleeps until the kernel reports a change in a directory on the way to a file, or the rescan is
+//! due. Directories are watched, not files: editors and Kubernetes replace files.
 //!
 //! **What it does not do.** It decides nothing about pipelines and keeps none of them.
 
 mod debounce;
+mod mounts;
 mod read;
 mod route;
 mod sources;
@@ -21,8 +23,10 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -80,13 +84,25 @@ pub enum Method {
     Polling,
 }
 
-/// The watch. Its thread ends when this is dropped.
+/// The watch. Its threads end when this is dropped.
 #[derive(Debug)]
 pub struct Watch {
-    worker: Sender<worker::Message>,
+    method: Method,
+    rescan: Duration,
+    updates: mpsc::UnboundedSender<Update>,
+    workers: Mutex<Workers>,
 }
 
-/// The watch's thread has died.
+/// Who reads what.
+#[derive(Debug, Default)]
+struct Workers {
+    /// The thread of each file system that has, or had, sources, by where that is mounted.
+    threads: BTreeMap<PathBuf, Sender<worker::Message>>,
+    /// The file system that each source was on when it was added.
+    of: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// A thread of the watch has died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the thread that watches files has died; restart the daemon")]
 pub struct WatchDied;
@@ -106,36 +122,89 @@ impl Watch {
         rescan: Duration,
     ) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Update>)> {
         let (updates, receiver) = mpsc::unbounded_channel();
-        let worker = worker::spawn(method, rescan, updates)?;
-        Ok((Self { worker }, receiver))
+        let watch = Self {
+            method,
+            rescan,
+            updates,
+            workers: Mutex::default(),
+        };
+        // The one of the root stands in for those that cannot be started later.
+        let root = watch.start()?;
+        watch.workers().threads.insert(PathBuf::from("/"), root);
+        Ok((watch, receiver))
+    }
+
+    fn start(&self) -> std::io::Result<Sender<worker::Message>> {
+        worker::spawn(self.method, self.rescan, self.updates.clone())
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread of the file system that `path` is on now.
+    fn worker_of<'a>(&self, workers: &'a mut Workers, path: &Path) -> &'a Sender<worker::Message> {
+        let mut mount = mounts::mount_of(path);
+        if !workers.threads.contains_key(&mount) {
+            match self.start() {
+                Ok(thread) => {
+                    workers.threads.insert(mount.clone(), thread);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a file system shares the thread of another");
+                    mount = PathBuf::from("/");
+                }
+            }
+        }
+        let before = workers.of.insert(path.to_owned(), mount.clone());
+        if let Some(before) = before.filter(|before| *before != mount) {
+            // Something was mounted there since, or is no more.
+            let left = worker::Message::Remove {
+                path: path.to_owned(),
+            };
+            if workers.threads[&before].send(left).is_err() {
+                tracing::debug!("the thread of another file system has died");
+            }
+        }
+        &workers.threads[&mount]
     }
 
     /// Reads a source and watches it from then on. The answer holds one update for each file;
-    /// later ones arrive at the receiver. A source that is watched already is read anew.
+    /// later ones arrive at the receiver. A source that is watched already is read anew. It is added
+    /// whether or not the answer is waited for; while its file system hangs, there is none.
     ///
     /// # Errors
-    /// When the thread has died. What is wrong with the files is in the answer.
-    pub async fn add(
+    /// When its thread has died. What is wrong with the files is in the answer.
+    pub fn add(
         &self,
         source: Source,
         on_problem: OnProblem,
-    ) -> Result<Vec<Update>, WatchDied> {
+    ) -> impl Future<Output = Result<Vec<Update>, WatchDied>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
+        let mut workers = self.workers();
+        let worker = self.worker_of(&mut workers, &source.path);
         let message = worker::Message::Add {
             source,
             on_problem,
             reply,
         };
-        self.worker.send(message).map_err(|_| WatchDied)?;
-        answer.await.map_err(|_| WatchDied)
+        let sent = worker.send(message);
+        async move {
+            sent.map_err(|_| WatchDied)?;
+            answer.await.map_err(|_| WatchDied)
+        }
     }
 
     /// Stops watching the source of this path. Updates that are under way may still arrive.
     ///
     /// # Errors
-    /// When the thread has died.
+    /// When its thread has died.
     pub fn remove(&self, path: PathBuf) -> Result<(), WatchDied> {
-        self.worker
+        let mut workers = self.workers();
+        let Some(mount) = workers.of.remove(&path) else {
+            return Ok(());
+        };
+        workers.threads[&mount]
             .send(worker::Message::Remove { path })
             .map_err(|_| WatchDied)
     }
@@ -143,9 +212,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // A thread that is gone needs no telling.
-        if self.worker.send(worker::Message::Stop).is_err() {
-            tracing::debug!("the watch had ended before it was stopped");
+        for thread in self.workers().threads.values() {
+            // A thread that is gone needs no telling.
+            if thread.send(worker::Message::Stop).is_err() {
+                tracing::debug!("a thread of the watch had ended before it was stopped");
+            }
         }
     }
 }

@@ -412,7 +412,10 @@ async fn dropped_events_make_it_read_everything_again() {
     // Nobody watches the folder that holds `a`, so no event tells of this.
     fs::rename(world.path("a"), world.path("z")).unwrap();
     let lost = notify::Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan);
-    world.watch.worker.send(Message::Event(Ok(lost))).unwrap();
+    for thread in world.watch.workers().threads.values() {
+        let lost = Message::Event(Ok(lost.clone()));
+        thread.send(lost).unwrap();
+    }
     world.until_problem("there is no such file").await;
 }
 

@@ -1,4 +1,4 @@
-//! The thread that watches: events in, updates out.
+//! A thread that watches one file system: events in, updates out.
 
 use std::collections::BTreeMap;
 use std::fs;

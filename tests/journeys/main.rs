@@ -20,6 +20,7 @@ mod engine;
 mod faults;
 mod folder;
 mod health;
+mod hung;
 mod images;
 mod limits;
 mod lives;
