@@ -2,8 +2,12 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
-use crate::support::{World, eventually, is_alive, kill, pipeline, reap_later, shell, sleeper};
+use crate::engine::{container, unique, world_with_engine};
+use crate::support::{
+    PATIENCE, World, eventually, is_alive, kill, pause, pipeline, reap_later, shell, sleeper,
+};
 
 /// Begins a run with its output in `out`.
 fn begin(world: &World, file: &str) -> Child {
@@ -16,6 +20,24 @@ fn begin(world: &World, file: &str) -> Child {
         .stderr(errors)
         .spawn()
         .unwrap()
+}
+
+/// The exit code of a run that ends in time; one that does not is killed, so that nothing of the
+/// test stays.
+#[track_caller]
+fn end_of(run: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = run.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            run.kill().unwrap();
+            run.wait().unwrap();
+            panic!("the run did not end");
+        }
+        pause();
+    }
 }
 
 fn two() -> String {
@@ -124,6 +146,26 @@ fn a_second_ctrl_c_kills_at_once() {
     kill(run.id(), "INT");
     assert_eq!(run.wait().unwrap().code(), Some(130));
     assert_eq!(world.marked(), [] as [u32; 0]);
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_the_grace_of_a_container() {
+    let (world, engine) = world_with_engine!("a_second_ctrl_c_does_not_wait_…");
+    let id = unique("stubborn");
+    let stubborn = "trap '' TERM INT; while :; do sleep 0.1; done";
+    let components = container(&id, stubborn, ", stop: { grace_period: 10m }");
+    world.save("p.yaml", &pipeline(&components));
+    let mut run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    kill(run.id(), "INT");
+    eventually("it is stopping", || {
+        world.read("out").contains("Stopping component")
+    });
+    kill(run.id(), "INT");
+    assert_eq!(end_of(&mut run), Some(130), "{}", world.read("out"));
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
 }
 
 #[test]

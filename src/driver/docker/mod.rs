@@ -273,13 +273,19 @@ impl DockerDriver {
 
     /// Waits until no other call works on this instance.
     async fn turn(&self, instance: &InstanceId) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody waits for or holds are not needed any more.
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(instance.clone()).or_default().clone()
-        };
-        turn.lock_owned().await
+        self.queue(instance).lock_owned().await
+    }
+
+    /// The same without waiting; `None` while another call works on it.
+    fn free_turn(&self, instance: &InstanceId) -> Option<OwnedMutexGuard<()>> {
+        self.queue(instance).try_lock_owned().ok()
+    }
+
+    fn queue(&self, instance: &InstanceId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody waits for or holds are not needed any more.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(instance.clone()).or_default().clone()
     }
 
     async fn find(&self, instance: &InstanceId) -> Result<Option<Seen>, Failure> {

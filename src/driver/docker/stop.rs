@@ -33,8 +33,17 @@ impl DockerDriver {
         instance: &InstanceId,
         how: &StopPolicy,
     ) -> Result<(), DriverError> {
-        let _turn = self.turn(instance).await;
         let lost = |failure: Failure| failure.unreachable(STOP);
+        let _turn = match self.free_turn(instance) {
+            Some(turn) => turn,
+            None => {
+                // Whoever has the turn may be giving the container a grace, which is over now.
+                if how.grace_period.get().is_zero() {
+                    self.kill_running(instance).await.map_err(lost)?;
+                }
+                self.turn(instance).await
+            }
+        };
         let Some(seen) = self.find(instance).await.map_err(lost)? else {
             return Ok(());
         };
@@ -64,6 +73,17 @@ impl DockerDriver {
                 instance: instance.clone(),
                 why: format!("container {} survived SIGKILL", seen.id),
             }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Kills a container that runs. Every instance has its own, which never runs twice, so that
+    /// this hurts nobody who works on it.
+    async fn kill_running(&self, instance: &InstanceId) -> Result<(), Failure> {
+        match self.find(instance).await? {
+            Some(seen) if seen.life.is_alive() => {
+                self.signal(&seen.id, Signal::KILL).await.map(drop)
+            }
             Some(_) | None => Ok(()),
         }
     }
