@@ -249,7 +249,9 @@ pub struct Validate {
     flowctl run --orchestrator container flow.yml\n\n\
     Starts in order, each component gated by the health of what it depends on, and shows their\n\
     output. The first Ctrl+C stops everything in reverse order with grace (exit 0), the second\n\
-    kills at once (exit 130). If a component fails to start, everything is stopped (exit 8).")]
+    kills at once (exit 130), a third ends the run although something cannot be killed, as when\n\
+    its engine is away, and says what (exit 130). If a component fails to start,\n\
+    everything is stopped (exit 8).")]
 pub struct Run {
     /// The pipeline's file [default: flow.yml, then pipeline.yaml]
     pub file: Option<PathBuf>,

@@ -112,6 +112,12 @@ pub enum Failure {
     /// Ctrl+C.
     #[error("interrupted")]
     Interrupted,
+    /// Ctrl+C before everything was ended.
+    #[error("interrupted; this is left behind:\n{}", indented(left))]
+    LeftBehind {
+        /// What may run on, a line each.
+        left: Vec<String>,
+    },
 }
 
 impl From<io::Error> for Failure {
@@ -148,7 +154,7 @@ impl Failure {
             Self::ComponentFailed { .. } => Exit::ComponentFailed,
             Self::File { .. } | Self::Exists { .. } | Self::Output(_) => Exit::Refused,
             Self::ClosedPipe => Exit::Done,
-            Self::Interrupted => Exit::Interrupted,
+            Self::Interrupted | Self::LeftBehind { .. } => Exit::Interrupted,
         }
     }
 
@@ -176,6 +182,10 @@ impl Failure {
             }
             Self::ComponentFailed { .. } => Some(
                 "`flowctl why COMPONENT` tells more; an edit or `flowctl start` revives it"
+                    .to_owned(),
+            ),
+            Self::LeftBehind { .. } => Some(
+                "`flowctl down` ends it; so does the next `flowctl run`, before it begins"
                     .to_owned(),
             ),
             Self::Exists { .. } => {
@@ -277,6 +287,7 @@ mod tests {
             (told(ErrorCode::Internal), 70),
             (told(ErrorCode::NotDurable), 75),
             (Failure::Interrupted, 130),
+            (Failure::LeftBehind { left: Vec::new() }, 130),
             (Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)), 0),
         ];
         for (failure, code) in table {

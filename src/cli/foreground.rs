@@ -78,6 +78,7 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
     match ended {
         Ok(RunEnd::Stopped) => Ok(Exit::Done),
         Ok(RunEnd::Killed) => Ok(Exit::Interrupted),
+        Ok(RunEnd::LeftBehind(left)) => Err(Failure::LeftBehind { left }),
         Ok(RunEnd::Failed(failed)) => Err(Failure::ComponentFailed { failed }),
         Ok(RunEnd::TimedOut(waiting)) => {
             let after: HumanDuration = options.args.timeout;

@@ -124,7 +124,8 @@ fn explain(failure: &Failure) {
         | Failure::ComponentFailed { .. }
         | Failure::File { .. }
         | Failure::Exists { .. }
-        | Failure::Output(_) => tell(&format!("error: {failure}")),
+        | Failure::Output(_)
+        | Failure::LeftBehind { .. } => tell(&format!("error: {failure}")),
     }
     if let Some(hint) = failure.hint() {
         tell(&format!("hint: {hint}"));

@@ -5,17 +5,19 @@
 //! is nobody's, and ends it first.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
 use crate::driver::{Follow, LogLine, LogQuery, Runs};
 use crate::model::{
-    ComponentId, Event, EventKind, HumanDuration, PhaseName, PipelineKey, Signal, Snapshot,
-    StopPolicy,
+    ComponentId, DriverKind, Event, EventKind, HumanDuration, InstanceId, PhaseName, PipelineKey,
+    Signal, Snapshot, StopPolicy,
 };
 use crate::reconciler::Refusal;
 use crate::store::{self, Batch};
@@ -31,6 +33,8 @@ const RUN: &str = "run";
 /// How long log lines on their way are waited for at the end: a follower notices the files of a new
 /// component within 500 ms.
 const LAST_LINES: Duration = Duration::from_millis(700);
+/// Between two kills of what did not die: an engine that comes back is not made to wait.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is run, and how.
 #[derive(Clone, Debug)]
@@ -82,6 +86,9 @@ pub enum RunEnd {
     TimedOut(Vec<String>),
     /// A second signal: everything was killed.
     Killed,
+    /// A third signal, before everything was dead; one line for each that may run on. The next run
+    /// ends it.
+    LeftBehind(Vec<String>),
 }
 
 /// Why nothing was run.
@@ -107,7 +114,7 @@ pub enum RunError {
 }
 
 /// Runs the file until it is told to end, has ended, or failed. Whatever the end, nothing of it
-/// runs afterwards.
+/// runs afterwards, except for what [`RunEnd::LeftBehind`] names.
 ///
 /// # Errors
 /// When nothing was run.
@@ -124,11 +131,17 @@ pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, said).await;
-    let release = daemon.set_owner(None).await;
+    let is_over = daemon.owner.snapshots().borrow().pipelines.is_empty();
+    // By the mark the next run knows that it may end what is left.
+    let release = if is_over {
+        daemon.set_owner(None).await
+    } else {
+        Ok(())
+    };
     daemon.close().await;
     let ended = ended?;
     release?;
-    if options.logs == AfterRun::Remove && !had_logs {
+    if options.logs == AfterRun::Remove && !had_logs && is_over {
         match std::fs::remove_dir_all(&logs) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -152,8 +165,8 @@ async fn supervise(
     let stopped = take_down(daemon, &said, &mut signals).await;
     answering.end().await;
     match (ended?, stopped) {
-        (_, RunEnd::Killed) => Ok(RunEnd::Killed),
-        (ended, _) => {
+        (_, end @ (RunEnd::Killed | RunEnd::LeftBehind(_))) => Ok(end),
+        (ended, RunEnd::Stopped | RunEnd::Failed(_) | RunEnd::TimedOut(_)) => {
             if ended == RunEnd::Stopped {
                 say(&said, "Pipeline stopped successfully").await;
             }
@@ -365,14 +378,25 @@ async fn tell(
     None
 }
 
-/// Stops everything in order; a signal meanwhile kills everything at once.
+/// How everything is taken down.
+enum Haste {
+    /// In order, each component with its grace.
+    Orderly,
+    /// All at once, without any.
+    Killing,
+}
+
+/// Stops everything in order; a signal meanwhile kills everything at once, and one more leaves what
+/// cannot be killed, as when its engine is away.
 async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Signals) -> RunEnd {
     let mut events = daemon.owner.events();
     let mut snapshots = daemon.owner.snapshots();
     if let Err(error) = daemon.owner.down().await {
         tracing::error!(%error, "the end is not recorded; it is carried out all the same");
     }
-    let mut killed = false;
+    let mut haste = Haste::Orderly;
+    let kills = kill_all(daemon);
+    tokio::pin!(kills);
     loop {
         let is_empty = snapshots.borrow_and_update().pipelines.is_empty();
         // The events that led to a snapshot are sent before it.
@@ -380,20 +404,30 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
             tell_of_stop(&event, said).await;
         }
         if is_empty {
-            daemon.swept().await;
-            return if killed {
-                RunEnd::Killed
-            } else {
-                RunEnd::Stopped
+            tokio::select! {
+                // Nothing runs any more: what is not swept is removed by the next daemon.
+                () = daemon.swept() => {}
+                // Cancel-safe: a signal that was not taken stays pending.
+                _ = signals.next() => {}
+                // A kill that nobody polls would keep its turn at the driver, and so the sweep.
+                never = &mut kills, if matches!(haste, Haste::Killing) => match never {},
+            }
+            return match haste {
+                Haste::Orderly => RunEnd::Stopped,
+                Haste::Killing => RunEnd::Killed,
             };
         }
         tokio::select! {
             // Cancel-safe: a signal that was not taken stays pending.
-            _ = signals.next() => {
-                killed = true;
-                say(said, "Killing everything").await;
-                kill_all(daemon).await;
-            }
+            _ = signals.next() => match haste {
+                Haste::Orderly => {
+                    haste = Haste::Killing;
+                    say(said, "Killing everything").await;
+                }
+                Haste::Killing => return RunEnd::LeftBehind(left(&snapshots.borrow())),
+            },
+            // Cancel-safe: it is kept outside of the loop.
+            never = &mut kills, if matches!(haste, Haste::Killing) => match never {},
             // Cancel-safe: receiving takes nothing out unless it wins.
             event = events.recv() => if let Ok(event) = event {
                 tell_of_stop(&event, said).await;
@@ -412,31 +446,44 @@ async fn tell_of_stop(event: &Event, said: &mpsc::Sender<Said>) {
     }
 }
 
-/// Kills what lives, without grace and without order.
-async fn kill_all(daemon: &Daemon) {
-    let how = StopPolicy {
+/// Kills what lives, without grace and without order, and again what lives on: it may have been
+/// started meanwhile, and its engine may have been away. Whoever asks knows when it is enough.
+async fn kill_all(daemon: &Daemon) -> Infallible {
+    let how = &StopPolicy {
         signal: Signal::KILL,
         grace_period: HumanDuration::from_secs(0),
     };
-    let snapshot = Arc::clone(&daemon.owner.snapshots().borrow());
+    let snapshots = daemon.owner.snapshots();
+    let mut told = BTreeSet::new();
+    loop {
+        let snapshot = Arc::clone(&snapshots.borrow());
+        let kills = living(&snapshot).filter_map(|(kind, instance)| {
+            let driver = daemon.drivers.get(&kind)?;
+            Some(async move { (instance, driver.stop(instance, how).await) })
+        });
+        for (instance, killed) in join_all(kills).await {
+            if let Err(error) = killed
+                && told.insert(instance.clone())
+            {
+                tracing::error!(%instance, %error, "it could not be killed; it is tried again");
+            }
+        }
+        tokio::time::sleep(KILL_AGAIN).await;
+    }
+}
+
+fn living(snapshot: &Snapshot) -> impl Iterator<Item = (DriverKind, &InstanceId)> {
     let components = snapshot
         .pipelines
         .iter()
         .flat_map(|pipeline| &pipeline.components);
-    for component in components {
-        let Some(driver) = daemon.drivers.get(&component.driver) else {
-            continue;
-        };
-        for instance in component
+    components.flat_map(|component| {
+        let instances = component
             .replicas
             .iter()
-            .filter_map(|r| r.instance.as_ref())
-        {
-            if let Err(error) = driver.stop(instance, &how).await {
-                tracing::error!(%instance, %error, "it could not be killed");
-            }
-        }
-    }
+            .filter_map(|r| r.instance.as_ref());
+        instances.map(|instance| (component.driver, instance))
+    })
 }
 
 /// Tells the lines that are written from this run's beginning on.
@@ -477,6 +524,11 @@ fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>)
             }
         }
     });
+}
+
+/// What runs, or may.
+fn left(snapshot: &Snapshot) -> Vec<String> {
+    lines(snapshot, PhaseName::lives)
 }
 
 fn in_phase(snapshot: &Snapshot, phase: PhaseName) -> Vec<String> {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::containers::id_of;
-use crate::engine::{Engine, LiveRestore, OwnEngine, container, counts_on, resting, unique};
-use crate::proxy::{Manner, Proxy};
+use crate::engine::{LiveRestore, OwnEngine, container, counts_on, resting, unique};
+use crate::proxy::{Manner, world_with_proxy};
 use crate::support::{Status, World, eventually, kill, pipeline, sleeper};
 
 /// A world whose engine is its own, which outlives it.
@@ -16,19 +16,6 @@ macro_rules! world_with_own_engine {
         };
         let world = World::with_engine(&own.engine.host());
         (own, world)
-    }};
-}
-
-/// A world that speaks to the shared engine through a proxy.
-macro_rules! world_with_proxy {
-    ($test:literal) => {{
-        let Some(engine) = Engine::shared($test) else {
-            return;
-        };
-        let mut world = World::new();
-        let proxy = Proxy::before(engine.socket(), world.path("proxy.sock"));
-        world.use_engine(&proxy.host());
-        (world, engine, proxy)
     }};
 }
 

@@ -8,6 +8,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// A world that speaks to the shared engine through a proxy, that engine and the proxy; without an
+/// engine the test ends here.
+macro_rules! world_with_proxy {
+    ($test:literal) => {{
+        let Some(engine) = $crate::engine::Engine::shared($test) else {
+            return;
+        };
+        let mut world = $crate::support::World::new();
+        let proxy = $crate::proxy::Proxy::before(engine.socket(), world.path("proxy.sock"));
+        world.use_engine(&proxy.host());
+        (world, engine, proxy)
+    }};
+}
+pub(crate) use world_with_proxy;
+
 /// What becomes of what the engine says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use crate::engine::{container, unique, world_with_engine};
+use crate::engine::{container, resting, unique, world_with_engine};
+use crate::proxy::{Manner, world_with_proxy};
 use crate::support::{
     PATIENCE, World, eventually, is_alive, kill, pause, pipeline, reap_later, shell, sleeper,
 };
@@ -165,6 +166,47 @@ fn a_second_ctrl_c_does_not_wait_for_the_grace_of_a_container() {
     });
     kill(run.id(), "INT");
     assert_eq!(end_of(&mut run), Some(130), "{}", world.read("out"));
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_third_ctrl_c_ends_a_run_whose_engine_is_away_and_the_next_run_ends_what_is_left() {
+    let (world, engine, proxy) = world_with_proxy!("a_third_ctrl_c_ends_a_run_…");
+    let id = unique("boxed");
+    world.save("p.yaml", &pipeline(&resting(&id, "")));
+    let mut run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    proxy.behave(Manner::Fails);
+    world.until("its engine is away", |status| {
+        status.phase(&id) == "unknown"
+    });
+    let after = ["Received shutdown signal", "Killing everything"];
+    for said in after {
+        kill(run.id(), "INT");
+        eventually("it tells what it does", || world.read("out").contains(said));
+    }
+    kill(run.id(), "INT");
+    assert_eq!(end_of(&mut run), Some(130), "{}", world.read("out"));
+    let out = world.read("out");
+    let left = format!("interrupted; this is left behind:\n  {id}: ");
+    assert!(out.contains(&left) && out.contains("flowctl down"), "{out}");
+    let left = engine.containers(&world);
+    assert_eq!(left.len(), 1);
+    proxy.behave(Manner::Honest);
+    let mut next = begin(&world, "p.yaml");
+    eventually("it is up again", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    let out = world.read("out");
+    assert!(
+        out.contains("Ending what an earlier run left behind"),
+        "{out}"
+    );
+    assert_ne!(engine.containers(&world), left);
+    kill(next.id(), "INT");
+    assert_eq!(end_of(&mut next), Some(0), "{}", world.read("out"));
     assert_eq!(engine.containers(&world), Vec::<String>::new());
 }
 
