@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +87,8 @@ pub enum RunEnd {
     TimedOut(Vec<String>),
     /// A second signal: everything was killed.
     Killed,
-    /// A third signal, before everything was dead; one line for each that may run on. The next run
-    /// ends it.
+    /// A third signal, or one while the leftovers of another run were ended: before everything was
+    /// dead. One line for each that may run on. The next run ends it.
     LeftBehind(Vec<String>),
 }
 
@@ -158,7 +159,9 @@ async fn supervise(
     said: mpsc::Sender<Said>,
 ) -> Result<RunEnd, RunError> {
     let mut signals = daemon.signals()?;
-    clear_leftovers(daemon, options, &said).await?;
+    if let ControlFlow::Break(end) = clear_leftovers(daemon, options, &said, &mut signals).await? {
+        return Ok(end);
+    }
     let answering = daemon.answer()?;
     let ended = begin(daemon, options, checked, &said, &mut signals).await;
     // However it went, nothing stays.
@@ -175,15 +178,17 @@ async fn supervise(
     }
 }
 
-/// Ends what a run left behind that was killed.
+/// Ends what a run left behind that was killed. A signal meanwhile ends the run before it began.
 async fn clear_leftovers(
     daemon: &Daemon,
     options: &RunOptions,
     said: &mpsc::Sender<Said>,
-) -> Result<(), RunError> {
+    signals: &mut Signals,
+) -> Result<ControlFlow<RunEnd>, RunError> {
     let names: Vec<String> = names(&daemon.owner.snapshots().borrow());
     if names.is_empty() {
-        return Ok(daemon.set_owner(Some(RUN)).await?);
+        daemon.set_owner(Some(RUN)).await?;
+        return Ok(ControlFlow::Continue(()));
     }
     if daemon.settings.get(OWNER).is_none_or(|owner| owner != RUN) {
         let state_dir = options.state_dir.clone();
@@ -202,14 +207,19 @@ async fn clear_leftovers(
     .await;
     daemon.owner.down().await?;
     let mut snapshots = daemon.owner.snapshots();
-    let emptied = snapshots
-        .wait_for(|snapshot| snapshot.pipelines.is_empty())
-        .await
-        .is_ok();
-    if emptied {
-        Ok(())
-    } else {
-        Err(DaemonError::Ended.into())
+    let emptied = snapshots.wait_for(|snapshot| snapshot.pipelines.is_empty());
+    tokio::select! {
+        // Cancel-safe: only the latest snapshot counts.
+        emptied = emptied => match emptied {
+            Ok(_) => Ok(ControlFlow::Continue(())),
+            Err(_) => Err(DaemonError::Ended.into()),
+        },
+        // Cancel-safe: a signal that was not taken stays pending. It kills nothing: whoever left
+        // these did not ask for that, and the next run goes on with their end.
+        _ = signals.next() => {
+            let left = left(&daemon.owner.snapshots().borrow());
+            Ok(ControlFlow::Break(RunEnd::LeftBehind(left)))
+        }
     }
 }
 

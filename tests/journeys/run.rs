@@ -240,6 +240,44 @@ fn what_a_killed_run_left_behind_is_ended_by_the_next() {
 }
 
 #[test]
+fn ctrl_c_ends_a_run_whose_leftovers_do_not_end() {
+    let world = World::new();
+    let stubborn = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
+    let components = shell("a", stubborn, ", stop: { grace_period: 10m }");
+    world.save("p.yaml", &pipeline(&components));
+    let run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    let pid = run.id();
+    kill(pid, "KILL");
+    reap_later(run);
+    eventually("it is gone", || !is_alive(pid));
+    for signal in ["INT", "TERM"] {
+        let mut next = begin(&world, "p.yaml");
+        eventually("it waits for the leftovers", || {
+            world.path("asked").exists() && world.read("out").contains("an earlier run left behind")
+        });
+        kill(next.id(), signal);
+        assert_eq!(end_of(&mut next), Some(130), "{}", world.read("out"));
+        let out = world.read("out");
+        assert!(
+            out.contains("interrupted; this is left behind:\n  a: stopping"),
+            "{out}"
+        );
+    }
+    world.write("go", "");
+    eventually("what was left ends", || world.marked().is_empty());
+    world.save("p.yaml", &two());
+    let mut last = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    kill(last.id(), "INT");
+    assert_eq!(end_of(&mut last), Some(0), "{}", world.read("out"));
+}
+
+#[test]
 fn a_run_does_not_touch_the_pipelines_of_a_daemon() {
     let world = World::new();
     world.apply(&sleeper("a", ""));
