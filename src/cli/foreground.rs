@@ -1,6 +1,10 @@
 //! What `flowctl run` shows.
 
-use tokio::sync::mpsc;
+use std::fs::File;
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
 use super::host::RunOptions;
@@ -8,13 +12,16 @@ use super::out::Out;
 use super::program::{block_on, failure};
 use super::text::{Style, Tone, clean, paint};
 use crate::api::{ApiError, ErrorCode, WhenUnready};
-use crate::daemon::{self, AfterRun, Reading, RunEnd, RunError, Said};
+use crate::daemon::{self, AfterRun, Reading, RunEnd, RunError, Said, Signals, Voice};
 use crate::manifest::Colour;
 use crate::model::HumanDuration;
 use crate::telemetry::{self, LogFormat};
 
 /// Lines that may wait for a slow terminal before components' logs wait in their files.
 const WAITING: usize = 1024;
+/// How long a reader may take for the last of them once the run was told to end: less than the
+/// shortest patience of those who then kill it (10 s of Docker, 90 s of systemd).
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> {
     let filter = options.log.as_deref().unwrap_or("warn");
@@ -46,37 +53,15 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
         },
     };
     let style = options.style;
-    let (said, mut lines) = mpsc::channel(WAITING);
-    let ended = std::thread::scope(|scope| {
-        let work =
-            scope.spawn(|| block_on(async { Ok::<_, Failure>(daemon::run(wanted, said).await) }));
-        while let Some(said) = lines.blocking_recv() {
-            let line = match said {
-                Said::Progress(line) => line,
-                Said::Log(line) => {
-                    let text = String::from_utf8_lossy(&line.text).into_owned();
-                    let name = paint(&line.replica.to_string(), Tone::Strong, style);
-                    format!("{name} | {}", clean(&text))
-                }
-            };
-            // Whoever read our output has gone: the run goes on until it is told to end.
-            if out
-                .line(line.as_bytes())
-                .and_then(|()| out.flush())
-                .is_err()
-            {
-                break;
-            }
-        }
-        drop(lines);
-        work.join()
-    });
-    let ended = match ended {
-        Ok(ended) => ended?,
-        Err(panic) => std::panic::resume_unwind(panic),
-    };
+    let (voice, lines) = Voice::new(WAITING);
+    let printed = print(lines, out.another()?, style);
+    let ended = block_on(async {
+        let ended = daemon::run(wanted, voice).await;
+        until_printed(printed, &ended).await?;
+        Ok::<_, Failure>(ended)
+    })?;
     match ended {
-        Ok(RunEnd::Stopped) => Ok(Exit::Done),
+        Ok(RunEnd::Stopped | RunEnd::Completed) => Ok(Exit::Done),
         Ok(RunEnd::Killed) => Ok(Exit::Interrupted),
         Ok(RunEnd::LeftBehind(left)) => Err(Failure::LeftBehind { left }),
         Ok(RunEnd::Failed(failed)) => Err(Failure::ComponentFailed { failed }),
@@ -93,4 +78,58 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
             Err(error.with_hint(hint).into())
         }
     }
+}
+
+/// Shows what the run tells until it tells no more; says when. In a thread of its own that nobody
+/// joins: a reader that has paused may block it for ever.
+fn print(
+    mut lines: mpsc::UnboundedReceiver<Said>,
+    mut out: File,
+    style: Style,
+) -> oneshot::Receiver<()> {
+    let (done, printed) = oneshot::channel();
+    std::thread::spawn(move || {
+        while let Some(said) = lines.blocking_recv() {
+            let line = match said {
+                Said::Progress(line) => format!("{line}\n"),
+                Said::Log(line, _room) => {
+                    let text = String::from_utf8_lossy(&line.text).into_owned();
+                    let name = paint(&line.replica.to_string(), Tone::Strong, style);
+                    format!("{name} | {}\n", clean(&text))
+                }
+            };
+            // Whoever read our output has gone: the run goes on until it is told to end.
+            if out.write_all(line.as_bytes()).is_err() {
+                break;
+            }
+        }
+        // Nobody may wait for it any more.
+        done.send(()).ok();
+    });
+    printed
+}
+
+/// Waits until all that was told is shown. A reader that has paused is waited for, but not by a run
+/// that somebody wants to end.
+async fn until_printed(
+    printed: oneshot::Receiver<()>,
+    ended: &Result<RunEnd, RunError>,
+) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(Failure::Output)?;
+    let patience = async {
+        match ended {
+            Ok(RunEnd::Stopped | RunEnd::Killed | RunEnd::LeftBehind(_)) => {
+                tokio::time::sleep(LAST_WORDS).await;
+            }
+            Ok(RunEnd::Completed | RunEnd::Failed(_) | RunEnd::TimedOut(_)) | Err(_) => {
+                signals.next().await;
+            }
+        }
+    };
+    tokio::select! {
+        // Cancel-safe, both: they only wait. A thread that panicked has said so, and shows no more.
+        _ = printed => {}
+        () = patience => tracing::debug!("the reader has paused; what it did not read is lost"),
+    }
+    Ok(())
 }

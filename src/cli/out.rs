@@ -1,6 +1,8 @@
 //! Where results go, and what the terminal is like.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::args::When;
@@ -37,6 +39,15 @@ impl Out {
     /// Whether a person looks on.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
+    }
+
+    /// The same output once more, for another thread. Nothing of it is kept in a buffer.
+    ///
+    /// # Errors
+    /// When this process may open no more files.
+    pub fn another(&self) -> io::Result<File> {
+        let stdout = self.stdout.get_ref().as_fd().try_clone_to_owned()?;
+        Ok(File::from(stdout))
     }
 
     /// Clears the terminal, for a table that is drawn anew.

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
 use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
-use crate::driver::{Follow, LogLine, LogQuery, Runs};
+use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{
     ComponentId, DriverKind, Event, EventKind, HumanDuration, InstanceId, PhaseName, PipelineKey,
     Signal, Snapshot, StopPolicy,
@@ -24,7 +24,7 @@ use crate::reconciler::Refusal;
 use crate::store::{self, Batch};
 
 use super::{
-    ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, check,
+    ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, Voice, check,
 };
 
 /// The setting by which a directory belongs to a run rather than to a daemon.
@@ -67,20 +67,13 @@ pub enum AfterRun {
     Remove,
 }
 
-/// What a run tells while it goes on.
-#[derive(Clone, Debug)]
-pub enum Said {
-    /// What happens.
-    Progress(String),
-    /// What a component wrote.
-    Log(LogLine),
-}
-
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// Everything was stopped in order, or had completed.
+    /// Somebody asked for it: everything was stopped in order.
     Stopped,
+    /// Every component had completed.
+    Completed,
     /// A component failed to start, or for good; one line each.
     Failed(Vec<String>),
     /// Not everything was ready in time; one line for each that was not.
@@ -119,7 +112,7 @@ pub enum RunError {
 ///
 /// # Errors
 /// When nothing was run.
-pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd, RunError> {
+pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> {
     let source = SourceInput::File(options.file.clone());
     let checked = check(&[source], Watching::Yes, &options.reading)?;
     let logs = options.state_dir.join("logs");
@@ -131,7 +124,7 @@ pub async fn run(options: RunOptions, said: mpsc::Sender<Said>) -> Result<RunEnd
         engine: options.engine.clone(),
     })
     .await?;
-    let ended = supervise(&daemon, &options, checked, said).await;
+    let ended = supervise(&daemon, &options, checked, voice).await;
     let is_over = daemon.owner.snapshots().borrow().pipelines.is_empty();
     // By the mark the next run knows that it may end what is left.
     let release = if is_over {
@@ -156,22 +149,22 @@ async fn supervise(
     daemon: &Daemon,
     options: &RunOptions,
     checked: crate::api::Checked,
-    said: mpsc::Sender<Said>,
+    voice: Voice,
 ) -> Result<RunEnd, RunError> {
     let mut signals = daemon.signals()?;
-    if let ControlFlow::Break(end) = clear_leftovers(daemon, options, &said, &mut signals).await? {
+    if let ControlFlow::Break(end) = clear_leftovers(daemon, options, &voice, &mut signals).await? {
         return Ok(end);
     }
     let answering = daemon.answer()?;
-    let ended = begin(daemon, options, checked, &said, &mut signals).await;
+    let ended = begin(daemon, options, checked, &voice, &mut signals).await;
     // However it went, nothing stays.
-    let stopped = take_down(daemon, &said, &mut signals).await;
+    let stopped = take_down(daemon, &voice, &mut signals).await;
     answering.end().await;
     match (ended?, stopped) {
         (_, end @ (RunEnd::Killed | RunEnd::LeftBehind(_))) => Ok(end),
-        (ended, RunEnd::Stopped | RunEnd::Failed(_) | RunEnd::TimedOut(_)) => {
-            if ended == RunEnd::Stopped {
-                say(&said, "Pipeline stopped successfully").await;
+        (ended, RunEnd::Stopped | RunEnd::Completed | RunEnd::Failed(_) | RunEnd::TimedOut(_)) => {
+            if matches!(ended, RunEnd::Stopped | RunEnd::Completed) {
+                voice.say("Pipeline stopped successfully");
             }
             Ok(ended)
         }
@@ -182,7 +175,7 @@ async fn supervise(
 async fn clear_leftovers(
     daemon: &Daemon,
     options: &RunOptions,
-    said: &mpsc::Sender<Said>,
+    voice: &Voice,
     signals: &mut Signals,
 ) -> Result<ControlFlow<RunEnd>, RunError> {
     let names: Vec<String> = names(&daemon.owner.snapshots().borrow());
@@ -197,14 +190,10 @@ async fn clear_leftovers(
             pipelines: names.join(", "),
         });
     }
-    say(
-        said,
-        &format!(
-            "Ending what an earlier run left behind: {}",
-            names.join(", ")
-        ),
-    )
-    .await;
+    voice.say(&format!(
+        "Ending what an earlier run left behind: {}",
+        names.join(", ")
+    ));
     daemon.owner.down().await?;
     let mut snapshots = daemon.owner.snapshots();
     let emptied = snapshots.wait_for(|snapshot| snapshot.pipelines.is_empty());
@@ -236,11 +225,11 @@ async fn begin(
     daemon: &Daemon,
     options: &RunOptions,
     checked: crate::api::Checked,
-    said: &mpsc::Sender<Said>,
+    voice: &Voice,
     signals: &mut Signals,
 ) -> Result<RunEnd, RunError> {
     if !checked.remarks.rendered.is_empty() {
-        say(said, checked.remarks.rendered.trim_end()).await;
+        voice.say(checked.remarks.rendered.trim_end());
     }
     let obstacles = daemon.backend().preflight(&checked.loaded).await;
     if !obstacles.is_empty() && options.when_unready == WhenUnready::Refuse {
@@ -256,7 +245,7 @@ async fn begin(
     let mut keys = Vec::new();
     for loaded in checked.loaded {
         for spec in &loaded.pipelines {
-            say(said, &format!("Starting pipeline: {}", spec.key)).await;
+            voice.say(&format!("Starting pipeline: {}", spec.key));
             keys.push(spec.key.clone());
         }
         daemon.owner.apply(loaded.pipelines, loaded.source).await?;
@@ -264,7 +253,7 @@ async fn begin(
     let given = options.reading.given();
     daemon.sources.begin(options.file.clone(), given).await;
     for key in &keys {
-        stream_logs(daemon, key.clone(), said.clone());
+        stream_logs(daemon, key.clone(), voice.clone());
     }
     let mut snapshots = daemon.owner.snapshots();
     let mut started = BTreeSet::new();
@@ -284,7 +273,7 @@ async fn begin(
             biased;
             // Cancel-safe: a signal that was not taken stays pending.
             _ = signals.next() => {
-                say(said, "Received shutdown signal").await;
+                voice.say("Received shutdown signal");
                 return Ok(RunEnd::Stopped);
             }
             // Cancel-safe: the deadline is kept outside of the loop.
@@ -293,7 +282,7 @@ async fn begin(
             }
             // Cancel-safe: receiving takes nothing out unless it wins.
             event = events.recv() => match event {
-                Ok(event) => if let Some(failed) = tell(&event, &mut started, said).await {
+                Ok(event) => if let Some(failed) = tell(&event, &mut started, voice) {
                     tokio::time::sleep(LAST_LINES).await;
                     return Ok(RunEnd::Failed(vec![failed]));
                 },
@@ -308,7 +297,7 @@ async fn begin(
         let snapshot = Arc::clone(&snapshots.borrow());
         // The events that led to a snapshot are sent before it: they are told before it is judged.
         while let Ok(event) = events.try_recv() {
-            if let Some(failed) = tell(&event, &mut started, said).await {
+            if let Some(failed) = tell(&event, &mut started, voice) {
                 tokio::time::sleep(LAST_LINES).await;
                 return Ok(RunEnd::Failed(vec![failed]));
             }
@@ -322,35 +311,31 @@ async fn begin(
             && snapshot.pipelines.iter().all(|pipeline| pipeline.settled);
         if settled && !up {
             up = true;
-            say(said, "Pipeline started successfully").await;
+            voice.say("Pipeline started successfully");
         }
         if settled && all_completed(&snapshot) {
             tokio::time::sleep(LAST_LINES).await;
-            say(said, "Every component has completed").await;
-            return Ok(RunEnd::Stopped);
+            voice.say("Every component has completed");
+            return Ok(RunEnd::Completed);
         }
     }
 }
 
 /// Tells what an event means to the person who runs it. Answers what failed to start.
-async fn tell(
-    event: &Event,
-    started: &mut BTreeSet<ComponentId>,
-    said: &mpsc::Sender<Said>,
-) -> Option<String> {
+fn tell(event: &Event, started: &mut BTreeSet<ComponentId>, voice: &Voice) -> Option<String> {
     let component = event.component.as_ref()?;
     match event.kind {
-        EventKind::Starting => say(said, &format!("Starting component: {component}")).await,
+        EventKind::Starting => voice.say(&format!("Starting component: {component}")),
         EventKind::Ready => {
             started.insert(component.clone());
-            say(said, &format!("Component {component} health check passed")).await;
+            voice.say(&format!("Component {component} health check passed"));
         }
         EventKind::Completed => {
             started.insert(component.clone());
-            say(said, &format!("Component {component} completed")).await;
+            voice.say(&format!("Component {component} completed"));
         }
         EventKind::Preparing | EventKind::Unready | EventKind::Recovered | EventKind::Silent => {
-            say(said, &event.message).await
+            voice.say(&event.message)
         }
         // One that ends before it was ever ready has failed to start; later ends are restarted.
         EventKind::Exited | EventKind::StartFailed if !started.contains(component) => {
@@ -359,9 +344,9 @@ async fn tell(
             }
         }
         // So far nothing is known to have failed, or the run would be over.
-        EventKind::Backoff if !started.contains(component) => say(said, &event.message).await,
+        EventKind::Backoff if !started.contains(component) => voice.say(&event.message),
         EventKind::Exited | EventKind::StartFailed | EventKind::Crashloop => {
-            say(said, &event.message).await;
+            voice.say(&event.message);
         }
         EventKind::Applied
         | EventKind::Deleted
@@ -398,7 +383,7 @@ enum Haste {
 
 /// Stops everything in order; a signal meanwhile kills everything at once, and one more leaves what
 /// cannot be killed, as when its engine is away.
-async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Signals) -> RunEnd {
+async fn take_down(daemon: &Daemon, voice: &Voice, signals: &mut Signals) -> RunEnd {
     let mut events = daemon.owner.events();
     let mut snapshots = daemon.owner.snapshots();
     if let Err(error) = daemon.owner.down().await {
@@ -411,7 +396,7 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
         let is_empty = snapshots.borrow_and_update().pipelines.is_empty();
         // The events that led to a snapshot are sent before it.
         while let Ok(event) = events.try_recv() {
-            tell_of_stop(&event, said).await;
+            tell_of_stop(&event, voice);
         }
         if is_empty {
             tokio::select! {
@@ -432,7 +417,7 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
             _ = signals.next() => match haste {
                 Haste::Orderly => {
                     haste = Haste::Killing;
-                    say(said, "Killing everything").await;
+                    voice.say("Killing everything");
                 }
                 Haste::Killing => return RunEnd::LeftBehind(left(&snapshots.borrow())),
             },
@@ -440,7 +425,7 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
             never = &mut kills, if matches!(haste, Haste::Killing) => match never {},
             // Cancel-safe: receiving takes nothing out unless it wins.
             event = events.recv() => if let Ok(event) = event {
-                tell_of_stop(&event, said).await;
+                tell_of_stop(&event, voice);
             },
             // Cancel-safe: only the latest snapshot counts.
             changed = snapshots.changed() => if changed.is_err() {
@@ -450,9 +435,9 @@ async fn take_down(daemon: &Daemon, said: &mpsc::Sender<Said>, signals: &mut Sig
     }
 }
 
-async fn tell_of_stop(event: &Event, said: &mpsc::Sender<Said>) {
+fn tell_of_stop(event: &Event, voice: &Voice) {
     if let (EventKind::Stopping, Some(component)) = (event.kind, &event.component) {
-        say(said, &format!("Stopping component: {component}")).await;
+        voice.say(&format!("Stopping component: {component}"));
     }
 }
 
@@ -497,7 +482,7 @@ fn living(snapshot: &Snapshot) -> impl Iterator<Item = (DriverKind, &InstanceId)
 }
 
 /// Tells the lines that are written from this run's beginning on.
-fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>) {
+fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, voice: Voice) {
     let drivers = daemon.drivers.clone();
     let since = daemon
         .owner
@@ -506,7 +491,7 @@ fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>)
         .daemon
         .as_ref()
         .map(|daemon| daemon.started_at);
-    tokio::spawn(async move {
+    let lines = async move {
         let query = LogQuery {
             pipeline,
             components: BTreeSet::new(),
@@ -529,11 +514,13 @@ fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, said: mpsc::Sender<Said>)
             }
         };
         while let Some(Ok(line)) = lines.recv().await {
-            if said.send(Said::Log(line)).await.is_err() {
+            if voice.pass_on(line).await.is_err() {
                 break;
             }
         }
-    });
+    };
+    let stop = daemon.stop.clone();
+    tokio::spawn(async move { stop.run_until_cancelled(lines).await });
 }
 
 /// What runs, or may.
@@ -577,13 +564,6 @@ fn all_completed(snapshot: &Snapshot) -> bool {
         .flat_map(|pipeline| &pipeline.components);
     let mut replicas = components.flat_map(|component| &component.replicas);
     replicas.all(|replica| replica.phase == PhaseName::Completed)
-}
-
-/// A reader that has gone needs no telling; the run goes on until it is stopped.
-async fn say(said: &mpsc::Sender<Said>, line: &str) {
-    if said.send(Said::Progress(line.to_owned())).await.is_err() {
-        tracing::debug!(line, "nobody listens to the run");
-    }
 }
 
 impl Daemon {

@@ -14,8 +14,10 @@ mod engine;
 mod foreground;
 mod leftovers;
 mod registrations;
+mod signals;
 mod sources;
 mod tokens;
+mod voice;
 
 pub use sources::{Reading, check};
 
@@ -51,8 +53,10 @@ use control::{Control, Token};
 pub use control::{ControlError, ControlPlaneChoice};
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
-pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, Said, run};
+pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
+pub use signals::Signals;
 use sources::Sources;
+pub use voice::{Said, Voice};
 
 /// The setting that names those who could not say what they run when the store was lost.
 const UNDESCRIBED: &str = "undescribed";
@@ -678,30 +682,6 @@ impl Answering {
         self.closing.cancel();
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended with a panic");
-        }
-    }
-}
-
-/// The signals that end a daemon.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            // Cancel-safe, both: a signal that was not taken stays pending.
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

@@ -1,13 +1,15 @@
 //! `flowctl run`: in the foreground, leaving nothing behind.
 
 use std::fs::{self, File};
-use std::process::{Child, Stdio};
+use std::io::Read as _;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
 
 use crate::engine::{container, resting, unique, world_with_engine};
 use crate::proxy::{Manner, world_with_proxy};
 use crate::support::{
-    PATIENCE, World, eventually, is_alive, kill, pause, pipeline, reap_later, shell, sleeper,
+    PATIENCE, Status, World, eventually, is_alive, kill, pause, pipeline, reap_later, shell,
+    sleeper,
 };
 
 /// Begins a run with its output in `out`.
@@ -98,6 +100,63 @@ fn what_components_write_is_shown_with_their_names() {
     });
     kill(run.id(), "TERM");
     assert_eq!(run.wait().unwrap().code(), Some(0));
+}
+
+/// Begins a run whose output goes into a pipe that nobody reads.
+fn begin_before_a_paused_reader(world: &World) -> (Child, ChildStdout) {
+    let mut command = world.command(&["run", "p.yaml"]);
+    let errors = File::create(world.path("out")).unwrap();
+    let mut run = command
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .unwrap();
+    let output = run.stdout.take().unwrap();
+    eventually("its pipe is full", || {
+        // All but the rest of each page, in which no line fitted.
+        rustix::io::ioctl_fionread(&output).unwrap() > 60_000
+    });
+    (run, output)
+}
+
+#[test]
+fn a_paused_reader_keeps_no_run_from_ending() {
+    let world = World::new();
+    let noise = "seq -f %0100.0f 20000; : > written; exec sleep 100000";
+    world.save("p.yaml", &pipeline(&shell("a", noise, "")));
+    let (mut run, output) = begin_before_a_paused_reader(&world);
+    eventually("more is written than is shown", || {
+        world.path("written").exists()
+    });
+    kill(run.id(), "TERM");
+    assert_eq!(end_of(&mut run), Some(0), "{}", world.read("out"));
+    assert_eq!(world.marked(), [] as [u32; 0]);
+    drop(output);
+}
+
+#[test]
+fn a_slow_reader_gets_all_that_a_run_told_which_ends_by_itself() {
+    let world = World::new();
+    let noise = "seq -f %0200.0f 800; : > written";
+    world.save(
+        "p.yaml",
+        &pipeline(&shell("a", noise, ", restart_policy: never")),
+    );
+    let (mut run, mut output) = begin_before_a_paused_reader(&world);
+    eventually("the pipeline is over", || {
+        let said = world.run(&["status", "-o", "json"]).stdout;
+        let status = serde_json::from_slice(&said).map(Status);
+        world.path("written").exists() && status.is_ok_and(|status| !status.has_daemon())
+    });
+    let mut shown = String::new();
+    output.read_to_string(&mut shown).unwrap();
+    assert_eq!(end_of(&mut run), Some(0), "{}", world.read("out"));
+    let lines = shown.lines().filter(|line| line.starts_with("a | 0"));
+    assert_eq!(lines.count(), 800);
+    assert!(
+        shown.ends_with("Pipeline stopped successfully\n"),
+        "{shown}"
+    );
 }
 
 #[test]
