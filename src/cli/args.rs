@@ -251,7 +251,7 @@ pub struct Validate {
     output. The first Ctrl+C stops everything in reverse order with grace (exit 0), the second\n\
     kills at once (exit 130), a third ends the run although something cannot be killed, as when\n\
     its engine is away, and says what (exit 130). If a component fails to start,\n\
-    everything is stopped (exit 8).")]
+    everything is stopped (exit 8). To close the terminal is a first Ctrl+C.")]
 pub struct Run {
     /// The pipeline's file [default: flow.yml, then pipeline.yaml]
     pub file: Option<PathBuf>,

@@ -151,7 +151,8 @@ async fn supervise(
     checked: crate::api::Checked,
     voice: Voice,
 ) -> Result<RunEnd, RunError> {
-    let mut signals = daemon.signals()?;
+    let signals = Signals::listen_at_a_terminal();
+    let mut signals = signals.map_err(|source| daemon.failed("listen for signals", source))?;
     if let ControlFlow::Break(end) = clear_leftovers(daemon, options, &voice, &mut signals).await? {
         return Ok(end);
     }
@@ -403,7 +404,7 @@ async fn take_down(daemon: &Daemon, voice: &Voice, signals: &mut Signals) -> Run
                 // Nothing runs any more: what is not swept is removed by the next daemon.
                 () = daemon.swept() => {}
                 // Cancel-safe: a signal that was not taken stays pending.
-                _ = signals.next() => {}
+                _ = signals.again() => {}
                 // A kill that nobody polls would keep its turn at the driver, and so the sweep.
                 never = &mut kills, if matches!(haste, Haste::Killing) => match never {},
             }
@@ -414,7 +415,7 @@ async fn take_down(daemon: &Daemon, voice: &Voice, signals: &mut Signals) -> Run
         }
         tokio::select! {
             // Cancel-safe: a signal that was not taken stays pending.
-            _ = signals.next() => match haste {
+            _ = signals.again() => match haste {
                 Haste::Orderly => {
                     haste = Haste::Killing;
                     voice.say("Killing everything");

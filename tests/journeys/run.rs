@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use crate::engine::{container, resting, unique, world_with_engine};
@@ -157,6 +157,84 @@ fn a_slow_reader_gets_all_that_a_run_told_which_ends_by_itself() {
         shown.ends_with("Pipeline stopped successfully\n"),
         "{shown}"
     );
+}
+
+#[test]
+fn closing_the_terminal_stops_everything() {
+    let world = World::new();
+    let bye = "trap ': > bye; exit 0' TERM; while :; do sleep 0.1; done";
+    world.save("p.yaml", &pipeline(&shell("a", bye, "")));
+    // A terminal of the run's own, of which it is the only process.
+    let run = world.command(&["run", "p.yaml"]);
+    let program = run.get_program().to_str().unwrap();
+    let mut terminal = Command::new("script");
+    terminal
+        .args(["-qec", &format!("exec {program} run p.yaml"), "typescript"])
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(world.path(""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut terminal = terminal.spawn().unwrap();
+    eventually("it is up", || {
+        let said = world.run(&["status", "-o", "json"]).stdout;
+        let status = serde_json::from_slice(&said).map(Status);
+        status.is_ok_and(|status| status.has_daemon() && status.settled())
+    });
+    let pid = world.status().daemon_pid();
+    kill(terminal.id(), "KILL");
+    terminal.wait().unwrap();
+    eventually("the run ends", || !is_alive(pid));
+    assert!(world.path("bye").exists(), "it had its grace");
+    assert_eq!(world.marked(), [] as [u32; 0]);
+}
+
+#[test]
+fn a_hangup_that_is_told_twice_kills_nothing() {
+    let world = World::new();
+    let slow = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
+    let components = shell("a", slow, ", stop: { grace_period: 10m }");
+    world.save("p.yaml", &pipeline(&components));
+    let mut run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    kill(run.id(), "HUP");
+    eventually("it is stopping", || world.path("asked").exists());
+    kill(run.id(), "HUP");
+    assert_eq!(world.status().phase("a"), "stopping");
+    world.write("go", "");
+    assert_eq!(end_of(&mut run), Some(0), "{}", world.read("out"));
+}
+
+#[test]
+fn a_run_under_nohup_survives_its_terminal() {
+    let world = World::new();
+    world.save("p.yaml", &two());
+    let run = world.command(&["run", "p.yaml"]);
+    let program = run.get_program().to_str().unwrap();
+    let out = File::create(world.path("out")).unwrap();
+    let script = format!("trap '' HUP; exec {program} run p.yaml");
+    let mut run = Command::new("sh")
+        .args(["-c", &script])
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(world.path(""))
+        .stdout(out)
+        .spawn()
+        .unwrap();
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    kill(run.id(), "HUP");
+    assert_eq!(world.status().phase("b"), "running");
+    assert!(!world.read("out").contains("Received shutdown signal"));
+    kill(run.id(), "INT");
+    assert_eq!(end_of(&mut run), Some(0), "{}", world.read("out"));
 }
 
 #[test]
