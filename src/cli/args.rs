@@ -435,7 +435,9 @@ pub struct Delete {
 /// `flowctl down`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without a daemon it takes the state directory over and ends what belongs to it."
+    after_help = "Without a daemon it takes the state directory over and ends what belongs to it.\n\
+    Ctrl+C (exit 130) ends only the wait for a daemon. Without one nobody goes on, until it is\n\
+    repeated."
 )]
 pub struct Down {
     /// Remove the named volumes of containers too, with their data. Without it they are kept

@@ -112,6 +112,9 @@ pub enum Failure {
     /// Ctrl+C.
     #[error("interrupted")]
     Interrupted,
+    /// Ctrl+C before everything was down, where no daemon goes on with it.
+    #[error("interrupted before everything was down; nobody goes on with what was begun")]
+    CutShort,
     /// Ctrl+C before everything was ended.
     #[error("interrupted; this is left behind:\n{}", indented(left))]
     LeftBehind {
@@ -154,7 +157,7 @@ impl Failure {
             Self::ComponentFailed { .. } => Exit::ComponentFailed,
             Self::File { .. } | Self::Exists { .. } | Self::Output(_) => Exit::Refused,
             Self::ClosedPipe => Exit::Done,
-            Self::Interrupted | Self::LeftBehind { .. } => Exit::Interrupted,
+            Self::Interrupted | Self::CutShort | Self::LeftBehind { .. } => Exit::Interrupted,
         }
     }
 
@@ -184,6 +187,7 @@ impl Failure {
                 "`flowctl why COMPONENT` tells more; an edit or `flowctl start` revives it"
                     .to_owned(),
             ),
+            Self::CutShort => Some("`flowctl down` does, when it is repeated".to_owned()),
             Self::LeftBehind { .. } => Some(
                 "`flowctl down` ends it; so does the next `flowctl run`, before it begins"
                     .to_owned(),
@@ -287,6 +291,7 @@ mod tests {
             (told(ErrorCode::Internal), 70),
             (told(ErrorCode::NotDurable), 75),
             (Failure::Interrupted, 130),
+            (Failure::CutShort, 130),
             (Failure::LeftBehind { left: Vec::new() }, 130),
             (Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)), 0),
         ];

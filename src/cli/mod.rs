@@ -125,6 +125,7 @@ fn explain(failure: &Failure) {
         | Failure::File { .. }
         | Failure::Exists { .. }
         | Failure::Output(_)
+        | Failure::CutShort
         | Failure::LeftBehind { .. } => tell(&format!("error: {failure}")),
     }
     if let Some(hint) = failure.hint() {

@@ -57,12 +57,21 @@ impl Host for Program {
 
     fn end_all(&self, state_dir: &Path, within: HumanDuration) -> Result<(), Failure> {
         block_on(async {
-            match tokio::time::timeout(within.get(), daemon::down(state_dir)).await {
-                Ok(ended) => ended.map_err(failure),
-                Err(_) => Err(Failure::TimedOut {
-                    after: within,
-                    waiting: Vec::new(),
-                }),
+            let ended = tokio::time::timeout(within.get(), daemon::down(state_dir));
+            tokio::select! {
+                // Cancel-safe: what was begun is recorded, and the next daemon goes on with it.
+                ended = ended => match ended {
+                    Ok(ended) => ended.map_err(failure),
+                    Err(_) => Err(Failure::TimedOut {
+                        after: within,
+                        waiting: Vec::new(),
+                    }),
+                },
+                // Cancel-safe: it only waits. Without it Ctrl+C would do nothing here: whoever
+                // asked for a daemon before has taken it from the host, for good.
+                pressed = tokio::signal::ctrl_c() => {
+                    Err(pressed.err().map_or(Failure::CutShort, Failure::Output))
+                }
             }
         })
     }

@@ -1,6 +1,8 @@
 //! Without a daemon: what can be known is told all the same, and nothing is changed.
 
-use crate::support::{World, shell, sleeper};
+use std::fs::File;
+
+use crate::support::{World, end_of, eventually, kill, shell, sleeper};
 
 #[test]
 fn logs_why_describe_events_and_diff_answer_without_a_daemon() {
@@ -73,4 +75,26 @@ fn down_without_a_daemon_starts_nothing_on_its_way() {
     std::thread::sleep(std::time::Duration::from_millis(400));
     world.ok(&["down"]);
     assert_eq!(world.read("starts"), starts);
+}
+
+#[test]
+fn ctrl_c_ends_a_down_that_no_daemon_carries_out() {
+    let world = World::new();
+    let slow = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
+    world.apply(&shell("a", slow, ", stop: { grace_period: 10m }"));
+    world.kill_daemon();
+    let said = File::create(world.path("said")).unwrap();
+    let mut down = world.command(&["down"]).stderr(said).spawn().unwrap();
+    eventually("it is stopping", || world.path("asked").exists());
+    kill(down.id(), "INT");
+    assert_eq!(end_of(&mut down), Some(130), "{}", world.read("said"));
+    let said = world.read("said");
+    assert!(
+        said.contains("interrupted before everything was down"),
+        "{said}"
+    );
+    assert_eq!(world.status().phase("a"), "stopping");
+    world.write("go", "");
+    world.ok(&["down"]);
+    assert_eq!(world.marked(), [] as [u32; 0]);
 }

@@ -3,13 +3,11 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Instant;
 
 use crate::engine::{container, resting, unique, world_with_engine};
 use crate::proxy::{Manner, world_with_proxy};
 use crate::support::{
-    PATIENCE, Status, World, eventually, is_alive, kill, pause, pipeline, reap_later, shell,
-    sleeper,
+    Status, World, end_of, eventually, is_alive, kill, pipeline, reap_later, shell, sleeper,
 };
 
 /// Begins a run with its output in `out`.
@@ -23,24 +21,6 @@ fn begin(world: &World, file: &str) -> Child {
         .stderr(errors)
         .spawn()
         .unwrap()
-}
-
-/// The exit code of a run that ends in time; one that does not is killed, so that nothing of the
-/// test stays.
-#[track_caller]
-fn end_of(run: &mut Child) -> Option<i32> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = run.try_wait().unwrap() {
-            return status.code();
-        }
-        if Instant::now() > deadline {
-            run.kill().unwrap();
-            run.wait().unwrap();
-            panic!("the run did not end");
-        }
-        pause();
-    }
 }
 
 fn two() -> String {

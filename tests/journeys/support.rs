@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -460,6 +460,24 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The exit code of a process that ends in time; one that does not is killed, so that nothing of
+/// the test stays.
+#[track_caller]
+pub fn end_of(process: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            panic!("the process did not end");
+        }
+        pause();
+    }
+}
+
 /// The distance between two looks at a condition.
 pub fn pause() {
     std::thread::sleep(Duration::from_millis(10));
@@ -501,7 +519,7 @@ pub fn openssl(folder: &std::path::Path, arguments: &str) -> std::process::Outpu
 }
 
 /// Keeps an ended background process from staying a zombie.
-pub fn reap_later(mut child: std::process::Child) {
+pub fn reap_later(mut child: Child) {
     std::thread::spawn(move || child.wait());
 }
 
