@@ -91,11 +91,15 @@ async fn a_stop_that_was_ordered_is_carried_out_though_the_driver_is_gone() {
     let mut stage = ProcessStage::new();
     let flag = stage.path("ready");
     let script = format!("trap '' TERM; : > {flag}; while :; do sleep 1000; done");
-    let (launch, child) = stage.start_shell("abandoned", &script).await;
+    let mut spec = spec("abandoned", "sh", &["-c", &script]);
+    spec.stop.grace_period = crate::model::HumanDuration::from_secs(3);
+    let launch = launch(spec, 1);
+    let child = stage.start(&launch).await;
     wait_for("it ignores signals", || Path::new(&flag).exists()).await;
     let stop = stage.stop(&launch);
+    // Time enough to order it.
     assert!(
-        tokio::time::timeout(Duration::from_millis(20), stop)
+        tokio::time::timeout(Duration::from_secs(1), stop)
             .await
             .is_err(),
         "grace is longer than that"

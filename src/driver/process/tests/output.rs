@@ -242,8 +242,9 @@ async fn a_full_log_disk_blocks_nobody_and_what_is_dropped_is_counted() {
         return;
     }
     let filler = logs.join("filler");
+    let written = stage.path("written");
     let script = format!(
-        "seq 1 100000; until [ ! -e {} ]; do sleep 0.01; done; sleep 0.05; echo after",
+        "seq 1 100000; : > {written}; until [ ! -e {} ]; do sleep 0.01; done; sleep 0.05; echo after",
         filler.display()
     );
     std::fs::write(&filler, vec![0; 600 << 10]).unwrap();
@@ -254,12 +255,14 @@ async fn a_full_log_disk_blocks_nobody_and_what_is_dropped_is_counted() {
     };
     let launch = launch(spec, 1);
     stage.start(&launch).await;
-    // It writes on although nothing more fits; then there is room again.
+    // It writes on although nothing more fits; then there is room again, for more than its pipe may
+    // hold still.
     let done = || std::fs::metadata(logs.join("default/suite/full/0/000001-000001.log"));
     wait_for("the disk is full", || {
         done().is_ok_and(|file| file.len() > 300 << 10)
     })
     .await;
+    wait_for("all is written", || Path::new(&written).exists()).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     std::fs::remove_file(&filler).unwrap();
     let status = eventually_exits(&stage.driver, &launch.instance).await;

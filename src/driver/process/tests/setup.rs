@@ -1,6 +1,7 @@
 //! What a program is given, and why it could not be started.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
 use super::*;
 use crate::driver::conformance::eventually_exits;
@@ -301,7 +302,12 @@ async fn a_fork_bomb_stays_within_its_limit_and_can_be_stopped() {
     stage.start(&launch).await;
     wait_for("the limit is reached", || stage.marked(&launch) >= 50).await;
     assert!(stage.marked(&launch) <= 60);
-    stage.stop(&launch).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // What forks may outlive one stop on a busy host; who has ordered it repeats it then.
+    while let Err(error) = stage.stop(&launch).await {
+        let survived = matches!(error, DriverError::StillAlive { .. });
+        assert!(survived && Instant::now() < deadline, "{error:?}");
+    }
     assert_eq!(stage.marked(&launch), 0);
     stage.driver.forget(&launch.instance).await.unwrap();
 }
