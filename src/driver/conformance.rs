@@ -33,7 +33,8 @@ pub(super) trait Stage: Send + Sync {
     fn driver(&self) -> &dyn Driver;
     /// Puts a new driver, as of a restarted daemon, in the place of the present one.
     async fn restart(&mut self);
-    /// Waits until the component behaves so: a program needs a moment to ignore signals.
+    /// Waits until the component behaves so: a program needs a moment to ignore signals, and the init
+    /// of a container one to pass them on. For what lives until it is stopped.
     async fn prepared(&self, _component: &ComponentSpec) {}
     /// A component that behaves so.
     fn component(&mut self, id: &str, behaviour: Behaviour) -> ComponentSpec;
@@ -224,6 +225,7 @@ async fn a_program_that_cannot_start_is_refused_and_leaves_nothing_alive(stage: 
 async fn a_stop_ends_it_and_may_be_repeated(stage: &mut impl Stage) {
     let launch = launch(stage.component("stops", Behaviour::RunsForever), 1);
     stage.driver().start(&launch).await.unwrap();
+    stage.prepared(&launch.spec).await;
     for _ in 0..2 {
         let stopped = stage.driver().stop(&launch.instance, &launch.spec.stop);
         stopped.await.unwrap();

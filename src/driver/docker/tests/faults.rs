@@ -691,9 +691,7 @@ async fn a_host_port_that_is_taken_is_named_with_who_has_it() {
     let Some(stage) = DockerStage::new() else {
         return;
     };
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let host_port = free.local_addr().unwrap().port();
-    drop(free);
+    let host_port = free_port();
     let mut failure = None;
     for id in ["first", "second"] {
         let mut spec = stage.container(id, &["sleep", "1000"]);

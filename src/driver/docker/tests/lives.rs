@@ -196,9 +196,7 @@ async fn containers_reach_each_other_by_id_and_the_host_by_its_name() {
     };
     let serve = "while :; do echo hello from $HOSTNAME | nc -l -p 7000; done";
     let mut server = stage.shell("server", serve);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let host_port = free.local_addr().unwrap().port();
-    drop(free);
+    let host_port = free_port();
     server.ports = vec![Port {
         name: None,
         container_port: 7_000,

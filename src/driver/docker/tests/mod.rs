@@ -2,7 +2,8 @@
 //! tests find it by; without it they say that they were skipped.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::driver::conformance::{self, Behaviour, Stage, spec};
@@ -20,6 +21,23 @@ mod lives;
 mod pulls;
 
 static STAGES: AtomicU32 = AtomicU32::new(0);
+
+/// A port that nobody listens on, given out once. The kernel gives none of this range to those who
+/// want any port, and the journeys take theirs above it.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 6_000;
+    // Test runs side by side begin at different places.
+    let begin = std::process::id() % u32::from(COUNT);
+    let begin = u16::try_from(begin).expect("less than the count");
+    let mut ports = std::iter::repeat_with(|| {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        FIRST + (begin + next) % COUNT
+    });
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(is_free).expect("there is no end of them")
+}
 
 /// The engine of the tests; `None` = the test is skipped.
 fn engine() -> Option<Endpoint> {
@@ -127,20 +145,24 @@ impl Stage for DockerStage {
 
     async fn prepared(&self, component: &ComponentSpec) {
         let mark = self.folder().join(component.id.as_str());
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !mark.exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            assert!(
+                Instant::now() < deadline,
+                "never prepared: {}",
+                component.id
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     fn component(&mut self, id: &str, behaviour: Behaviour) -> ComponentSpec {
+        let flag = format!("/stage/{}-{id}", self.mark);
         match behaviour {
-            Behaviour::RunsForever => self.container(id, &["sleep", "100000"]),
+            Behaviour::RunsForever => self.shell(id, &format!("touch {flag}; exec sleep 100000")),
             Behaviour::Exits(code) => self.shell(id, &format!("exit {code}")),
             Behaviour::IgnoresSignals => {
-                let script = format!(
-                    "trap '' TERM; touch /stage/{}-{id}; while :; do sleep 1; done",
-                    self.mark
-                );
+                let script = format!("trap '' TERM; touch {flag}; while :; do sleep 1; done");
                 self.shell(id, &script)
             }
             Behaviour::CannotStart => self.container(id, &["no-such-program"]),
@@ -173,7 +195,7 @@ async fn looks_at_many_containers() {
         stage.driver.create(&launch, container).await.unwrap();
     }
     for round in 0..5 {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let seen = stage.driver.observe(&Scope::All).await.unwrap();
         println!(
             "look {round}: {} containers in {:?}",

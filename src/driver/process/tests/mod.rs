@@ -155,21 +155,16 @@ impl Stage for ProcessStage {
     }
 
     fn component(&mut self, id: &str, behaviour: Behaviour) -> ComponentSpec {
-        let (exit, stubborn);
+        let flag = self.path(id);
         let script = match behaviour {
-            Behaviour::RunsForever => "exec sleep 1000",
-            Behaviour::Exits(code) => {
-                exit = format!("exit {code}");
-                &exit
-            }
+            Behaviour::RunsForever => format!(": > {flag}; exec sleep 1000"),
+            Behaviour::Exits(code) => format!("exit {code}"),
             Behaviour::IgnoresSignals => {
-                let flag = self.path(id);
-                stubborn = format!("trap '' TERM; : > {flag}; while :; do sleep 1000; done");
-                &stubborn
+                format!("trap '' TERM; : > {flag}; while :; do sleep 1000; done")
             }
             Behaviour::CannotStart => return spec(id, "no-such-program-anywhere", &[]),
         };
-        spec(id, "sh", &["-c", script])
+        spec(id, "sh", &["-c", &script])
     }
 }
 
