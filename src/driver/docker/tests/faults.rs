@@ -629,11 +629,35 @@ async fn a_program_that_takes_too_long_in_a_container_is_killed_and_nobody_else_
     let driver = &*stage.driver;
     let launch = launch(stage.container("asked", &["sleep", "1000"]), 1);
     driver.start(&launch).await.unwrap();
+    let client = driver.inner.engine.client().unwrap();
+    let container = driver.find(&launch.instance).await.unwrap().unwrap().id;
+    // Whether the engine can tell the number of what it runs there.
+    let is_known = async |program: &str| {
+        let inspected = client.inspect_container(&container, None).await.unwrap();
+        for id in inspected.exec_ids.unwrap_or_default() {
+            let told = client.inspect_exec(&id).await.unwrap();
+            let runs = told.running == Some(true) && told.pid.is_some_and(|pid| pid != 0);
+            let arguments = told.process_config.and_then(|it| it.arguments);
+            if runs && arguments.is_some_and(|arguments| arguments == [program]) {
+                return true;
+            }
+        }
+        false
+    };
     let give_up_on = async |program: &str| {
         let command = ["sleep".to_owned(), program.to_owned()];
         let asked = async { driver.exec(&launch.instance, &command).await.unwrap().await };
-        let late = tokio::time::timeout(Duration::from_secs(2), asked).await;
-        assert!(late.is_err(), "{late:?}");
+        let until = Instant::now() + Duration::from_secs(30);
+        let known = async {
+            while !is_known(program).await {
+                assert!(Instant::now() < until, "it never runs");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            early = asked => panic!("{early:?}"),
+            () = known => {}
+        }
     };
     let running = || {
         let top = Command::new("ps").args(["-eo", "args"]).output().unwrap();
