@@ -10,6 +10,9 @@ fn logs_why_describe_events_and_diff_answer_without_a_daemon() {
     let script = "echo hello; echo trouble >&2; exec sleep 1000";
     world.apply(&(shell("a", script, "") + &sleeper("b", ", depends_on: [a]")));
     let running = world.status();
+    eventually("it has written both", || {
+        world.ok(&["logs"]).lines().count() == 2
+    });
     world.kill_daemon();
     for (arguments, wanted) in [
         (&["logs"][..], "a | hello\na | trouble"),
@@ -70,9 +73,10 @@ fn down_without_a_daemon_starts_nothing_on_its_way() {
         status.restarts("a") >= 2
     });
     world.kill_daemon();
-    let starts = world.read("starts");
-    // Its next start is overdue by then.
+    // Its next start is overdue by then, and the last one is over.
     std::thread::sleep(std::time::Duration::from_millis(400));
+    eventually("it has ended", || world.marked().is_empty());
+    let starts = world.read("starts");
     world.ok(&["down"]);
     assert_eq!(world.read("starts"), starts);
 }

@@ -176,6 +176,9 @@ fn logs_show_what_components_wrote_in_order() {
         "for n in 1 2 3; do echo line $n; done; exec sleep 1000",
         "",
     ));
+    crate::support::eventually("it has written all", || {
+        world.ok(&["logs", "a"]).lines().count() >= 3
+    });
     let logs = world.ok(&["logs", "a"]);
     assert_eq!(logs, "line 1\nline 2\nline 3\n");
     assert_eq!(world.ok(&["logs", "a", "--tail", "1"]), "line 3\n");

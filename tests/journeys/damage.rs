@@ -154,7 +154,17 @@ fn a_daemon_that_is_killed_again_and_again_while_it_recovers_adopts_all_in_the_e
 fn after_a_reboot_all_is_started_in_order_and_nothing_is_counted() {
     let world = World::new();
     let order = "echo $FLOWCTL_COMPONENT_ID >> order; exec sleep 100000";
-    world.apply(&(shell("b", order, ", depends_on: [a]") + &shell("a", order, "")));
+    // Ready once it has written.
+    let probe = ", probes: { readiness: { exec: [grep, -q, a, order], period: 100ms } }";
+    world.apply(&(shell("b", order, ", depends_on: [a]") + &shell("a", order, probe)));
+    let has_written = |components: &str| {
+        eventually("both have written", || {
+            world.read("order").len() >= components.len()
+        });
+        assert_eq!(world.read("order"), components);
+    };
+    has_written("a\nb\n");
+    std::fs::remove_file(world.path("order")).unwrap();
     let before = world.status();
     world.kill_daemon();
     for component in ["a", "b"] {
@@ -187,7 +197,7 @@ fn after_a_reboot_all_is_started_in_order_and_nothing_is_counted() {
         assert_eq!(after.restarts(component), 0);
         assert_ne!(after.pid(component), before.pid(component));
     }
-    assert_eq!(world.read("order"), "a\nb\na\nb\n");
+    has_written("a\nb\n");
     let events = world.ok(&["events"]);
     assert!(events.contains("reboot"), "{events}");
 }

@@ -276,7 +276,8 @@ fn a_container_on_the_hosts_network_finds_the_host_at_its_name_and_is_probed() {
     world.ok(&["down"]);
     world.set("FLOWCTL_ALLOW_PRIVILEGED", "true");
     world.ok(&["apply", "-f", "p.yaml", "--wait"]);
-    let said = world.ok(&["logs", &id]);
-    assert_eq!(said, "host answers\ncontrol plane answers\n");
+    let said = || world.ok(&["logs", &id]);
+    eventually("it has said both", || said().lines().count() >= 2);
+    assert_eq!(said(), "host answers\ncontrol plane answers\n");
     world.ok(&["down"]);
 }
