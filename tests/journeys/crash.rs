@@ -58,10 +58,9 @@ fn what_cannot_be_started_says_why_and_is_tried_again() {
 fn max_retries_gives_up_and_start_revives() {
     let world = World::new();
     let twice = ", restart: { initial_delay: 10ms, max_retries: 2, jitter: 0 }";
-    world.save(
-        "p.yaml",
-        &pipeline(&shell("a", "[ -e good ] && exec sleep 1000; exit 1", twice)),
-    );
+    // Ready only long after it would have ended.
+    let a = shell("a", "[ -e good ] && exec sleep 1000; exit 1", twice).replace("50ms", "2s");
+    world.save("p.yaml", &pipeline(&a));
     world.fails(8, &["apply", "-f", "p.yaml", "--wait"]);
     let status = world.until("it gave up", |status| status.phase("a") == "failed");
     assert_eq!(status.restarts("a"), 2);

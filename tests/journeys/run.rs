@@ -23,6 +23,16 @@ fn begin(world: &World, file: &str) -> Child {
         .unwrap()
 }
 
+/// The exit code of a run, once it has ended.
+fn ended(run: &mut Child) -> Option<i32> {
+    let mut status = None;
+    eventually("the run ends", || {
+        status = run.try_wait().unwrap();
+        status.is_some()
+    });
+    status.and_then(|status| status.code())
+}
+
 fn two() -> String {
     pipeline(&(sleeper("a", "") + &sleeper("b", ", depends_on: [a]")))
 }
@@ -48,7 +58,7 @@ fn run_starts_in_order_and_ctrl_c_stops_in_reverse_and_leaves_nothing() {
     let status = world.status();
     assert_eq!(status.phase("b"), "running", "status answers while it runs");
     kill(run.id(), "INT");
-    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut run), Some(0));
     assert_eq!(
         told(&world),
         [
@@ -79,7 +89,7 @@ fn what_components_write_is_shown_with_their_names() {
         world.read("out").contains("a | hello there")
     });
     kill(run.id(), "TERM");
-    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut run), Some(0));
 }
 
 /// Begins a run whose output goes into a pipe that nobody reads.
@@ -220,10 +230,12 @@ fn a_run_under_nohup_survives_its_terminal() {
 #[test]
 fn when_one_fails_to_start_all_that_was_started_is_stopped() {
     let world = World::new();
-    let components = sleeper("a", "") + &shell("b", "echo no luck; exit 9", ", depends_on: [a]");
+    // Ready only long after it has ended.
+    let b = shell("b", "echo no luck; exit 9", ", depends_on: [a]").replace("50ms", "30s");
+    let components = sleeper("a", "") + &b;
     world.save("p.yaml", &pipeline(&components));
     let mut run = begin(&world, "p.yaml");
-    assert_eq!(run.wait().unwrap().code(), Some(8));
+    assert_eq!(ended(&mut run), Some(8));
     let out = world.read("out");
     assert!(out.contains("b failed to start: exit 9"), "{out}");
     assert!(
@@ -239,7 +251,7 @@ fn a_run_of_components_that_complete_ends_by_itself() {
     let once = ", restart_policy: never";
     world.save("p.yaml", &pipeline(&shell("a", "echo done", once)));
     let mut run = begin(&world, "p.yaml");
-    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut run), Some(0));
     assert!(
         world.read("out").contains("Component a completed"),
         "{}",
@@ -262,7 +274,7 @@ fn a_second_ctrl_c_kills_at_once() {
         world.read("out").contains("Stopping component: a")
     });
     kill(run.id(), "INT");
-    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(ended(&mut run), Some(130));
     assert_eq!(world.marked(), [] as [u32; 0]);
 }
 
@@ -352,7 +364,7 @@ fn what_a_killed_run_left_behind_is_ended_by_the_next() {
     );
     assert!(left.iter().all(|pid| !is_alive(*pid)));
     kill(next.id(), "INT");
-    assert_eq!(next.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut next), Some(0));
     assert_eq!(world.marked(), [] as [u32; 0]);
 }
 
@@ -419,7 +431,7 @@ fn run_shows_and_removes_only_its_own_lines() {
     let mut run = begin(&world, "p.yaml");
     eventually("its line shows", || world.read("out").contains("a | new"));
     kill(run.id(), "INT");
-    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut run), Some(0));
     assert!(!world.read("out").contains("old"), "{}", world.read("out"));
     assert!(kept(), "what the daemon had kept stays");
 }
