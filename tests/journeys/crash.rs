@@ -74,14 +74,25 @@ fn failures_are_forgotten_only_after_the_reset_time_whoever_dies_in_between() {
     let world = World::new();
     let slow = ", restart: { initial_delay: 1s, factor: 1, jitter: 0, reset_after: 4s }";
     world.apply(&sleeper("a", slow));
+    // What was told of each wait for a restart: the wait itself is soon over.
+    let waits = || -> Vec<String> {
+        let events = world.ok(&["events", "-o", "json"]);
+        let events = events
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let waits = events.filter(|event| event["kind"] == "backoff");
+        waits.map(|event| event["reason"].to_string()).collect()
+    };
     let crash = |failures: &str| {
         let pid = world
             .until("it runs", |s| s.phase("a") == "running")
             .pid("a");
+        let before = waits().len();
         kill(pid.unwrap(), "KILL");
-        world.until(failures, |status| {
-            status.phase("a") == "backoff" && status.why("a").contains(failures)
-        });
+        eventually(failures, || waits().len() > before);
+        let told = waits();
+        assert_eq!(told.len(), before + 1, "{told:?}");
+        assert!(told[before].contains(failures), "{told:?}");
     };
     crash("failure 1");
     crash("failure 2");
