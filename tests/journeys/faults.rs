@@ -4,7 +4,9 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use crate::support::{World, eventually, is_alive, kill, parent, pipeline, shell, sleeper, text};
+use crate::support::{
+    Status, World, eventually, is_alive, kill, parent, pipeline, shell, sleeper, text,
+};
 
 #[test]
 fn a_second_daemon_is_refused_and_names_the_first() {
@@ -190,9 +192,11 @@ fn every_kind_of_bad_file_is_told_and_leaves_what_runs_alone() {
 fn what_ends_because_its_upstream_is_away_waits_for_it_and_spends_no_restart() {
     let world = World::new();
     world.write("up", "");
-    let probe = ", probes: { readiness: { exec: [test, -e, up], period: 100ms, failures: 1 } }";
+    let probe = ", probes: { readiness: { exec: [test, -e, up], period: 1s, failures: 1 } }";
     let consumer = "while [ -e up ]; do sleep 0.05; done; exit 1";
-    let components = sleeper("source", probe) + &shell("consumer", consumer, ", inputs: [source]");
+    // Its own restart would come only long after the probe.
+    let late = ", inputs: [source], restart: { initial_delay: 5s, jitter: 0 }";
+    let components = sleeper("source", probe) + &shell("consumer", consumer, late);
     world.apply(&components);
     let before = world.status();
     std::fs::remove_file(world.path("up")).unwrap();
@@ -214,7 +218,8 @@ fn what_ends_because_its_upstream_is_away_waits_for_it_and_spends_no_restart() {
 fn an_upstream_that_flaps_restarts_nothing_and_no_readiness_flips_over_a_daemon_restart() {
     let world = World::new();
     world.write("up", "");
-    let probe = ", probes: { readiness: { exec: [test, -e, up], period: 50ms, failures: 1 } }";
+    let probe = ", probes: { readiness: { exec: [test, -e, up], period: 50ms, failures: 1, \
+                 timeout: 10s } }";
     world.apply(&(sleeper("source", probe) + &sleeper("sink", ", inputs: [source]")));
     let before = world.status();
     for _ in 0..5 {
@@ -227,7 +232,10 @@ fn an_upstream_that_flaps_restarts_nothing_and_no_readiness_flips_over_a_daemon_
     }
     world.kill_daemon();
     world.start_daemon();
-    let after = world.status();
+    let after = world.until("adopted", Status::settled);
+    let events = world.ok(&["events"]);
+    let flips = events.matches("source is not ready any more").count();
+    assert_eq!(flips, 5, "{events}");
     for component in ["source", "sink"] {
         assert_eq!(after.pid(component), before.pid(component));
         assert_eq!(after.restarts(component), 0);
