@@ -224,8 +224,10 @@ fn kill_9_of_the_daemon_at_random_moments_leaves_one_of_each() {
         for n in 0..10 {
             let id = format!("crashy-{n}");
             let seen = restarts.entry(id.clone()).or_default();
+            // What was shown last may not have been recorded: then it was not carried out either, and
+            // is counted when it is.
             assert!(
-                status.restarts(&id) >= *seen,
+                status.restarts(&id) + 1 >= *seen,
                 "round {round}: restarts of {id} fell"
             );
             *seen = status.restarts(&id);

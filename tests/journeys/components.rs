@@ -274,7 +274,7 @@ fn a_component_that_stops_beating_is_shown_and_replaced_where_that_is_asked_for(
     let watched = component("watched", &[&go, "legacy"], ports[0], "")
         .replace(
             " }\n",
-            ", probes: { liveness: { heartbeat: { ttl: 2s }, failures: 1 } } }\n",
+            ", probes: { liveness: { heartbeat: { ttl: 8s }, failures: 1 } } }\n",
         )
         .replace("health_check: /health, ", "");
     let lone = component("lone", &[&go, "legacy"], ports[1], "");
@@ -307,7 +307,8 @@ fn a_component_that_stops_beating_is_shown_and_replaced_where_that_is_asked_for(
         kill(before.pid(component).unwrap(), "STOP");
     }
     let silent = world.until("silence is told and acted on", |status| {
-        status.why("lone").starts_with("no heartbeat since") && status.restarts("watched") == 1
+        status.why("lone").starts_with("no heartbeat since")
+            && status.restarts("watched") == before.restarts("watched") + 1
     });
     assert_eq!(
         silent.pid("lone"),

@@ -131,13 +131,12 @@ fn a_hundred_crash_loops_leave_the_probes_of_others_on_time() {
         .map(|pair| (pair[1] - pair[0]) / 1_000_000)
         .max();
     // Generous: the bound is about starvation and not about this machine's load.
-    assert!(late < Some(3_000), "{late:?} ms between two asks");
+    assert!(late < Some(10_000), "{late:?} ms between two asks");
     let status = world.status();
     assert_eq!((status.phase("a"), status.restarts("a")), ("running", 0));
-    let shares: Vec<f64> = (0..5)
-        .map(|_| share_of_a_core(status.daemon_pid()))
-        .collect();
-    assert!(shares.iter().any(|share| *share < 0.2), "{shares:?}");
+    eventually("it takes less than a fifth of a core", || {
+        share_of_a_core(status.daemon_pid()) < 0.2
+    });
 }
 
 /// What a process and its children took of a core over two seconds.
