@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Status, World, eventually, is_alive, kill};
+use crate::support::{Status, World, eventually, free_ports, is_alive, kill};
 
 const ALL: [&str; 3] = ["store", "web", "reader"];
 
@@ -96,15 +96,13 @@ impl Servers {
             }
             found
         };
-        // Both are held until both are known, so that they differ.
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [store_port, web_port] = listeners.map(|held| held.local_addr().unwrap().port());
+        let ports = free_ports(2);
         Some(Self {
             redis: program("redis-server")?,
             redis_cli: program("redis-cli")?,
             nginx: program("nginx")?,
-            store_port,
-            web_port,
+            store_port: ports[0],
+            web_port: ports[1],
         })
     }
 
