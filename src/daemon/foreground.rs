@@ -32,8 +32,8 @@ const OWNER: &str = "owner";
 /// See [`OWNER`].
 const RUN: &str = "run";
 /// How long log lines on their way are waited for at the end: a follower notices the files of a new
-/// component within 500 ms.
-const LAST_LINES: Duration = Duration::from_millis(700);
+/// component within 500 ms, and a container's are copied once its end was seen.
+const LAST_LINES: Duration = Duration::from_millis(1_200);
 /// Between two kills of what did not die: an engine that comes back is not made to wait.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
