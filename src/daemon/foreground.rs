@@ -568,6 +568,21 @@ fn all_completed(snapshot: &Snapshot) -> bool {
 }
 
 impl Daemon {
+    /// Makes what a run left behind this daemon's own: no later run may end it.
+    pub(super) fn take_over_from_run(&self) {
+        if !self.settings.contains_key(OWNER) {
+            return;
+        }
+        let mut batch = Batch::new();
+        batch.forget_setting(OWNER);
+        self.store
+            .commit(batch, store::Durability::PowerSafe, |result| {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "the next run may take this daemon's pipelines for its own");
+                }
+            });
+    }
+
     /// Says in the store whose the directory is.
     async fn set_owner(&self, owner: Option<&str>) -> Result<(), DaemonError> {
         let mut batch = Batch::new();

@@ -316,6 +316,7 @@ impl Daemon {
     pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
         let answering = self.answer()?;
         let mut signals = self.signals()?;
+        self.take_over_from_run();
         ready();
         let mut outcome = Ok(());
         tokio::select! {

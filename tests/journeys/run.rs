@@ -419,6 +419,27 @@ fn a_run_does_not_touch_the_pipelines_of_a_daemon() {
 }
 
 #[test]
+fn what_a_daemon_took_over_from_a_killed_run_is_the_daemons() {
+    let world = World::new();
+    world.save("p.yaml", &two());
+    let run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    let left = world.marked();
+    let pid = run.id();
+    kill(pid, "KILL");
+    reap_later(run);
+    eventually("it is gone", || !is_alive(pid));
+    world.ok(&["apply", "-f", "p.yaml", "--wait"]);
+    let daemon = world.status().daemon_pid();
+    kill(daemon, "TERM");
+    eventually("the daemon ended", || !is_alive(daemon));
+    world.fails(7, &["run", "p.yaml"]);
+    assert_eq!(world.marked(), left);
+}
+
+#[test]
 fn run_shows_and_removes_only_its_own_lines() {
     let world = World::new();
     world.write("word", "old");
