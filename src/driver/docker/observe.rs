@@ -23,6 +23,8 @@ const AT_ONCE: usize = 16;
 const BRIEF: Duration = Duration::from_secs(10);
 /// How long an engine has to notice that a container's processes are gone.
 const PHANTOM_DOUBT: Duration = Duration::from_millis(500);
+/// An engine in passing trouble describes its containers again within this.
+const TROUBLE: Duration = Duration::from_secs(15);
 /// A closer look is repeated after this, whatever the list says.
 const STALE: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,8 @@ pub(super) struct Album {
     reaches: HashMap<InstanceId, Whereabouts>,
     /// Containers whose first process was seen on this host, under the number that the engine gave.
     at_home: HashSet<String>,
+    /// Containers that the engine failed to describe, and since when.
+    undescribed: HashMap<String, Instant>,
 }
 
 struct Whereabouts {
@@ -75,6 +79,7 @@ impl Album {
         let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
         self.pictures.retain(|id, _| ids.contains(id.as_str()));
         self.at_home.retain(|id| ids.contains(id.as_str()));
+        self.undescribed.retain(|id, _| ids.contains(id.as_str()));
         let running = |seen: &&Seen| matches!(seen.life, Life::Running { .. });
         let live: BTreeSet<&InstanceId> = seen
             .iter()
@@ -98,6 +103,12 @@ impl Album {
     /// proves it for all.
     fn is_at_home(&self, seen: &[Seen]) -> bool {
         seen.iter().any(|seen| self.at_home.contains(&seen.id))
+    }
+
+    /// Notes that the engine failed to describe a container; answers for how long it has.
+    fn failed_to_describe(&mut self, id: &str) -> Duration {
+        let since = self.undescribed.entry(id.to_owned());
+        since.or_insert_with(Instant::now).elapsed()
     }
 
     /// The next look at each is a close one.
@@ -355,22 +366,23 @@ impl Inner {
     }
 
     /// A closer look at what was listed. One container that the engine cannot describe, as happens
-    /// to those whose removal failed half way, hides none of the others.
+    /// to those whose removal failed half way, hides none of the others for long.
     async fn picture_of(&self, listed: ContainerSummary) -> Result<Option<Seen>, Failure> {
         let Some(id) = listed.id.clone() else {
             return Ok(None);
         };
-        match self.picture(id, listed.state).await {
-            Err(failure @ Failure::Answered { .. }) => {
-                let found = self.seen_before(&listed).or_else(|| {
-                    let at = self.clock.now();
-                    Seen::ended(&listed, at)
-                });
-                let seen = found.ok_or(failure)?;
+        match self.picture(id.clone(), listed.state).await {
+            Err(failure @ Failure::Answered { status: 500, .. }) => {
+                let lasts = self.album().failed_to_describe(&id) > TROUBLE;
+                let ended = || Seen::ended(&listed, self.clock.now()).filter(|_| lasts);
+                let seen = self.seen_before(&listed).or_else(ended).ok_or(failure)?;
                 tracing::debug!(instance = %seen.instance, "the engine cannot describe its container");
                 Ok(Some(seen))
             }
-            answer => answer,
+            answer => {
+                self.album().undescribed.remove(&id);
+                answer
+            }
         }
     }
 

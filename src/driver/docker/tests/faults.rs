@@ -313,6 +313,13 @@ async fn a_container_that_the_engine_cannot_describe_hides_no_other_and_can_be_r
 
     spoil(&stage.driver, &ended).await;
     stage.restart().await;
+    // It may be the engine's passing trouble: how the container ended is not given up at once.
+    let answer = stage.driver.observe(&Scope::All).await;
+    assert!(is_unreachable(&answer), "{answer:?}");
+    let until = Instant::now() + Duration::from_secs(60);
+    while stage.driver.observe(&Scope::All).await.is_err() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let seen = sight(&*stage.driver, &ended.instance).await.unwrap();
     assert!(matches!(seen.life, Life::Lost { .. }), "{seen:?}");
     let seen = sight(&*stage.driver, &runs.instance).await.unwrap();
