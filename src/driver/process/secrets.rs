@@ -150,11 +150,13 @@ pub(in crate::driver) fn leave(dir: &Path) {
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
-    if !dir.try_exists()? {
-        return Ok(());
+    let removed = fs::set_permissions(dir, Permissions::from_mode(0o700))
+        .and_then(|()| fs::remove_dir_all(dir));
+    match removed {
+        // There were none, or somebody else has just removed them.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        answer => answer,
     }
-    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-    fs::remove_dir_all(dir)
 }
 
 fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Result<(), Refusal> {
