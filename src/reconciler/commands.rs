@@ -369,8 +369,12 @@ pub(super) fn refuse(core: &mut Core, refused: Answer, why: String) {
             ending,
             ..
         } => {
-            // It called nothing off. Whether something else did shows in what is wanted.
-            core.ending = ending;
+            // It called nothing off. Whether something else did shows in what is wanted; a `down`
+            // that came after it stands.
+            match core.ending {
+                Ending::No => core.ending = ending,
+                Ending::WhenEmpty | Ending::Decided => {}
+            }
             for (key, kept) in before {
                 match (kept, core.pipelines.get_mut(&key)) {
                     (Some(kept), Some(pipeline)) => pipeline.keep(kept, &mut core.ledger),
