@@ -225,19 +225,24 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, networks: BTr
     docker.on_gateway(open.clone());
     let docker = Arc::downgrade(docker);
     tokio::spawn(async move {
-        for network in networks {
-            // Until the engine answers, or the daemon ends.
-            while let Some(docker) = docker.upgrade() {
+        let mut unknown = networks;
+        // Until the engine has told of each, or the daemon ends.
+        while !unknown.is_empty()
+            && let Some(docker) = docker.upgrade()
+        {
+            let mut silent = BTreeSet::new();
+            for network in unknown {
                 match docker.gateway(&network).await {
-                    Ok(gateway) => {
-                        gateway.map(&open);
-                        break;
+                    Ok(gateway) => drop(gateway.map(&open)),
+                    Err(error) => {
+                        tracing::debug!(%error, network, "it is asked again");
+                        silent.insert(network);
                     }
-                    Err(error) => tracing::debug!(%error, network, "it is asked again"),
                 }
-                drop(docker);
-                tokio::time::sleep(ASK_AGAIN).await;
             }
+            unknown = silent;
+            drop(docker);
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     });
 }
