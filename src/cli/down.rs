@@ -12,8 +12,9 @@ use crate::api::{ClientError, ErrorCode};
 use crate::daemon::Volumes;
 use crate::model::HumanDuration;
 
-/// A daemon that has nothing left to do is gone within this.
-const FAREWELL: Duration = Duration::from_secs(15);
+/// A daemon that has nothing left to do is gone within this, also when its engine hangs or keeps a
+/// container.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
     let deadline = Instant::now() + COMING_UP;

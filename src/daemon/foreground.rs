@@ -277,6 +277,8 @@ async fn begin(
                 voice.say("Received shutdown signal");
                 return Ok(RunEnd::Stopped);
             }
+            // Cancel-safe: it only waits for what stays decided. Somebody asked for a `down`.
+            () = daemon.owner.downed() => return Ok(RunEnd::Stopped),
             // Cancel-safe: the deadline is kept outside of the loop.
             () = &mut late, if !up => {
                 return Ok(RunEnd::TimedOut(unready(&snapshots.borrow())));

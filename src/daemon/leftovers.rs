@@ -147,7 +147,10 @@ pub(super) async fn tidy(docker: &DockerDriver, store: &Store) {
             }
         }
         // Most hosts have no engine, and then there is nothing to remove.
-        Err(error) => tracing::debug!(%error, "nothing is removed from the engine"),
+        Err(error) => {
+            tracing::debug!(%error, "nothing is removed from the engine");
+            return;
+        }
     }
     note_what_is_left(docker, store).await;
 }

@@ -326,7 +326,12 @@ impl Daemon {
             }
             // Cancel-safe: it only waits for what stays decided.
             () = answering.downed() => {
-                self.swept().await;
+                tokio::select! {
+                    // What it had not removed yet is removed by the next daemon.
+                    () = self.swept() => {}
+                    // Cancel-safe: a signal that was not taken stays pending.
+                    _ = signals.next() => {}
+                }
                 tracing::info!("everything is down; ending");
             }
             // Cancel-safe: it only waits.
@@ -417,12 +422,15 @@ const SWEEP_PATIENCE: Duration = Duration::from_secs(15);
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 /// So many times is a driver asked that does not answer. Most hosts have no engine.
 const SWEEP_LOOKS: u32 = 3;
+/// One that takes longer than this to fail hangs, and is asked no more.
+const SWEEP_HANGS: Duration = Duration::from_secs(1);
 
 /// Has a driver forget all that it has, until that is nothing. The owner of the state has asked for
 /// it once already, and does not ask again for what no pipeline names.
 async fn clear(driver: &dyn Driver) {
     let mut unanswered = 0;
     while unanswered < SWEEP_LOOKS {
+        let asked = tokio::time::Instant::now();
         match driver.observe(&Scope::All).await {
             Ok(seen) if seen.is_empty() => return,
             Ok(seen) => {
@@ -437,6 +445,9 @@ async fn clear(driver: &dyn Driver) {
             Err(error) => {
                 unanswered += 1;
                 tracing::debug!(driver = %driver.kind(), %error, "what is left is not known");
+                if asked.elapsed() > SWEEP_HANGS {
+                    return;
+                }
             }
         }
         tokio::time::sleep(SWEEP_PAUSE).await;

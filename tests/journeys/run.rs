@@ -1,5 +1,6 @@
 //! `flowctl run`: in the foreground, leaving nothing behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -12,16 +13,38 @@ use crate::support::{
 
 /// Begins a run with its output in `out`.
 fn begin(world: &World, file: &str) -> Child {
+    begin_as(world, world.command(&["run", file]))
+}
+
+/// The same, of a command that is a run.
+fn begin_as(world: &World, mut run: Command) -> Child {
     let out = File::create(world.path("out")).unwrap();
     let errors = out.try_clone().unwrap();
-    world
-        .command(&["run", file])
-        .stdin(Stdio::null())
+    run.stdin(Stdio::null())
         .stdout(out)
         .stderr(errors)
         .spawn()
         .unwrap()
 }
+
+/// `run p.yaml` by way of another program, which runs what it is given.
+fn by_way_of(world: &World, words: &[&str]) -> Command {
+    let run = world.command(&["run", "p.yaml"]);
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(world.path(""));
+    command
+}
+
+/// Begins a program as a terminal does, also where the tests themselves run under `nohup`.
+const WITH_HANGUP: [&str; 2] = ["env", "--default-signal=HUP"];
 
 fn two() -> String {
     pipeline(&(sleeper("a", "") + &sleeper("b", ", depends_on: [a]")))
@@ -145,11 +168,12 @@ fn closing_the_terminal_stops_everything() {
     let bye = "trap ': > bye; exit 0' TERM; while :; do sleep 0.1; done";
     world.save("p.yaml", &pipeline(&shell("a", bye, "")));
     // A terminal of the run's own, of which it is the only process.
-    let run = world.command(&["run", "p.yaml"]);
-    let program = run.get_program().to_str().unwrap();
+    let run = by_way_of(&world, &WITH_HANGUP);
+    let words = [run.get_program()].into_iter().chain(run.get_args());
+    let words: Vec<_> = words.filter_map(OsStr::to_str).collect();
     let mut terminal = Command::new("script");
     terminal
-        .args(["-qec", &format!("exec {program} run p.yaml"), "typescript"])
+        .args(["-qec", &format!("exec {}", words.join(" ")), "typescript"])
         .envs(
             run.get_envs()
                 .filter_map(|(name, value)| Some((name, value?))),
@@ -177,7 +201,7 @@ fn a_hangup_that_is_told_twice_kills_nothing() {
     let slow = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
     let components = shell("a", slow, ", stop: { grace_period: 10m }");
     world.save("p.yaml", &pipeline(&components));
-    let mut run = begin(&world, "p.yaml");
+    let mut run = begin_as(&world, by_way_of(&world, &WITH_HANGUP));
     eventually("it is up", || {
         world.read("out").contains("Pipeline started successfully")
     });
@@ -193,20 +217,7 @@ fn a_hangup_that_is_told_twice_kills_nothing() {
 fn a_run_under_nohup_survives_its_terminal() {
     let world = World::new();
     world.save("p.yaml", &two());
-    let run = world.command(&["run", "p.yaml"]);
-    let program = run.get_program().to_str().unwrap();
-    let out = File::create(world.path("out")).unwrap();
-    let script = format!("trap '' HUP; exec {program} run p.yaml");
-    let mut run = Command::new("sh")
-        .args(["-c", &script])
-        .envs(
-            run.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(world.path(""))
-        .stdout(out)
-        .spawn()
-        .unwrap();
+    let mut run = begin_as(&world, by_way_of(&world, &["env", "--ignore-signal=HUP"]));
     eventually("it is up", || {
         world.read("out").contains("Pipeline started successfully")
     });
@@ -406,6 +417,19 @@ fn a_run_does_not_touch_the_pipelines_of_a_daemon() {
     eventually("the daemon ended", || !is_alive(before.daemon_pid()));
     world.fails(7, &["run", "p.yaml"]);
     assert!(is_alive(before.pid("a").unwrap()));
+}
+
+#[test]
+fn a_down_from_elsewhere_ends_a_run() {
+    let world = World::new();
+    world.save("p.yaml", &two());
+    let mut run = begin(&world, "p.yaml");
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+    world.ok(&["down"]);
+    assert_eq!(end_of(&mut run), Some(0), "{}", world.read("out"));
+    assert!(world.marked().is_empty());
 }
 
 #[test]
