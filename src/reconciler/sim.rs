@@ -15,6 +15,7 @@ use super::core::{Commit, Core, Input, Kept, Turn};
 use super::handle::{Command, Origin, Request, Source};
 use super::ledger::{Durability, Effect};
 
+mod ending;
 mod retries;
 mod times;
 

@@ -1,0 +1,68 @@
+//! The end of a daemon, asked for by a `down`.
+
+use super::super::handle::Afterwards;
+use super::super::ledger::Ending;
+use super::*;
+
+impl World {
+    fn apply_as_a_person(&mut self, spec: PipelineSpec) {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let source = Source {
+            file: Some("/p.yaml".into()),
+            watched: true,
+            origin: Origin::Person,
+        };
+        let command = Command::Apply {
+            pipelines: vec![spec],
+            source,
+            reply,
+        };
+        self.core.handle(Input::Command(command), self.now);
+    }
+
+    fn down_and_end(&mut self) {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let afterwards = Afterwards::End;
+        let command = Command::Down { afterwards, reply };
+        self.core.handle(Input::Command(command), self.now);
+    }
+
+    fn steps_until(&mut self, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..20_000 {
+            if holds(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("it never came true");
+    }
+}
+
+#[test]
+fn a_down_stands_although_an_apply_before_it_could_not_be_recorded() {
+    let mut world = World::new(21);
+    (world.calm, world.disk_full) = (true, true);
+    world.apply_as_a_person(pipeline(vec![component("a", 1, &[])]));
+    world.turn();
+    assert_eq!(world.commits.len(), 1, "it is being recorded");
+    world.down_and_end();
+    world.steps_until(|world| world.commits.is_empty());
+    world.disk_full = false;
+    world.steps_until(|world| world.core.ending == Ending::Decided);
+    assert_eq!(world.alive(), []);
+}
+
+#[test]
+fn an_apply_calls_the_end_off_while_something_still_runs() {
+    let mut world = World::new(22);
+    world.calm = true;
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    world.apply(spec.clone());
+    world.converge(&spec, &BTreeSet::new());
+    world.down_and_end();
+    world.turn();
+    assert_eq!(world.core.ending, Ending::WhenEmpty);
+    world.apply_as_a_person(spec.clone());
+    world.converge(&spec, &BTreeSet::new());
+    assert_eq!(world.core.ending, Ending::No);
+}
