@@ -458,11 +458,15 @@ impl World {
     }
 
     fn apply(&mut self, spec: PipelineSpec) {
+        self.apply_from(Origin::Watch, spec);
+    }
+
+    fn apply_from(&mut self, origin: Origin, spec: PipelineSpec) {
         let (reply, _) = tokio::sync::oneshot::channel();
         let source = Source {
             file: Some("/p.yaml".into()),
             watched: true,
-            origin: Origin::Watch,
+            origin,
         };
         let command = Command::Apply {
             pipelines: vec![spec],

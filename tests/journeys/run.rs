@@ -46,6 +46,21 @@ fn by_way_of(world: &World, words: &[&str]) -> Command {
 /// Begins a program as a terminal does, also where the tests themselves run under `nohup`.
 const WITH_HANGUP: [&str; 2] = ["env", "--default-signal=HUP"];
 
+/// Waits until the run that writes to `out` has started everything.
+fn until_up(world: &World) {
+    eventually("it is up", || {
+        world.read("out").contains("Pipeline started successfully")
+    });
+}
+
+/// Kills a run, which leaves what it ran.
+fn kill_at_once(run: Child) {
+    let pid = run.id();
+    kill(pid, "KILL");
+    reap_later(run);
+    eventually("it is gone", || !is_alive(pid));
+}
+
 fn two() -> String {
     pipeline(&(sleeper("a", "") + &sleeper("b", ", depends_on: [a]")))
 }
@@ -65,9 +80,7 @@ fn run_starts_in_order_and_ctrl_c_stops_in_reverse_and_leaves_nothing() {
     let world = World::new();
     world.save("p.yaml", &two());
     let mut run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     let status = world.status();
     assert_eq!(status.phase("b"), "running", "status answers while it runs");
     kill(run.id(), "INT");
@@ -202,9 +215,7 @@ fn a_hangup_that_is_told_twice_kills_nothing() {
     let components = shell("a", slow, ", stop: { grace_period: 10m }");
     world.save("p.yaml", &pipeline(&components));
     let mut run = begin_as(&world, by_way_of(&world, &WITH_HANGUP));
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     kill(run.id(), "HUP");
     eventually("it is stopping", || world.path("asked").exists());
     kill(run.id(), "HUP");
@@ -218,9 +229,7 @@ fn a_run_under_nohup_survives_its_terminal() {
     let world = World::new();
     world.save("p.yaml", &two());
     let mut run = begin_as(&world, by_way_of(&world, &["env", "--ignore-signal=HUP"]));
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     kill(run.id(), "HUP");
     assert_eq!(world.status().phase("b"), "running");
     assert!(!world.read("out").contains("Received shutdown signal"));
@@ -267,9 +276,7 @@ fn a_second_ctrl_c_kills_at_once() {
     let components = shell("a", stubborn, ", stop: { grace_period: 60s }");
     world.save("p.yaml", &pipeline(&components));
     let mut run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     kill(run.id(), "INT");
     eventually("it is stopping", || {
         world.read("out").contains("Stopping component: a")
@@ -287,9 +294,7 @@ fn a_second_ctrl_c_does_not_wait_for_the_grace_of_a_container() {
     let components = container(&id, stubborn, ", stop: { grace_period: 10m }");
     world.save("p.yaml", &pipeline(&components));
     let mut run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     kill(run.id(), "INT");
     eventually("it is stopping", || {
         world.read("out").contains("Stopping component")
@@ -305,9 +310,7 @@ fn a_third_ctrl_c_ends_a_run_whose_engine_is_away_and_the_next_run_ends_what_is_
     let id = unique("boxed");
     world.save("p.yaml", &pipeline(&resting(&id, "")));
     let mut run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     proxy.behave(Manner::Fails);
     world.until("its engine is away", |status| {
         status.phase(&id) == "unknown"
@@ -326,9 +329,7 @@ fn a_third_ctrl_c_ends_a_run_whose_engine_is_away_and_the_next_run_ends_what_is_
     assert_eq!(left.len(), 1);
     proxy.behave(Manner::Honest);
     let mut next = begin(&world, "p.yaml");
-    eventually("it is up again", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     let out = world.read("out");
     assert!(
         out.contains("Ending what an earlier run left behind"),
@@ -345,19 +346,12 @@ fn what_a_killed_run_left_behind_is_ended_by_the_next() {
     let world = World::new();
     world.save("p.yaml", &two());
     let run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     let left = world.marked();
-    let pid = run.id();
-    kill(pid, "KILL");
-    reap_later(run);
-    eventually("it is gone", || !is_alive(pid));
+    kill_at_once(run);
     assert_eq!(world.marked(), left, "its components run on");
     let mut next = begin(&world, "p.yaml");
-    eventually("it is up again", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     assert!(
         world
             .read("out")
@@ -376,13 +370,8 @@ fn ctrl_c_ends_a_run_whose_leftovers_do_not_end() {
     let components = shell("a", stubborn, ", stop: { grace_period: 10m }");
     world.save("p.yaml", &pipeline(&components));
     let run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
-    let pid = run.id();
-    kill(pid, "KILL");
-    reap_later(run);
-    eventually("it is gone", || !is_alive(pid));
+    until_up(&world);
+    kill_at_once(run);
     for signal in ["INT", "TERM"] {
         let mut next = begin(&world, "p.yaml");
         eventually("it waits for the leftovers", || {
@@ -400,9 +389,7 @@ fn ctrl_c_ends_a_run_whose_leftovers_do_not_end() {
     eventually("what was left ends", || world.marked().is_empty());
     world.save("p.yaml", &two());
     let mut last = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     kill(last.id(), "INT");
     assert_eq!(end_of(&mut last), Some(0), "{}", world.read("out"));
 }
@@ -424,9 +411,7 @@ fn a_down_from_elsewhere_ends_a_run() {
     let world = World::new();
     world.save("p.yaml", &two());
     let mut run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     world.ok(&["down"]);
     assert_eq!(end_of(&mut run), Some(0), "{}", world.read("out"));
     assert!(world.marked().is_empty());
@@ -437,14 +422,9 @@ fn what_a_daemon_took_over_from_a_killed_run_is_the_daemons() {
     let world = World::new();
     world.save("p.yaml", &two());
     let run = begin(&world, "p.yaml");
-    eventually("it is up", || {
-        world.read("out").contains("Pipeline started successfully")
-    });
+    until_up(&world);
     let left = world.marked();
-    let pid = run.id();
-    kill(pid, "KILL");
-    reap_later(run);
-    eventually("it is gone", || !is_alive(pid));
+    kill_at_once(run);
     world.ok(&["apply", "-f", "p.yaml", "--wait"]);
     let daemon = world.status().daemon_pid();
     kill(daemon, "TERM");

@@ -5,21 +5,6 @@ use super::super::ledger::Ending;
 use super::*;
 
 impl World {
-    fn apply_as_a_person(&mut self, spec: PipelineSpec) {
-        let (reply, _) = tokio::sync::oneshot::channel();
-        let source = Source {
-            file: Some("/p.yaml".into()),
-            watched: true,
-            origin: Origin::Person,
-        };
-        let command = Command::Apply {
-            pipelines: vec![spec],
-            source,
-            reply,
-        };
-        self.core.handle(Input::Command(command), self.now);
-    }
-
     fn down_and_end(&mut self) {
         let (reply, _) = tokio::sync::oneshot::channel();
         let afterwards = Afterwards::End;
@@ -42,7 +27,7 @@ impl World {
 fn a_down_stands_although_an_apply_before_it_could_not_be_recorded() {
     let mut world = World::new(21);
     (world.calm, world.disk_full) = (true, true);
-    world.apply_as_a_person(pipeline(vec![component("a", 1, &[])]));
+    world.apply_from(Origin::Person, pipeline(vec![component("a", 1, &[])]));
     world.turn();
     assert_eq!(world.commits.len(), 1, "it is being recorded");
     world.down_and_end();
@@ -62,7 +47,7 @@ fn an_apply_calls_the_end_off_while_something_still_runs() {
     world.down_and_end();
     world.turn();
     assert_eq!(world.core.ending, Ending::WhenEmpty);
-    world.apply_as_a_person(spec.clone());
+    world.apply_from(Origin::Person, spec.clone());
     world.converge(&spec, &BTreeSet::new());
     assert_eq!(world.core.ending, Ending::No);
 }
