@@ -99,23 +99,12 @@ impl From<Refusal> for ApiError {
             Refusal::NoSuchPipeline(_) | Refusal::NoSuchComponent { .. } => ErrorCode::NotFound,
             Refusal::NotDurable { .. } => ErrorCode::NotDurable,
             Refusal::Deleting(_) => ErrorCode::Refused,
-            Refusal::ShuttingDown => ErrorCode::ShuttingDown,
-        };
-        let error = Self::new(code, refusal.to_string());
-        match code {
-            ErrorCode::ShuttingDown => {
-                error.with_hint("repeat once it is gone; `flowctl apply` starts the next one")
+            Refusal::ShuttingDown => {
+                return Self::new(ErrorCode::ShuttingDown, refusal.to_string())
+                    .with_hint("repeat once it is gone; `flowctl apply` starts the next one");
             }
-            ErrorCode::BadRequest
-            | ErrorCode::ManifestInvalid
-            | ErrorCode::NotFound
-            | ErrorCode::Refused
-            | ErrorCode::NotPermitted
-            | ErrorCode::NotDurable
-            | ErrorCode::Busy
-            | ErrorCode::Unreachable
-            | ErrorCode::Internal => error,
-        }
+        };
+        Self::new(code, refusal.to_string())
     }
 }
 

@@ -1,7 +1,5 @@
 //! `flowctl apply`.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, sleep};
 
 use super::args::{self, TextOrJson};
@@ -10,6 +8,7 @@ use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::host::Question;
 use super::out::tell;
+use super::reader::{GOING, LOOK_AGAIN};
 use super::sources::gather_to_follow;
 use super::text::clean;
 use super::{Context, spawn, wait};
@@ -17,11 +16,6 @@ use crate::api::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, ErrorCode, Watching,
     WhenUnready,
 };
-
-/// A daemon that is ending is gone within this, also when it waits for an engine that hangs.
-const GOING: Duration = Duration::from_secs(60);
-/// Between two looks whether it is.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
     let request = ApplyRequest {

@@ -1,20 +1,16 @@
 //! `flowctl down`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::args::Down;
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::out::tell;
-use super::reader::{COMING_UP, LOOK_AGAIN};
+use super::reader::{COMING_UP, GOING, LOOK_AGAIN};
 use super::{Context, asking, wait};
 use crate::api::{ClientError, ErrorCode};
 use crate::daemon::Volumes;
 use crate::model::HumanDuration;
-
-/// A daemon that has nothing left to do is gone within this, also when its engine hangs or keeps a
-/// container.
-const FAREWELL: Duration = Duration::from_secs(60);
 
 pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
     let deadline = Instant::now() + COMING_UP;
@@ -131,11 +127,11 @@ async fn through_the_daemon(cx: &Context<'_>, args: &Down) -> Result<Left, Failu
         }
         Err(other) => return Err(other),
     };
-    if process.ended(FAREWELL).await {
+    if process.ended(GOING).await {
         return Ok(left);
     }
     Err(Failure::TimedOut {
-        after: HumanDuration::new(FAREWELL),
+        after: HumanDuration::new(GOING),
         waiting: vec!["the daemon to end".to_owned()],
     })
 }

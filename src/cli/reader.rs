@@ -13,7 +13,10 @@ use crate::model::Snapshot;
 /// How long a daemon may hold its directory before it answers; opening a large store on a slow disk
 /// takes seconds.
 pub(super) const COMING_UP: Duration = Duration::from_secs(10);
-/// Between two looks at a daemon that comes up.
+/// A daemon that has nothing left to do is gone within this, also when its engine hangs or keeps a
+/// container.
+pub(super) const GOING: Duration = Duration::from_secs(60);
+/// Between two looks at a daemon that comes up or goes.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The snapshot as it is written, a line of JSON. When no daemon answers, `cx.client` speaks from

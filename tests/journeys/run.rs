@@ -35,12 +35,15 @@ fn by_way_of(world: &World, words: &[&str]) -> Command {
         .args(&words[1..])
         .arg(run.get_program())
         .args(run.get_args())
-        .envs(
-            run.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
+        .envs(variables_of(&run))
         .current_dir(world.path(""));
     command
+}
+
+/// The variables that a command sets.
+fn variables_of(command: &Command) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+    let set = command.get_envs();
+    set.filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// Begins a program as a terminal does, also where the tests themselves run under `nohup`.
@@ -63,6 +66,12 @@ fn kill_at_once(run: Child) {
 
 fn two() -> String {
     pipeline(&(sleeper("a", "") + &sleeper("b", ", depends_on: [a]")))
+}
+
+/// One that is asked to stop makes `asked`, and ends once there is `go`.
+fn stubborn() -> String {
+    let stubborn = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
+    pipeline(&shell("a", stubborn, ", stop: { grace_period: 10m }"))
 }
 
 /// The lines of `out` that begin with one of the words of the run itself.
@@ -187,10 +196,7 @@ fn closing_the_terminal_stops_everything() {
     let mut terminal = Command::new("script");
     terminal
         .args(["-qec", &format!("exec {}", words.join(" ")), "typescript"])
-        .envs(
-            run.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
+        .envs(variables_of(&run))
         .current_dir(world.path(""))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
@@ -211,9 +217,7 @@ fn closing_the_terminal_stops_everything() {
 #[test]
 fn a_hangup_that_is_told_twice_kills_nothing() {
     let world = World::new();
-    let slow = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
-    let components = shell("a", slow, ", stop: { grace_period: 10m }");
-    world.save("p.yaml", &pipeline(&components));
+    world.save("p.yaml", &stubborn());
     let mut run = begin_as(&world, by_way_of(&world, &WITH_HANGUP));
     until_up(&world);
     kill(run.id(), "HUP");
@@ -366,9 +370,7 @@ fn what_a_killed_run_left_behind_is_ended_by_the_next() {
 #[test]
 fn ctrl_c_ends_a_run_whose_leftovers_do_not_end() {
     let world = World::new();
-    let stubborn = "trap ': > asked' TERM; while [ ! -e go ]; do sleep 0.1; done";
-    let components = shell("a", stubborn, ", stop: { grace_period: 10m }");
-    world.save("p.yaml", &pipeline(&components));
+    world.save("p.yaml", &stubborn());
     let run = begin(&world, "p.yaml");
     until_up(&world);
     kill_at_once(run);
