@@ -176,11 +176,10 @@ impl Daemon {
         }
         let (kept, silent) = rebuilt(kept, &drivers, &recovery).await;
         note_silence(&store, &silent, &settings);
-        let containing = match engine::containing(&kept) {
-            Containing::Nothing if settings.contains_key(leftovers::CONTAINERS) => {
-                Containing::Containers
-            }
-            containing @ (Containing::Nothing | Containing::Containers) => containing,
+        let containing = if settings.contains_key(leftovers::CONTAINERS) {
+            Containing::Containers
+        } else {
+            engine::containing(&kept)
         };
         let pipelines = kept.pipelines.values();
         let networks = engine::networks_of(pipelines.map(|record| record.spec.as_ref()));
@@ -325,7 +324,7 @@ impl Daemon {
                 tracing::info!(signal = name, "ending; components run on");
             }
             // Cancel-safe: it only waits for what stays decided.
-            () = answering.downed() => {
+            () = self.owner.downed() => {
                 tokio::select! {
                     // What it had not removed yet is removed by the next daemon.
                     () = self.swept() => {}
@@ -352,11 +351,7 @@ impl Daemon {
         let closing = CancellationToken::new();
         let server = api::server::serve(listener, Arc::new(backend), closing.clone());
         let server = tokio::spawn(server);
-        Ok(Answering {
-            server,
-            closing,
-            owner: self.owner.clone(),
-        })
+        Ok(Answering { server, closing })
     }
 
     fn backend(&self) -> Backend {
@@ -681,15 +676,9 @@ pub(crate) fn in_full(error: impl std::error::Error) -> String {
 struct Answering {
     server: JoinHandle<()>,
     closing: CancellationToken,
-    owner: ReconcilerHandle,
 }
 
 impl Answering {
-    /// Waits until `down` was asked and nothing is left. Nothing is applied from then on.
-    async fn downed(&self) {
-        self.owner.downed().await;
-    }
-
     async fn end(self) {
         self.closing.cancel();
         if let Err(error) = self.server.await {
