@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::failure::{Refusal, StartFailureText};
-use crate::driver::process::{leave_secrets_dir, make_secrets_dir, read_secret};
+use crate::driver::process::{discard_secrets_dir, make_secrets_dir, read_secret};
 use crate::model::{ComponentSpec, InstanceId};
 
 /// Who reads the secrets inside the container.
@@ -92,12 +92,5 @@ fn write_one(path: &Path, value: &[u8], mode: u32, reader: Reader) -> io::Result
 
 /// Removes the secrets of an instance, if it had any.
 pub(super) fn forget(parent: &Path, instance: &InstanceId) -> io::Result<()> {
-    let dir = dir(parent, instance);
-    if !dir.try_exists()? {
-        return Ok(());
-    }
-    fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
-    fs::remove_dir_all(&dir)?;
-    leave_secrets_dir(parent);
-    Ok(())
+    discard_secrets_dir(&dir(parent, instance))
 }

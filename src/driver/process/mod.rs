@@ -65,7 +65,7 @@ use sight::{Album, Finding};
 pub use cgroup::unenforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use launch::Surroundings;
-pub(super) use secrets::{leave as leave_secrets_dir, make as make_secrets_dir};
+pub(super) use secrets::{discard as discard_secrets_dir, make as make_secrets_dir};
 
 /// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
 pub(super) fn secrets_place(dir: &Path) -> PathBuf {

@@ -83,7 +83,7 @@ impl Place {
             path: dir.clone(),
             error,
         };
-        remove(&dir).map_err(failed)?;
+        discard(&dir).map_err(failed)?;
         // Others may pass through to what is theirs, and list nothing.
         make(&dir, 0o711).map_err(failed)?;
         for secret in &spec.secrets {
@@ -98,12 +98,7 @@ impl Place {
 
     /// Removes the secrets of an instance, if it had any.
     pub(super) fn forget(&self, instance: &InstanceId) -> io::Result<()> {
-        let dir = self.of(instance);
-        if dir.try_exists()? {
-            remove(&dir)?;
-            leave(self.dir());
-        }
-        Ok(())
+        discard(&self.of(instance))
     }
 }
 
@@ -134,7 +129,7 @@ pub(in crate::driver) fn make(dir: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Removes the directory of all when nothing is left in it.
-pub(in crate::driver) fn leave(dir: &Path) {
+fn leave(dir: &Path) {
     match fs::remove_dir(dir) {
         Ok(()) => {}
         // Others still have theirs there, or the last one of them just left.
@@ -149,13 +144,21 @@ pub(in crate::driver) fn leave(dir: &Path) {
     }
 }
 
-fn remove(dir: &Path) -> io::Result<()> {
+/// Removes the directory of one instance, if it has one, and with the last the one that they lie in.
+///
+/// # Errors
+/// When it is there and stays.
+pub(in crate::driver) fn discard(dir: &Path) -> io::Result<()> {
     let removed = fs::set_permissions(dir, Permissions::from_mode(0o700))
         .and_then(|()| fs::remove_dir_all(dir));
     match removed {
+        Ok(()) => {
+            leave(dir.parent().unwrap_or(dir));
+            Ok(())
+        }
         // There were none, or somebody else has just removed them.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        answer => answer,
+        Err(error) => Err(error),
     }
 }
 
