@@ -33,19 +33,18 @@ pub(super) enum BadMessage {
         size: usize,
     },
     /// The id cannot be used.
-    #[error("`{field}` cannot be used: {source}")]
+    #[error("`{field}` cannot be used: {why}")]
     BadId {
         /// In which field it was.
         field: &'static str,
         /// What is wrong with it.
-        source: crate::model::BadServiceId,
+        why: crate::model::BadServiceId,
     },
 }
 
 /// The id in `field`.
 pub(super) fn id(field: &'static str, text: &str) -> Result<ServiceId, BadMessage> {
-    text.parse()
-        .map_err(|source| BadMessage::BadId { field, source })
+    text.parse().map_err(|why| BadMessage::BadId { field, why })
 }
 
 /// What a legacy client says when it registers. It may name itself in three places.

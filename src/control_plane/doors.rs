@@ -46,7 +46,7 @@ impl Doors {
         }
         if !self.own.ip().is_unspecified() {
             let listener =
-                listen_at(address).map_err(|source| ControlPlaneError::Bind { address, source })?;
+                listen_at(address).map_err(|why| ControlPlaneError::Bind { address, why })?;
             if self.opened.send(listener).is_err() {
                 tracing::debug!(%address, "the control plane is closing");
             }
@@ -55,11 +55,6 @@ impl Doors {
         drop(bridges);
         tracing::info!(%address, "the control plane answers containers");
         Ok(address)
-    }
-
-    /// The address at which containers reach it; `None` before a bridge was opened.
-    pub fn bridge(&self) -> Option<IpAddr> {
-        self.bridges.read().first().copied()
     }
 
     pub(super) fn bridges(&self) -> Bridges {

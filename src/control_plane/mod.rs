@@ -140,13 +140,13 @@ impl Default for ControlPlaneOptions {
 pub enum ControlPlaneError {
     /// The address cannot be listened on.
     #[error(
-        "the control plane cannot listen on {address}: {source}; choose another port, or 0 for a free one"
+        "the control plane cannot listen on {address}: {why}; choose another port, or 0 for a free one"
     )]
     Bind {
         /// Which address.
         address: SocketAddr,
         /// What the host said.
-        source: io::Error,
+        why: io::Error,
     },
     /// The certificate cannot be served.
     #[error(transparent)]
@@ -213,9 +213,9 @@ impl ControlPlane {
             _ => Err(error),
         });
         let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (address, listener) = bound.map_err(|source| ControlPlaneError::Bind {
+        let (address, listener) = bound.map_err(|why| ControlPlaneError::Bind {
             address: on(wanted),
-            source,
+            why,
         })?;
         let (doors, listeners) = Doors::new(address);
         doors.through(listener);

@@ -33,7 +33,7 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read as what it should be.
-    #[error("cannot read the {what} in {}: {source}", path.display())]
+    #[error("cannot read the {what} in {}", path.display())]
     File {
         /// What it should hold.
         what: &'static str,
@@ -52,7 +52,7 @@ pub enum TlsError {
     },
     /// Certificate and key do not go together, or one of them cannot be used.
     #[error(
-        "the certificate in {} and the key in {} cannot be used together: {source}",
+        "the certificate in {} and the key in {} cannot be used together",
         certificate.display(), key.display()
     )]
     Pair {
@@ -64,7 +64,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The authority for clients cannot be used.
-    #[error("the client authority in {} cannot be used: {source}", path.display())]
+    #[error("the client authority in {} cannot be used", path.display())]
     Authority {
         /// The file.
         path: PathBuf,
