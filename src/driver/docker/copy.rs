@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
-use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
+use bollard::query_parameters::LogsOptions;
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Failure, LOOK, Quiet, found};
+use super::engine::{Failure, Quiet};
 use super::file::{LogFile, Record};
 use super::sight::Seen;
 use super::{Conduct, Inner};
@@ -113,15 +113,8 @@ impl Inner {
     async fn copy_while_it_runs(&self, source: &Source) -> Result<(), Failure> {
         loop {
             self.copy_some(source, Follow::Yes).await?;
-            let id = source.id.as_str();
-            let answer = self
-                .engine
-                .call(LOOK, |client| async move {
-                    let options = None::<InspectContainerOptions>;
-                    client.inspect_container(id, options).await
-                })
-                .await;
-            let state = found(answer)?.and_then(|inspected| inspected.state);
+            let inspected = self.engine.container(&source.id).await?;
+            let state = inspected.and_then(|inspected| inspected.state);
             if state.and_then(|state| state.running) != Some(true) {
                 // What it wrote with its last breath may have come after the stream's end.
                 return self.copy_some(source, Follow::No).await;

@@ -1,5 +1,6 @@
 //! Calls of the engine: each with a deadline, each failure told apart by what is known after it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 use serde::de::DeserializeOwned;
@@ -136,6 +139,34 @@ impl Engine {
                 deadline.as_secs()
             ))),
         }
+    }
+
+    /// The containers that these filters take, in any state.
+    pub(super) async fn containers(
+        &self,
+        filters: HashMap<String, Vec<String>>,
+    ) -> Result<Vec<ContainerSummary>, Failure> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(filters),
+            ..ListContainersOptions::default()
+        };
+        self.read(LOOK, |client| async move {
+            client.list_containers(Some(options)).await
+        })
+        .await
+    }
+
+    /// The container of this id or name, if there is one.
+    pub(super) async fn container(
+        &self,
+        container: &str,
+    ) -> Result<Option<ContainerInspectResponse>, Failure> {
+        let answer = self.read(LOOK, |client| async move {
+            let options = None::<InspectContainerOptions>;
+            client.inspect_container(container, options).await
+        });
+        found(answer.await)
     }
 
     /// Asks the engine for a description, and understands also what only Podman says.

@@ -126,12 +126,15 @@ fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
     addresses.into_iter().next()
 }
 
-/// Removes a network of ours, by name or id; false when others still use it.
-pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool, Failure> {
+/// Removes a network of ours, by its id; false when a container is still on it.
+pub(super) async fn remove(engine: &Engine, id: &str) -> Result<bool, Failure> {
+    if has_containers(engine, id).await? {
+        return Ok(false);
+    }
     let answer = engine
         .call(
             CHANGE,
-            |client| async move { client.remove_network(name).await },
+            |client| async move { client.remove_network(id).await },
         )
         .await;
     match answer {
@@ -141,6 +144,16 @@ pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool, Failure>
         Err(failure) if failure.is_conflict() => Ok(false),
         Err(failure) => Err(failure),
     }
+}
+
+/// Whether a container is on this network, ended ones among them.
+///
+/// Podman removes a network of this id from under its containers, and without it cannot take
+/// their names and addresses back: the names of every later network of this name are then looked
+/// up where nobody answers (seen with 4.3).
+async fn has_containers(engine: &Engine, id: &str) -> Result<bool, Failure> {
+    let on_it = HashMap::from([("network".to_owned(), vec![id.to_owned()])]);
+    Ok(!engine.containers(on_it).await?.is_empty())
 }
 
 /// Whether containers can have names of their own on it.

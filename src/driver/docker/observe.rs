@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
-use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, LogsOptions};
+use bollard::query_parameters::LogsOptions;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
@@ -159,7 +159,7 @@ impl Inner {
     /// All containers of ours, in any state.
     pub(super) async fn look_at_all(self: &Arc<Self>) -> Result<Vec<Seen>, Failure> {
         let filters = identity::owned_by(&self.config.owner);
-        let listed = self.list(filters).await?;
+        let listed = self.engine.containers(filters).await?;
         let seen = self.look_closer(listed).await?;
         self.look_at_images(&seen).await?;
         self.album().keep_only(&seen);
@@ -205,29 +205,13 @@ impl Inner {
         instance: &InstanceId,
     ) -> Result<Option<Seen>, Failure> {
         let filters = identity::of_instance(&self.config.owner, instance);
-        let listed = self.list(filters).await?;
+        let listed = self.engine.containers(filters).await?;
         for summary in &listed {
             if let Some(id) = &summary.id {
                 self.album().doubt(id);
             }
         }
         Ok(self.look_closer(listed).await?.into_iter().next())
-    }
-
-    pub(super) async fn list(
-        &self,
-        filters: HashMap<String, Vec<String>>,
-    ) -> Result<Vec<ContainerSummary>, Failure> {
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(filters),
-            ..ListContainersOptions::default()
-        };
-        self.engine
-            .read(LOOK, |client| async move {
-                client.list_containers(Some(options)).await
-            })
-            .await
     }
 
     async fn look_closer(
@@ -403,16 +387,8 @@ impl Inner {
         if let Some(seen) = fresh {
             return Ok(Some(seen));
         }
-        let wanted = id.as_str();
-        let answer = self
-            .engine
-            .read(LOOK, |client| async move {
-                let options = None::<InspectContainerOptions>;
-                client.inspect_container(wanted, options).await
-            })
-            .await;
         // Removed since it was listed.
-        let Some(inspected) = found(answer)? else {
+        let Some(inspected) = self.engine.container(&id).await? else {
             return Ok(None);
         };
         let Some(mut seen) = Seen::read(inspected, self.clock.now())? else {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptions, CreateContainerOptions, InspectContainerOptions,
-    ListContainersOptions, StartContainerOptions,
+    ContainerArchiveInfoOptions, CreateContainerOptions, ListContainersOptions,
+    StartContainerOptions,
 };
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::engine::{CHANGE, Failure, LOOK, found, unreachable};
+use super::engine::{CHANGE, Failure, LOOK, unreachable};
 use super::failure::{Refusal, StartFailureText};
 use super::images::{self, Resolved};
 use super::mapping::{self, Parts};
@@ -184,7 +184,7 @@ impl DockerDriver {
     /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of
     /// this very instance is answered.
     async fn take_over(&self, launch: &Launch, name: &str) -> Result<Option<String>, DriverError> {
-        let Some(inspected) = self.inspect(name).await.map_err(lost)? else {
+        let Some(inspected) = self.inner.engine.container(name).await.map_err(lost)? else {
             return Ok(None);
         };
         let conflict = |whose: String| {
@@ -264,7 +264,7 @@ impl DockerDriver {
             Err(Failure::Answered { message, .. }) => Some(message),
             Err(failure) => return Err(lost(failure)),
         };
-        let inspected = self.inspect(id).await.map_err(lost)?;
+        let inspected = self.inner.engine.container(id).await.map_err(lost)?;
         let program = inspected.as_ref().and_then(dialect::program);
         let program = program.unwrap_or_default();
         let seen = match inspected {
@@ -321,7 +321,7 @@ impl DockerDriver {
     /// Refuses a container whose program its image does not have: its init would start, and hide
     /// that. Whatever cannot be told here is told by the start itself.
     async fn check_program(&self, container: &ContainerSpec, id: &str) -> Result<(), DriverError> {
-        let Some(inspected) = self.inspect(id).await.map_err(lost)? else {
+        let Some(inspected) = self.inner.engine.container(id).await.map_err(lost)? else {
             return Ok(());
         };
         let Some(program) = dialect::program(&inspected) else {
@@ -414,22 +414,6 @@ impl DockerDriver {
             variables.insert("FLOWCTL_SECRETS_DIR".to_owned(), dir);
         }
         Ok(variables)
-    }
-
-    /// The container of this id or name, if there is one.
-    pub(super) async fn inspect(
-        &self,
-        container: &str,
-    ) -> Result<Option<ContainerInspectResponse>, Failure> {
-        let answer = self
-            .inner
-            .engine
-            .read(LOOK, |client| async move {
-                let options = None::<InspectContainerOptions>;
-                client.inspect_container(container, options).await
-            })
-            .await;
-        found(answer)
     }
 }
 

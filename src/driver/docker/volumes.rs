@@ -99,16 +99,18 @@ impl DockerDriver {
         let mut sweep = Sweep::Done;
         for found in networks {
             let labels = found.labels.unwrap_or_default();
-            let Some(name) = found.name.filter(|name| !wanted.contains(name)) else {
+            let (Some(name), Some(id)) = (found.name, found.id) else {
                 continue;
             };
+            if wanted.contains(&name) {
+                continue;
+            }
             let ours = labels.get(identity::OWNER) == Some(&self.inner.config.owner);
             if !ours && name != network::DEFAULT {
                 continue;
             }
             // By its id: two may have one name.
-            let id = found.id.as_deref().unwrap_or(&name);
-            if network::remove(engine, id).await? {
+            if network::remove(engine, &id).await? {
                 cleaned.networks.push(name);
             } else if ours {
                 cleaned.networks_in_use.push(name);

@@ -1,23 +1,16 @@
 //! What people and engines do to containers behind our back.
 
-use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
-use bollard::query_parameters::{
-    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-
+use super::engines::{Forwarder, OwnEngine, Proxy, as_root};
 use super::*;
 use crate::driver::conformance::{eventually, eventually_exits, eventually_runs, launch, sight};
 use crate::model::{ExitStatus, Handle, Life, RestartMode};
-
-fn is_unreachable<T: std::fmt::Debug>(answer: &Result<T, DriverError>) -> bool {
-    matches!(answer, Err(DriverError::Unreachable { .. }))
-}
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{
+    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
+};
 
 #[tokio::test]
 async fn a_strangers_container_that_has_the_name_is_not_touched() {
@@ -44,7 +37,16 @@ async fn a_strangers_container_that_has_the_name_is_not_touched() {
         Err(DriverError::Refused(failure)) => assert_eq!(failure.reason, "NameConflict"),
         answer => panic!("{answer:?}"),
     }
-    assert!(stage.driver.inspect(&strange).await.unwrap().is_some());
+    assert!(
+        stage
+            .driver
+            .inner
+            .engine
+            .container(&strange)
+            .await
+            .unwrap()
+            .is_some()
+    );
     let force = RemoveContainerOptions {
         force: true,
         ..RemoveContainerOptions::default()
@@ -54,86 +56,6 @@ async fn a_strangers_container_that_has_the_name_is_not_touched() {
         .await
         .unwrap();
     stage.end().await;
-}
-
-#[tokio::test]
-async fn of_two_networks_that_two_flowctls_made_at_once_the_older_is_kept() {
-    let Some(stage) = DockerStage::new() else {
-        return;
-    };
-    let client = stage.driver.inner.engine.client().unwrap();
-    let make = async |labels| {
-        let request = NetworkCreateRequest {
-            name: stage.mark.clone(),
-            labels,
-            ..NetworkCreateRequest::default()
-        };
-        client.create_network(request).await
-    };
-    let ours = [make(Some(identity::mark(&stage.mark))).await.unwrap().id];
-    let twin = make(Some(identity::mark("another"))).await;
-    if let Err(refusal) = twin {
-        // Engines from API 1.44 on never make a second one.
-        assert!(refusal.to_string().contains("already exists"), "{refusal}");
-        stage.end().await;
-        return;
-    }
-    let named = || async {
-        let networks = client.list_networks(None).await.unwrap().into_iter();
-        let named = networks.filter(|network| network.name.as_ref() == Some(&stage.mark));
-        named.map(|network| network.id.unwrap()).collect::<Vec<_>>()
-    };
-    assert_eq!(named().await.len(), 2);
-    let first = launch(stage.container("first", &["sleep", "1000"]), 1);
-    stage.driver.start(&first).await.unwrap();
-    eventually_runs(&*stage.driver, &first.instance).await;
-    assert_eq!(named().await, ours);
-
-    // Neither does one that is made between a container and its start count as a failure of it.
-    let late = launch(stage.container("late", &["sleep", "1000"]), 1);
-    let Workload::Docker(container) = &late.spec.workload else {
-        panic!("{late:?}");
-    };
-    let (made, network) = stage.driver.create(&late, container).await.unwrap();
-    make(Some(identity::mark("another"))).await.unwrap();
-    let started = stage.driver.run(&late, container, &made).await;
-    assert_eq!(started.unwrap(), None, "it has to be made anew");
-    drop(network);
-    stage.driver.remove(&made, &late.instance).await.unwrap();
-    stage.driver.start(&late).await.unwrap();
-    eventually_runs(&*stage.driver, &late.instance).await;
-    assert_eq!(named().await, ours);
-
-    // Which of them is meant is not ours to say when a stranger made one.
-    let strange = make(None).await.unwrap().id;
-    let second = launch(stage.container("second", &["sleep", "1000"]), 1);
-    let answer = stage.driver.start(&second).await;
-    assert!(is_unreachable(&answer), "{answer:?}");
-    assert!(named().await.contains(&strange));
-    client.remove_network(&strange).await.unwrap();
-    stage.end().await;
-}
-
-#[tokio::test]
-async fn what_is_taken_down_keeps_no_network_though_a_sweep_has_just_begun() {
-    let Some(stage) = DockerStage::new() else {
-        return;
-    };
-    let client = stage.driver.inner.engine.client().unwrap();
-    let request = NetworkCreateRequest {
-        name: stage.mark.clone(),
-        labels: Some(identity::mark(&stage.mark)),
-        ..NetworkCreateRequest::default()
-    };
-    client.create_network(request).await.unwrap();
-    let driver = stage.driver.clone();
-    let sweep = tokio::spawn(async move { driver.drop_networks(&BTreeSet::new()).await });
-    // It runs until the engine is to answer; the daemon that goes breaks it off.
-    tokio::task::yield_now().await;
-    stage.driver.clean_up(Volumes::Keep).await.unwrap();
-    sweep.abort();
-    let left = network::look(&stage.driver.inner.engine, &stage.mark).await;
-    assert!(left.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -164,7 +86,15 @@ async fn what_a_person_does_with_docker_is_seen() {
 
     client.pause_container(&id).await.unwrap();
     driver.observe(&Scope::All).await.unwrap();
-    let state = driver.inspect(&id).await.unwrap().unwrap().state.unwrap();
+    let state = driver
+        .inner
+        .engine
+        .container(&id)
+        .await
+        .unwrap()
+        .unwrap()
+        .state
+        .unwrap();
     assert_eq!(state.paused, Some(false), "it runs on");
 
     let kill = KillContainerOptions {
@@ -205,7 +135,16 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
         container, made,
         "it is made anew, on the network that is there now"
     );
-    assert!(stage.driver.inspect(&made).await.unwrap().is_none());
+    assert!(
+        stage
+            .driver
+            .inner
+            .engine
+            .container(&made)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert!(image.is_some(), "what it runs is known");
     stage.end().await;
 }
@@ -230,13 +169,10 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     let Some(Endpoint::Unix(socket)) = engine() else {
         return;
     };
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("proxy.sock");
-    let listener = UnixListener::bind(&path).unwrap();
     // Lets so many bytes of each reply through.
     let budget = Arc::new(AtomicU32::new(u32::MAX));
     let allowed = budget.clone();
-    let proxy = pass_on(listener, socket, move || {
+    let proxy = Proxy::before(socket, move || {
         let mut left = allowed.load(Ordering::Relaxed) as usize;
         move |said: &mut [u8]| {
             let count = said.len().min(left);
@@ -244,7 +180,7 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
             count
         }
     });
-    let stage = DockerStage::on(Endpoint::Unix(path));
+    let stage = DockerStage::on(proxy.endpoint());
     let launch = launch(stage.container("cut", &["sleep", "1000"]), 1);
     stage.driver.start(&launch).await.unwrap();
     eventually_runs(&*stage.driver, &launch.instance).await;
@@ -266,7 +202,6 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     let all = stage.driver.observe(&Scope::All).await.unwrap();
     assert_eq!(all.len(), 2, "{all:#?}");
     stage.end().await;
-    proxy.abort();
 }
 
 #[tokio::test]
@@ -274,13 +209,10 @@ async fn a_container_that_the_engine_cannot_describe_hides_no_other_and_can_be_r
     let Some(Endpoint::Unix(socket)) = engine() else {
         return;
     };
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("proxy.sock");
-    let listener = UnixListener::bind(&path).unwrap();
     // Says 500 instead of 200 where it describes this container.
     let unspeakable = Arc::new(Mutex::new("nobody".to_owned()));
     let spoiled = unspeakable.clone();
-    let proxy = pass_on(listener, socket, move || {
+    let proxy = Proxy::before(socket, move || {
         let spoiled = spoiled.clone();
         move |said: &mut [u8]| {
             let id = spoiled.lock().unwrap();
@@ -294,7 +226,7 @@ async fn a_container_that_the_engine_cannot_describe_hides_no_other_and_can_be_r
             said.len()
         }
     });
-    let mut stage = DockerStage::on(Endpoint::Unix(path));
+    let mut stage = DockerStage::on(proxy.endpoint());
     let ended = launch(stage.container("ended", &["true"]), 1);
     let runs = launch(stage.container("runs", &["sleep", "1000"]), 1);
     for launch in [&ended, &runs] {
@@ -328,163 +260,6 @@ async fn a_container_that_the_engine_cannot_describe_hides_no_other_and_can_be_r
     let all = stage.driver.observe(&Scope::All).await.unwrap();
     assert_eq!(all.len(), 1, "{all:?}");
     stage.end().await;
-    proxy.abort();
-}
-
-/// Passes on what is said between the engine at `socket` and whoever connects. What the engine says
-/// goes through `alter`, of which each connection has its own; it answers how much of it arrives, and
-/// where that is not all, the connection ends.
-fn pass_on<Alter: FnMut(&mut [u8]) -> usize + Send + 'static>(
-    listener: UnixListener,
-    socket: PathBuf,
-    alter: impl Fn() -> Alter + Send + 'static,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        loop {
-            let (mut ours, _) = listener.accept().await.unwrap();
-            let mut theirs = UnixStream::connect(&socket).await.unwrap();
-            let mut alter = alter();
-            tokio::spawn(async move {
-                let (mut from, mut to) = ours.split();
-                let (mut answer, mut ask) = theirs.split();
-                let back = async {
-                    let mut bytes = vec![0; 1 << 20];
-                    loop {
-                        let count = answer.read(&mut bytes).await.unwrap_or(0);
-                        let passed = alter(&mut bytes[..count]);
-                        let told = to.write_all(&bytes[..passed]).await;
-                        if count == 0 || passed < count || told.is_err() {
-                            return;
-                        }
-                    }
-                };
-                // The engine waits for no end of a request, so that way may stay open.
-                let forth = async {
-                    tokio::io::copy(&mut from, &mut ask).await.unwrap_or(0);
-                    std::future::pending::<()>().await;
-                };
-                tokio::select! {
-                    () = back => {}
-                    () = forth => {}
-                }
-            });
-        }
-    })
-}
-
-/// Passes on what is said to an engine, as the socket of a virtual machine or of `ssh -L` does.
-struct Forwarder {
-    root: tempfile::TempDir,
-    /// The number that it gives every process instead of the engine's; 0 = it changes nothing.
-    pid: Arc<AtomicU32>,
-    task: JoinHandle<()>,
-}
-
-impl Forwarder {
-    fn to(engine: &Endpoint) -> Self {
-        let Endpoint::Unix(socket) = engine.clone() else {
-            panic!("{engine} has no socket");
-        };
-        let root = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(root.path().join("engine.sock")).unwrap();
-        let pid = Arc::new(AtomicU32::new(0));
-        let says = pid.clone();
-        let task = pass_on(listener, socket, move || {
-            let says = says.clone();
-            move |said: &mut [u8]| {
-                rename_processes(said, says.load(Ordering::Relaxed));
-                said.len()
-            }
-        });
-        Self { root, pid, task }
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        Endpoint::Unix(self.root.path().join("engine.sock"))
-    }
-
-    fn says_pid(&self, pid: u32) {
-        self.pid.store(pid, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Forwarder {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Gives each process in an engine's answer the number `pid`, in as many bytes as before.
-fn rename_processes(said: &mut [u8], pid: u32) {
-    let keys: [&[u8]; 2] = [b"\"Pid\":", b"\"pid\":"];
-    let mut at = 0;
-    while pid != 0 && at < said.len() {
-        let key = keys.iter().find(|key| said[at..].starts_with(key));
-        at += key.map_or(1, |key| key.len());
-        let digits = said[at..].iter().take_while(|byte| byte.is_ascii_digit());
-        let width = digits.count();
-        // What does not run has the number 0.
-        if key.is_some() && width > 0 && said[at] != b'0' {
-            let number = format!("{pid:width$}");
-            assert_eq!(number.len(), width, "{pid} is too long");
-            said[at..at + width].copy_from_slice(number.as_bytes());
-        }
-    }
-}
-
-/// An engine needs root, and so does whoever ill-treats it.
-fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("sudo");
-    command.args(["-n", program]);
-    command
-}
-
-/// An engine of one test's own, which it may ill-treat.
-struct OwnEngine {
-    folder: std::path::PathBuf,
-}
-
-impl OwnEngine {
-    fn start(name: &str) -> Self {
-        let name = format!("flowctl-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let engine = Self { folder };
-        engine.run("start");
-        engine
-    }
-
-    fn run(&self, word: &str) {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine");
-        let status = as_root(script)
-            .arg(word)
-            .arg(&self.folder)
-            .status()
-            .unwrap();
-        assert!(status.success(), "tests/engine {word}");
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        Endpoint::Unix(self.folder.join("docker.sock"))
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.folder.join("docker.pid")).unwrap();
-        let sent = as_root("kill").args([signal, pid.trim()]).status();
-        assert!(sent.unwrap().success());
-        let pid = pid.trim().parse().unwrap();
-        while signal == "-KILL" && evidence::lives(pid) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for OwnEngine {
-    fn drop(&mut self) {
-        self.run("stop");
-    }
 }
 
 #[tokio::test]
@@ -542,19 +317,6 @@ async fn make_phantoms(own: &OwnEngine, driver: &DockerDriver, launches: &[&Laun
         let sent = as_root("kill").args(["-KILL", &pid]).status();
         assert!(sent.unwrap().success());
     }
-}
-
-async fn eventually_forgotten(driver: &DockerDriver, instance: &InstanceId) {
-    let mut forgotten = driver.forget(instance).await;
-    for _ in 0..100 {
-        if forgotten.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        forgotten = driver.forget(instance).await;
-    }
-    forgotten.unwrap();
-    assert_eq!(sight(driver, instance).await, None);
 }
 
 fn over(life: &Life) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixStream};
 
+use super::engines::Proxy;
 use super::*;
 use crate::driver::conformance::{eventually_exits, eventually_runs, launch, pipeline};
 use crate::driver::{Follow, LogLine, LogQuery, Runs};
@@ -149,6 +150,36 @@ async fn what_ended_with_much_to_copy_is_copied_once_though_it_is_looked_at_mean
 }
 
 #[tokio::test]
+async fn what_podman_calls_stopped_has_ended_and_is_copied_to_the_end() {
+    let Some(Endpoint::Unix(socket)) = engine() else {
+        return;
+    };
+    // Podman's word for what has ended and is not tidied up; here for good.
+    let proxy = Proxy::before(socket, || {
+        |said: &mut [u8]| {
+            let docker = br#""Status":"exited","Running":false,"#;
+            let podman = br#""Status":"stopped","Was":"exited","#;
+            let places = said.windows(docker.len()).enumerate();
+            let places: Vec<usize> = places
+                .filter(|(_, window)| window == docker)
+                .map(|(at, _)| at)
+                .collect();
+            for at in places {
+                said[at..at + docker.len()].copy_from_slice(podman);
+            }
+            said.len()
+        }
+    });
+    let stage = DockerStage::on(proxy.endpoint());
+    let launch = launch(stage.shell("says", "echo farewell"), 1);
+    stage.driver.start(&launch).await.unwrap();
+    eventually_exits(&*stage.driver, &launch.instance).await;
+    eventually_forgotten(&stage.driver, &launch.instance).await;
+    assert_eq!(texts(&lines(&stage, "says", 1).await), ["farewell"]);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_secret_is_a_file_in_the_container_and_nowhere_else() {
     let Some(stage) = DockerStage::new() else {
         return;
@@ -175,7 +206,7 @@ async fn a_secret_is_a_file_in_the_container_and_nowhere_else() {
     );
     assert!(said.contains(&"refused".to_owned()), "{said:?}");
     let seen = stage.driver.find(&launch.instance).await.unwrap().unwrap();
-    let inspected = stage.driver.inspect(&seen.id).await.unwrap();
+    let inspected = stage.driver.inner.engine.container(&seen.id).await.unwrap();
     assert!(!format!("{inspected:?}").contains(canary));
     let dir = secrets::dir(&stage.driver.inner.secrets, &launch.instance);
     assert!(dir.exists());

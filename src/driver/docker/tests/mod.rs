@@ -16,8 +16,10 @@ const NEEDED: &str = "FLOWCTL_TESTS_NEED_DOCKER";
 /// Made by `tests/engine`: a static busybox.
 const IMAGE: &str = "flowctl-test/busybox:1";
 
+mod engines;
 mod faults;
 mod lives;
+mod networks;
 mod pulls;
 
 static STAGES: AtomicU32 = AtomicU32::new(0);
@@ -120,6 +122,19 @@ impl DockerStage {
         let cleaned = self.driver.clean_up(Volumes::Remove).await.unwrap();
         assert_eq!(cleaned.networks_in_use, [""; 0]);
     }
+}
+
+async fn eventually_forgotten(driver: &DockerDriver, instance: &InstanceId) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = driver.forget(instance).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(conformance::sight(driver, instance).await, None);
+}
+
+fn is_unreachable<T: std::fmt::Debug>(answer: &Result<T, DriverError>) -> bool {
+    matches!(answer, Err(DriverError::Unreachable { .. }))
 }
 
 fn open(root: &tempfile::TempDir, mark: &str, endpoint: &Endpoint) -> Arc<DockerDriver> {

@@ -101,7 +101,14 @@ async fn an_image_is_pulled_run_by_digest_and_used_when_its_registry_is_gone() {
             .unwrap()
             .unwrap()
             .id;
-        let inspected = stage.driver.inspect(&id).await.unwrap().unwrap();
+        let inspected = stage
+            .driver
+            .inner
+            .engine
+            .container(&id)
+            .await
+            .unwrap()
+            .unwrap();
         let config = inspected.config.unwrap();
         let by_digest = format!("{repository}@sha256:");
         assert!(config.image.unwrap().starts_with(&by_digest));
