@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -26,6 +26,10 @@ const HOST: &str = "docker-host";
 const OWNER: &str = "owner";
 /// How soon an engine is asked again that did not say where it is reached.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The host has its address on a network by then: a start there has a deadline of as much.
+const FIRST_START: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+const KNOCK_AGAIN: Duration = Duration::from_millis(200);
 /// Which host this is, as systemd and D-Bus agree on it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -217,9 +221,8 @@ impl Containers for Contained {
 /// now on `networks`, where some may run already.
 pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, networks: BTreeSet<String>) {
     let open = move |gateway| {
-        if let Err(error) = doors.open_bridge(gateway) {
-            let error = super::in_full(error);
-            tracing::warn!(%gateway, error, "containers cannot reach the control plane");
+        if doors.open_bridge(gateway).is_err() {
+            tokio::spawn(open_later(doors.clone(), gateway));
         }
     };
     docker.on_gateway(open.clone());
@@ -245,6 +248,20 @@ pub(super) fn open_doors(docker: &Arc<DockerDriver>, doors: Doors, networks: BTr
             tokio::time::sleep(ASK_AGAIN).await;
         }
     });
+}
+
+/// Opens a door that could not be opened at once: Podman gives the host its address on a network
+/// only when the first container starts there.
+async fn open_later(doors: Doors, gateway: IpAddr) {
+    let given_up = Instant::now() + FIRST_START;
+    while let Err(error) = doors.open_bridge(gateway) {
+        if Instant::now() > given_up {
+            let error = super::in_full(error);
+            tracing::warn!(%gateway, error, "containers cannot reach the control plane");
+            return;
+        }
+        tokio::time::sleep(KNOCK_AGAIN).await;
+    }
 }
 
 /// The networks of these pipelines' containers.
