@@ -1,14 +1,12 @@
-//! The ways to a container engine: TCP, TLS with certificates of both sides, Docker's contexts, and
-//! Podman.
+//! The ways to a container engine: TCP, TLS with certificates of both sides, Docker's contexts.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use crate::engine::{Engine, OwnEngine, container, resting, unique};
-use crate::support::{World, eventually, free_ports, kill, may_mount, openssl, text};
+use crate::support::{World, eventually, free_ports, openssl, text};
 
 /// Carries every connection to `port` of loopback over to a socket, for as long as the test runs.
 fn relay(socket: &Path) -> u16 {
@@ -196,159 +194,4 @@ fn an_engine_is_reached_in_clear_text_and_by_the_context_that_a_variable_names()
     let said = text(&world.run(&["apply", "-f", "p.yaml"]).stderr);
     assert!(said.contains("other"), "{said}");
     world.set("DOCKER_CONTEXT", "lab");
-}
-
-/// Podman's service, with a store and networks of its own.
-struct Podman {
-    service: Child,
-    engine: Engine,
-    folder: PathBuf,
-}
-
-impl Podman {
-    fn start(folder: &Path) -> Self {
-        for part in ["net", "root", "run", "tmp"] {
-            fs::create_dir_all(folder.join(part)).unwrap();
-        }
-        // Limits that this host grants, and a network that no other engine of the tests has.
-        let octet = std::process::id() % 200;
-        let config = format!(
-            "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\ntmp_dir = \"{0}/tmp\"\n\
-             [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{0}/net\"\n\
-             default_subnet_pools = [{{ base = \"10.219.{octet}.0/24\", size = 28 }}]\n\
-             [containers]\nlog_driver = \"k8s-file\"\n\
-             default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
-            folder.display()
-        );
-        fs::write(folder.join("containers.conf"), config).unwrap();
-        let socket = folder.join("podman.sock");
-        let service = Self::command(folder)
-            .args(["system", "service", "--time=0"])
-            .arg(format!("unix://{}", socket.display()))
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.join("log")).unwrap())
-            .spawn()
-            .expect("podman is installed");
-        let podman = Self {
-            service,
-            engine: Engine::at(&format!("unix://{}", socket.display())),
-            folder: folder.to_owned(),
-        };
-        eventually("Podman answers", || UnixStream::connect(&socket).is_ok());
-        podman
-    }
-
-    fn command(folder: &Path) -> Command {
-        let mut command = Command::new("podman");
-        command
-            .env("CONTAINERS_CONF", folder.join("containers.conf"))
-            .arg("--root")
-            .arg(folder.join("root"))
-            .arg("--runroot")
-            .arg(folder.join("run"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Takes the image of the tests over from the engine of the tests.
-    fn copy_image(&self, from: &Engine) {
-        let tar = self.folder.join("image.tar");
-        let saved = Command::new("curl")
-            .args(["--silent", "--fail", "--unix-socket"])
-            .arg(from.socket())
-            .arg("--output")
-            .arg(&tar)
-            .arg("http://engine/images/flowctl-test/busybox:1/get")
-            .status();
-        assert!(saved.unwrap().success());
-        let mut load = Self::command(&self.folder);
-        let loaded = load.arg("load").arg("--input").arg(&tar).output().unwrap();
-        assert!(loaded.status.success(), "{}", text(&loaded.stderr));
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        let mut remove = Self::command(&self.folder);
-        remove.args(["system", "reset", "--force"]).output().ok();
-        kill(self.service.id(), "TERM");
-        self.service.wait().ok();
-        // What a store that is in use by nobody any more has mounted.
-        let overlay = self.folder.join("root/overlay");
-        Command::new("umount").arg(overlay).output().ok();
-    }
-}
-
-#[test]
-fn podman_runs_a_pipeline_as_docker_does() {
-    let Some(docker) = Engine::shared("podman_runs_a_pipeline_…") else {
-        return;
-    };
-    // Its containers are root's; a user's own are another matter.
-    if !may_mount("podman_runs_a_pipeline_…") {
-        return;
-    }
-    let mut world = World::new();
-    let podman = Podman::start(&world.path("podman"));
-    podman.copy_image(&docker);
-    world.use_engine(&podman.engine.host());
-    let (serves, asks, ends, absent) = (
-        unique("serves"),
-        unique("asks"),
-        unique("ends"),
-        unique("absent"),
-    );
-    let port = free_ports(1)[0];
-    let serve = "while :; do echo hello from $HOSTNAME | nc -l -p 7000; done";
-    let ask = format!(
-        "while :; do nc ${{{{ components.{serves}.host }}}} ${{{{ components.{serves}.port }}}} </dev/null; sleep 0.2; done"
-    );
-    let ports = format!(", ports: [{{ containerPort: 7000, hostPort: {port} }}]");
-    world.apply(
-        &(container(&serves, serve, &ports)
-            + &container(&asks, &ask, &format!(", depends_on: [{serves}]"))),
-    );
-    eventually("one reaches the other by its name", || {
-        world.ok(&["logs", &asks]).contains("hello from")
-    });
-    let before = world.status();
-    let id = |status: &crate::support::Status, of: &str| status.replica(of)["container"].clone();
-
-    // A person's kill is a crash; the daemon's is nothing.
-    let victim = id(&before, &serves).as_str().unwrap().to_owned();
-    podman
-        .engine
-        .act("POST", &format!("/containers/{victim}/kill"));
-    let after = world.until("another runs", |status| {
-        status.settled() && status.restarts(&serves) == 1
-    });
-    assert_eq!(id(&after, &asks), id(&before, &asks));
-    world.kill_daemon();
-    world.start_daemon();
-    let adopted = world.until("all is adopted", |status| status.settled());
-    assert_eq!(id(&adopted, &serves), id(&after, &serves));
-    assert_eq!(id(&adopted, &asks), id(&after, &asks));
-
-    let job = container(&ends, "exit 42", ", restart_policy: never");
-    let lost =
-        container(&absent, "true", ", restart_policy: never").replace("[sh, -c,", "[absent,");
-    world.save("p.yaml", &crate::support::pipeline(&(job + &lost)));
-    let failed = world.until("both have failed", |status| {
-        [&ends, &absent]
-            .iter()
-            .all(|id| status.phase(id) == "failed")
-    });
-    assert_eq!(failed.replica(&ends)["exit"]["code"], 42);
-    assert!(
-        failed.why(&absent).contains("`absent`"),
-        "{}",
-        failed.why(&absent)
-    );
-    world.ok(&["down"]);
-    assert_eq!(podman.engine.containers(&world), Vec::<String>::new());
-    let (_, networks) = podman.engine.ask("GET", "/networks");
-    assert!(
-        !networks.to_string().contains("flowctl-bridge"),
-        "{networks}"
-    );
 }

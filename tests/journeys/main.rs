@@ -25,6 +25,7 @@ mod images;
 mod limits;
 mod lives;
 mod outages;
+mod podman;
 mod proxy;
 mod readme;
 mod run;

@@ -276,13 +276,22 @@ impl World {
             asked += 1;
             assert!(
                 begun.elapsed() < PATIENCE,
-                "never came true: {what} (asked {asked} times)\n{:#}\n{}\n{}",
+                "never came true: {what} (asked {asked} times)\n{:#}",
                 status.0,
-                text(&self.run(&["events"]).stdout),
-                self.read("daemon.err") + &self.read("state/daemon.log"),
             );
             pause();
         }
+    }
+
+    /// Shows what is known of all that happened here, for whoever asks why a test failed.
+    fn testify(&self) {
+        for asked in [&["status"][..], &["events"], &["logs", "--tail", "10"]] {
+            let answer = self.run(asked);
+            let said = text(&answer.stdout) + &text(&answer.stderr);
+            eprintln!("\nflowctl {}:\n{said}", asked.join(" "));
+        }
+        let log = self.read("daemon.err") + &self.read("state/daemon.log");
+        eprintln!("\nits daemon's log:\n{log}");
     }
 
     /// kill -9 of the daemon; waits until it is gone.
@@ -350,6 +359,9 @@ impl Drop for World {
                 .stderr(Stdio::null())
                 .status()
                 .ok();
+        }
+        if std::thread::panicking() {
+            self.testify();
         }
         let output = self.run(&["down", "--timeout", "20s"]);
         self.unmount();
