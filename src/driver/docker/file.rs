@@ -135,34 +135,61 @@ impl LogFile {
         let of_run = files(&log.dir)?
             .into_iter()
             .filter(|it| it.0 == incarnation);
-        let of_run: Vec<_> = of_run.collect();
+        let of_run: Vec<_> = of_run.map(FileName).collect();
         let Some(newest) = of_run.last() else {
             return Ok(log);
         };
-        log.sequence = newest.1;
+        log.sequence = newest.0.1;
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
-            .open(log.dir.join(FileName(*newest).to_string()))?;
+            .open(log.dir.join(newest.to_string()))?;
         let size = file.metadata()?.len();
-        let mut tail = tail(&mut file, size)?;
-        let whole = memchr::memrchr(b'\n', &tail).map_or(0, |newline| newline + 1);
-        let size = size - (tail.len() - whole) as u64;
+        let end = tail(&mut file, size.saturating_sub(WINDOW))?;
+        let whole = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline + 1);
+        let size = size - (end.len() - whole) as u64;
         file.set_len(size)?;
-        tail.truncate(whole);
-        let mut complete = size <= WINDOW;
-        if complete && let Some(older) = of_run.len().checked_sub(2) {
-            // The newest file is short: what is at the end of the one before it counts too.
-            let mut older = File::open(log.dir.join(FileName(of_run[older]).to_string()))?;
-            let size = older.metadata()?.len();
-            let mut both = self::tail(&mut older, size)?;
-            complete = size <= WINDOW && of_run.len() == 2;
-            both.append(&mut tail);
-            tail = both;
-        }
-        log.marks = marks(&tail, complete);
+        log.marks = log.marks_of(&of_run)?;
         log.file = Some((file, size));
         Ok(log)
+    }
+
+    /// How far each stream was copied, by the last records in these files. As many of them are read
+    /// as it takes to count all that have the last one's time: Podman's times are whole seconds.
+    fn marks_of(&self, files: &[FileName]) -> io::Result<[Mark; 2]> {
+        let mut window = WINDOW;
+        loop {
+            let (records, reach) = self.last_records(files, window)?;
+            match marks(&records, reach) {
+                Some(marks) => return Ok(marks),
+                None => window *= 4,
+            }
+        }
+    }
+
+    /// The records in the last `window` bytes of these files.
+    fn last_records(&self, files: &[FileName], window: u64) -> io::Result<(Vec<u8>, Reach)> {
+        let mut left = window;
+        let mut records = Vec::new();
+        for name in files.iter().rev() {
+            let mut file = File::open(self.dir.join(name.to_string()))?;
+            let size = file.metadata()?.len();
+            let start = size.saturating_sub(left);
+            let mut earlier = tail(&mut file, start)?;
+            earlier.append(&mut records);
+            records = earlier;
+            if start > 0 {
+                return Ok((records, Reach::SomewhereBetween));
+            }
+            left -= size;
+        }
+        let first = files.first().is_some_and(|name| name.0.1 == 1);
+        let reach = if first {
+            Reach::Beginning
+        } else {
+            Reach::OldestKept
+        };
+        Ok((records, reach))
     }
 
     /// From which second on the engine has to be asked.
@@ -227,12 +254,22 @@ impl LogFile {
     }
 }
 
-/// The last bytes of a file, from the beginning of a record.
-fn tail(file: &mut File, size: u64) -> io::Result<Vec<u8>> {
-    let start = size.saturating_sub(WINDOW);
+/// How far back records go that were read from the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// More could be read.
+    SomewhereBetween,
+    /// What was written before is deleted.
+    OldestKept,
+    /// These are all that there ever were.
+    Beginning,
+}
+
+/// The bytes of a file from `start` on; of a record that begins before, nothing.
+fn tail(file: &mut File, start: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.take(WINDOW).read_to_end(&mut bytes)?;
+    file.read_to_end(&mut bytes)?;
     if start > 0 {
         let begin = memchr::memchr(b'\n', &bytes).map_or(bytes.len(), |newline| newline + 1);
         bytes.drain(..begin);
@@ -240,16 +277,16 @@ fn tail(file: &mut File, size: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How far each stream was copied, by the records at the end. Of a stream without any there, all
-/// that is older than those records was, unless they are all there is.
-fn marks(tail: &[u8], complete: bool) -> [Mark; 2] {
+/// How far each stream was copied, by the records at the end; `None` when more of them have to be
+/// read, since there may be others of the same time.
+fn marks(records: &[u8], reach: Reach) -> Option<[Mark; 2]> {
     let mut found = [None::<Mark>; 2];
     let mut earliest = None;
-    for record in tail.split_inclusive(|byte| *byte == b'\n') {
+    for record in records.split_inclusive(|byte| *byte == b'\n') {
         let Some((at_nanos, stream, _, _)) = parse(record) else {
             continue;
         };
-        earliest.get_or_insert(at_nanos);
+        earliest = Some(earliest.unwrap_or(at_nanos).min(at_nanos));
         let mark = &mut found[stream as usize];
         let count = match mark {
             Some(mark) if mark.at_nanos == at_nanos => mark.count + 1,
@@ -261,15 +298,19 @@ fn marks(tail: &[u8], complete: bool) -> [Mark; 2] {
             passed: false,
         });
     }
-    let unseen = match earliest.filter(|_| !complete) {
-        Some(at_nanos) => Mark {
+    let is_earlier = |than: &Mark| earliest.is_some_and(|earliest| earliest < than.at_nanos);
+    let all_counted = earliest.is_some() && found.iter().flatten().all(is_earlier);
+    let unseen = match (reach, earliest) {
+        (Reach::SomewhereBetween, _) if !all_counted => return None,
+        (Reach::Beginning, _) | (_, None) => Mark::BEGINNING,
+        // What it wrote until then is before these records.
+        (Reach::SomewhereBetween | Reach::OldestKept, Some(at_nanos)) => Mark {
             at_nanos,
-            count: 0,
+            count: u32::MAX,
             passed: false,
         },
-        None => Mark::BEGINNING,
     };
-    found.map(|mark| mark.unwrap_or(unseen))
+    Some(found.map(|mark| mark.unwrap_or(unseen)))
 }
 
 #[cfg(test)]
@@ -349,6 +390,50 @@ mod tests {
                 assert_eq!(count, 1, "crash at {crash}, {wanted}: {lines:#?}");
             }
         }
+    }
+
+    #[test]
+    fn nothing_is_repeated_though_much_has_the_same_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = LogLimits {
+            max_size_bytes: WINDOW / 2,
+            max_files: 100,
+        };
+        let open = || LogFile::open(dir.path().to_owned(), 1, limits).unwrap();
+        // As Podman tells it: a whole second for all of them.
+        let of_a_second = |number: i64| Record {
+            at_nanos: 1_795_228_980_000_000_000,
+            ..record(
+                number,
+                [OutputStream::Stdout, OutputStream::Stderr][usize::from(number == 3)],
+            )
+        };
+        let count = 4 * i64::try_from(WINDOW).unwrap() / 50;
+        let all: Vec<Record> = (0..count).map(of_a_second).collect();
+        open().append(&all).unwrap();
+        open().append(&all).unwrap();
+        assert_eq!(lines(dir.path()).len(), all.len());
+    }
+
+    #[test]
+    fn what_was_deleted_is_not_copied_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = LogLimits {
+            max_files: 2,
+            ..LIMITS
+        };
+        let open = || LogFile::open(dir.path().to_owned(), 1, limits).unwrap();
+        let stream_of = |number| match number {
+            0 => OutputStream::Stderr,
+            _ => OutputStream::Stdout,
+        };
+        let all = (0..100).map(|number| record(number, stream_of(number)));
+        let all: Vec<Record> = all.collect();
+        open().append(&all).unwrap();
+        let before = lines(dir.path());
+        assert!(!before.iter().any(|line| line.contains("stderr")));
+        open().append(&all).unwrap();
+        assert_eq!(lines(dir.path()), before);
     }
 
     #[test]
