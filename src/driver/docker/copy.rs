@@ -15,7 +15,7 @@ use super::file::{LogFile, Record};
 use super::sight::Seen;
 use super::{Conduct, Inner};
 use crate::driver::{OutputStream, logs};
-use crate::model::{InstanceId, Life, LogLimits};
+use crate::model::{InstanceId, Life, LogLimits, Timestamp};
 
 /// The first pause after a failed try; doubled up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
@@ -30,6 +30,7 @@ const BATCH: usize = 512;
 struct Source {
     id: String,
     instance: InstanceId,
+    began: Option<Timestamp>,
     limits: LogLimits,
 }
 
@@ -46,19 +47,18 @@ impl Inner {
         if self.config.conduct == Conduct::OnlyLooks {
             return;
         }
-        match seen.life {
+        let began = match &seen.life {
             Life::Created | Life::NotStarted { .. } => return,
-            Life::Running { .. }
-            | Life::Exited(_)
-            | Life::Lost { .. }
-            | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => {}
-        }
+            Life::Running { since } => Some(*since),
+            Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at,
+            Life::Lost { .. } | Life::HostReboot { .. } => None,
+        };
         self.copiers().entry(seen.id.clone()).or_insert_with(|| {
             let spec = seen.description.as_ref().map(|it| &it.spec);
             let source = Source {
                 id: seen.id.clone(),
                 instance: seen.instance.clone(),
+                began,
                 limits: spec.map_or_else(LogLimits::default, |spec| spec.logs),
             };
             let done = CancellationToken::new();
@@ -160,10 +160,10 @@ impl Inner {
             for piece in batch {
                 match piece {
                     Ok(LogOutput::StdOut { message }) => {
-                        records.extend(Record::read(OutputStream::Stdout, &message));
+                        records.extend(Record::read(OutputStream::Stdout, &message, source.began));
                     }
                     Ok(LogOutput::StdErr { message }) => {
-                        records.extend(Record::read(OutputStream::Stderr, &message));
+                        records.extend(Record::read(OutputStream::Stderr, &message, source.began));
                     }
                     // A piece that was cut off: it is asked for again.
                     Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. }) => {}

@@ -13,6 +13,8 @@ use crate::model::{LogLimits, Timestamp};
 /// How far back from the end the last records of both streams are looked for.
 const WINDOW: u64 = 256 << 10;
 
+const SECOND: i64 = 1_000_000_000;
+
 /// One piece of output as the engine tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -24,10 +26,18 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads `TIME TEXT`, with a newline where the line ends; `None` = it has no time.
-    pub(super) fn read(stream: OutputStream, message: &[u8]) -> Option<Self> {
+    /// Reads `TIME TEXT`, with a newline where the line ends; `None` = it has no time. Of Podman's
+    /// times, whole seconds, the first is before the container `began`, which nothing of it can be.
+    pub(super) fn read(
+        stream: OutputStream,
+        message: &[u8],
+        began: Option<Timestamp>,
+    ) -> Option<Self> {
         let space = memchr::memchr(b' ', message)?;
-        let at_nanos = nanos(str::from_utf8(&message[..space]).ok()?)?;
+        let told = nanos(str::from_utf8(&message[..space]).ok()?)?;
+        let began = began.map(|began| began.as_millis() * 1_000_000);
+        let of_its_second = began.filter(|began| began.div_euclid(SECOND) * SECOND == told);
+        let at_nanos = of_its_second.unwrap_or(told);
         let text = &message[space + 1..];
         let ends = text.last() == Some(&b'\n');
         Some(Self {
@@ -48,7 +58,7 @@ impl Record {
         );
         let second = Timestamp::from_millis(self.at_nanos.div_euclid(1_000_000)).to_string();
         let second = second.split('.').next().unwrap_or_default();
-        let nanos = self.at_nanos.rem_euclid(1_000_000_000);
+        let nanos = self.at_nanos.rem_euclid(SECOND);
         out.extend_from_slice(format!("{second}.{nanos:09}Z {stream} {tag} ").as_bytes());
         out.extend_from_slice(&self.text);
         out.push(b'\n');
@@ -73,7 +83,7 @@ fn nanos(text: &str) -> Option<i64> {
     }
     let second: Timestamp = format!("{second}Z").parse().ok()?;
     let fraction: i64 = format!("{fraction:0<9}").parse().ok()?;
-    Some((second.as_millis() / 1_000 - zone) * 1_000_000_000 + fraction)
+    Some((second.as_millis() / 1_000 - zone) * SECOND + fraction)
 }
 
 /// How far one stream was copied.
@@ -195,7 +205,7 @@ impl LogFile {
     /// From which second on the engine has to be asked.
     pub(super) fn since(&self) -> i64 {
         let earliest = self.marks.iter().map(|mark| mark.at_nanos).min();
-        earliest.unwrap_or(0).max(0) / 1_000_000_000
+        earliest.unwrap_or(0).max(0) / SECOND
     }
 
     /// Appends those of `records` that are new.
@@ -345,16 +355,31 @@ mod tests {
     #[test]
     fn the_engines_words_become_records() {
         let message = b"2026-11-21T02:43:00.000000005Z hello world\n";
-        let read = Record::read(OutputStream::Stderr, message).unwrap();
+        let read = Record::read(OutputStream::Stderr, message, None).unwrap();
         assert!(read.ends);
         let mut out = Vec::new();
         read.write(&mut out);
         let wanted = "2026-11-21T02:43:00.000000005Z stderr F hello world\n";
         assert_eq!(str::from_utf8(&out).unwrap(), wanted);
-        let cut = Record::read(OutputStream::Stdout, b"2026-11-21T04:43:00+02:00 x").unwrap();
+        let cut = Record::read(OutputStream::Stdout, b"2026-11-21T04:43:00+02:00 x", None);
+        let cut = cut.unwrap();
         assert!(!cut.ends);
         assert_eq!(cut.at_nanos, read.at_nanos - 5);
-        assert_eq!(Record::read(OutputStream::Stdout, b"nonsense"), None);
+        assert_eq!(Record::read(OutputStream::Stdout, b"nonsense", None), None);
+    }
+
+    #[test]
+    fn nothing_is_written_before_its_container_began() {
+        let began: Timestamp = "2026-11-21T02:43:00.250Z".parse().unwrap();
+        let at = |text: &str| {
+            let message = format!("{text} x\n");
+            let read = Record::read(OutputStream::Stdout, message.as_bytes(), Some(began));
+            read.unwrap().at_nanos
+        };
+        let zero = at("2026-11-21T02:42:00Z") + 60 * SECOND;
+        assert_eq!(at("2026-11-21T02:43:00Z"), zero + SECOND / 4);
+        assert_eq!(at("2026-11-21T02:43:01Z"), zero + SECOND);
+        assert_eq!(at("2026-11-21T02:43:00.2Z"), zero + SECOND / 5);
     }
 
     #[test]
