@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
 use crate::driver::{Follow, LogQuery, Runs};
@@ -31,9 +33,9 @@ use super::{
 const OWNER: &str = "owner";
 /// See [`OWNER`].
 const RUN: &str = "run";
-/// How long log lines on their way are waited for at the end: a follower notices the files of a new
-/// component within 500 ms, and a container's are copied once its end was seen.
-const LAST_LINES: Duration = Duration::from_millis(1_200);
+/// How long the last lines of components wait for a reader that is slow or paused. Those of a reader
+/// that is neither take half a second at most.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// Between two kills of what did not die: an engine that comes back is not made to wait.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
@@ -157,13 +159,21 @@ async fn supervise(
         return Ok(end);
     }
     let answering = daemon.answer()?;
-    let ended = begin(daemon, options, checked, &voice, &mut signals).await;
+    let mut logs = Logs::default();
+    let ended = begin(daemon, options, checked, &voice, &mut signals, &mut logs).await;
     // However it went, nothing stays.
     let stopped = take_down(daemon, &voice, &mut signals).await;
+    if !matches!(stopped, RunEnd::LeftBehind(_)) {
+        // All that was written is in its file by now.
+        logs.end(&mut signals).await;
+    }
     answering.end().await;
     match (ended?, stopped) {
         (_, end @ (RunEnd::Killed | RunEnd::LeftBehind(_))) => Ok(end),
         (ended, RunEnd::Stopped | RunEnd::Completed | RunEnd::Failed(_) | RunEnd::TimedOut(_)) => {
+            if matches!(ended, RunEnd::Completed) {
+                voice.say("Every component has completed");
+            }
             if matches!(ended, RunEnd::Stopped | RunEnd::Completed) {
                 voice.say("Pipeline stopped successfully");
             }
@@ -228,6 +238,7 @@ async fn begin(
     checked: crate::api::Checked,
     voice: &Voice,
     signals: &mut Signals,
+    logs: &mut Logs,
 ) -> Result<RunEnd, RunError> {
     if !checked.remarks.rendered.is_empty() {
         voice.say(checked.remarks.rendered.trim_end());
@@ -253,8 +264,8 @@ async fn begin(
     }
     let given = options.reading.given();
     daemon.sources.begin(options.file.clone(), given).await;
-    for key in &keys {
-        stream_logs(daemon, key.clone(), voice.clone());
+    for key in keys {
+        logs.show(daemon, key, voice.clone());
     }
     let mut snapshots = daemon.owner.snapshots();
     let mut started = BTreeSet::new();
@@ -286,7 +297,6 @@ async fn begin(
             // Cancel-safe: receiving takes nothing out unless it wins.
             event = events.recv() => match event {
                 Ok(event) => if let Some(failed) = tell(&event, &mut started, voice) {
-                    tokio::time::sleep(LAST_LINES).await;
                     return Ok(RunEnd::Failed(vec![failed]));
                 },
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
@@ -301,13 +311,11 @@ async fn begin(
         // The events that led to a snapshot are sent before it: they are told before it is judged.
         while let Ok(event) = events.try_recv() {
             if let Some(failed) = tell(&event, &mut started, voice) {
-                tokio::time::sleep(LAST_LINES).await;
                 return Ok(RunEnd::Failed(vec![failed]));
             }
         }
         let failed = in_phase(&snapshot, PhaseName::Failed);
         if !failed.is_empty() {
-            tokio::time::sleep(LAST_LINES).await;
             return Ok(RunEnd::Failed(failed));
         }
         let settled = !snapshot.pipelines.is_empty()
@@ -317,8 +325,6 @@ async fn begin(
             voice.say("Pipeline started successfully");
         }
         if settled && all_completed(&snapshot) {
-            tokio::time::sleep(LAST_LINES).await;
-            voice.say("Every component has completed");
             return Ok(RunEnd::Completed);
         }
     }
@@ -484,17 +490,25 @@ fn living(snapshot: &Snapshot) -> impl Iterator<Item = (DriverKind, &InstanceId)
     })
 }
 
-/// Tells the lines that are written from this run's beginning on.
-fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, voice: Voice) {
-    let drivers = daemon.drivers.clone();
-    let since = daemon
-        .owner
-        .snapshots()
-        .borrow()
-        .daemon
-        .as_ref()
-        .map(|daemon| daemon.started_at);
-    let lines = async move {
+/// What components write, shown as it comes.
+#[derive(Default)]
+struct Logs {
+    /// Cancelled once nothing is written any more.
+    over: CancellationToken,
+    shown: JoinSet<()>,
+}
+
+impl Logs {
+    /// Tells the lines of a pipeline that are written from this run's beginning on.
+    fn show(&mut self, daemon: &Daemon, pipeline: PipelineKey, voice: Voice) {
+        let drivers = daemon.drivers.clone();
+        let since = daemon
+            .owner
+            .snapshots()
+            .borrow()
+            .daemon
+            .as_ref()
+            .map(|daemon| daemon.started_at);
         let query = LogQuery {
             pipeline,
             components: BTreeSet::new(),
@@ -502,28 +516,39 @@ fn stream_logs(daemon: &Daemon, pipeline: PipelineKey, voice: Voice) {
             until: None,
             tail: None,
             runs: Runs::All,
-            follow: Follow::Yes,
+            follow: Follow::Until(self.over.clone()),
         };
-        // The files of all drivers lie in one folder, so each of them reads all.
-        let reader = drivers
-            .values()
-            .next()
-            .expect("there is a driver of processes");
-        let mut lines = match reader.logs(&query).await {
-            Ok(lines) => lines,
-            Err(error) => {
-                tracing::warn!(%error, "logs cannot be followed");
-                return;
+        self.shown.spawn(async move {
+            // The files of all drivers lie in one folder, so each of them reads all.
+            let reader = drivers
+                .values()
+                .next()
+                .expect("there is a driver of processes");
+            let mut lines = match reader.logs(&query).await {
+                Ok(lines) => lines,
+                Err(error) => {
+                    tracing::warn!(%error, "logs cannot be followed");
+                    return;
+                }
+            };
+            while let Some(Ok(line)) = lines.recv().await {
+                if voice.pass_on(line).await.is_err() {
+                    break;
+                }
             }
-        };
-        while let Some(Ok(line)) = lines.recv().await {
-            if voice.pass_on(line).await.is_err() {
-                break;
-            }
+        });
+    }
+
+    /// Shows what is written by now, as long as a reader takes it and nobody asks to end.
+    async fn end(mut self, signals: &mut Signals) {
+        self.over.cancel();
+        tokio::select! {
+            // Not cancel-safe, and need not be: what is not shown by then stays untold.
+            () = async { while self.shown.join_next().await.is_some() {} } => {}
+            _ = signals.again() => {}
+            () = tokio::time::sleep(LAST_LINES) => {}
         }
-    };
-    let stop = daemon.stop.clone();
-    tokio::spawn(async move { stop.run_until_cancelled(lines).await });
+    }
 }
 
 /// What runs, or may.

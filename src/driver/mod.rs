@@ -241,7 +241,7 @@ impl Hints {
 }
 
 /// Which log lines are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LogQuery {
     /// Of which pipeline.
     pub pipeline: PipelineKey,
@@ -269,12 +269,14 @@ pub enum Runs {
 }
 
 /// Whether a log stream ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Follow {
     /// It ends with what is kept now.
     No,
     /// It goes on over restarts and rotations until the reader leaves.
     Yes,
+    /// The same until this is cancelled; then it ends, within a second, with what is kept by then.
+    Until(CancellationToken),
 }
 
 /// One line that a component wrote, put together again where it had been split.

@@ -120,6 +120,14 @@ fn the_first_container_reaches_the_control_plane(world: &World) {
     });
 }
 
+/// Podman tells of the second in which a line was written, which begins before the run.
+fn what_a_run_writes_at_once_is_shown(world: &World) {
+    let says = container(&unique("says"), "echo hello", ", restart_policy: never");
+    world.save("q.yaml", &crate::support::pipeline(&says));
+    let said = world.ok(&["run", "q.yaml"]);
+    assert!(said.contains("hello"), "{said}");
+}
+
 #[test]
 fn podman_runs_a_pipeline_as_docker_does() {
     let Some(docker) = Engine::shared("podman_runs_a_pipeline_…") else {
@@ -193,6 +201,7 @@ fn podman_runs_a_pipeline_as_docker_does() {
     assert_eq!(podman.engine.containers(&world), Vec::<String>::new());
     // Or they would be given for those of the next network of this name.
     assert_eq!(podman.names(), "");
+    what_a_run_writes_at_once_is_shown(&world);
     let (_, networks) = podman.engine.ask("GET", "/networks");
     assert!(
         !networks.to_string().contains("flowctl-bridge"),

@@ -21,6 +21,7 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey};
@@ -138,10 +139,15 @@ impl Reading {
             (None, Some(since)) => Start::At(since),
             (None, None) => Start::Beginning,
         };
-        let follows = self.query.follow == Follow::Yes && self.query.runs == Runs::All;
+        let over = match &self.query.follow {
+            Follow::No => None,
+            Follow::Yes => Some(CancellationToken::new()),
+            Follow::Until(over) => Some(over.clone()),
+        };
+        let over = over.filter(|_| self.query.runs == Runs::All);
         // Watched before it is read, so that nothing falls between.
-        let mut watch = follows.then(Watch::new);
-        self.discover(start, watch.as_mut())?;
+        let mut watch = over.map(|over| (over, Watch::new()));
+        self.discover(start, watch.as_mut().map(|(_, watch)| watch))?;
         match self.query.tail {
             None => {
                 let all: Vec<ReplicaKey> = self.replicas.keys().cloned().collect();
@@ -151,7 +157,7 @@ impl Reading {
         }
         match watch {
             None => self.send_rests(),
-            Some(watch) => self.follow(watch),
+            Some((over, watch)) => self.follow(&over, watch),
         }
     }
 
@@ -283,19 +289,25 @@ impl Reading {
         rests.into_iter().try_for_each(|line| self.send(line))
     }
 
-    fn follow(mut self, mut watch: Watch) -> Result<(), Stopped> {
+    /// Sends what is written, until nobody reads any more or it is over.
+    fn follow(mut self, over: &CancellationToken, mut watch: Watch) -> Result<(), Stopped> {
         let mut looked = Instant::now();
         loop {
             let mut changed = watch.wait(LOOK_AGAIN)?;
             if self.lines.is_closed() {
                 return Err(Stopped::Unwanted);
             }
-            if looked.elapsed() >= LOOK_AGAIN {
+            // Asked before the last look, so that what was written before is found by it.
+            let is_over = over.is_cancelled();
+            if is_over || looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 self.discover(Start::Beginning, Some(&mut watch))?;
                 changed = self.replicas.keys().cloned().collect();
             }
             while self.round(&changed)? {}
+            if is_over {
+                return self.send_rests();
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::driver::conformance::{eventually_exits, pipeline};
 use crate::driver::{Follow, LogLine, OutputStream, Runs};
@@ -226,6 +228,31 @@ async fn following_goes_on_over_rotations_and_restarts_without_a_gap() {
     let lines = lines.unwrap().unwrap();
     let numbers: Vec<String> = (1..=12_000).map(|number| number.to_string()).collect();
     assert!(texts(&lines) == numbers, "each line once, in order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_until_it_is_over_ends_with_all_that_was_written_before() {
+    let stage = ProcessStage::new();
+    for round in 0..5 {
+        let over = CancellationToken::new();
+        let name = id(&format!("brief-{round}"));
+        let query = LogQuery {
+            follow: Follow::Until(over.clone()),
+            ..query(&name)
+        };
+        let mut stream = stage.driver.logs(&query).await.unwrap();
+        // Its folder is made after the follower has looked.
+        let script = "seq 1 1000; printf unfinished";
+        run(&stage, name.as_str(), script, 1, LogLimits::default()).await;
+        over.cancel();
+        let mut lines = Vec::new();
+        while let Some(line) = stream.recv().await {
+            lines.push(line.unwrap());
+        }
+        let numbers = (1..=1000).map(|number| number.to_string());
+        let wanted: Vec<String> = numbers.chain(["unfinished".to_owned()]).collect();
+        assert_eq!(texts(&lines), wanted);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
