@@ -10,8 +10,8 @@ use crate::containers::id_of;
 use crate::engine::{IMAGE, container, resting, unique, world_with_engine};
 use crate::support::{eventually, free_ports, pipeline, text};
 
-/// A pipeline of these components on a network of its own.
-fn on_network(network: &str, components: &str) -> String {
+/// A manifest `p` whose components are on this network.
+pub fn on_network(network: &str, components: &str) -> String {
     let spec = format!("spec:\n  network: {network}\n");
     pipeline(components).replacen("spec:\n", &spec, 1)
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::engine::{Engine, container, unique};
-use crate::support::{World, eventually, free_ports, kill, may_mount, text};
+use crate::lives::on_network;
+use crate::support::{World, eventually, free_ports, kill, may_mount, pipeline, text};
 
 /// Podman's service, with a store and networks of its own.
 ///
@@ -123,9 +124,23 @@ fn the_first_container_reaches_the_control_plane(world: &World) {
 /// Podman tells of the second in which a line was written, which begins before the run.
 fn what_a_run_writes_at_once_is_shown(world: &World) {
     let says = container(&unique("says"), "echo hello", ", restart_policy: never");
-    world.save("q.yaml", &crate::support::pipeline(&says));
+    world.save("q.yaml", &pipeline(&says));
     let said = world.ok(&["run", "q.yaml"]);
     assert!(said.contains("hello"), "{said}");
+}
+
+/// To Podman that is no network.
+fn on_the_hosts_network_it_is_probed(world: &mut World) {
+    let port = free_ports(1)[0];
+    let script = format!(
+        "mkdir /tmp/w; echo ok >/tmp/w/health; exec httpd -f -p 127.0.0.1:{port} -h /tmp/w"
+    );
+    let probe = format!(", probes: {{ readiness: {{ http: {{ path: /health, port: {port} }} }} }}");
+    let component = container(&unique("host"), &script, &probe);
+    world.save("h.yaml", &on_network("host", &component));
+    world.set("FLOWCTL_ALLOW_PRIVILEGED", "true");
+    world.ok(&["apply", "-f", "h.yaml", "--wait"]);
+    world.ok(&["down"]);
 }
 
 #[test]
@@ -185,7 +200,7 @@ fn podman_runs_a_pipeline_as_docker_does() {
     let job = container(&ends, "exit 42", ", restart_policy: never");
     let lost =
         container(&absent, "true", ", restart_policy: never").replace("[sh, -c,", "[absent,");
-    world.save("p.yaml", &crate::support::pipeline(&(job + &lost)));
+    world.save("p.yaml", &pipeline(&(job + &lost)));
     let failed = world.until("both have failed", |status| {
         [&ends, &absent]
             .iter()
@@ -202,6 +217,7 @@ fn podman_runs_a_pipeline_as_docker_does() {
     // Or they would be given for those of the next network of this name.
     assert_eq!(podman.names(), "");
     what_a_run_writes_at_once_is_shown(&world);
+    on_the_hosts_network_it_is_probed(&mut world);
     let (_, networks) = podman.engine.ask("GET", "/networks");
     assert!(
         !networks.to_string().contains("flowctl-bridge"),

@@ -27,10 +27,14 @@ fn is_built_in(name: &str) -> bool {
     matches!(name, HOST | "none" | "bridge" | "default")
 }
 
-/// Makes sure that the network is there.
+/// Makes sure that the network is there; one that the engine has itself is not ours to make.
 pub(super) async fn ensure(engine: &Engine, owner: &str, name: &str) -> Result<Network, Failure> {
     if let Some(network) = look(engine, name).await? {
         return Ok(network);
+    }
+    if is_built_in(name) {
+        // To Podman these are ways to be connected, and no networks.
+        return Ok(Network { gateway: None });
     }
     let request = NetworkCreateRequest {
         name: name.to_owned(),

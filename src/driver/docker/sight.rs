@@ -58,7 +58,15 @@ impl Reach {
         published.or_else(|| Some(SocketAddr::new(self.address?, port)))
     }
 
-    fn of(settings: Option<&NetworkSettings>) -> Self {
+    /// By how it is connected and what the engine made of that.
+    fn of(mode: Option<&str>, settings: Option<&NetworkSettings>) -> Self {
+        // Podman lists the host's own network nowhere else.
+        if mode == Some(network::HOST) {
+            return Self {
+                published: HashMap::new(),
+                address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            };
+        }
         let Some(settings) = settings else {
             return Self::default();
         };
@@ -77,10 +85,7 @@ impl Reach {
         });
         let networks = settings.networks.iter().flatten();
         let mut addresses: Vec<IpAddr> = networks
-            .filter_map(|(name, endpoint)| match name.as_str() {
-                network::HOST => Some(std::net::Ipv4Addr::LOCALHOST.into()),
-                _ => endpoint.ip_address.as_deref()?.parse().ok(),
-            })
+            .filter_map(|(_, endpoint)| endpoint.ip_address.as_deref()?.parse().ok())
             .collect();
         addresses.sort();
         Self {
@@ -121,6 +126,7 @@ impl Seen {
             ))
         };
         let id = inspected.id.ok_or_else(senseless)?;
+        let mode = inspected.host_config.and_then(|config| config.network_mode);
         // By its name it can be nobody else's.
         let record = inspected.hostname_path.filter(|path| path.contains(&id));
         Ok(Some(Self {
@@ -133,7 +139,7 @@ impl Seen {
                 .pid
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid > 0),
-            reach: Reach::of(inspected.network_settings.as_ref()),
+            reach: Reach::of(mode.as_deref(), inspected.network_settings.as_ref()),
             boot: labels.get(identity::BOOT).cloned(),
             image: labels.get(identity::IMAGE).cloned(),
             image_id: inspected.image,
