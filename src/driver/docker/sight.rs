@@ -251,6 +251,12 @@ fn life(
         | ContainerStateStatusEnum::STOPPING => Some(Life::Running {
             since: started.unwrap_or(now),
         }),
+        // One that could not be started is removed as well: it has not ended, and succeeded least.
+        ContainerStateStatusEnum::DEAD | ContainerStateStatusEnum::REMOVING
+            if started.is_none() =>
+        {
+            Some(Life::Created)
+        }
         // A container that is being removed ran, and does no more.
         ContainerStateStatusEnum::EXITED
         | ContainerStateStatusEnum::DEAD
@@ -296,6 +302,13 @@ mod tests {
             at: Timestamp::from_millis(2_500),
         };
         assert_eq!(life_of(exited), Some(Life::Exited(exit)));
+        // What is removed since its program is not there has not run.
+        let removed = format!(r#"{{"Status":"removing","ExitCode":0,"StartedAt":"{zero}"}}"#);
+        assert_eq!(life_of(&removed), Some(Life::Created));
+        assert_eq!(
+            life_of(&exited.replace("exited", "removing")),
+            life_of(exited)
+        );
         assert_eq!(life_of("{}"), None);
     }
 }
