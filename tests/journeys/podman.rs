@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::engine::{Engine, container, unique};
+use crate::containers::id_of;
+use crate::engine::{Engine, IMAGE, container, unique};
 use crate::lives::on_network;
 use crate::support::{World, eventually, free_ports, kill, may_mount, pipeline, text};
 
@@ -86,7 +87,7 @@ impl Podman {
             .arg(from.socket())
             .arg("--output")
             .arg(&tar)
-            .arg("http://engine/images/flowctl-test/busybox:1/get")
+            .arg(format!("http://engine/images/{IMAGE}/get"))
             .status();
         assert!(saved.unwrap().success());
         let mut load = self.beside();
@@ -179,22 +180,21 @@ fn podman_runs_a_pipeline_as_docker_does() {
         world.ok(&["logs", &asks]).contains("hello from")
     });
     let before = world.status();
-    let id = |status: &crate::support::Status, of: &str| status.replica(of)["container"].clone();
 
     // A person's kill is a crash; the daemon's is nothing.
-    let victim = id(&before, &serves).as_str().unwrap().to_owned();
+    let victim = id_of(&before, &serves);
     podman
         .engine
         .act("POST", &format!("/containers/{victim}/kill"));
     let after = world.until("another runs", |status| {
         status.settled() && status.restarts(&serves) == 1
     });
-    assert_eq!(id(&after, &asks), id(&before, &asks));
+    assert_eq!(id_of(&after, &asks), id_of(&before, &asks));
     world.kill_daemon();
     world.start_daemon();
     let adopted = world.until("all is adopted", |status| status.settled());
-    assert_eq!(id(&adopted, &serves), id(&after, &serves));
-    assert_eq!(id(&adopted, &asks), id(&after, &asks));
+    assert_eq!(id_of(&adopted, &serves), id_of(&after, &serves));
+    assert_eq!(id_of(&adopted, &asks), id_of(&after, &asks));
     assert!(podman.names().contains(&serves));
 
     let job = container(&ends, "exit 42", ", restart_policy: never");
