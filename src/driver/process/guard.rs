@@ -13,99 +13,21 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpgid, getpgrp, kill_process,
     kill_process_group, wait, waitid,
 };
-use rustix::time::{ClockId, Timespec, clock_gettime};
-
-use crate::driver::OutputStream;
+use rustix::time::Timespec;
 
 use super::cgroup;
 use super::descendants;
+use super::output::{MEMORY, Output};
 use super::record::{Ended, Line, StateFile};
-use super::shim::{best_effort, millis, wall_ms};
-use super::sink::{self, OUTPUT, PIECE, Piece, Sink};
+use super::shim::{best_effort, steady_ms, wall_ms};
+use super::sink;
 use super::sys::{self, Mapping, Received, SignalQueue};
 use super::wire::StopOrder;
 
-/// Bytes read at once: the usual capacity of a pipe, behind the longest line that is kept whole.
-const INPUT: usize = (64 << 10) + PIECE;
-/// Memory touched by one batch that is not worth giving back.
-const SMALL: usize = 4 << 10;
-/// After a burst, memory is given back once the pipes were quiet for so long.
-const QUIET_MS: i64 = 50;
-/// How often a full log disk is tried again while the program is silent.
-const MARKER_RETRY_MS: i64 = 1_000;
 /// How soon what survived a kill is killed again; doubles up to [`KILL_RETRY_MAX_MS`].
 const KILL_RETRY_MS: i64 = 10;
 /// An unkillable process (blocked in the kernel) is looked at this often.
 const KILL_RETRY_MAX_MS: i64 = 1_000;
-
-/// Milliseconds of a clock that no one sets.
-fn steady_ms() -> i64 {
-    millis(clock_gettime(ClockId::Monotonic))
-}
-
-/// One output of the program.
-struct Pipe<'a> {
-    from: Option<&'a OwnedFd>,
-    stream: OutputStream,
-    input: &'a mut [u8],
-    /// Bytes of a line that has not ended yet, at the start of `input`.
-    pending: usize,
-}
-
-/// What reading a pipe once gave.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Read {
-    Some(usize),
-    Nothing,
-}
-
-impl Pipe<'_> {
-    /// Reads once and hands over whole lines, and pieces of those that are too long.
-    fn pump(&mut self, sink: &mut Sink<'_>) -> Read {
-        let Some(from) = self.from else {
-            return Read::Nothing;
-        };
-        let count = match rustix::io::read(from, &mut self.input[self.pending..]) {
-            Ok(count @ 1..) => count,
-            Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,
-            Ok(0) | Err(_) => {
-                self.from = None;
-                self.finish(sink);
-                return Read::Nothing;
-            }
-        };
-        let end = self.pending + count;
-        let mut start = 0;
-        for newline in memchr::memchr_iter(b'\n', &self.input[self.pending..end]) {
-            let newline = self.pending + newline;
-            let mut line = &self.input[start..newline];
-            while let Some((piece, rest)) = line.split_at_checked(PIECE)
-                && !rest.is_empty()
-            {
-                sink.record(self.stream, Piece::Part, piece);
-                line = rest;
-            }
-            sink.record(self.stream, Piece::Last, line);
-            start = newline + 1;
-        }
-        while end - start > PIECE {
-            let piece = &self.input[start..start + PIECE];
-            sink.record(self.stream, Piece::Part, piece);
-            start += PIECE;
-        }
-        self.input.copy_within(start..end, 0);
-        self.pending = end - start;
-        Read::Some(count)
-    }
-
-    /// Ends a last line without newline.
-    fn finish(&mut self, sink: &mut Sink<'_>) {
-        if self.pending > 0 {
-            sink.record(self.stream, Piece::Last, &self.input[..self.pending]);
-            self.pending = 0;
-        }
-    }
-}
 
 /// How far the end of the tree is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,22 +63,10 @@ pub(super) fn guard(
     oom: &CStr,
     limits: sink::Limits<'_>,
 ) {
-    let Ok(mut memory) = Mapping::new(2 * INPUT + OUTPUT) else {
+    let Ok(mut memory) = Mapping::new(MEMORY) else {
         return;
     };
-    let (stdout, rest) = memory.split_at_mut(INPUT);
-    let (stderr, output) = rest.split_at_mut(INPUT);
-    let mut sink = Sink::new(limits, output);
-    let mut pipes = [
-        (&pipes[0], OutputStream::Stdout, stdout),
-        (&pipes[1], OutputStream::Stderr, stderr),
-    ]
-    .map(|(from, stream, input)| Pipe {
-        from: Some(from),
-        stream,
-        input,
-        pending: 0,
-    });
+    let mut output = Output::new(pipes, limits, &mut memory);
     let mut guard = Guard {
         child,
         state,
@@ -167,60 +77,20 @@ pub(super) fn guard(
     };
     // The program may have ended before the queue was first looked at.
     guard.reap();
-    let mut burst = 0;
     while guard.tree != Tree::Gone {
-        let timeout = guard
-            .timeout()
-            .into_iter()
-            .chain((burst > SMALL).then_some(QUIET_MS))
-            .chain(sink.owes_marker().then_some(MARKER_RETRY_MS))
-            .min();
-        match wait_for(signals, &pipes, timeout) {
+        let timeout = guard.timeout().into_iter().chain(output.timeout()).min();
+        match wait_for(signals, &output, timeout) {
             Woken::Signal => guard.receive(signals),
             Woken::Output => {}
-            Woken::Timeout => {
-                sink.settle();
-                give_back(&mut pipes, &mut sink);
-                burst = 0;
-            }
+            Woken::Timeout => output.rest(),
         }
-        sink.set_time(clock_gettime(ClockId::Realtime));
-        for pipe in &mut pipes {
-            if let Read::Some(count) = pipe.pump(&mut sink) {
-                burst = burst.max(count);
-            }
-        }
-        sink.flush();
+        output.pump();
         guard.step();
     }
-    drain(&mut pipes, &mut sink);
+    output.finish();
     best_effort(state.write(&Line::Gone { at: wall_ms() }));
     // Whoever waits for our end waits for nothing more.
     sys::exit_now(0);
-}
-
-/// What the dead tree wrote is in the pipes, and no more than they hold: a stranger who was handed
-/// their other end does not keep the shim.
-fn drain(pipes: &mut [Pipe<'_>; 2], sink: &mut Sink<'_>) {
-    const LARGEST_PIPE: usize = 1 << 20;
-    sink.set_time(clock_gettime(ClockId::Realtime));
-    for pipe in pipes {
-        let mut left = LARGEST_PIPE;
-        while let Read::Some(count) = pipe.pump(sink)
-            && left > 0
-        {
-            left = left.saturating_sub(count);
-        }
-        pipe.finish(sink);
-    }
-    sink.settle();
-}
-
-fn give_back(pipes: &mut [Pipe<'_>; 2], sink: &mut Sink<'_>) {
-    for pipe in pipes {
-        sys::discard(&mut pipe.input[pipe.pending..]);
-    }
-    sys::discard(sink.output());
 }
 
 enum Woken {
@@ -229,7 +99,7 @@ enum Woken {
     Timeout,
 }
 
-fn wait_for(signals: &SignalQueue, pipes: &[Pipe<'_>; 2], timeout_ms: Option<i64>) -> Woken {
+fn wait_for(signals: &SignalQueue, output: &Output<'_>, timeout_ms: Option<i64>) -> Woken {
     let timeout = timeout_ms.map(|ms| Timespec {
         tv_sec: ms / 1_000,
         tv_nsec: ms % 1_000 * 1_000_000,
@@ -237,7 +107,7 @@ fn wait_for(signals: &SignalQueue, pipes: &[Pipe<'_>; 2], timeout_ms: Option<i64
     let signals = signals.descriptor();
     let mut ready = [signals; 3].map(|fd| PollFd::new(fd, PollFlags::IN));
     let mut count = 1;
-    for from in pipes.iter().filter_map(|pipe| pipe.from) {
+    for from in output.open_pipes() {
         ready[count] = PollFd::new(from, PollFlags::IN);
         count += 1;
     }

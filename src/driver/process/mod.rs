@@ -44,6 +44,7 @@ mod launch;
 mod leftovers;
 #[cfg(test)]
 mod measure;
+mod output;
 mod record;
 mod secrets;
 mod sentry;

@@ -134,7 +134,12 @@ pub(super) fn wall_ms() -> i64 {
     millis(clock_gettime(ClockId::Realtime))
 }
 
-pub(super) fn millis(time: Timespec) -> i64 {
+/// Milliseconds of a clock that no one sets.
+pub(super) fn steady_ms() -> i64 {
+    millis(clock_gettime(ClockId::Monotonic))
+}
+
+fn millis(time: Timespec) -> i64 {
     time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
 }
 

@@ -1,0 +1,175 @@
+//! What the program of a shim says, from its pipes into its log.
+//!
+//! Its owner waits for [`Output::open_pipes`], for at most [`Output::timeout`]; then it has
+//! [`Output::pump`] read, or [`Output::rest`] tidy up where nothing came.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::driver::OutputStream;
+
+use super::sink::{self, OUTPUT, PIECE, Piece, Sink};
+use super::sys;
+
+/// Bytes read at once: the usual capacity of a pipe, behind the longest line that is kept whole.
+const INPUT: usize = (64 << 10) + PIECE;
+/// Memory touched by one batch that is not worth giving back.
+const SMALL: usize = 4 << 10;
+/// After a burst, memory is given back once the pipes were quiet for so long.
+const QUIET_MS: i64 = 50;
+/// How often a full log disk is tried again while the program is silent.
+const MARKER_RETRY_MS: i64 = 1_000;
+/// Memory that an [`Output`] works in, untouched while there is nothing to log.
+pub(super) const MEMORY: usize = 2 * INPUT + OUTPUT;
+
+/// One output of the program.
+struct Pipe<'a> {
+    from: Option<&'a OwnedFd>,
+    stream: OutputStream,
+    input: &'a mut [u8],
+    /// Bytes of a line that has not ended yet, at the start of `input`.
+    pending: usize,
+}
+
+/// What reading a pipe once gave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Some(usize),
+    Nothing,
+}
+
+impl Pipe<'_> {
+    /// Reads once and hands over whole lines, and pieces of those that are too long.
+    fn pump(&mut self, sink: &mut Sink<'_>) -> Read {
+        let Some(from) = self.from else {
+            return Read::Nothing;
+        };
+        let count = match rustix::io::read(from, &mut self.input[self.pending..]) {
+            Ok(count @ 1..) => count,
+            Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,
+            Ok(0) | Err(_) => {
+                self.from = None;
+                self.finish(sink);
+                return Read::Nothing;
+            }
+        };
+        let end = self.pending + count;
+        let mut start = 0;
+        for newline in memchr::memchr_iter(b'\n', &self.input[self.pending..end]) {
+            let newline = self.pending + newline;
+            let mut line = &self.input[start..newline];
+            while let Some((piece, rest)) = line.split_at_checked(PIECE)
+                && !rest.is_empty()
+            {
+                sink.record(self.stream, Piece::Part, piece);
+                line = rest;
+            }
+            sink.record(self.stream, Piece::Last, line);
+            start = newline + 1;
+        }
+        while end - start > PIECE {
+            let piece = &self.input[start..start + PIECE];
+            sink.record(self.stream, Piece::Part, piece);
+            start += PIECE;
+        }
+        self.input.copy_within(start..end, 0);
+        self.pending = end - start;
+        Read::Some(count)
+    }
+
+    /// Ends a last line without newline.
+    fn finish(&mut self, sink: &mut Sink<'_>) {
+        if self.pending > 0 {
+            sink.record(self.stream, Piece::Last, &self.input[..self.pending]);
+            self.pending = 0;
+        }
+    }
+}
+
+/// Both outputs of the program and the log that they go to.
+pub(super) struct Output<'a> {
+    pipes: [Pipe<'a>; 2],
+    sink: Sink<'a>,
+    /// The most that was read at once since memory was last given back.
+    burst: usize,
+}
+
+impl<'a> Output<'a> {
+    /// Reads `pipes`, standard output first, into a log within `limits`. `memory` has [`MEMORY`]
+    /// bytes of a [`sys::Mapping`].
+    pub(super) fn new(
+        pipes: &'a [OwnedFd; 2],
+        limits: sink::Limits<'a>,
+        memory: &'a mut [u8],
+    ) -> Self {
+        let (stdout, rest) = memory.split_at_mut(INPUT);
+        let (stderr, output) = rest.split_at_mut(INPUT);
+        let pipes = [
+            (&pipes[0], OutputStream::Stdout, stdout),
+            (&pipes[1], OutputStream::Stderr, stderr),
+        ]
+        .map(|(from, stream, input)| Pipe {
+            from: Some(from),
+            stream,
+            input,
+            pending: 0,
+        });
+        Self {
+            pipes,
+            sink: Sink::new(limits, output),
+            burst: 0,
+        }
+    }
+
+    /// What can still be read; at most two.
+    pub(super) fn open_pipes(&self) -> impl Iterator<Item = &'a OwnedFd> {
+        self.pipes.iter().filter_map(|pipe| pipe.from)
+    }
+
+    /// Milliseconds until there is something to do though nothing comes; `None` = nothing is.
+    pub(super) fn timeout(&self) -> Option<i64> {
+        let give_back = (self.burst > SMALL).then_some(QUIET_MS);
+        let marker = self.sink.owes_marker().then_some(MARKER_RETRY_MS);
+        give_back.into_iter().chain(marker).min()
+    }
+
+    /// Writes what has come by now.
+    pub(super) fn pump(&mut self) {
+        self.sink.set_time(clock_gettime(ClockId::Realtime));
+        for pipe in &mut self.pipes {
+            if let Read::Some(count) = pipe.pump(&mut self.sink) {
+                self.burst = self.burst.max(count);
+            }
+        }
+        self.sink.flush();
+    }
+
+    /// Nothing has come for a while: says what was lost, and gives memory back.
+    pub(super) fn rest(&mut self) {
+        self.sink.settle();
+        for pipe in &mut self.pipes {
+            sys::discard(&mut pipe.input[pipe.pending..]);
+        }
+        sys::discard(self.sink.output());
+        self.burst = 0;
+    }
+
+    /// What the dead tree wrote is in the pipes, and no more than they hold: a stranger who was
+    /// handed their other end does not keep the shim.
+    pub(super) fn finish(mut self) {
+        const LARGEST_PIPE: usize = 1 << 20;
+        self.sink.set_time(clock_gettime(ClockId::Realtime));
+        for pipe in &mut self.pipes {
+            let mut left = LARGEST_PIPE;
+            while let Read::Some(count) = pipe.pump(&mut self.sink)
+                && left > 0
+            {
+                left = left.saturating_sub(count);
+            }
+            pipe.finish(&mut self.sink);
+        }
+        self.sink.settle();
+    }
+}
