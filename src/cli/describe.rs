@@ -14,7 +14,7 @@ use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, Limit, PipelineKey, PipelineStatus, ReplicaStatus,
-    Snapshot, Timestamp,
+    Snapshot, StopTarget, Timestamp, Workload,
 };
 
 /// Events shown.
@@ -260,14 +260,13 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
             restart.max_delay,
         ),
     );
-    field(
-        text,
-        "stop",
-        &format!(
-            "{}, then {} of grace",
-            spec.stop.signal, spec.stop.grace_period
-        ),
-    );
+    field(text, "stop", &stop(spec));
+    if !spec.umask.is_default() {
+        field(text, "umask", &spec.umask.to_string());
+    }
+    if spec.allow_new_privileges {
+        field(text, "privileges", "set-uid programs may gain new ones");
+    }
     let resources = &spec.resources;
     let limits = [
         ("memory", resources.memory_limit_bytes, "bytes"),
@@ -295,6 +294,25 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
     if !names.is_empty() {
         field(text, "variables", &names.join(" "));
     }
+}
+
+/// Who is asked with what, and for how long it has time.
+fn stop(spec: &ComponentSpec) -> String {
+    let stop = &spec.stop;
+    let signal = match (stop.signal, &spec.workload) {
+        (Some(signal), _) => signal.to_string(),
+        (None, Workload::Process(_)) => stop.signal_or_term().to_string(),
+        (None, Workload::Docker(_) | Workload::Nomad(_) | Workload::Kubernetes(_)) => {
+            format!("the image's signal, else {}", stop.signal_or_term())
+        }
+    };
+    let whom = match (stop.to, &spec.workload) {
+        (StopTarget::All, _)
+        | (_, Workload::Docker(_) | Workload::Nomad(_) | Workload::Kubernetes(_)) => "",
+        (StopTarget::Group, Workload::Process(_)) => " to its process group",
+        (StopTarget::Main, Workload::Process(_)) => " to its main program",
+    };
+    format!("{signal}{whom}, then {} of grace", stop.grace_period)
 }
 
 fn recent_events(events: &[Event], style: Style, text: &mut String) {

@@ -454,8 +454,9 @@ fn tell_of_stop(event: &Event, voice: &Voice) {
 /// started meanwhile, and its engine may have been away. Whoever asks knows when it is enough.
 async fn kill_all(daemon: &Daemon) -> Infallible {
     let how = &StopPolicy {
-        signal: Signal::KILL,
+        signal: Some(Signal::KILL),
         grace_period: HumanDuration::from_secs(0),
+        ..StopPolicy::default()
     };
     let snapshots = daemon.owner.snapshots();
     let mut told = BTreeSet::new();

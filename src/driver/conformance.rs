@@ -231,7 +231,10 @@ async fn a_stop_ends_it_and_may_be_repeated(stage: &mut impl Stage) {
         stopped.await.unwrap();
     }
     let status = eventually_exits(stage.driver(), &launch.instance).await;
-    assert!(ended_by(status, launch.spec.stop.signal), "{status:?}");
+    assert!(
+        ended_by(status, launch.spec.stop.signal_or_term()),
+        "{status:?}"
+    );
     end(stage, &launch).await;
     let unknown = self::launch(stage.component("never-started", Behaviour::RunsForever), 9);
     end(stage, &unknown).await;

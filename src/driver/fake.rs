@@ -461,8 +461,8 @@ impl Driver for FakeDriver {
         }
         let grace = how.grace_period.get();
         let (after, signal) = match script.stop {
-            StopScript::Obeys => (Duration::ZERO, how.signal),
-            StopScript::Takes(time) if time <= grace => (time, how.signal),
+            StopScript::Obeys => (Duration::ZERO, how.signal_or_term()),
+            StopScript::Takes(time) if time <= grace => (time, how.signal_or_term()),
             StopScript::Takes(_) => (grace, Signal::KILL),
             StopScript::Survives => {
                 tokio::time::sleep(grace).await;

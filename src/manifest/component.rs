@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::model::{
-    ComponentId, ComponentSpec, Condition, Dependency, HumanDuration, LogLimits, Registration,
-    Resources, Rlimits, Role, SecretSpec, SpecHash, Volume,
+    ComponentId, ComponentSpec, Condition, Dependency, DriverKind, HumanDuration, LogLimits,
+    Registration, Resources, Rlimits, Role, SecretSpec, SpecHash, StopTarget, Umask, Volume,
 };
 
 use super::attachments::{self, PortDraft, from_base};
@@ -74,6 +74,8 @@ pub(super) struct Draft<'t> {
     volumes: Vec<Volume>,
     secrets: Vec<SecretSpec>,
     user: Option<String>,
+    umask: Umask,
+    allow_new_privileges: bool,
     logs: LogLimits,
     input_event_types: Vec<String>,
     output_event_types: Vec<String>,
@@ -140,7 +142,7 @@ impl<'t> Draft<'t> {
             ports: attachments::ports(f, findings),
             probes,
             restart: RestartDraft::read(f, findings),
-            stop: StopDraft::read(f, findings),
+            stop: stop(f, driver, findings),
             ready_after: f
                 .get("ready_after")
                 .and_then(|field| field.duration(findings, HumanDuration::default()))
@@ -157,6 +159,11 @@ impl<'t> Draft<'t> {
                 .get("user")
                 .and_then(|field| field.word(findings))
                 .map(|word| word.text.to_owned()),
+            umask: umask(f, driver, findings),
+            allow_new_privileges: f
+                .get("allow_new_privileges")
+                .and_then(|field| field.truth(findings))
+                .unwrap_or_default(),
             logs: limits::logs(f, findings),
             input_event_types: {
                 let field = f.get_or_legacy(findings, "input_event_types", &["inputEventTypes"]);
@@ -236,6 +243,8 @@ impl<'t> Draft<'t> {
             volumes: self.volumes,
             secrets: self.secrets,
             user: self.user,
+            umask: self.umask,
+            allow_new_privileges: self.allow_new_privileges,
             logs: self.logs,
             input_event_types: self.input_event_types,
             output_event_types: self.output_event_types,
@@ -311,6 +320,31 @@ fn inherit_env(field: Field<'_>, findings: &mut Findings<'_>) -> Vec<String> {
         }
     }
     owned(words)
+}
+
+/// Reads `stop`. What runs in a container is signalled by its engine, which knows its main program
+/// only.
+fn stop(fields: &mut Fields<'_>, driver: DriverKind, findings: &mut Findings<'_>) -> StopDraft {
+    let draft = StopDraft::read(fields, findings);
+    if let Some((StopTarget::All | StopTarget::Group, at)) = draft.target()
+        && driver != DriverKind::Process
+    {
+        limits::no_effect(at, "to", driver, findings);
+    }
+    draft
+}
+
+/// Reads `umask`. An image brings its own.
+fn umask(fields: &mut Fields<'_>, driver: DriverKind, findings: &mut Findings<'_>) -> Umask {
+    let Some(field) = fields.get("umask") else {
+        return Umask::default();
+    };
+    let umask = field.parsed(findings).unwrap_or_default();
+    if driver == DriverKind::Process {
+        return umask;
+    }
+    limits::no_effect(field.key_at, "umask", driver, findings);
+    Umask::default()
 }
 
 fn inputs(field: Field<'_>, findings: &mut Findings<'_>) -> Vec<(ComponentId, Span)> {

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::model::{
     ComponentSpec, ContainerSpec, ImagePullPolicy, Port, Protocol, Resources, Rlimits,
-    SecretSource, SecretSpec, SpecHash, Volume, VolumeSource, Workload,
+    SecretSource, SecretSpec, SpecHash, Umask, Volume, VolumeSource, Workload,
 };
 
 /// Bits of a secret's file unless the manifest says otherwise.
@@ -58,6 +58,10 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    umask: Option<Umask>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    allow_new_privileges: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<Value>,
 }
 
@@ -75,6 +79,8 @@ impl<'a> Written<'a> {
             volumes,
             secrets,
             user,
+            umask,
+            allow_new_privileges,
             config,
             id: _,
             role: _,
@@ -103,6 +109,8 @@ impl<'a> Written<'a> {
             volumes: volumes.iter().map(Mounts::of).collect(),
             secrets: secrets.iter().map(Reads::of).collect(),
             user: user.as_deref(),
+            umask: Some(*umask).filter(|umask| !umask.is_default()),
+            allow_new_privileges: *allow_new_privileges,
             config: config.as_ref().map(sorted),
         }
     }

@@ -3,7 +3,7 @@
 //! Each has a half-filled form, so that `spec.defaults` can fill what a component leaves open.
 
 use crate::model::{
-    Backoff, HumanDuration, RestartMode, RestartPolicy, RetryLimit, Signal, StopPolicy,
+    Backoff, HumanDuration, RestartMode, RestartPolicy, RetryLimit, Signal, StopPolicy, StopTarget,
 };
 
 use super::fields::{Field, Fields};
@@ -192,6 +192,7 @@ fn success_codes(field: Field<'_>, findings: &mut Findings<'_>) -> Option<Vec<i3
 #[derive(Clone, Debug, Default)]
 pub(super) struct StopDraft {
     signal: Option<Signal>,
+    to: Option<(StopTarget, Span)>,
     grace_period: Option<HumanDuration>,
 }
 
@@ -206,6 +207,14 @@ impl StopDraft {
         };
         let draft = Self {
             signal: fields.get("signal").and_then(|f| f.parsed(findings)),
+            to: fields.get("to").and_then(|f| {
+                let choices = [
+                    ("all", StopTarget::All),
+                    ("group", StopTarget::Group),
+                    ("main", StopTarget::Main),
+                ];
+                Some((f.choice(findings, &choices)?, f.key_at))
+            }),
             grace_period: fields
                 .get("grace_period")
                 .and_then(|f| f.duration(findings, HumanDuration::default())),
@@ -214,11 +223,18 @@ impl StopDraft {
         draft
     }
 
+    /// Who the component itself wants to be signalled, and where it says so.
+    pub(super) fn target(&self) -> Option<(StopTarget, Span)> {
+        self.to
+    }
+
     /// The policy: what was written, then what `defaults` say, then our own defaults.
     pub(super) fn resolve(&self, defaults: &Self) -> StopPolicy {
         let own = StopPolicy::default();
         StopPolicy {
-            signal: self.signal.or(defaults.signal).unwrap_or(own.signal),
+            // Without a word an image's own STOPSIGNAL holds, so no default stands here.
+            signal: self.signal.or(defaults.signal),
+            to: self.to.or(defaults.to).map_or(own.to, |(to, _)| to),
             grace_period: self
                 .grace_period
                 .or(defaults.grace_period)

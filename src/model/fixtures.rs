@@ -38,6 +38,8 @@ pub(crate) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
         volumes: vec![],
         secrets: vec![],
         user: None,
+        umask: Umask::default(),
+        allow_new_privileges: false,
         logs: LogLimits::default(),
         input_event_types: vec![],
         output_event_types: vec![],

@@ -32,10 +32,10 @@ pub use registry::{
 pub use runs::{ChunkRecord, FlowFigures, RunChange, RunFigures, RunRecord, RunState};
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
-    ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, PipelineSpec, Port, Probe,
-    ProbeCheck, Probes, ProcessSpec, Protocol, Registration, Resources, RestartMode, RestartPolicy,
-    RetryLimit, Rlimits, Role, SecretSource, SecretSpec, Signal, StopPolicy, Volume, VolumeSource,
-    Workload,
+    ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAUmask, PipelineSpec,
+    Port, Probe, ProbeCheck, Probes, ProcessSpec, Protocol, Registration, Resources, RestartMode,
+    RestartPolicy, RetryLimit, Rlimits, Role, SecretSource, SecretSpec, Signal, StopPolicy,
+    StopTarget, Umask, Volume, VolumeSource, Workload,
 };
 pub use state::{
     Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,

@@ -580,7 +580,7 @@ mod tests {
     #[test]
     fn signals_and_dependencies_read_as_they_are_written() {
         let found = edited(|spec| {
-            spec.stop.signal = Signal::INT;
+            spec.stop.signal = Some(Signal::INT);
             spec.dependencies = vec![Dependency {
                 id: "b".parse().unwrap(),
                 condition: crate::model::Condition::Started,
@@ -590,7 +590,7 @@ mod tests {
             found,
             [
                 "a depends_on: - -> b (started)   applies live",
-                "a stop.signal: SIGTERM -> SIGINT   applies live",
+                "a stop.signal: - -> SIGINT   applies live",
             ]
         );
     }

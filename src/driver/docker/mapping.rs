@@ -125,7 +125,7 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         working_dir: container.working_dir.as_ref().map(fill),
         labels: Some(labels),
         exposed_ports: Some(spec.ports.iter().map(exposed).collect()),
-        stop_signal: Some(spec.stop.signal.number().to_string()),
+        stop_signal: spec.stop.signal.map(|signal| signal.number().to_string()),
         // Our own probes decide; two judges would contradict each other.
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".to_owned()]),

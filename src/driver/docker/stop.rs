@@ -56,7 +56,10 @@ impl DockerDriver {
             | Life::HostReboot { .. }
             | Life::RuntimeRestarted(_) => return Ok(()),
         }
-        let ended = self.signal(&seen.id, how.signal).await.map_err(lost)?
+        let ended = self
+            .signal(&seen.id, how.signal_or_term())
+            .await
+            .map_err(lost)?
             || self
                 .comes_within(&seen.id, ENDED, how.grace_period.get())
                 .await;

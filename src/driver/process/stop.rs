@@ -68,7 +68,7 @@ impl ProcessDriver {
         let failed = |error: io::Error| unreachable("stop an instance", error);
         let grace = how.grace_period.get();
         let order = StopOrder {
-            signal: u8::try_from(how.signal.number()).unwrap_or(15),
+            signal: u8::try_from(how.signal_or_term().number()).unwrap_or(15),
             grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
         };
         // Someone may have stopped the shim; one that has just ended needs no order.

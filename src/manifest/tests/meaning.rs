@@ -8,7 +8,7 @@ use crate::manifest::{HOST_FROM_CONTAINER, Options, Orchestrator, parse};
 use crate::model::{
     Backoff, ComponentSpec, Condition, DriverKind, HttpTarget, HumanDuration, Probe, ProbeCheck,
     ProcessSpec, RestartMode, RestartPolicy, RetryLimit, Role, SecretSource, Signal, StopPolicy,
-    VolumeSource, Workload,
+    StopTarget, VolumeSource, Workload,
 };
 
 fn process(component: &ComponentSpec) -> &ProcessSpec {
@@ -242,7 +242,7 @@ fn a_health_check_is_a_readiness_probe_with_the_usual_figures() {
 
 #[test]
 fn defaults_fill_what_a_component_leaves_open_and_nothing_else() {
-    let body = "  defaults:\n    restart: {policy: on-failure, initial_delay: 5s, max_retries: 3}\n    stop: {signal: INT, grace_period: 1s}\n    probes: {readiness: {period: 3s, failures: 7}, liveness: {tcp: 80}}\n  sources:\n    - {id: plain, command: [x]}\n    - {id: own, command: [x], restart: {policy: never, window: 1m}, stop: {grace_period: 9s}, probes: {readiness: {http: 80, period: 4s}, startup: {grpc: 90}}}\n";
+    let body = "  defaults:\n    restart: {policy: on-failure, initial_delay: 5s, max_retries: 3}\n    stop: {signal: INT, to: main, grace_period: 1s}\n    probes: {readiness: {period: 3s, failures: 7}, liveness: {tcp: 80}}\n  sources:\n    - {id: plain, command: [x]}\n    - {id: own, command: [x], restart: {policy: never, window: 1m}, stop: {grace_period: 9s, to: group}, probes: {readiness: {http: 80, period: 4s}, startup: {grpc: 90}}}\n";
     let pipeline = pipeline(body);
     let plain = &pipeline.components["plain"];
     assert_eq!(
@@ -260,7 +260,8 @@ fn defaults_fill_what_a_component_leaves_open_and_nothing_else() {
     assert_eq!(
         plain.stop,
         StopPolicy {
-            signal: Signal::INT,
+            signal: Some(Signal::INT),
+            to: StopTarget::Main,
             grace_period: HumanDuration::from_secs(1)
         }
     );
@@ -284,7 +285,8 @@ fn defaults_fill_what_a_component_leaves_open_and_nothing_else() {
     assert_eq!(
         own.stop,
         StopPolicy {
-            signal: Signal::INT,
+            signal: Some(Signal::INT),
+            to: StopTarget::Group,
             grace_period: HumanDuration::from_secs(9)
         }
     );

@@ -10,9 +10,11 @@ use super::dependency::Dependency;
 use super::files::{SecretSpec, Volume, VolumeSource};
 use super::port::Port;
 use super::probe::Probes;
+use super::replica;
 use super::resources::{LogLimits, Resources, Rlimits};
 use super::restart::RestartPolicy;
 use super::stop::StopPolicy;
+use super::umask::Umask;
 use super::workload::{DriverKind, Workload};
 use crate::model::ids::{ComponentId, SpecHash};
 use crate::model::time::HumanDuration;
@@ -99,6 +101,13 @@ pub struct ComponentSpec {
     /// `user`, `user:group` or numeric ids to run as; `None` = the daemon's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Permission bits that its files are created without; processes only.
+    #[serde(default, skip_serializing_if = "Umask::is_default")]
+    pub umask: Umask,
+    /// Whether set-uid bits and file capabilities work in it. Unless it was asked for, the kernel's
+    /// no_new_privs is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_new_privileges: bool,
     /// Size and number of its log files.
     #[serde(default)]
     pub logs: LogLimits,
@@ -118,11 +127,11 @@ pub struct ComponentSpec {
 
 impl ComponentSpec {
     /// The literal that stands for the replica's number until an instance starts.
-    pub const REPLICA_REFERENCE: &'static str = "${{ component.replica }}";
+    pub const REPLICA_REFERENCE: &'static str = replica::REFERENCE;
 
     /// `text` as replica `replica` gets it.
     pub fn for_replica(text: &str, replica: u32) -> String {
-        text.replace(Self::REPLICA_REFERENCE, &replica.to_string())
+        replica::filled(text, replica)
     }
 
     /// The driver that runs it.

@@ -8,10 +8,12 @@ mod dependency;
 mod files;
 mod port;
 mod probe;
+mod replica;
 mod resources;
 mod restart;
 mod signal;
 mod stop;
+mod umask;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -28,7 +30,8 @@ pub use probe::{HttpTarget, Probe, ProbeCheck, Probes};
 pub use resources::{LogLimits, Resources, Rlimits};
 pub use restart::{Backoff, RestartMode, RestartPolicy, RetryLimit};
 pub use signal::{NoSuchSignal, Signal};
-pub use stop::StopPolicy;
+pub use stop::{StopPolicy, StopTarget};
+pub use umask::{NotAUmask, Umask};
 pub use workload::{
     ContainerSpec, DriverKind, ImagePullPolicy, KubernetesSpec, NomadSpec, ProcessSpec, Workload,
 };

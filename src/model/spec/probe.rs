@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::component::ComponentSpec;
+use super::replica;
 use crate::model::time::HumanDuration;
 
 /// The three health checks of a component.
@@ -33,10 +33,10 @@ impl Probes {
             })
     }
 
-    /// The probes as they are asked of replica `replica`.
+    /// The probes as they are asked of replica `number`.
     #[must_use]
-    pub fn for_replica(&self, replica: u32) -> Self {
-        let filled = |text: &String| ComponentSpec::for_replica(text, replica);
+    pub fn for_replica(&self, number: u32) -> Self {
+        let filled = |text: &String| replica::filled(text, number);
         let mut probes = self.clone();
         let all = [
             &mut probes.startup,
