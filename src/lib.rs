@@ -16,6 +16,7 @@
 //! | 1 | [`manifest`] | YAML text to pipelines, or to every problem with its place |
 //! | 1 | [`planner`] | what to do, given what is wanted, what is seen, and the time |
 //! | 1 | [`clock`] | wall time that tests can move |
+//! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
 //! | 2 | [`store`] | what is remembered, in an embedded database |
 //! | 2 | [`driver`] | where components run |
 //! | 2 | [`probe`] | asks components whether they are well |
@@ -57,6 +58,7 @@ pub mod clock;
 pub mod control_plane;
 pub mod daemon;
 pub mod driver;
+pub mod files;
 pub mod manifest;
 pub mod model;
 pub mod planner;

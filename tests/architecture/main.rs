@@ -16,11 +16,12 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 15] = [
+const ROOMS: [(&str, u8); 16] = [
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),
     ("clock", 1),
+    ("files", 1),
     ("store", 2),
     ("driver", 2),
     ("probe", 2),
@@ -67,6 +68,7 @@ const CRATES: [(&str, &[&str]); 40] = [
     (
         "rustix",
         &[
+            "files",
             "driver/process",
             "driver/logs",
             "driver/docker",
@@ -102,6 +104,7 @@ const CRATES: [(&str, &[&str]); 40] = [
 /// Rooms that may wait. The others are plain code that answers at once.
 const IMPURE: &[&str] = &[
     "clock",
+    "files",
     "driver",
     "probe",
     "watch",
