@@ -89,6 +89,7 @@ impl Backend for Scripted {
                     incarnation: 1,
                     stream: OutputStream::Stdout,
                     text: format!("line {n}").into_bytes(),
+                    ends: true,
                 };
                 if sender.send(Ok(line)).await.is_err() {
                     return;

@@ -371,10 +371,14 @@ pub struct LogEntry {
     pub stream: StreamName,
     /// What was written. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub text: String,
+    /// Whether the line goes on in the next entry of the same instance and stream: one over 1 MiB is
+    /// told in parts, and one that was begun a second ago as far as it is. No character is cut.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 /// Where a program wrote to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamName {
     /// Standard output.
@@ -403,6 +407,7 @@ impl LogEntry {
                 OutputStream::Stdout => StreamName::Stdout,
                 OutputStream::Stderr => StreamName::Stderr,
             },
+            partial: !line.ends,
             text: match String::from_utf8(line.text) {
                 Ok(text) => text,
                 Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
@@ -442,6 +447,7 @@ mod tests {
             incarnation: 7,
             stream: OutputStream::Stderr,
             text: b"caf\xe9".to_vec(),
+            ends: true,
         };
         let pipeline = PipelineKey {
             namespace: Namespace::default(),

@@ -362,6 +362,7 @@ mod tests {
                 incarnation: 1,
                 stream: OutputStream::Stderr,
                 text: text.as_bytes().to_vec(),
+                ends: true,
             };
             LogEntry::new(&target().pipeline, line)
         };

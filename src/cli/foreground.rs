@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
 use super::host::RunOptions;
+use super::logs::BREAK;
 use super::out::Out;
 use super::program::{block_on, failure};
 use super::text::{Style, Tone, clean, paint};
@@ -95,7 +96,9 @@ fn print(
                 Said::Log(line, _room) => {
                     let text = String::from_utf8_lossy(&line.text).into_owned();
                     let name = paint(&line.replica.to_string(), Tone::Strong, style);
-                    format!("{name} | {}\n", clean(&text))
+                    // A line in parts is shown in as many lines: others stand between them.
+                    let goes_on = if line.ends { "" } else { BREAK };
+                    format!("{name} | {}{goes_on}\n", clean(&text))
                 }
             };
             // Whoever read our output has gone: the run goes on until it is told to end.

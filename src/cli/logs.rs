@@ -12,8 +12,8 @@ use super::reader;
 use super::status::ended;
 use super::target::{Target, component, key};
 use super::text::{Style, Tone, clean, paint};
-use crate::api::{ClientError, Lines, LogEntry, LogParams};
-use crate::model::{ComponentId, Namespace, PipelineKey, ReplicaKey};
+use crate::api::{ClientError, Lines, LogEntry, LogParams, StreamName};
+use crate::model::{ComponentId, InstanceId, Namespace, PipelineKey, ReplicaKey};
 
 /// Which components of which pipelines.
 type Wanted = BTreeMap<PipelineKey, BTreeSet<ComponentId>>;
@@ -39,15 +39,15 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
             head: None,
         });
     }
-    let mut page = Page {
-        prefixes: Prefixes::new(&wanted, cx.out.look().style),
-        args: &args,
-    };
-    if args.follow {
+    let prefixes = Prefixes::new(&wanted, cx.out.look().style);
+    let mut page = Page::new(prefixes, &args);
+    let ended = if args.follow {
         follow(cx, feeds, &mut page).await
     } else {
         merge(cx, feeds, &mut page).await
-    }
+    };
+    cx.out.put(page.end())?;
+    ended
 }
 
 async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
@@ -141,13 +141,32 @@ async fn follow(
     Err(ended(cx))
 }
 
+/// Marks where a line was broken off for another one, and where it goes on.
+pub(super) const BREAK: &str = "\u{2026}";
+
+/// Whose line it is.
+type Writer = (InstanceId, StreamName);
+
 /// How lines are printed.
 struct Page<'a> {
     prefixes: Prefixes,
     args: &'a Logs,
+    /// The line that the next entry may go on with.
+    open: Option<Writer>,
+    /// Lines that were broken off for another one.
+    broken: BTreeSet<Writer>,
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
+    fn new(prefixes: Prefixes, args: &'a Logs) -> Self {
+        Self {
+            prefixes,
+            args,
+            open: None,
+            broken: BTreeSet::new(),
+        }
+    }
+
     fn print(&mut self, cx: &mut Context<'_>, entry: &LogEntry) -> Result<(), Failure> {
         match self.args.output {
             TextOrJson::Json => {
@@ -163,18 +182,40 @@ impl Page<'_> {
     }
 
     fn line(&mut self, entry: &LogEntry) -> String {
-        let mut line = self.prefixes.of(entry);
-        if self.args.timestamps {
-            line.push_str(&paint(&entry.at, Tone::Dim, self.prefixes.style));
-            line.push(' ');
+        let writer = (entry.instance.clone(), entry.stream);
+        let mut line = String::new();
+        let open = self.open.take();
+        if open.as_ref() != Some(&writer) {
+            if let Some(other) = open {
+                line.push_str(BREAK);
+                line.push('\n');
+                self.broken.insert(other);
+            }
+            line.push_str(&self.prefixes.of(entry));
+            if self.args.timestamps {
+                line.push_str(&paint(&entry.at, Tone::Dim, self.prefixes.style));
+                line.push(' ');
+            }
+            if self.broken.remove(&writer) {
+                line.push_str(BREAK);
+            }
         }
         if self.args.raw {
             line.push_str(&entry.text);
         } else {
             line.push_str(&clean(&entry.text));
         }
-        line.push('\n');
+        if entry.partial {
+            self.open = Some(writer);
+        } else {
+            line.push('\n');
+        }
         line
+    }
+
+    /// What ends the last line, where nothing else did.
+    fn end(&mut self) -> &'static str {
+        self.open.take().map_or("", |_| "\n")
     }
 }
 
@@ -283,6 +324,7 @@ mod tests {
             incarnation: 1,
             stream: OutputStream::Stdout,
             text: text.as_bytes().to_vec(),
+            ends: true,
         };
         LogEntry::new(&key(pipeline), line)
     }
@@ -301,11 +343,10 @@ mod tests {
                 (key(pipeline), ids)
             })
             .collect();
-        let mut page = Page {
-            prefixes: Prefixes::new(&wanted, Style::Plain),
-            args: &Only::parse_from(words).logs,
-        };
-        entries.iter().map(|entry| page.line(entry)).collect()
+        let args = Only::parse_from(words).logs;
+        let mut page = Page::new(Prefixes::new(&wanted, Style::Plain), &args);
+        let text: String = entries.iter().map(|entry| page.line(entry)).collect();
+        text + page.end()
     }
 
     #[test]
@@ -322,6 +363,28 @@ mod tests {
         let entries = [entry("p", "a", 0, "one"), entry("q", "a", 0, "two")];
         let text = page("", &[("p", &["a"]), ("q", &["a"])], &entries);
         assert_eq!(text, "p/a | one\nq/a | two\n");
+    }
+
+    #[test]
+    fn parts_of_a_line_become_one_line_and_where_they_cannot_that_is_marked() {
+        let part = |id: &str, text: &str| LogEntry {
+            partial: true,
+            ..entry("p", id, 0, text)
+        };
+        let one: &[(&str, &[&str])] = &[("p", &["a"])];
+        let entries = [part("a", "be"), part("a", "gi"), entry("p", "a", 0, "n")];
+        assert_eq!(page("a", one, &entries), "begin\n");
+        // Somebody waits for an answer.
+        assert_eq!(page("a", one, &entries[..2]), "begi\n");
+        let two: &[(&str, &[&str])] = &[("p", &["a", "b"])];
+        let entries = [
+            part("a", "be"),
+            entry("p", "b", 0, "other"),
+            part("a", "gi"),
+            entry("p", "a", 0, "n"),
+        ];
+        let wanted = "a | be\u{2026}\nb | other\na | \u{2026}begin\n".replace("begin", "gin");
+        assert_eq!(page("", two, &entries), wanted);
     }
 
     #[test]

@@ -259,6 +259,13 @@ pub struct LogQuery {
     pub follow: Follow,
 }
 
+impl LogQuery {
+    /// Whether the stream goes on with what is written later: the run before the latest is over.
+    pub(crate) fn follows(&self) -> bool {
+        self.runs == Runs::All && !matches!(self.follow, Follow::No)
+    }
+}
+
 /// The lines of which instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runs {
@@ -279,7 +286,8 @@ pub enum Follow {
     Until(CancellationToken),
 }
 
-/// One line that a component wrote, put together again where it had been split.
+/// One line that a component wrote, put together again where it had been split; of one that is very
+/// long, or was begun and not ended yet, a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     /// Nanoseconds since the Unix epoch.
@@ -290,8 +298,10 @@ pub struct LogLine {
     pub incarnation: u64,
     /// Where to.
     pub stream: OutputStream,
-    /// What, without the newline; not necessarily UTF-8.
+    /// What, without the newline; not necessarily UTF-8, but no character of it is cut.
     pub text: Vec<u8>,
+    /// Whether the line ends with it; else the next one of the same stream and instance is the rest.
+    pub ends: bool,
 }
 
 /// The two streams of a program.

@@ -132,7 +132,7 @@ impl Inner {
         } = &source.instance;
         let dir = logs::replica_dir(&self.logs_dir(), pipeline, replica);
         let (incarnation, limits) = (*incarnation, source.limits);
-        let mut log = blocking(move || LogFile::open(dir, incarnation, limits)).await?;
+        let mut log = blocking(move || LogFile::open(&dir, incarnation, limits)).await?;
         let options = LogsOptions {
             follow: follow == Follow::Yes,
             stdout: true,

@@ -1,13 +1,14 @@
-//! The log files of one container: records appended with the engine's own times, so that the end
-//! of the last file is also the place to go on from. There is no cursor that could disagree.
+//! The log of one container: records appended with the engine's own times, so that the end of what
+//! its run wrote is also the place to go on from. There is no cursor that could disagree.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::driver::OutputStream;
-use crate::driver::logs::{FileName, files, parse};
+use crate::driver::logs::{Budget, FileName, Part, Writer, parse, parts};
 use crate::model::{LogLimits, Timestamp};
 
 /// How far back from the end the last records of both streams are looked for.
@@ -120,86 +121,35 @@ impl Mark {
     }
 }
 
-/// The log of one run, open for appending.
+/// The log of one run, to be gone on with.
 pub(super) struct LogFile {
-    dir: PathBuf,
-    incarnation: u64,
-    limits: LogLimits,
-    /// The newest file of this run and its size.
-    file: Option<(File, u64)>,
-    sequence: u64,
+    log: Writer<CString>,
     marks: [Mark; 2],
 }
 
 impl LogFile {
-    /// Opens what there is, takes a record back that was cut short, and finds out how far it goes.
-    pub(super) fn open(dir: PathBuf, incarnation: u64, limits: LogLimits) -> io::Result<Self> {
-        let mut log = Self {
-            incarnation,
-            limits,
-            file: None,
-            sequence: 0,
-            marks: [Mark::BEGINNING; 2],
-            dir,
+    /// Looks at what there is, takes a record back that was cut short, and finds out how far it goes.
+    pub(super) fn open(dir: &Path, incarnation: u64, limits: LogLimits) -> io::Result<Self> {
+        let budget = Budget {
+            max_size: limits.max_size_bytes,
+            max_files: limits.max_files.into(),
         };
-        let of_run = files(&log.dir)?
-            .into_iter()
-            .filter(|it| it.0 == incarnation);
-        let of_run: Vec<_> = of_run.map(FileName).collect();
-        let Some(newest) = of_run.last() else {
-            return Ok(log);
-        };
-        log.sequence = newest.0.1;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .open(log.dir.join(newest.to_string()))?;
-        let size = file.metadata()?.len();
-        let end = tail(&mut file, size.saturating_sub(WINDOW))?;
-        let whole = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline + 1);
-        let size = size - (end.len() - whole) as u64;
-        file.set_len(size)?;
-        log.marks = log.marks_of(&of_run)?;
-        log.file = Some((file, size));
-        Ok(log)
-    }
-
-    /// How far each stream was copied, by the last records in these files. As many of them are read
-    /// as it takes to count all that have the last one's time: Podman's times are whole seconds.
-    fn marks_of(&self, files: &[FileName]) -> io::Result<[Mark; 2]> {
-        let mut window = WINDOW;
-        loop {
-            let (records, reach) = self.last_records(files, window)?;
-            match marks(&records, reach) {
-                Some(marks) => return Ok(marks),
-                None => window *= 4,
-            }
+        let path = CString::new(dir.as_os_str().as_bytes())?;
+        let mut log = Writer::new(path, incarnation, budget);
+        let mut parts = parts(dir)?;
+        if let Some(newest) = parts.last_mut()
+            && newest.run == incarnation
+        {
+            take_back(dir, newest)?;
+            log.resume(newest.name);
         }
-    }
-
-    /// The records in the last `window` bytes of these files.
-    fn last_records(&self, files: &[FileName], window: u64) -> io::Result<(Vec<u8>, Reach)> {
-        let mut left = window;
-        let mut records = Vec::new();
-        for name in files.iter().rev() {
-            let mut file = File::open(self.dir.join(name.to_string()))?;
-            let size = file.metadata()?.len();
-            let start = size.saturating_sub(left);
-            let mut earlier = tail(&mut file, start)?;
-            earlier.append(&mut records);
-            records = earlier;
-            if start > 0 {
-                return Ok((records, Reach::SomewhereBetween));
-            }
-            left -= size;
-        }
-        let first = files.first().is_some_and(|name| name.0.1 == 1);
-        let reach = if first {
-            Reach::Beginning
+        parts.retain(|part| part.run == incarnation);
+        let marks = if parts.is_empty() {
+            [Mark::BEGINNING; 2]
         } else {
-            Reach::OldestKept
+            marks_of(dir, &parts)?
         };
-        Ok((records, reach))
+        Ok(Self { log, marks })
     }
 
     /// From which second on the engine has to be asked.
@@ -212,56 +162,67 @@ impl LogFile {
     pub(super) fn append(&mut self, records: &[Record]) -> io::Result<()> {
         let mut batch = Vec::new();
         for record in records {
-            if !self.marks[record.stream as usize].admits(record.at_nanos) {
-                continue;
+            if self.marks[record.stream as usize].admits(record.at_nanos) {
+                record.write(&mut batch);
             }
-            let size = self.file.as_ref().map_or(0, |(_, size)| *size) + batch.len() as u64;
-            let more = record.text.len() as u64 + 41;
-            if size > 0 && size + more > self.limits.max_size_bytes {
-                self.write(&batch)?;
-                batch.clear();
-                self.file = None;
-            }
-            record.write(&mut batch);
         }
-        self.write(&batch)
+        let appended = self.log.append(&batch);
+        // A container may be silent for long.
+        self.log.close();
+        appended.refused.map_or(Ok(()), |error| Err(error.into()))
     }
+}
 
-    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if self.file.is_none() {
-            self.file = Some((self.next_file()?, 0));
-        }
-        if let Some((file, size)) = &mut self.file {
-            file.write_all(batch)?;
-            *size += batch.len() as u64;
-        }
-        Ok(())
+/// Takes a record at the end of the newest file back that was cut short.
+fn take_back(dir: &Path, newest: &mut Part) -> io::Result<()> {
+    let path = dir.join(FileName(newest.name).to_string());
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let size = file.metadata()?.len();
+    let end = tail(&mut file, size.saturating_sub(WINDOW), size)?;
+    let whole = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline + 1);
+    newest.bytes.end = size - (end.len() - whole) as u64;
+    if newest.bytes.end < size {
+        file.set_len(newest.bytes.end)?;
     }
+    Ok(())
+}
 
-    /// Makes the next file, after room was made for it.
-    fn next_file(&mut self) -> io::Result<File> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)?;
-        let kept = files(&self.dir)?;
-        let allowed = usize::try_from(self.limits.max_files.max(1)).unwrap_or(usize::MAX);
-        for oldest in &kept[..(kept.len() + 1).saturating_sub(allowed)] {
-            fs::remove_file(self.dir.join(FileName(*oldest).to_string()))?;
+/// How far each stream was copied, by the last records in these parts. As many of them are read as
+/// it takes to count all that have the last one's time: Podman's times are whole seconds.
+fn marks_of(dir: &Path, parts: &[Part]) -> io::Result<[Mark; 2]> {
+    let mut window = WINDOW;
+    loop {
+        let (records, reach) = last_records(dir, parts, window)?;
+        match marks(&records, reach) {
+            Some(marks) => return Ok(marks),
+            None => window *= 4,
         }
-        self.sequence += 1;
-        OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(
-                self.dir
-                    .join(FileName((self.incarnation, self.sequence)).to_string()),
-            )
     }
+}
+
+/// The records in the last `window` bytes of these parts.
+fn last_records(dir: &Path, parts: &[Part], window: u64) -> io::Result<(Vec<u8>, Reach)> {
+    let mut left = window;
+    let mut records = Vec::new();
+    for Part { name, bytes, .. } in parts.iter().rev() {
+        let mut file = File::open(dir.join(FileName(*name).to_string()))?;
+        let start = bytes.end.saturating_sub(left).max(bytes.start);
+        let mut earlier = tail(&mut file, start, bytes.end)?;
+        earlier.append(&mut records);
+        records = earlier;
+        if start > bytes.start {
+            return Ok((records, Reach::SomewhereBetween));
+        }
+        left -= bytes.end - bytes.start;
+    }
+    // A run begins with a file of its own, or with a marker in another one's.
+    let begins = |part: &Part| part.bytes.start > 0 || part.name.0 != part.run || part.name.1 == 1;
+    let reach = if parts.first().is_some_and(begins) {
+        Reach::Beginning
+    } else {
+        Reach::OldestKept
+    };
+    Ok((records, reach))
 }
 
 /// How far back records go that were read from the end.
@@ -275,11 +236,14 @@ enum Reach {
     Beginning,
 }
 
-/// The bytes of a file from `start` on; of a record that begins before, nothing.
-fn tail(file: &mut File, start: u64) -> io::Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(start))?;
+/// The bytes of a file from `start` to `end`; of a record that begins before, nothing.
+fn tail(file: &mut File, start: u64, end: u64) -> io::Result<Vec<u8>> {
+    // With the byte before, which tells whether a record begins here.
+    let before = start.saturating_sub(1);
+    file.seek(SeekFrom::Start(before))?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    file.take(end.saturating_sub(before))
+        .read_to_end(&mut bytes)?;
     if start > 0 {
         let begin = memchr::memchr(b'\n', &bytes).map_or(bytes.len(), |newline| newline + 1);
         bytes.drain(..begin);
@@ -325,7 +289,11 @@ fn marks(records: &[u8], reach: Reach) -> Option<[Mark; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Write;
+
     use super::*;
+    use crate::driver::logs::files;
 
     const LIMITS: LogLimits = LogLimits {
         max_size_bytes: 400,
@@ -396,7 +364,7 @@ mod tests {
         };
         for crash in 0..all.len() {
             let dir = tempfile::tempdir().unwrap();
-            let open = || LogFile::open(dir.path().join("r"), 2, limits).unwrap();
+            let open = || LogFile::open(&dir.path().join("r"), 2, limits).unwrap();
             open().append(&all[..crash]).unwrap();
             if let Some(newest) = files(&dir.path().join("r")).unwrap().last() {
                 // The crash came in the middle of a record.
@@ -424,7 +392,7 @@ mod tests {
             max_size_bytes: WINDOW / 2,
             max_files: 100,
         };
-        let open = || LogFile::open(dir.path().to_owned(), 1, limits).unwrap();
+        let open = || LogFile::open(dir.path(), 1, limits).unwrap();
         // As Podman tells it: a whole second for all of them.
         let of_a_second = |number: i64| Record {
             at_nanos: 1_795_228_980_000_000_000,
@@ -447,7 +415,7 @@ mod tests {
             max_files: 2,
             ..LIMITS
         };
-        let open = || LogFile::open(dir.path().to_owned(), 1, limits).unwrap();
+        let open = || LogFile::open(dir.path(), 1, limits).unwrap();
         let stream_of = |number| match number {
             0 => OutputStream::Stderr,
             _ => OutputStream::Stdout,
@@ -462,14 +430,51 @@ mod tests {
     }
 
     #[test]
-    fn files_end_at_their_size_and_the_oldest_go() {
+    fn each_run_of_a_crash_loop_goes_on_where_it_was_left_whoever_wrote_since() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(dir.path().to_owned(), 1, LIMITS).unwrap();
-        for number in 0..100 {
-            log.append(&[record(number, OutputStream::Stdout)]).unwrap();
+        let open = |run| LogFile::open(dir.path(), run, LogLimits::default()).unwrap();
+        let of = |run: i64| {
+            [
+                record(10 * run, OutputStream::Stdout),
+                record(10 * run + 1, OutputStream::Stderr),
+            ]
+        };
+        let runs: [i64; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        for run in runs {
+            open(run.unsigned_abs()).append(&of(run)[..1]).unwrap();
         }
-        let names = files(dir.path()).unwrap();
-        assert_eq!(names.len(), 3);
-        assert!(lines(dir.path()).last().unwrap().ends_with("line 99"));
+        // The engine tells the end of each only now, and all of it.
+        for run in runs {
+            open(run.unsigned_abs()).append(&of(run)).unwrap();
+        }
+        assert_eq!(
+            files(dir.path()).unwrap().len(),
+            1,
+            "they fit into one file"
+        );
+        let lines = lines(dir.path());
+        let texts = lines.iter().filter_map(|line| line.split_once(" F "));
+        let mut texts: Vec<&str> = texts.map(|(_, text)| text).collect();
+        texts.sort_unstable();
+        let mut wanted: Vec<String> = runs
+            .iter()
+            .flat_map(|run| {
+                [
+                    format!("line {}", 10 * run),
+                    format!("line {}", 10 * run + 1),
+                ]
+            })
+            .collect();
+        wanted.sort_unstable();
+        assert_eq!(texts, wanted);
+        for part in parts(dir.path()).unwrap() {
+            let file = File::open(dir.path().join(FileName(part.name).to_string()));
+            let bytes = tail(&mut file.unwrap(), part.bytes.start, part.bytes.end).unwrap();
+            let text = String::from_utf8(bytes).unwrap();
+            let numbers = text.lines().filter_map(|line| line.split_once(" F line "));
+            for (_, number) in numbers {
+                assert_eq!(number.parse::<u64>().unwrap() / 10, part.run, "{text}");
+            }
+        }
     }
 }

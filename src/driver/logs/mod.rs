@@ -1,9 +1,11 @@
-//! Reading what components wrote, whoever ran them: merged by time, lines put together again, from the end where only the
-//! end is wanted, and on over rotations and restarts.
+//! What components wrote, whoever ran them: how it is kept, and how it is read: merged by time,
+//! lines put together again, from the end where only the end is wanted, and on over rotations and
+//! restarts.
 //!
-//! **Guarantees.** Needs no daemon and no driver: the files are all there is. Following loses
-//! nothing that is still on disk when it is read: files are held open before they are removed.
-//! A line that is being written is never shown half.
+//! **Guarantees.** Reading needs no daemon and no driver: the files are all there is. Following
+//! loses nothing that is still on disk when it is read, and repeats nothing, whatever others do to
+//! the files. What of a line is handed on before its end says that it goes on, and breaks no
+//! character.
 //!
 //! **Caveats.** Lines are merged by the time they carry; where the host's clock was set back, the
 //! order within one replica stands. Times are searched for by halving, which a clock that was set
@@ -28,10 +30,16 @@ use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey}
 
 mod name;
 mod replica;
+mod runs;
 mod tail;
+mod writer;
 
 pub(super) use name::FileName;
-pub(super) use replica::{files, parse};
+#[cfg(test)]
+pub(super) use replica::files;
+pub(super) use replica::parse;
+pub(super) use runs::{Part, parts};
+pub(super) use writer::{Budget, Writer};
 
 use replica::{Replica, Start};
 
@@ -144,7 +152,7 @@ impl Reading {
             Follow::Yes => Some(CancellationToken::new()),
             Follow::Until(over) => Some(over.clone()),
         };
-        let over = over.filter(|_| self.query.runs == Runs::All);
+        let over = over.filter(|_| self.query.follows());
         // Watched before it is read, so that nothing falls between.
         let mut watch = over.map(|over| (over, Watch::new()));
         self.discover(start, watch.as_mut().map(|(_, watch)| watch))?;
@@ -179,12 +187,13 @@ impl Reading {
                     component: component.clone(),
                     replica,
                 };
-                if self.replicas.contains_key(&key) {
-                    continue;
-                }
                 let dir = replica_dir(&self.place.logs_dir, &self.query.pipeline, &key);
+                // Each time, since a folder that was made anew is another one.
                 if let Some(watch) = &mut watch {
                     watch.add(&dir, &key);
+                }
+                if self.replicas.contains_key(&key) {
+                    continue;
                 }
                 let run = match self.query.runs {
                     Runs::All => None,
@@ -205,14 +214,24 @@ impl Reading {
 
     /// The run before the latest, of those that wrote something.
     fn previous(&self, dir: &Path, key: &ReplicaKey) -> io::Result<Option<u64>> {
-        let written: Vec<u64> = replica::files(dir)?.iter().map(|file| file.0).collect();
+        // In the order in which they wrote, which is that of their numbers unless a clock was set
+        // back.
+        let mut written: Vec<u64> = Vec::new();
+        for part in parts(dir)? {
+            written.retain(|run| *run != part.run);
+            written.push(part.run);
+        }
         let known = names(&self.place.instances_dir)?
             .into_iter()
             .filter_map(|name| name.parse::<InstanceId>().ok())
             .filter(|id| id.pipeline == self.query.pipeline && id.replica == *key)
             .map(|id| id.incarnation);
-        let latest = known.chain(written.iter().copied()).max();
-        Ok(latest.and_then(|latest| written.into_iter().filter(|run| *run < latest).max()))
+        let last = written.last().copied();
+        let is_silent = known.max().is_some_and(|known| Some(known) > last);
+        if !is_silent {
+            written.pop();
+        }
+        Ok(written.last().copied())
     }
 
     fn send(&self, line: LogLine) -> Result<(), Stopped> {
@@ -258,25 +277,26 @@ impl Reading {
                 .or_default()
                 .push(replica);
         }
+        let may_end = self.query.follows();
         for replicas in by_component.into_values() {
             let mut lines = Vec::new();
             for replica in replicas {
-                let mut last = VecDeque::new();
+                let mut last = LastLines::new(count);
                 while let Some(line) = replica.take()? {
-                    if last.len() == count {
-                        last.pop_front();
-                    }
-                    if count > 0 {
-                        last.push_back(line);
-                    }
+                    last.push(line);
                 }
-                lines.extend(last);
+                if !may_end {
+                    replica.rests().into_iter().for_each(|line| last.push(line));
+                }
+                lines.extend(last.lines);
             }
-            lines.sort_by_key(|line| line.at_nanos);
+            lines.sort_by_key(|line| line[0].at_nanos);
             all.extend(lines.drain(lines.len().saturating_sub(count)..));
         }
-        all.sort_by_key(|line| line.at_nanos);
-        all.into_iter().try_for_each(|line| self.send(line))
+        all.sort_by_key(|line| line[0].at_nanos);
+        all.into_iter()
+            .flatten()
+            .try_for_each(|line| self.send(line))
     }
 
     /// The beginnings of lines that have not ended, when no more is waited for.
@@ -307,6 +327,38 @@ impl Reading {
             while self.round(&changed)? {}
             if is_over {
                 return self.send_rests();
+            }
+            let overdue = self.replicas.values_mut().flat_map(Replica::overdue);
+            let overdue: Vec<LogLine> = overdue.collect();
+            overdue.into_iter().try_for_each(|line| self.send(line))?;
+        }
+    }
+}
+
+/// The last lines of a replica, each in its parts.
+struct LastLines {
+    most: usize,
+    lines: VecDeque<Vec<LogLine>>,
+}
+
+impl LastLines {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            lines: VecDeque::new(),
+        }
+    }
+
+    fn push(&mut self, part: LogLine) {
+        let mut lines = self.lines.iter_mut().rev();
+        let begun = lines.find(|line| line[0].stream == part.stream);
+        match begun {
+            Some(line) if line.last().is_some_and(|last| !last.ends) => line.push(part),
+            Some(_) | None => {
+                self.lines.push_back(vec![part]);
+                if self.lines.len() > self.most {
+                    self.lines.pop_front();
+                }
             }
         }
     }

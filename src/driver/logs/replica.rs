@@ -1,23 +1,29 @@
 //! The log of one replica, as if it were one file.
 
-use std::collections::VecDeque;
-use std::fs::File;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::FileName;
+use super::name::{FileName, Name};
+use super::runs::{Part, Runs, marker};
 use super::tail;
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{ReplicaKey, Timestamp};
 
-/// Where a text longer than this is cut, when it is put together from pieces.
-const LONGEST_LINE: usize = 1 << 20;
+/// A line is handed on in parts of about this size.
+const PART: usize = 1 << 20;
+/// A line that was begun and has not grown for so long is shown as far as it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Files that are held open before they are read, since they may be removed.
+const HELD: usize = 8;
+/// Bytes before the place where reading goes on, by which it is known again.
+const ANCHOR: u64 = 128;
 
 /// `2026-11-21T03:04:05.123456789Z stdout F `.
 pub(super) const HEADER: usize = 40;
-
-/// Run and sequence of a log file; ordered as they were written.
-pub(in crate::driver) type Name = (u64, u64);
 
 /// The log files in `dir`, oldest first; none when there is no such directory.
 pub(in crate::driver) fn files(dir: &Path) -> io::Result<Vec<Name>> {
@@ -49,22 +55,78 @@ pub(super) struct Replica {
     run: Option<u64>,
     since_nanos: Option<i64>,
     until_nanos: Option<i64>,
-    /// The newest file that was opened.
+    /// The files that were there at the last look.
+    known: BTreeMap<Name, FileId>,
+    /// The last of all that were ever there.
     newest: Option<Name>,
-    current: Option<Open>,
-    /// Files after the current one, held open since they may be removed.
-    later: VecDeque<Open>,
+    current: Option<Current>,
+    /// Files after the current one.
+    later: VecDeque<Later>,
     /// Whether the current file is complete: a later one was seen before its end was read.
     complete: bool,
     record: Vec<u8>,
-    pieces: [Option<LogLine>; 2],
+    /// How far reading has come.
+    last: Mark,
+    /// What was read already of a file that somebody else has changed.
+    read_before: Option<Mark>,
+    pieces: [Option<Piece>; 2],
     ready: VecDeque<LogLine>,
     finished: bool,
 }
 
-struct Open {
+/// The same for as long as a file is the same: inodes are used again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    created: Option<SystemTime>,
+}
+
+impl FileId {
+    fn of(about: &Metadata) -> Self {
+        Self {
+            device: about.dev(),
+            inode: about.ino(),
+            created: about.created().ok(),
+        }
+    }
+}
+
+/// The file that is read.
+struct Current {
     name: Name,
+    /// Who wrote what is read now.
+    run: u64,
     file: BufReader<File>,
+    /// Bytes read of it.
+    read: u64,
+    /// What is before that, once the end was reached.
+    anchor: Vec<u8>,
+}
+
+/// A file that is read later.
+struct Later {
+    name: Name,
+    start: u64,
+    /// `None` = it is opened when its turn comes.
+    file: Option<File>,
+    /// Whether what is in it may have been read already, under this or another name.
+    is_changed: bool,
+}
+
+/// The last record that was read: so many of that time were.
+#[derive(Clone, Copy)]
+struct Mark {
+    at_nanos: i64,
+    count: u64,
+}
+
+/// A line that has not ended.
+struct Piece {
+    /// What of it was not handed on yet.
+    line: LogLine,
+    /// When the last of it was read.
+    grown: Instant,
 }
 
 impl Replica {
@@ -76,11 +138,17 @@ impl Replica {
             run,
             since_nanos: None,
             until_nanos: None,
+            known: BTreeMap::new(),
             newest: None,
             current: None,
             later: VecDeque::new(),
             complete: false,
             record: Vec::new(),
+            last: Mark {
+                at_nanos: i64::MIN,
+                count: 0,
+            },
+            read_before: None,
             pieces: [None, None],
             ready: VecDeque::new(),
             finished: false,
@@ -100,44 +168,96 @@ impl Replica {
     /// Goes to where reading begins.
     pub(super) fn seek(&mut self, start: Start) -> io::Result<()> {
         self.open_newer()?;
-        let mut files: Vec<&mut File> = self
-            .later
-            .iter_mut()
-            .map(|open| open.file.get_mut())
-            .collect();
+        if let Some(run) = self.run {
+            return self.seek_run(run);
+        }
+        let until = self.until_nanos;
         let (skip, offset) = match start {
-            Start::Beginning => (0, 0),
-            Start::Tail(lines) => tail::find_tail(&mut files, lines, self.until_nanos)?,
-            Start::At(since) => tail::find_time(&mut files, nanos(since))?,
+            Start::Beginning => return Ok(()),
+            Start::Tail(lines) => tail::find_tail(&mut self.opened()?, lines, until)?,
+            Start::At(since) => tail::find_time(&mut self.opened()?, nanos(since))?,
         };
         self.later.drain(..skip.min(self.later.len()));
         if let Some(first) = self.later.front_mut() {
-            first.file.seek(SeekFrom::Start(offset))?;
+            first.start = offset;
         }
-        for later in self.later.iter_mut().skip(1) {
-            later.file.seek(SeekFrom::Start(0))?;
+        for far in self.later.iter_mut().skip(HELD) {
+            far.file = None;
         }
         Ok(())
     }
 
-    /// Opens files that were made since the last look.
+    /// Goes to where the parts of one run begin.
+    fn seek_run(&mut self, run: u64) -> io::Result<()> {
+        let parts = super::parts(&self.dir)?;
+        let of_run: Vec<&Part> = parts.iter().filter(|part| part.run == run).collect();
+        self.later
+            .retain(|later| of_run.iter().any(|part| part.name == later.name));
+        for later in &mut self.later {
+            let part = of_run.iter().find(|part| part.name == later.name);
+            later.start = part.map_or(0, |part| part.bytes.start);
+        }
+        Ok(())
+    }
+
+    /// All files that are still to be read, open.
+    fn opened(&mut self) -> io::Result<Vec<&mut File>> {
+        for later in &mut self.later {
+            if later.file.is_none() {
+                later.file = open(&self.dir, later.name)?;
+            }
+        }
+        self.later.retain(|later| later.file.is_some());
+        Ok(self
+            .later
+            .iter_mut()
+            .filter_map(|later| later.file.as_mut())
+            .collect())
+    }
+
+    /// Finds files that were made since the last look, and those that somebody else has put in the
+    /// place of what was there.
     fn open_newer(&mut self) -> io::Result<()> {
-        for name in files(&self.dir)? {
-            if self.newest.is_some_and(|newest| name <= newest)
-                || self.run.is_some_and(|run| run != name.0)
-            {
+        let names = files(&self.dir)?;
+        // Whoever removes the newest one may begin with its name again.
+        let is_newest_gone = self
+            .newest
+            .is_some_and(|newest| names.binary_search(&newest).is_err());
+        self.known
+            .retain(|name, _| names.binary_search(name).is_ok());
+        for name in names {
+            let known = self.known.get(&name);
+            let is_current = self.current.as_ref().is_some_and(|it| it.name == name);
+            if known.is_some() && !is_current && !is_newest_gone {
                 continue;
             }
-            match File::open(self.dir.join(FileName(name).to_string())) {
-                Ok(file) => {
-                    let file = BufReader::with_capacity(64 << 10, file);
-                    self.later.push_back(Open { name, file });
-                    self.newest = Some(name);
-                }
+            let path = self.dir.join(FileName(name).to_string());
+            let about = match std::fs::metadata(&path) {
+                Ok(about) => FileId::of(&about),
                 // Removed since it was listed, to make room.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
+            };
+            if known.is_some_and(|known| *known == about) {
+                continue;
             }
+            let file = if self.later.len() < HELD {
+                match open(&self.dir, name)? {
+                    Some(file) => Some(file),
+                    None => continue,
+                }
+            } else {
+                None
+            };
+            let is_changed = known.is_some() || self.newest.is_some_and(|newest| name <= newest);
+            self.known.insert(name, about);
+            self.newest = self.newest.max(Some(name));
+            self.later.push_back(Later {
+                name,
+                start: 0,
+                file,
+                is_changed,
+            });
         }
         Ok(())
     }
@@ -158,33 +278,48 @@ impl Replica {
         Ok(self.ready.pop_front())
     }
 
-    /// Beginnings of lines that have not ended.
+    /// Beginnings of lines that have not ended, when no more is waited for.
     pub(super) fn rests(&mut self) -> Vec<LogLine> {
         if self.finished {
             return Vec::new();
         }
-        self.end_lines();
+        for stream in 0..self.pieces.len() {
+            if let Some(piece) = self.pieces[stream].take()
+                && !piece.line.text.is_empty()
+            {
+                self.offer(piece.line);
+            }
+        }
+        self.ready.drain(..).collect()
+    }
+
+    /// Beginnings of lines that have not ended for a while: whoever waits for an answer wrote one.
+    pub(super) fn overdue(&mut self) -> Vec<LogLine> {
+        if self.finished {
+            return Vec::new();
+        }
+        for stream in 0..self.pieces.len() {
+            let piece = self.pieces[stream].as_ref();
+            if piece.is_some_and(|piece| piece.grown.elapsed() >= PATIENCE) {
+                self.hand_on(stream);
+            }
+        }
         self.ready.drain(..).collect()
     }
 
     /// Reads one record; false at the end of what there is.
     fn read_record(&mut self) -> io::Result<bool> {
-        let Some(open) = &mut self.current else {
-            if self.later.is_empty() {
-                self.open_newer()?;
-            }
-            let Some(next) = self.later.pop_front() else {
-                return Ok(false);
-            };
-            self.current = Some(next);
-            self.complete = !self.later.is_empty();
-            return Ok(true);
+        let Some(current) = &mut self.current else {
+            return self.open_next();
         };
-        let run = open.name.0;
-        open.file.read_until(b'\n', &mut self.record)?;
+        if !current.is_as_read()? {
+            self.read_again()?;
+            return Ok(true);
+        }
+        current.read += current.file.read_until(b'\n', &mut self.record)? as u64;
         if self.record.last() == Some(&b'\n') {
             let record = std::mem::take(&mut self.record);
-            self.accept(run, &record);
+            self.accept(&record);
             self.record = record;
             self.record.clear();
             return Ok(true);
@@ -193,52 +328,238 @@ impl Replica {
             // Whatever is left without newline was cut off by a crash of the host.
             self.record.clear();
             self.current = None;
-            if self.later.front().is_some_and(|next| next.name.0 != run) {
-                self.end_lines();
-            }
             return Ok(true);
         }
+        current.remember_the_end()?;
         // A file is complete once the next one exists; its end is read again after that is known.
         self.open_newer()?;
         self.complete = !self.later.is_empty();
         Ok(self.complete)
     }
 
-    fn accept(&mut self, run: u64, record: &[u8]) {
-        let Some((at_nanos, stream, ends, text)) = parse(record) else {
+    /// Goes on with the next file; false when there is none.
+    fn open_next(&mut self) -> io::Result<bool> {
+        if self.later.is_empty() {
+            self.open_newer()?;
+        }
+        let Some(next) = self.later.pop_front() else {
+            return Ok(false);
+        };
+        let found = match next.file {
+            Some(file) => Some(file),
+            None => open(&self.dir, next.name)?,
+        };
+        // One that was removed before it was read is over.
+        let Some(mut file) = found else {
+            return Ok(true);
+        };
+        let before = self.pieces.iter().flatten().next();
+        let before = before.map(|piece| piece.line.incarnation);
+        let run = if next.start == 0 && before.is_none_or(|before| before == next.name.0) {
+            next.name.0
+        } else {
+            Runs::read(&file, next.name)?.at(next.start)
+        };
+        if before.is_some_and(|before| before != run) {
+            self.end_lines();
+        }
+        file.seek(SeekFrom::Start(next.start))?;
+        self.current = Some(Current {
+            name: next.name,
+            run,
+            file: BufReader::with_capacity(64 << 10, file),
+            read: next.start,
+            anchor: Vec::new(),
+        });
+        if next.is_changed {
+            self.read_before = Some(self.last);
+        }
+        self.complete = !self.later.is_empty();
+        Ok(true)
+    }
+
+    /// Somebody has cut the file or written it anew: it is read from its start, without what was
+    /// read already.
+    fn read_again(&mut self) -> io::Result<()> {
+        self.record.clear();
+        self.read_before = Some(self.last);
+        if let Some(current) = &mut self.current {
+            current.file.seek(SeekFrom::Start(0))?;
+            current.read = 0;
+            current.anchor.clear();
+            current.run = Runs::read(current.file.get_ref(), current.name)?.at(0);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, record: &[u8]) {
+        let Some(current) = &mut self.current else {
             return;
         };
-        let piece = &mut self.pieces[stream as usize];
-        let line = piece.get_or_insert_with(|| LogLine {
-            at_nanos,
-            replica: self.key.clone(),
-            incarnation: run,
-            stream,
-            text: Vec::new(),
+        let Some((at_nanos, stream, ends, text)) = parse(record) else {
+            if let Some(run) = marker(record)
+                && current.run != run
+            {
+                current.run = run;
+                self.end_lines();
+            }
+            return;
+        };
+        let run = current.run;
+        if self.was_read(at_nanos) {
+            return;
+        }
+        if self.last.at_nanos == at_nanos {
+            self.last.count += 1;
+        } else {
+            self.last = Mark { at_nanos, count: 1 };
+        }
+        let stream_index = stream as usize;
+        let piece = self.pieces[stream_index].get_or_insert_with(|| Piece {
+            line: LogLine {
+                at_nanos,
+                replica: self.key.clone(),
+                incarnation: run,
+                stream,
+                text: Vec::new(),
+                ends: false,
+            },
+            grown: Instant::now(),
         });
-        line.text.extend_from_slice(text);
-        if (ends || line.text.len() >= LONGEST_LINE)
-            && let Some(line) = piece.take()
-        {
-            self.offer(line);
+        piece.line.text.extend_from_slice(text);
+        if ends {
+            self.end_line(stream_index);
+        } else if piece.line.text.len() >= PART {
+            self.hand_on(stream_index);
+        } else {
+            piece.grown = Instant::now();
+        }
+    }
+
+    /// Whether a record of this time was read before somebody else changed the file that it is in.
+    fn was_read(&mut self, at_nanos: i64) -> bool {
+        match &mut self.read_before {
+            Some(before) if at_nanos < before.at_nanos => true,
+            Some(before) if at_nanos == before.at_nanos && before.count > 0 => {
+                before.count -= 1;
+                true
+            }
+            Some(_) => {
+                self.read_before = None;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Hands on what there is of a line that goes on, in whole characters.
+    fn hand_on(&mut self, stream: usize) {
+        let Some(piece) = &mut self.pieces[stream] else {
+            return;
+        };
+        let rest = piece
+            .line
+            .text
+            .split_off(whole_characters(&piece.line.text));
+        if piece.line.text.is_empty() {
+            piece.line.text = rest;
+            return;
+        }
+        let text = std::mem::replace(&mut piece.line.text, rest);
+        let part = LogLine {
+            text,
+            ..piece.line.clone()
+        };
+        self.offer(part);
+    }
+
+    fn end_line(&mut self, stream: usize) {
+        if let Some(piece) = self.pieces[stream].take() {
+            self.offer(LogLine {
+                ends: true,
+                ..piece.line
+            });
         }
     }
 
     fn end_lines(&mut self) {
-        for index in 0..self.pieces.len() {
-            if let Some(line) = self.pieces[index].take() {
-                self.offer(line);
-            }
+        for stream in 0..self.pieces.len() {
+            self.end_line(stream);
         }
     }
 
     fn offer(&mut self, line: LogLine) {
         if self.until_nanos.is_some_and(|until| line.at_nanos >= until) {
             self.finished = true;
-        } else if self.since_nanos.is_none_or(|since| line.at_nanos >= since) {
+        } else if self.since_nanos.is_none_or(|since| line.at_nanos >= since)
+            && self.run.is_none_or(|run| line.incarnation == run)
+        {
             self.ready.push_back(line);
         }
     }
+}
+
+impl Current {
+    /// Whether what was read is still there, as far as its end tells.
+    fn is_as_read(&mut self) -> io::Result<bool> {
+        if self.anchor.is_empty() {
+            return Ok(true);
+        }
+        let file = self.file.get_ref();
+        let size = file.metadata()?.len();
+        if size <= self.read {
+            return Ok(size == self.read);
+        }
+        let anchor = std::mem::take(&mut self.anchor);
+        let mut found = vec![0; anchor.len()];
+        match file.read_exact_at(&mut found, self.read - anchor.len() as u64) {
+            Ok(()) => Ok(found == anchor),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what is before the end, to know it again.
+    fn remember_the_end(&mut self) -> io::Result<()> {
+        let length = self.read.min(ANCHOR);
+        self.anchor
+            .resize(usize::try_from(length).unwrap_or_default(), 0);
+        let place = self.read - length;
+        match self.file.get_ref().read_exact_at(&mut self.anchor, place) {
+            Ok(()) => Ok(()),
+            // It was cut this very moment, which the next look finds.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens a file; `None` = it is gone.
+fn open(dir: &Path, name: Name) -> io::Result<Option<File>> {
+    match File::open(dir.join(FileName(name).to_string())) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How much of `text` is whole characters, where it is UTF-8: at its end may be the beginning of one.
+fn whole_characters(text: &[u8]) -> usize {
+    for back in 1..=text.len().min(3) {
+        let wanted = match text[text.len() - back] {
+            0x80..=0xbf => continue,
+            0xc0..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf7 => 4,
+            _ => 1,
+        };
+        return if wanted > back {
+            text.len() - back
+        } else {
+            text.len()
+        };
+    }
+    text.len()
 }
 
 fn nanos(at: Timestamp) -> i64 {
@@ -296,6 +617,22 @@ mod tests {
             );
             assert_eq!(time(text.as_bytes()), Some(millis * 1_000_000), "{text}");
         }
+    }
+
+    #[test]
+    fn a_cut_falls_between_characters() {
+        let text = "a\u{e9}\u{20ac}\u{1f600}";
+        for end in 0..=text.len() {
+            let whole = whole_characters(&text.as_bytes()[..end]);
+            assert!(
+                text.is_char_boundary(whole) && end - whole < 4,
+                "{end}: {whole}"
+            );
+            assert!(!text.is_char_boundary(end) || whole == end);
+        }
+        // What is no UTF-8 is not held back for ever.
+        assert_eq!(whole_characters(b"caf\xe9 "), 5);
+        assert_eq!(whole_characters(b"\xff\x80\x80\x80"), 4);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::replica::{HEADER, parse, time};
+use super::runs::marker;
 use crate::driver::OutputStream;
 
 /// Bytes read at once, backwards.
@@ -44,7 +45,7 @@ struct TailSearch {
     /// Streams whose earliest line found may begin in an earlier record.
     open: [bool; 2],
     place: Place,
-    /// Bytes gone back for such beginnings.
+    /// Bytes gone back for such beginnings, since the last one found.
     looked_back: u64,
 }
 
@@ -85,7 +86,11 @@ impl TailSearch {
     /// Takes the record before those seen so far; true when the place is found.
     fn record(&mut self, index: usize, at: u64, record: &[u8]) -> bool {
         let Some((at_nanos, stream, ends, _)) = parse(record) else {
-            return false;
+            // A line does not begin in one run and end in another.
+            if marker(record).is_some() {
+                self.open = [false; 2];
+            }
+            return self.left == 0 && self.open == [false; 2];
         };
         let open = stream as usize;
         if self.left > 0 {
@@ -100,6 +105,8 @@ impl TailSearch {
             self.open[open] = false;
         } else if self.open[open] {
             self.place = (index, at);
+            // Its parts may be many, and lie close together.
+            self.looked_back = 0;
         }
         self.looked_back += record.len() as u64;
         self.open == [false; 2] || self.looked_back > LOOK_BACK

@@ -17,10 +17,9 @@ use rustix::time::Timespec;
 
 use super::cgroup;
 use super::descendants;
-use super::output::{MEMORY, Output};
+use super::output::{Log, MEMORY, Output};
 use super::record::{Ended, Line, StateFile};
 use super::shim::{best_effort, steady_ms, wall_ms};
-use super::sink;
 use super::sys::{self, Mapping, Received, SignalQueue};
 use super::wire::StopOrder;
 
@@ -61,12 +60,12 @@ pub(super) fn guard(
     pipes: &[OwnedFd; 2],
     state: &StateFile,
     oom: &CStr,
-    limits: sink::Limits<'_>,
+    log: Log<'_>,
 ) {
     let Ok(mut memory) = Mapping::new(MEMORY) else {
         return;
     };
-    let mut output = Output::new(pipes, limits, &mut memory);
+    let mut output = Output::new(pipes, &log, &mut memory);
     let mut guard = Guard {
         child,
         state,

@@ -21,10 +21,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use crate::driver::logs::Budget;
+
 use super::guard::guard;
 use super::identity;
+use super::output::Log;
 use super::record::{Line, StateFile};
-use super::sink;
 use super::sys::{self, Mapping, Program, SignalQueue};
 use super::wire::{GO, MAX_REQUEST, Reply, Request, Stage};
 
@@ -99,11 +101,11 @@ pub(super) fn run(control: &OwnedFd) {
     answer(Reply::Started { pid, ticks, at });
 
     // Of the request only these two paths are needed from now on; they are near the start.
-    let (incarnation, max_size, max_files) = (
-        request.incarnation,
-        request.max_log_size,
-        request.max_log_files,
-    );
+    let run = request.incarnation;
+    let budget = Budget {
+        max_size: request.max_log_size,
+        max_files: request.max_log_files,
+    };
     let place = |path: &CStr| {
         let start = path.as_ptr() as usize - body.as_ptr() as usize;
         start..start + path.count_bytes() + 1
@@ -117,13 +119,8 @@ pub(super) fn run(control: &OwnedFd) {
     ) else {
         return;
     };
-    let limits = sink::Limits {
-        dir,
-        incarnation,
-        max_size,
-        max_files,
-    };
-    guard(child, &signals, &pipes, &state, oom, limits);
+    let log = Log { dir, run, budget };
+    guard(child, &signals, &pipes, &state, oom, log);
 }
 
 /// A shim has nobody to tell: what it could not do shows in what its file lacks.

@@ -1,19 +1,16 @@
 //! Where a shim puts what its program writes: rotated files in the CRI line format.
 //!
-//! **Guarantees.** A record is whole or absent. The program waits for the disk at most: what the
-//! disk refuses is dropped, counted, and said in the log when there is room again. No heap.
-//!
-//! Files are named `INCARNATION-SEQUENCE.log`; a replica's limits count over all of its runs.
+//! **Guarantees.** The program waits for the disk at most: what the disk refuses is dropped,
+//! counted, and said in the log when there is room again. No heap. Where it is written is the
+//! [`Writer`]'s.
 
 use std::ffi::CStr;
-use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use crate::driver::OutputStream;
-use crate::driver::logs::FileName;
+use crate::driver::logs::{Budget, Writer};
 
 use super::text::Text;
 
@@ -28,18 +25,6 @@ const TAG: usize = 38;
 /// Bytes of output gathered before they are written: a full pipe of lines of usual length.
 pub(super) const OUTPUT: usize = 256 << 10;
 
-/// Where and how much.
-pub(super) struct Limits<'a> {
-    /// The replica's log directory, made when the first line arrives.
-    pub(super) dir: &'a CStr,
-    /// Which run of the replica this is.
-    pub(super) incarnation: u64,
-    /// A file ends at this size.
-    pub(super) max_size: u64,
-    /// Files kept, the one being written included; at least one.
-    pub(super) max_files: u64,
-}
-
 /// Whether a record ends its line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -51,19 +36,12 @@ pub(super) enum Piece {
 
 /// The log of one run.
 pub(super) struct Sink<'a> {
-    limits: Limits<'a>,
-    file: Option<File>,
-    sequence: u64,
+    log: Writer<&'a CStr>,
     output: &'a mut [u8],
     filled: usize,
     stamp: Stamp,
     streams: [Stream; 2],
     refused: Option<Errno>,
-}
-
-struct File {
-    fd: OwnedFd,
-    size: u64,
 }
 
 /// What was lost of one stream.
@@ -78,12 +56,11 @@ struct Stream {
 }
 
 impl<'a> Sink<'a> {
-    /// A sink that gathers in `output`, which has [`OUTPUT`] bytes.
-    pub(super) fn new(limits: Limits<'a>, output: &'a mut [u8]) -> Self {
+    /// A sink for `run` that gathers in `output`, which has [`OUTPUT`] bytes. The directory is made
+    /// when there is something to write.
+    pub(super) fn new(dir: &'a CStr, run: u64, budget: Budget, output: &'a mut [u8]) -> Self {
         Self {
-            limits,
-            file: None,
-            sequence: 0,
+            log: Writer::new(dir, run, budget),
             output,
             filled: 0,
             stamp: Stamp::new(),
@@ -94,7 +71,9 @@ impl<'a> Sink<'a> {
 
     /// The time that the next records carry.
     pub(super) fn set_time(&mut self, now: Timespec) {
-        self.stamp.set(now);
+        if self.stamp.set(now) == Second::Another {
+            self.log.look_around();
+        }
     }
 
     /// Takes one piece of a line, at most [`PIECE`] bytes.
@@ -108,16 +87,10 @@ impl<'a> Sink<'a> {
             return;
         }
         let size = HEADER + text.len() + 1;
-        let on_disk = self.file.as_ref().map_or(0, |file| file.size);
-        let pending = self.filled as u64;
-        let full = on_disk + pending + size as u64 > self.limits.max_size && on_disk + pending > 0;
-        if self.filled + size > self.output.len() || full {
+        if self.filled + size > self.output.len() {
             self.flush();
             if self.streams[stream as usize].headless {
                 return self.record(stream, piece, text);
-            }
-            if full {
-                self.file = None;
             }
         }
         let out = &mut self.output[self.filled..self.filled + size];
@@ -149,7 +122,9 @@ impl<'a> Sink<'a> {
         if self.owes_marker() && !self.write_markers() {
             return self.drop_from(0);
         }
-        let written = self.write(self.filled);
+        let appended = self.log.append(&self.output[..self.filled]);
+        self.refused = appended.refused.or(self.refused);
+        let written = appended.bytes;
         if written < self.filled {
             self.drop_from(written);
         } else {
@@ -172,40 +147,14 @@ impl<'a> Sink<'a> {
         self.output
     }
 
-    /// Appends `output[..end]` and answers how much of it is on disk as whole records.
-    fn write(&mut self, end: usize) -> usize {
-        if self.open_file().is_none() {
-            return 0;
-        }
-        let Some(file) = &mut self.file else {
-            return 0;
-        };
-        let mut done = 0;
-        while done < end {
-            match rustix::io::write(&file.fd, &self.output[done..end]) {
-                Ok(0) => break,
-                Ok(written) => done += written,
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    self.refused = Some(error);
-                    break;
-                }
-            }
-        }
-        // A record that was cut short is taken back, which needs no room.
-        let whole = if done == end {
-            end
-        } else {
-            memchr::memrchr(b'\n', &self.output[..done]).map_or(0, |newline| newline + 1)
-        };
-        let size = file.size + whole as u64;
-        if whole < done && rustix::fs::ftruncate(&file.fd, size).is_err() {
-            // The fragment stays; a new file keeps the next record from growing onto it.
-            self.file = None;
-            return whole;
-        }
-        file.size = size;
-        whole
+    /// Lets go of the file until there is more to write.
+    pub(super) fn close(&mut self) {
+        self.log.close();
+    }
+
+    /// Whether a file is held open.
+    pub(super) fn is_open(&self) -> bool {
+        self.log.is_open()
     }
 
     /// Counts and forgets the gathered records from `start` on.
@@ -259,89 +208,16 @@ impl<'a> Sink<'a> {
                 "{}{stamp} {name} F flowctl: dropped {dropped} lines: {why}\n",
                 str::from_utf8(end).unwrap_or_default()
             ));
-            let Some(file) = self.open_file() else {
-                return false;
-            };
-            let text = marker.as_bytes();
-            if rustix::io::write(&file.fd, text) != Ok(text.len()) {
-                if rustix::fs::ftruncate(&file.fd, file.size).is_err() {
-                    self.file = None;
-                }
+            let appended = self.log.append(marker.as_bytes());
+            if appended.refused.is_some() {
+                self.refused = appended.refused;
                 return false;
             }
-            file.size += text.len() as u64;
             self.streams[index].dropped = 0;
             self.streams[index].open = false;
         }
         self.refused = None;
         true
-    }
-
-    /// The file to write to; a new one when there is none or it is full.
-    fn open_file(&mut self) -> Option<&mut File> {
-        if self.file.is_none() {
-            match self.next_file() {
-                Ok(fd) => self.file = Some(File { fd, size: 0 }),
-                Err(error) => self.refused = Some(error),
-            }
-        }
-        self.file.as_mut()
-    }
-
-    fn next_file(&mut self) -> Result<OwnedFd, Errno> {
-        let dir = self.directory()?;
-        // Files beyond the limit go first: on a full disk that is what makes room.
-        while let Some(oldest) = self.survey(&dir)? {
-            let name = Text::<64>::format(format_args!("{}", FileName(oldest)));
-            rustix::fs::unlinkat(&dir, name.as_c_str(), AtFlags::empty())?;
-        }
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::APPEND;
-        self.sequence += 1;
-        let name = FileName((self.limits.incarnation, self.sequence));
-        let name = Text::<64>::format(format_args!("{name}"));
-        let mode = Mode::from_raw_mode(0o600);
-        rustix::fs::openat(&dir, name.as_c_str(), flags | OFlags::CLOEXEC, mode)
-    }
-
-    /// The log directory, made with all its parents where it is missing.
-    fn directory(&self) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = || rustix::fs::open(self.limits.dir, flags, Mode::empty());
-        match open() {
-            Err(Errno::NOENT) => {}
-            answer => return answer,
-        }
-        let path = self.limits.dir.to_bytes();
-        let mode = Mode::from_raw_mode(0o700);
-        for end in memchr::memchr_iter(b'/', path).skip(1).chain([path.len()]) {
-            match rustix::fs::mkdir(&path[..end], mode) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        open()
-    }
-
-    /// Looks at the replica's files: takes over the highest sequence of this run, and answers the
-    /// oldest file when there is no room for one more.
-    fn survey(&mut self, dir: &OwnedFd) -> Result<Option<(u64, u64)>, Errno> {
-        let mut count = 0;
-        let mut oldest = None;
-        let mut space = [std::mem::MaybeUninit::<u8>::uninit(); 2048];
-        // `RawDir` reads on from the descriptor's position.
-        rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
-        let mut entries = RawDir::new(dir, &mut space);
-        while let Some(entry) = entries.next() {
-            let Some(file) = FileName::parse(entry?.file_name().to_bytes()) else {
-                continue;
-            };
-            count += 1;
-            if file.0.0 == self.limits.incarnation {
-                self.sequence = self.sequence.max(file.0.1);
-            }
-            oldest = Some(oldest.map_or(file.0, |known: (u64, u64)| known.min(file.0)));
-        }
-        Ok(oldest.filter(|_| count >= self.limits.max_files.max(1)))
     }
 }
 
@@ -362,6 +238,13 @@ struct Stamp {
     text: [u8; 30],
 }
 
+/// Whether a time lies in another second than the one before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Second {
+    Same,
+    Another,
+}
+
 impl Stamp {
     fn new() -> Self {
         Self {
@@ -370,12 +253,16 @@ impl Stamp {
         }
     }
 
-    fn set(&mut self, now: Timespec) {
-        if now.tv_sec != self.second {
+    fn set(&mut self, now: Timespec) -> Second {
+        let second = if now.tv_sec == self.second {
+            Second::Same
+        } else {
             self.second = now.tv_sec;
             self.set_second(now.tv_sec);
-        }
+            Second::Another
+        };
         put(&mut self.text[20..29], now.tv_nsec);
+        second
     }
 
     fn set_second(&mut self, second: i64) {
@@ -416,21 +303,14 @@ mod tests {
     use super::*;
     use std::ffi::CString;
 
-    fn sink_into<R>(
-        dir: &std::path::Path,
-        max_size: u64,
-        max_files: u64,
-        write: impl FnOnce(&mut Sink<'_>) -> R,
-    ) -> R {
+    fn sink_into<R>(dir: &std::path::Path, write: impl FnOnce(&mut Sink<'_>) -> R) -> R {
         let path = CString::new(dir.join("a/b").to_str().unwrap()).unwrap();
         let mut output = vec![0; OUTPUT];
-        let limits = Limits {
-            dir: &path,
-            incarnation: 3,
-            max_size,
-            max_files,
+        let budget = Budget {
+            max_size: 1 << 20,
+            max_files: 5,
         };
-        let mut sink = Sink::new(limits, &mut output);
+        let mut sink = Sink::new(&path, 3, budget, &mut output);
         sink.set_time(Timespec {
             tv_sec: 1_795_228_980,
             tv_nsec: 5,
@@ -438,29 +318,15 @@ mod tests {
         write(&mut sink)
     }
 
-    fn files(dir: &std::path::Path) -> Vec<(String, String)> {
-        let mut files: Vec<_> = std::fs::read_dir(dir.join("a/b"))
-            .unwrap()
-            .map(|entry| {
-                let entry = entry.unwrap();
-                let text = std::fs::read_to_string(entry.path()).unwrap();
-                (entry.file_name().into_string().unwrap(), text)
-            })
-            .collect();
-        files.sort();
-        files
-    }
-
     #[test]
     fn records_have_the_cri_form() {
         let dir = tempfile::tempdir().unwrap();
-        sink_into(dir.path(), 1 << 20, 2, |sink| {
+        sink_into(dir.path(), |sink| {
             sink.record(OutputStream::Stdout, Piece::Part, b"he");
             sink.record(OutputStream::Stderr, Piece::Last, b"");
             sink.settle();
         });
-        let (name, text) = files(dir.path()).remove(0);
-        assert_eq!(name, "000003-000001.log");
+        let text = std::fs::read_to_string(dir.path().join("a/b/000003-000001.log")).unwrap();
         assert_eq!(
             text,
             "2026-11-21T02:43:00.000000005Z stdout P he\n\
@@ -479,30 +345,5 @@ mod tests {
             let at = crate::model::Timestamp::from_millis(second * 1000).to_string();
             assert_eq!(str::from_utf8(&stamp.text[..19]).unwrap(), &at[..19]);
         }
-    }
-
-    #[test]
-    fn files_end_at_their_size_and_the_oldest_go() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        std::fs::write(dir.path().join("a/b/000002-000009.log"), "old\n").unwrap();
-        std::fs::write(dir.path().join("a/b/notes.txt"), "not ours\n").unwrap();
-        sink_into(dir.path(), 200, 3, |sink| {
-            for number in 0..20 {
-                let line = format!("line {number}");
-                sink.record(OutputStream::Stdout, Piece::Last, line.as_bytes());
-            }
-            sink.settle();
-        });
-        let files = files(dir.path());
-        assert_eq!(files.len(), 4, "three of ours and a stranger: {files:?}");
-        assert!(files.iter().all(|(_, text)| text.len() <= 200));
-        assert!(files[2].1.ends_with("line 19\n"), "{files:?}");
-        let kept: String = files[..3].iter().map(|(_, text)| text.as_str()).collect();
-        let numbers: Vec<u32> = kept
-            .lines()
-            .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
-            .collect();
-        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1));
     }
 }
