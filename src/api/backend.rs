@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::error::ApiError;
 use super::wire::{ApplyRequest, EventQuery, Remarks, VolumesAnswer, VolumesRequest};
+use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogQuery, LogStream};
 use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Problem};
 use crate::reconciler::{ReconcilerHandle, Source};
@@ -50,6 +51,19 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When they cannot be read at all.
     async fn logs(&self, query: LogQuery) -> Result<LogStream, ApiError>;
+
+    /// The logs that lie on the disk, of one pipeline or of all, whether or not anything still
+    /// defines whose they are.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn kept_logs(&self, of: Option<PipelineKey>) -> Result<Vec<KeptLog>, ApiError>;
+
+    /// Removes the logs of a pipeline that is gone; answers how many bytes they had.
+    ///
+    /// # Errors
+    /// When the pipeline is there, or they could not be removed.
+    async fn remove_logs(&self, pipeline: PipelineKey) -> Result<u64, ApiError>;
 
     /// Pulls the image of a component that is a container, which runs on meanwhile. Answers what is
     /// worth telling.

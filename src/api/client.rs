@@ -28,8 +28,8 @@ use super::lines::Lines;
 use super::server::Inside;
 use super::socket;
 use super::wire::{
-    ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, LogParams, VersionAnswer,
-    VolumesAnswer, VolumesRequest,
+    ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, KeptEntry, KeptLogs,
+    LogParams, RemovedLogs, VersionAnswer, VolumesAnswer, VolumesRequest,
 };
 use crate::model::{ComponentId, ComponentList, Event, PipelineKey, PipelineSpec, Snapshot};
 
@@ -219,6 +219,29 @@ impl Client {
     pub async fn logs(&self, params: &LogParams) -> Result<Lines, ClientError> {
         self.stream(&format!("/v1/logs?{}", log_query(params)))
             .await
+    }
+
+    /// The logs of what nothing defines any more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn kept_logs(&self) -> Result<Vec<KeptEntry>, ClientError> {
+        let kept: KeptLogs = self.ask(Method::GET, "/v1/logs/kept", COMMAND).await?;
+        Ok(kept.logs)
+    }
+
+    /// Removes the logs of a pipeline that is gone; answers how many bytes they had.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remove_logs(&self, pipeline: &PipelineKey) -> Result<u64, ClientError> {
+        let query = joined(&[
+            ("namespace", Some(pipeline.namespace.to_string())),
+            ("pipeline", Some(pipeline.name.to_string())),
+        ]);
+        let path = format!("/v1/logs?{query}");
+        let removed: RemovedLogs = self.ask(Method::DELETE, &path, COMMAND).await?;
+        Ok(removed.bytes)
     }
 
     /// Starts, stops or restarts a component; answered once that is recorded, and its image pulled
@@ -508,6 +531,7 @@ fn log_query(params: &LogParams) -> String {
         ("until", text(params.until.as_ref())),
         ("tail", text(params.tail.as_ref())),
         ("previous", Some(params.previous.to_string())),
+        ("defined", Some(params.defined.to_string())),
         ("follow", Some(params.follow.to_string())),
     ])
 }

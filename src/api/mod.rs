@@ -30,6 +30,7 @@ pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use lines::Lines;
 pub use wire::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, ChangeWord, DiffAnswer,
-    EventQuery, Fate, LogEntry, LogParams, Orchestrator, Remarks, SourceInput, StreamName,
-    VersionAnswer, VolumesAnswer, VolumesRequest, Watching, WhenUnready,
+    EventQuery, Fate, KeptEntry, KeptLogs, LogEntry, LogParams, LogsOf, Orchestrator, Remarks,
+    RemovedLogs, SourceInput, StreamName, VersionAnswer, VolumesAnswer, VolumesRequest, Watching,
+    WhenUnready,
 };

@@ -18,10 +18,11 @@ use super::backend::Loaded;
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::server::Shared;
 use super::stall::Streaming;
-use super::stream;
+use super::stream::{self, LogsOfWhom};
 use super::wire::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery,
-    LogParams, VersionAnswer, VolumesAnswer, VolumesRequest, WhenUnready,
+    KeptEntry, KeptLogs, LogParams, LogsOf, RemovedLogs, VersionAnswer, VolumesAnswer,
+    VolumesRequest, WhenUnready,
 };
 use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{ComponentId, ComponentList, Namespace, PipelineKey, PipelineName, Problem};
@@ -41,7 +42,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/apply", post(apply))
         .route("/v1/diff", post(compare))
         .route("/v1/events", get(events))
-        .route("/v1/logs", get(logs))
+        .route("/v1/logs", get(logs).delete(remove_logs))
+        .route("/v1/logs/kept", get(kept_logs))
         .route("/v1/down", post(down))
         .route("/v1/volumes", post(volumes))
         .route(
@@ -260,6 +262,7 @@ async fn logs(
     let query = LogQuery {
         pipeline,
         components: understood(components)?,
+        without: BTreeSet::new(),
         since: params.since,
         until: params.until,
         tail: params.tail,
@@ -274,7 +277,38 @@ async fn logs(
             Follow::No
         },
     };
-    stream::logs(shared, &streaming, query).await
+    let of = if params.defined {
+        LogsOfWhom::Defined
+    } else {
+        LogsOfWhom::Anybody
+    };
+    stream::logs(shared, &streaming, query, of).await
+}
+
+async fn kept_logs(State(shared): State<Arc<Shared>>) -> Answer<Json<KeptLogs>> {
+    let snapshot = shared.backend.owner().snapshots().borrow().clone();
+    let kept = shared.backend.kept_logs(None).await?;
+    let logs = kept
+        .into_iter()
+        .filter(|log| !stream::defines(&snapshot, log))
+        .map(KeptEntry::from)
+        .collect();
+    Ok(Json(KeptLogs { logs }))
+}
+
+async fn remove_logs(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<LogsOf>, QueryRejection>,
+) -> Answer<Json<RemovedLogs>> {
+    let Query(LogsOf {
+        namespace,
+        pipeline: name,
+    }) = understood(query)?;
+    let bytes = shared
+        .backend
+        .remove_logs(PipelineKey { namespace, name })
+        .await?;
+    Ok(Json(RemovedLogs { bytes }))
 }
 
 async fn definition(

@@ -4,7 +4,7 @@
 //! missed are read again from the history, log lines wait in their files. Every stream ends when
 //! the daemon does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::server::{Shared, json_line};
 use super::stall::Streaming;
 use super::wire::{EventQuery, LogEntry};
+use crate::driver::logs::kept::KeptLog;
 use crate::driver::{DriverError, LogLine, LogQuery};
 use crate::model::{Event, PipelineKey, Snapshot};
 
@@ -138,14 +139,43 @@ impl EventFeed {
     }
 }
 
+/// Whose log lines are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogsOfWhom {
+    /// Only of replicas that are defined now.
+    Defined,
+    /// Of all whose logs are kept.
+    Anybody,
+}
+
 /// Log lines as the drivers give them.
 pub(super) async fn logs(
     shared: Arc<Shared>,
     streaming: &Streaming,
-    query: LogQuery,
+    mut query: LogQuery,
+    of: LogsOfWhom,
 ) -> Result<Response, ApiError> {
     let snapshot = shared.backend.owner().snapshots().borrow().clone();
-    check_names(&snapshot, &query)?;
+    match (check_names(&snapshot, &query), of) {
+        (Ok(()), LogsOfWhom::Anybody) => {}
+        (Ok(()), LogsOfWhom::Defined) => {
+            let kept = shared.backend.kept_logs(Some(query.pipeline.clone()));
+            let kept = kept.await?.into_iter();
+            let gone = kept.filter(|log| !defines(&snapshot, log));
+            query.without = gone.map(|log| log.replica).collect();
+        }
+        (Err(unknown), LogsOfWhom::Anybody | LogsOfWhom::Defined) => {
+            // What was deleted has no place in the snapshot, but may have left its logs.
+            let kept = shared
+                .backend
+                .kept_logs(Some(query.pipeline.clone()))
+                .await?;
+            let known: BTreeSet<_> = kept.iter().map(|log| &log.replica.component).collect();
+            if known.is_empty() || !query.components.iter().all(|id| known.contains(id)) {
+                return Err(unknown);
+            }
+        }
+    }
     let pipeline = query.pipeline.clone();
     let lines = shared.backend.logs(query).await?;
     let state = (lines, pipeline, Vec::with_capacity(LINES_AT_ONCE));
@@ -171,6 +201,20 @@ fn log_chunk(batch: &mut Vec<Result<LogLine, DriverError>>, pipeline: &PipelineK
         chunk.extend_from_slice(&line);
     }
     chunk.into()
+}
+
+/// Whether something defines the replica that a log is of, or it still runs.
+pub(super) fn defines(snapshot: &Snapshot, log: &KeptLog) -> bool {
+    let mut pipelines = snapshot.pipelines.iter();
+    let pipeline = pipelines.find(|pipeline| {
+        pipeline.namespace == log.pipeline.namespace && pipeline.name == log.pipeline.name
+    });
+    let mut components = pipeline.iter().flat_map(|pipeline| &pipeline.components);
+    let component = components.find(|component| component.id == log.replica.component);
+    component.is_some_and(|component| {
+        let mut replicas = component.replicas.iter();
+        replicas.any(|replica| replica.replica == log.replica.replica)
+    })
 }
 
 /// An unknown name is an error, not an empty log.

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogLine, LogQuery, LogStream, OutputStream};
 use crate::model::{
     ComponentId, DaemonStatus, Event, EventKind, Generation, IdError, PipelineKey, PipelineSpec,
@@ -34,6 +35,7 @@ struct Scripted {
     owner: ReconcilerHandle,
     kept: Mutex<Vec<Event>>,
     obstacles: Mutex<Vec<Problem>>,
+    logs: Mutex<Vec<KeptLog>>,
 }
 
 #[async_trait]
@@ -101,6 +103,24 @@ impl Backend for Scripted {
 
     async fn renew_image(&self, _: &PipelineKey, _: &ComponentId) -> Result<Vec<String>, ApiError> {
         Ok(Vec::new())
+    }
+
+    async fn kept_logs(&self, of: Option<PipelineKey>) -> Result<Vec<KeptLog>, ApiError> {
+        let kept = self.logs.lock().unwrap().clone();
+        Ok(kept
+            .into_iter()
+            .filter(|log| of.as_ref().is_none_or(|of| *of == log.pipeline))
+            .collect())
+    }
+
+    async fn remove_logs(&self, _: PipelineKey) -> Result<u64, ApiError> {
+        Ok(self
+            .logs
+            .lock()
+            .unwrap()
+            .drain(..)
+            .map(|log| log.bytes)
+            .sum())
     }
 
     async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
@@ -180,6 +200,7 @@ impl Daemon {
             owner: ReconcilerHandle::new(commands, latest, events.clone()),
             kept: Mutex::default(),
             obstacles: Mutex::default(),
+            logs: Mutex::default(),
         });
         let closing = CancellationToken::new();
         let listener = socket::bind(dir.path()).unwrap();
@@ -414,6 +435,7 @@ async fn logs_stream_lines_and_refuse_unknown_names() {
         until: None,
         tail: Some(2_000),
         previous: false,
+        defined: false,
         follow: false,
     };
     let mut lines = client.logs(&params).await.unwrap();
@@ -425,6 +447,20 @@ async fn logs_stream_lines_and_refuse_unknown_names() {
     assert_eq!(count, 2_000);
     params.components = "b".to_owned();
     assert_eq!(code(client.logs(&params).await), ErrorCode::NotFound);
+    // It was taken out, and its log is kept.
+    let kept = KeptLog {
+        pipeline: key("known").unwrap(),
+        replica: ReplicaKey {
+            component: "b".parse().unwrap(),
+            replica: 0,
+        },
+        bytes: 7,
+        written: None,
+        gone: None,
+    };
+    daemon.backend.logs.lock().unwrap().push(kept.clone());
+    assert!(client.logs(&params).await.is_ok());
+    assert_eq!(client.kept_logs().await.unwrap(), [KeptEntry::from(kept)]);
     let switch =
         b"GET /v1/logs?pipeline=known&follow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answer = daemon.raw(switch).await;

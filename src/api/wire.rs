@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{
     ComponentId, Event, Generation, InstanceId, Namespace, PipelineKey, PipelineName, Problem,
@@ -334,6 +335,9 @@ pub struct LogParams {
     /// Only the instance before the latest, of each replica.
     #[serde(default, deserialize_with = "flag")]
     pub previous: bool,
+    /// Only replicas that are defined now, not those that were scaled away.
+    #[serde(default, deserialize_with = "flag")]
+    pub defined: bool,
     /// Whether the stream goes on.
     #[serde(default, deserialize_with = "flag")]
     pub follow: bool,
@@ -348,6 +352,63 @@ fn flag<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
             "`{other}` is neither `true` nor `false`"
         ))),
     }
+}
+
+/// Answer of `GET /v1/logs/kept`: logs of what nothing defines any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLogs {
+    /// Each of them.
+    pub logs: Vec<KeptEntry>,
+}
+
+/// The log of a replica that nothing defines any more, and of `logs --deleted -o json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptEntry {
+    /// Whose namespace.
+    pub namespace: Namespace,
+    /// Whose pipeline.
+    pub pipeline: PipelineName,
+    /// Which component.
+    pub component: ComponentId,
+    /// Which replica of it.
+    pub replica: u32,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// When it was written to last.
+    pub written_at: Option<Timestamp>,
+    /// Since when nothing defines it, from which its time counts; `None` = nobody has looked yet.
+    pub deleted_at: Option<Timestamp>,
+}
+
+impl From<KeptLog> for KeptEntry {
+    fn from(log: KeptLog) -> Self {
+        Self {
+            namespace: log.pipeline.namespace,
+            pipeline: log.pipeline.name,
+            component: log.replica.component,
+            replica: log.replica.replica,
+            bytes: log.bytes,
+            written_at: log.written,
+            deleted_at: log.gone,
+        }
+    }
+}
+
+/// Query of `DELETE /v1/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsOf {
+    /// Of which namespace.
+    #[serde(default)]
+    pub namespace: Namespace,
+    /// Of which pipeline.
+    pub pipeline: PipelineName,
+}
+
+/// Answer of `DELETE /v1/logs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedLogs {
+    /// Bytes that were removed.
+    pub bytes: u64,
 }
 
 /// One line of `GET /v1/logs`, and of `logs -o json`.

@@ -358,11 +358,15 @@ pub struct Events {
     flowctl logs                        all components, merged by time\n  \
     flowctl logs ledger-source -f       follow one, over restarts and rotations\n  \
     flowctl logs --since 10m --tail 100 at most 100 lines of each, of the last ten minutes\n  \
-    flowctl logs sink --previous        what the instance before this one wrote")]
+    flowctl logs sink --previous        what the instance before this one wrote\n  \
+    flowctl logs old-job                what a pipeline wrote that is deleted, as long as it is kept")]
 pub struct Logs {
-    /// Which components; none = all
+    /// Which components or pipelines, deleted ones too; none = all that are there
     #[arg(value_name = "[PIPELINE/]COMPONENT")]
     pub components: Vec<String>,
+    /// List the logs that are kept of what is deleted
+    #[arg(long, conflicts_with_all = ["components", "follow", "previous", "since", "until", "tail"])]
+    pub deleted: bool,
     /// Go on with what is written from now on
     #[arg(long, short)]
     pub follow: bool,
@@ -427,6 +431,10 @@ pub struct Delete {
     /// Remove the named volumes of its containers too, with their data. Without it they are kept
     #[arg(long, conflicts_with = "no_wait")]
     pub volumes: bool,
+    /// Remove its logs too, also of a pipeline that is deleted already. Without it they are kept for
+    /// the daemon's `--keep-logs`
+    #[arg(long, conflicts_with = "no_wait")]
+    pub logs: bool,
     /// Whether and how long to wait.
     #[command(flatten)]
     pub patience: Patience,
@@ -470,6 +478,15 @@ pub struct Daemon {
     /// Options of the container engine.
     #[command(flatten)]
     pub engine: Engine,
+    /// How long logs are kept of what is deleted; `0s` = not at all
+    #[arg(
+        long,
+        env = "FLOWCTL_KEEP_LOGS",
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "7d"
+    )]
+    pub keep_logs: HumanDuration,
     /// Keep nothing: whatever the state directory is, state goes to a folder of its own, which is
     /// removed at the end
     #[arg(long)]

@@ -25,6 +25,7 @@ pub(super) fn run(cx: &mut Context<'_>, args: Daemon) -> Result<Exit, Failure> {
         log_format: args.log_format.into(),
         control_plane: args.control_plane,
         engine: args.engine,
+        keep_logs: args.keep_logs,
     })
 }
 

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use super::args::Delete;
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
+use super::logs::kept_targets;
 use super::out::tell;
-use super::target::pipeline;
+use super::target::{deleted_pipeline, in_namespace, pipeline};
+use super::text::size;
 use super::{Context, wait};
 use crate::api::{ClientError, ErrorCode, Fate, VolumesRequest};
 use crate::model::{ComponentSpec, PipelineKey};
@@ -14,11 +16,21 @@ use crate::model::{ComponentSpec, PipelineKey};
 pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Failure> {
     let snapshot = cx.client.status().await?;
     let namespace = cx.global.namespace.clone();
-    let keys = args
-        .pipelines
-        .iter()
-        .map(|text| pipeline(&snapshot, namespace.as_ref(), text))
-        .collect::<Result<Vec<_>, _>>()?;
+    let namespace = namespace.as_ref();
+    let (mut keys, mut gone) = (Vec::new(), Vec::new());
+    let kept = if args.logs {
+        kept_targets(cx).await?
+    } else {
+        Vec::new()
+    };
+    for text in &args.pipelines {
+        match pipeline(&snapshot, namespace, text) {
+            Err(Failure::NotFound(_)) if args.logs => {
+                gone.push(deleted_pipeline(in_namespace(&kept, namespace), text)?);
+            }
+            found => keys.push(found?),
+        }
+    }
     // What still stops may use its volumes.
     let names = if args.patience.no_wait {
         Vec::new()
@@ -44,6 +56,13 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
              start it again, so its named volumes are kept"
         ));
         return Ok(Exit::NotDurable);
+    }
+    if args.logs {
+        for key in keys.iter().chain(&gone) {
+            let bytes = cx.client.remove_logs(key).await?;
+            cx.out
+                .put(&format!("logs of {key} removed ({})\n", size(bytes)))?;
+        }
     }
     if names.is_empty() {
         return Ok(Exit::Done);

@@ -7,6 +7,7 @@ use super::args::{Describe, Why};
 use super::components::age;
 use super::events;
 use super::exit::{Exit, Failure};
+use super::last_lines::last_lines;
 use super::reader;
 use super::render::{Columns, ended, heading, push, replica_name, status, why as reason};
 use super::target::{Named, Target, component, either, find, narrowed};
@@ -86,23 +87,10 @@ async fn account<'a>(
         until: None,
         tail: Some(LINES * replicas.max(1)),
         previous: false,
+        defined: true,
         follow: false,
     };
-    let mut lines = Vec::new();
-    let mut feed = cx.client.logs(&params).await?;
-    loop {
-        match feed.decoded::<LogEntry>().await {
-            Ok(Some(entry)) => lines.push(entry),
-            Ok(None) => break,
-            // The rest of the account is worth telling without the logs.
-            Err(ClientError::Answer(error)) => super::tell(&format!("warning: {error}")),
-            Err(
-                error @ (ClientError::NoDaemon { .. }
-                | ClientError::Silent { .. }
-                | ClientError::Broken { .. }),
-            ) => return Err(error.into()),
-        }
-    }
+    let lines = last_lines(&cx.client, &params).await?;
     Ok(Account {
         pipeline,
         component,

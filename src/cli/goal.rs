@@ -90,6 +90,8 @@ pub struct Standing {
     pub state: String,
     /// How far it is.
     pub stage: Stage,
+    /// Which component it is of, where it crashes or is ill: its last lines say why.
+    pub ailing: Option<Target>,
 }
 
 impl Goal {
@@ -182,6 +184,7 @@ fn said(name: String, words: &str, stage: Stage) -> Standing {
         state: words.to_owned(),
         name,
         stage,
+        ailing: None,
     }
 }
 
@@ -198,7 +201,7 @@ fn replicas(
     now: Timestamp,
     stage: impl Fn(&ReplicaStatus) -> Stage,
 ) -> Vec<Standing> {
-    let pipeline = pipeline_name(status);
+    let pipeline = key(status);
     let mut all = Vec::new();
     for component in &status.components {
         for replica in &component.replicas {
@@ -218,7 +221,7 @@ fn of_component(
         let name = target.to_string();
         return vec![said(name, "it was removed meanwhile", Stage::Failed)];
     };
-    let pipeline = pipeline_name(pipeline);
+    let pipeline = key(pipeline);
     let replicas = component.replicas.iter();
     replicas
         .map(|replica| one(&pipeline, component, replica, stage(replica), now))
@@ -226,7 +229,7 @@ fn of_component(
 }
 
 fn one(
-    pipeline: &str,
+    pipeline: &PipelineKey,
     component: &ComponentStatus,
     replica: &ReplicaStatus,
     stage: Stage,
@@ -242,6 +245,26 @@ fn one(
         state: format!("{} {}", replica.phase, replica.why),
         name,
         stage,
+        ailing: is_ailing(replica.phase).then(|| Target {
+            pipeline: pipeline.clone(),
+            component: component.id.clone(),
+        }),
+    }
+}
+
+/// Whether what a component wrote last may say why it is as it is.
+fn is_ailing(phase: PhaseName) -> bool {
+    match phase {
+        PhaseName::Failed | PhaseName::Backoff | PhaseName::Crashloop | PhaseName::Unhealthy => {
+            true
+        }
+        PhaseName::Pending
+        | PhaseName::Starting
+        | PhaseName::Running
+        | PhaseName::Stopping
+        | PhaseName::Stopped
+        | PhaseName::Completed
+        | PhaseName::Unknown => false,
     }
 }
 

@@ -95,6 +95,8 @@ pub struct DaemonOptions {
     pub control_plane: args::ControlPlane,
     /// Where containers run.
     pub engine: Engine,
+    /// How long logs are kept of what is deleted.
+    pub keep_logs: HumanDuration,
 }
 
 /// How `flowctl run` is to run.

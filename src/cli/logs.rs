@@ -10,15 +10,21 @@ use super::exit::{Exit, Failure};
 use super::out::tell;
 use super::reader;
 use super::status::ended;
-use super::target::{Target, component, key};
-use super::text::{Style, Tone, clean, paint};
-use crate::api::{ClientError, Lines, LogEntry, LogParams, StreamName};
-use crate::model::{ComponentId, InstanceId, Namespace, PipelineKey, ReplicaKey};
+use super::target::{Target, component, deleted, key, pipeline};
+use super::text::{Style, Tone, clean, paint, short, size};
+use crate::api::{ClientError, KeptEntry, Lines, LogEntry, LogParams, StreamName};
+use crate::model::{
+    ComponentId, ComponentStatus, InstanceId, Namespace, PipelineKey, ReplicaKey, Snapshot,
+    Timestamp,
+};
 
 /// Which components of which pipelines.
 type Wanted = BTreeMap<PipelineKey, BTreeSet<ComponentId>>;
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failure> {
+    if args.deleted {
+        return list_deleted(cx, args.output).await;
+    }
     let wanted = wanted(cx, &args).await?;
     let now = cx.clock.now();
     let mut feeds = Vec::new();
@@ -32,6 +38,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
             until: args.until.map(|moment| moment.from(now)),
             tail: args.tail,
             previous: args.previous,
+            defined: args.components.is_empty(),
             follow: args.follow,
         };
         feeds.push(Feed {
@@ -52,16 +59,33 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
 
 async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
     let snapshot = reader::status(cx).await?;
-    let namespace = cx.global.namespace.as_ref();
+    let namespace = cx.global.namespace.clone();
+    let namespace = namespace.as_ref();
     let mut wanted = Wanted::new();
+    let mut kept = None;
     for text in &args.components {
-        let Target {
+        let targets = match component(&snapshot, namespace, text) {
+            Err(Failure::NotFound(_)) => match pipeline(&snapshot, namespace, text) {
+                Err(Failure::NotFound(_)) => {
+                    let kept = match &mut kept {
+                        Some(kept) => kept,
+                        None => kept.insert(kept_targets(cx).await?),
+                    };
+                    deleted(kept, namespace, text)?
+                }
+                named => all_of(&snapshot, &named?),
+            },
+            named => vec![named?],
+        };
+        for Target {
             pipeline,
             component,
-        } = component(&snapshot, namespace, text)?;
-        wanted.entry(pipeline).or_default().insert(component);
+        } in targets
+        {
+            wanted.entry(pipeline).or_default().insert(component);
+        }
     }
-    if wanted.is_empty() {
+    if args.components.is_empty() {
         for status in &snapshot.pipelines {
             if namespace.is_none_or(|wanted| *wanted == status.namespace) {
                 let ids = status.components.iter().map(|c| c.id.clone());
@@ -70,6 +94,67 @@ async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
         }
     }
     Ok(wanted)
+}
+
+fn all_of(snapshot: &Snapshot, pipeline: &PipelineKey) -> Vec<Target> {
+    let mut pipelines = snapshot.pipelines.iter();
+    let status = pipelines.find(|status| key(status) == *pipeline);
+    let components = status.iter().flat_map(|status| &status.components);
+    let target = |component: &ComponentStatus| Target {
+        pipeline: pipeline.clone(),
+        component: component.id.clone(),
+    };
+    components.map(target).collect()
+}
+
+/// What is deleted and has left logs.
+pub(super) async fn kept_targets(cx: &Context<'_>) -> Result<Vec<Target>, Failure> {
+    let kept = cx.client.kept_logs().await?.into_iter();
+    let targets = kept.map(|log| Target {
+        pipeline: PipelineKey {
+            namespace: log.namespace,
+            name: log.pipeline,
+        },
+        component: log.component,
+    });
+    let targets: BTreeSet<Target> = targets.collect();
+    Ok(targets.into_iter().collect())
+}
+
+/// Lists the logs that are kept of what is deleted.
+async fn list_deleted(cx: &mut Context<'_>, output: TextOrJson) -> Result<Exit, Failure> {
+    reader::status(cx).await?;
+    let now = cx.clock.now();
+    let namespace = cx.global.namespace.as_ref();
+    let mut kept = cx.client.kept_logs().await?;
+    kept.retain(|log| namespace.is_none_or(|wanted| *wanted == log.namespace));
+    for log in &kept {
+        match output {
+            TextOrJson::Json => {
+                let json = serde_json::to_vec(log).expect("a log has string keys only");
+                cx.out.line(&json)?;
+            }
+            TextOrJson::Text => cx.out.put(&deleted_line(log, now))?,
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn deleted_line(log: &KeptEntry, now: Timestamp) -> String {
+    let pipeline = PipelineKey {
+        namespace: log.namespace.clone(),
+        name: log.pipeline.clone(),
+    };
+    let replica = ReplicaKey {
+        component: log.component.clone(),
+        replica: log.replica,
+    };
+    let name = prefix(Shown::PipelineToo, &pipeline, &replica.to_string());
+    let since = match log.deleted_at {
+        Some(at) => format!("deleted {} ago", short(now.since(at))),
+        None => "deleted just now".to_owned(),
+    };
+    format!("{name}: {}, {since}\n", size(log.bytes))
 }
 
 /// The lines of one pipeline, which its daemon has merged already.

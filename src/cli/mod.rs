@@ -24,6 +24,7 @@ mod foreground;
 mod goal;
 mod host;
 mod init;
+mod last_lines;
 mod logs;
 mod out;
 mod place;

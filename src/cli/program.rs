@@ -12,6 +12,7 @@ use super::out::Out;
 use super::text::Style;
 use crate::api::{ApiError, Backend, ErrorCode, Watching};
 use crate::daemon::{self, CleanedUp, Daemon, DaemonError, Reading, Volumes};
+use crate::driver::logs::kept::Retention;
 use crate::manifest::{self, Colour};
 use crate::model::HumanDuration;
 use crate::store::LockError;
@@ -32,6 +33,10 @@ impl Host for Program {
             state_dir: options.state_dir.clone(),
             control_plane: options.control_plane.chosen(),
             engine: options.engine.chosen(),
+            retention: Retention {
+                age: options.keep_logs.get(),
+                ..Retention::default()
+            },
         };
         block_on(async move {
             let log = telemetry::keep_small(options.state_dir.clone());

@@ -54,6 +54,61 @@ pub fn component(
     only(candidates, text, "component")
 }
 
+/// Those of `kept`, which are deleted, that `text` means: a component as in [`component`], or all of
+/// a pipeline.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn deleted(
+    kept: &[Target],
+    namespace: Option<&Namespace>,
+    text: &str,
+) -> Result<Vec<Target>, Failure> {
+    let kept = || in_namespace(kept, namespace);
+    let components: Vec<Target> = kept()
+        .filter(|target| matches_component(target, text))
+        .cloned()
+        .collect();
+    if !components.is_empty() {
+        return only(components, text, "component").map(|one| vec![one]);
+    }
+    let pipeline = match deleted_pipeline(kept(), text) {
+        Err(Failure::NotFound(_)) => Err(Failure::NotFound(format!(
+            "there is no component `{text}`, and no logs of a deleted one (`flowctl logs --deleted` \
+             lists those)"
+        ))),
+        found => found,
+    }?;
+    let of_pipeline = kept().filter(|target| target.pipeline == pipeline);
+    Ok(of_pipeline.cloned().collect())
+}
+
+/// The deleted pipeline that `text` means, of which something in `kept` is.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn deleted_pipeline<'a>(
+    kept: impl Iterator<Item = &'a Target>,
+    text: &str,
+) -> Result<PipelineKey, Failure> {
+    let mut pipelines: Vec<PipelineKey> = kept
+        .map(|target| target.pipeline.clone())
+        .filter(|key| matches_pipeline(key, text))
+        .collect();
+    pipelines.sort();
+    pipelines.dedup();
+    only(pipelines, text, "pipeline")
+}
+
+/// Those of `kept` that are in a namespace.
+pub fn in_namespace<'a>(
+    kept: &'a [Target],
+    namespace: Option<&'a Namespace>,
+) -> impl Iterator<Item = &'a Target> {
+    kept.iter()
+        .filter(move |target| namespace.is_none_or(|it| *it == target.pipeline.namespace))
+}
+
 /// The pipeline that `text` means: `NAME` or `NAMESPACE/NAME`.
 ///
 /// # Errors
@@ -219,6 +274,25 @@ mod tests {
         assert_eq!(found("nope").unwrap_err().exit(), Exit::NotFound);
         let lab: Namespace = "lab".parse().unwrap();
         assert!(component(&snapshot, Some(&lab), "sink").is_ok());
+    }
+
+    #[test]
+    fn what_was_deleted_is_named_as_what_is_there_or_by_its_pipeline() {
+        let snapshot = two();
+        let all: Vec<Target> = targets(&snapshot, None).collect();
+        let named = |text: &str| {
+            deleted(&all, None, text).map(|found| {
+                let names: Vec<String> = found.iter().map(ToString::to_string).collect();
+                names.join(" ")
+            })
+        };
+        assert_eq!(named("ttp/sink").unwrap(), "ttp/sink");
+        assert_eq!(named("ledger-source").unwrap(), "ttp/ledger-source");
+        assert_eq!(named("lab/other").unwrap(), "lab/other/sink");
+        assert_eq!(named("sink").unwrap_err().exit(), Exit::Usage);
+        assert_eq!(named("nope").unwrap_err().exit(), Exit::NotFound);
+        let lab: Namespace = "lab".parse().unwrap();
+        assert_eq!(deleted(&all, Some(&lab), "sink").unwrap().len(), 1);
     }
 
     #[test]

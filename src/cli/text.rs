@@ -241,9 +241,32 @@ pub fn draw(rows: &[Vec<Cell>], widths: &[usize], look: Look, text: &mut String)
     }
 }
 
+/// So many bytes, as people say it: `312 B`, `2.0 MB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1_000 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = bytes / 100;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        (tenths, unit) = (tenths / 1_000, unit + 1);
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_told_in_the_unit_that_fits() {
+        let told = [0, 999, 1_000, 2_000_000, 999_999, 5_250_000_000].map(size);
+        assert_eq!(
+            told,
+            ["0 B", "999 B", "1.0 kB", "2.0 MB", "999.9 kB", "5.2 GB"]
+        );
+    }
 
     #[test]
     fn nothing_from_a_component_reaches_the_terminal_as_an_escape() {

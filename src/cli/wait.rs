@@ -1,6 +1,6 @@
 //! Waits until a goal is reached, and shows how it gets there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -9,11 +9,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::exit::Failure;
 use super::goal::{Goal, Stage, Standing};
+use super::last_lines::last_lines;
 use super::out::tell;
-use super::text::truncated;
-use crate::api::{Client, ClientError};
+use super::target::Target;
+use super::text::{clean, truncated};
+use crate::api::{Client, ClientError, LogParams};
 use crate::clock::Clock;
 use crate::model::{HumanDuration, Snapshot};
+
+/// Lines shown of what failed.
+const LINES: u64 = 10;
 
 /// A limit as it is typed, where zero stands for none: the longest length that can be added to a
 /// point in time is as good as none.
@@ -41,12 +46,14 @@ pub async fn until(
     let mut progress = Progress::new();
     let clock = Clock::new();
     let mut waiting = Vec::new();
+    let mut ailing = BTreeSet::new();
     loop {
         let snapshot: Option<Snapshot> = tokio::select! {
             // Cancel-safe: a line that is not whole yet stays in `lines`.
             line = lines.decoded() => line?,
             () = sleep_until(deadline) => {
                 progress.end();
+                tell_last_lines(client, &ailing).await;
                 return Err(Failure::TimedOut { after: within, waiting });
             }
         };
@@ -62,12 +69,46 @@ pub async fn until(
         let failed = lines_of(&standings, &[Stage::Failed]);
         if !failed.is_empty() {
             progress.end();
+            let lost = standings.iter().filter(|it| it.stage == Stage::Failed);
+            let ailing = lost.filter_map(|standing| standing.ailing.clone());
+            tell_last_lines(client, &ailing.collect()).await;
             return Err(Failure::ComponentFailed { failed });
         }
+        ailing = standings
+            .iter()
+            .filter_map(|standing| standing.ailing.clone())
+            .collect();
         waiting = lines_of(&standings, &[Stage::Waiting, Stage::Untouched]);
         if waiting.is_empty() {
             progress.end();
             return Ok(snapshot);
+        }
+    }
+}
+
+/// Shows what those wrote last that are not well: it mostly says why.
+async fn tell_last_lines(client: &Client, ailing: &BTreeSet<Target>) {
+    for target in ailing {
+        let params = LogParams {
+            namespace: target.pipeline.namespace.clone(),
+            pipeline: target.pipeline.name.clone(),
+            components: target.component.to_string(),
+            since: None,
+            until: None,
+            tail: Some(LINES),
+            previous: false,
+            defined: true,
+            follow: false,
+        };
+        match last_lines(client, &params).await {
+            Ok(lines) if lines.is_empty() => tell(&format!("{target} wrote nothing")),
+            Ok(lines) => {
+                tell(&format!("last lines of {target}:"));
+                for line in lines {
+                    tell(&format!("  {}", clean(&line.text)));
+                }
+            }
+            Err(error) => tell(&format!("warning: the last lines of {target}: {error}")),
         }
     }
 }

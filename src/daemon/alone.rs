@@ -12,6 +12,7 @@ use crate::api::{
     VolumesRequest,
 };
 use crate::clock::Clock;
+use crate::driver::logs::kept::{KeptLog, Retention};
 use crate::driver::process::ProcessDriver;
 use crate::driver::{LogQuery, LogStream, Scope, logs};
 use crate::model::{
@@ -170,6 +171,14 @@ impl api::Backend for Onlooker {
         Err(no_daemon("nothing can be restarted"))
     }
 
+    async fn kept_logs(&self, of: Option<PipelineKey>) -> Result<Vec<KeptLog>, ApiError> {
+        super::backend::kept_logs(self.logs.logs_dir.clone(), of).await
+    }
+
+    async fn remove_logs(&self, _: PipelineKey) -> Result<u64, ApiError> {
+        Err(no_daemon("its logs stay"))
+    }
+
     async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
         Err(no_daemon("its volumes stay"))
     }
@@ -188,6 +197,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
         state_dir: state_dir.to_owned(),
         control_plane: ControlPlaneChoice::Absent,
         engine: engine::as_before(state_dir),
+        retention: Retention::default(),
     };
     let daemon = Daemon::open_to(Purpose::TakeDown, options).await?;
     let asked = daemon.owner().down().await;

@@ -1,5 +1,6 @@
 //! The daemon as the API sees it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use crate::api::{
     VolumesRequest,
 };
 use crate::driver::docker::{DockerDriver, Obstacle, Renewal, Volumes};
+use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload,
@@ -19,6 +21,7 @@ use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
 use super::leftovers;
+use super::retention;
 use super::sources::{self, Sources};
 
 /// For how long, and how soon after each other, it is tried to remove the volumes of containers
@@ -33,6 +36,8 @@ pub(super) struct Backend {
     pub drivers: Drivers,
     pub docker: Arc<DockerDriver>,
     pub sources: Sources,
+    /// Where logs lie.
+    pub logs: PathBuf,
 }
 
 #[async_trait]
@@ -100,6 +105,31 @@ impl api::Backend for Backend {
         let reader = drivers.next().expect("there is a driver of processes");
         let stream = reader.logs(&query).await;
         stream.map_err(|error| failed(error.to_string()))
+    }
+
+    async fn kept_logs(&self, of: Option<PipelineKey>) -> Result<Vec<KeptLog>, ApiError> {
+        kept_logs(self.logs.clone(), of).await
+    }
+
+    async fn remove_logs(&self, pipeline: PipelineKey) -> Result<u64, ApiError> {
+        let defined = retention::defined(&self.owner.snapshots().borrow());
+        if defined.iter().any(|(owner, _)| *owner == pipeline) {
+            let message = format!("pipeline `{pipeline}` is there, and writes its logs");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .with_hint("`flowctl delete --logs` removes both"));
+        }
+        let dir = self.logs.clone();
+        let found = kept_logs(dir.clone(), Some(pipeline)).await?;
+        let removed = tokio::task::spawn_blocking(move || {
+            let bytes = found.iter().map(|log| log.bytes).sum();
+            let removed = found.iter().try_for_each(|log| kept::remove(&dir, log));
+            removed.map(|()| bytes)
+        });
+        match removed.await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(failed(format!("its logs could not be removed: {error}"))),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 
     async fn renew_image(
@@ -192,6 +222,22 @@ impl Backend {
             }
         }
         obstacles
+    }
+}
+
+/// The logs of a pipeline, or of all, that lie in `dir`.
+pub(super) async fn kept_logs(
+    dir: PathBuf,
+    of: Option<PipelineKey>,
+) -> Result<Vec<KeptLog>, ApiError> {
+    let looked = tokio::task::spawn_blocking(move || match of {
+        Some(pipeline) => kept::kept_of(&dir, &pipeline),
+        None => kept::kept(&dir),
+    });
+    match looked.await {
+        Ok(Ok(kept)) => Ok(kept),
+        Ok(Err(error)) => Err(failed(format!("the kept logs cannot be read: {error}"))),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
+use crate::driver::logs::kept::Retention;
 use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{
     ComponentId, DriverKind, Event, EventKind, HumanDuration, InstanceId, PhaseName, PipelineKey,
@@ -124,6 +125,7 @@ pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> 
         state_dir: options.state_dir.clone(),
         control_plane: options.control_plane.clone(),
         engine: options.engine.clone(),
+        retention: Retention::default(),
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, voice).await;
@@ -513,6 +515,7 @@ impl Logs {
         let query = LogQuery {
             pipeline,
             components: BTreeSet::new(),
+            without: BTreeSet::new(),
             since,
             until: None,
             tail: None,

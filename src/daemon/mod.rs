@@ -14,6 +14,7 @@ mod engine;
 mod foreground;
 mod leftovers;
 mod registrations;
+mod retention;
 mod signals;
 mod sources;
 mod tokens;
@@ -35,6 +36,7 @@ use crate::api::{self, socket};
 use crate::clock::Clock;
 use crate::control_plane::Containers;
 use crate::driver::docker::DockerDriver;
+use crate::driver::logs::kept::Retention;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::model::{
@@ -70,6 +72,8 @@ pub struct Options {
     pub control_plane: ControlPlaneChoice,
     /// Where containers run.
     pub engine: EngineChoice,
+    /// How long logs are kept of what is not defined any more.
+    pub retention: Retention,
 }
 
 /// Why a daemon could not start.
@@ -133,6 +137,8 @@ pub struct Daemon {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
+    /// Whether everybody could say what they run: else logs may be of what nobody knows of yet.
+    knows_all: bool,
     lock: StateLock,
 }
 
@@ -297,6 +303,7 @@ impl Daemon {
             stop,
             tasks,
             settings,
+            knows_all: silent.is_empty(),
             lock,
         })
     }
@@ -312,10 +319,16 @@ impl Daemon {
     /// # Errors
     /// When the socket cannot be bound; [`DaemonError::Ended`] when a defect ended the owner of the
     /// state, since a daemon that answers with what once was would lie.
-    pub async fn serve(self, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    pub async fn serve(mut self, ready: impl FnOnce()) -> Result<(), DaemonError> {
         let answering = self.answer()?;
         let mut signals = self.signals()?;
         self.take_over_from_run();
+        if self.knows_all {
+            let logs = process_config(&self.options.state_dir).logs_dir;
+            let (owner, retention) = (self.owner.clone(), self.options.retention);
+            let sweeping = retention::follow(logs, owner, Clock::new(), retention);
+            self.tasks.push(tokio::spawn(sweeping));
+        }
         ready();
         let mut outcome = Ok(());
         tokio::select! {
@@ -361,6 +374,7 @@ impl Daemon {
             drivers: self.drivers.clone(),
             docker: Arc::clone(&self.docker),
             sources: self.sources.clone(),
+            logs: process_config(&self.options.state_dir).logs_dir,
         }
     }
 

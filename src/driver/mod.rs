@@ -247,6 +247,8 @@ pub struct LogQuery {
     pub pipeline: PipelineKey,
     /// Of which components; empty = all.
     pub components: BTreeSet<ComponentId>,
+    /// Of all replicas of these but those.
+    pub without: BTreeSet<ReplicaKey>,
     /// Only lines at or after this.
     pub since: Option<Timestamp>,
     /// Only lines before this.

@@ -24,6 +24,7 @@ mod hung;
 mod images;
 mod limits;
 mod lives;
+mod logs;
 mod outages;
 mod podman;
 mod proxy;

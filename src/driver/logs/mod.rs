@@ -28,10 +28,13 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey};
 
+pub mod kept;
 mod name;
 mod replica;
 mod runs;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(super) use name::FileName;
@@ -192,7 +195,7 @@ impl Reading {
                 if let Some(watch) = &mut watch {
                     watch.add(&dir, &key);
                 }
-                if self.replicas.contains_key(&key) {
+                if self.replicas.contains_key(&key) || self.query.without.contains(&key) {
                     continue;
                 }
                 let run = match self.query.runs {
@@ -368,7 +371,15 @@ impl LastLines {
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // Not there, or what somebody else has put there.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(error),
     };
     let mut names = Vec::new();

@@ -507,16 +507,20 @@ impl Current {
         }
         let file = self.file.get_ref();
         let size = file.metadata()?.len();
-        if size <= self.read {
-            return Ok(size == self.read);
+        if size < self.read {
+            return Ok(false);
         }
-        let anchor = std::mem::take(&mut self.anchor);
-        let mut found = vec![0; anchor.len()];
-        match file.read_exact_at(&mut found, self.read - anchor.len() as u64) {
-            Ok(()) => Ok(found == anchor),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(error),
+        // The size alone tells nothing: it may have grown again by as much.
+        let mut found = vec![0; self.anchor.len()];
+        let is_as_read = match file.read_exact_at(&mut found, self.read - found.len() as u64) {
+            Ok(()) => found == self.anchor,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(error),
+        };
+        if size > self.read {
+            self.anchor.clear();
         }
+        Ok(is_as_read)
     }
 
     /// Keeps what is before the end, to know it again.

@@ -421,3 +421,224 @@ fn survey(dir: &OwnedFd, left_out: Option<Name>) -> Result<Survey, Errno> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::driver::logs::runs::parts;
+
+    const BUDGET: Budget = Budget {
+        max_size: 400,
+        max_files: 5,
+    };
+    const TIME: &str = "2026-11-21T03:04:05.123456789Z";
+
+    fn writer(dir: &Path, run: u64, budget: Budget) -> Writer<CString> {
+        let dir = CString::new(dir.to_str().unwrap()).unwrap();
+        Writer::new(dir, run, budget)
+    }
+
+    fn record(text: &str) -> String {
+        format!("{TIME} stdout F {text}\n")
+    }
+
+    fn write(writer: &mut Writer<CString>, text: &str) {
+        let record = record(text);
+        let appended = writer.append(record.as_bytes());
+        assert_eq!((appended.bytes, appended.refused), (record.len(), None));
+    }
+
+    fn paths(dir: &Path) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    /// Each record with the run that it is of.
+    fn kept(dir: &Path) -> Vec<(u64, String)> {
+        let mut kept = Vec::new();
+        for part in parts(dir).unwrap() {
+            let bytes = fs::read(dir.join(FileName(part.name).to_string())).unwrap();
+            let [start, end] = [part.bytes.start, part.bytes.end].map(|at| at as usize);
+            for line in String::from_utf8(bytes[start..end].to_vec())
+                .unwrap()
+                .lines()
+            {
+                if let Some((_, text)) = line.split_once(" F ") {
+                    kept.push((part.run, text.to_owned()));
+                }
+            }
+        }
+        kept
+    }
+
+    #[test]
+    fn what_goes_is_the_oldest_bytes_and_never_a_small_run_for_being_one_more() {
+        // However the bytes are spread over runs, most of the budget is kept, and no more.
+        for (runs, lines) in [(1, 500), (200, 1), (60, 7), (5, 80)] {
+            for budget in [1, 2, 3, 5, 9].map(|max_files| Budget {
+                max_files,
+                ..BUDGET
+            }) {
+                let dir = tempfile::tempdir().unwrap();
+                let mut all = Vec::new();
+                for run in 1..=runs {
+                    let mut writer = writer(dir.path(), run, budget);
+                    for line in 0..lines {
+                        let text = format!("line {line} of run {run}");
+                        write(&mut writer, &text);
+                        all.push((run, text));
+                    }
+                }
+                let what = format!("{runs} runs of {lines} lines, {budget:?}");
+                let kept = kept(dir.path());
+                assert!(
+                    all.ends_with(&kept),
+                    "{what}: the newest, without a gap: {kept:?}"
+                );
+                let sizes = paths(dir.path());
+                let sizes = sizes.iter().map(|path| path.metadata().unwrap().len());
+                let sizes: Vec<u64> = sizes.collect();
+                let total: u64 = sizes.iter().sum();
+                assert!(total <= budget.total(), "{what}: {total}");
+                assert!(
+                    sizes.iter().all(|size| *size <= budget.max_size),
+                    "{what}: {sizes:?}"
+                );
+                if kept.len() < all.len() {
+                    let most = budget.total() - budget.file() - 2 * record("x").len() as u64 - 60;
+                    assert!(total > most - budget.file().min(most), "{what}: {total}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn small_runs_share_a_file_and_the_first_of_them_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let budget = Budget {
+            max_size: 10 << 20,
+            max_files: 5,
+        };
+        for run in 1..=300 {
+            write(&mut writer(dir.path(), run, budget), &format!("run {run}"));
+        }
+        let kept = kept(dir.path());
+        assert_eq!(kept.len(), 300);
+        assert_eq!(kept[0], (1, "run 1".to_owned()));
+        assert_eq!(kept[299], (300, "run 300".to_owned()));
+        assert_eq!(paths(dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn whatever_others_do_to_the_files_the_next_record_is_where_it_is_looked_for() {
+        fn newest(dir: &Path) -> PathBuf {
+            paths(dir).pop().unwrap()
+        }
+        type Tampering = fn(&Path);
+        let table: [(&str, Tampering); 8] = [
+            ("removed", |dir| fs::remove_file(newest(dir)).unwrap()),
+            ("moved", |dir| {
+                fs::rename(newest(dir), dir.with_extension("old")).unwrap()
+            }),
+            ("cut", |dir| fs::write(newest(dir), "").unwrap()),
+            ("cut within a record", |dir| {
+                let file = fs::OpenOptions::new().write(true).open(newest(dir));
+                file.unwrap().set_len(55).unwrap();
+            }),
+            ("written anew", |dir| {
+                let text = fs::read(newest(dir)).unwrap();
+                fs::remove_file(newest(dir)).unwrap();
+                fs::write(dir.join("000007-000001.log"), text).unwrap();
+            }),
+            ("grown", |dir| {
+                let mut file = fs::OpenOptions::new()
+                    .append(true)
+                    .open(newest(dir))
+                    .unwrap();
+                file.write_all(b"a note of the operator").unwrap();
+            }),
+            ("folder removed", |dir| fs::remove_dir_all(dir).unwrap()),
+            ("all folders removed", |dir| {
+                fs::remove_dir_all(dir.parent().unwrap()).unwrap()
+            }),
+        ];
+        let budget = Budget {
+            max_size: 10 << 20,
+            max_files: 5,
+        };
+        for (what, tamper) in table {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("logs/a/0");
+            let mut writer = writer(&dir, 7, budget);
+            for open in [true, false] {
+                write(&mut writer, "before");
+                if !open {
+                    writer.close();
+                }
+                tamper(&dir);
+                write(&mut writer, "after");
+                write(&mut writer, "more");
+                let kept = kept(&dir);
+                let wanted = [(7, "after".to_owned()), (7, "more".to_owned())];
+                assert!(kept.ends_with(&wanted), "{what}, open: {open}: {kept:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_is_left_at_the_next_look() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("logs/a/0");
+        let mut writer = writer(&dir, 7, BUDGET);
+        write(&mut writer, "before");
+        fs::rename(root.path().join("logs"), root.path().join("away")).unwrap();
+        writer.look_around();
+        write(&mut writer, "after");
+        assert_eq!(kept(&dir), [(7, "after".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_locked_is_somebody_elses_to_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = writer(dir.path(), 1, BUDGET);
+        write(&mut first, "first");
+        let mut second = writer(dir.path(), 2, BUDGET);
+        write(&mut second, "second");
+        write(&mut first, "more");
+        let mut kept = kept(dir.path());
+        kept.sort();
+        let wanted = [(1, "first"), (1, "more"), (2, "second")];
+        assert_eq!(kept, wanted.map(|(run, text)| (run, text.to_owned())));
+    }
+
+    #[test]
+    fn files_sort_as_they_were_written_also_after_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for run in [9, 3, 10, 2] {
+            let long = format!("{run}").repeat(60);
+            write(&mut writer(dir.path(), run, BUDGET), &long);
+        }
+        let runs: Vec<u64> = kept(dir.path()).iter().map(|(run, _)| *run).collect();
+        assert_eq!(runs, [9, 3, 10, 2]);
+    }
+
+    #[test]
+    fn strangers_in_the_folder_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), vec![0; 10_000]).unwrap();
+        let mut writer = writer(dir.path(), 1, BUDGET);
+        for line in 0..200 {
+            write(&mut writer, &format!("line {line}"));
+        }
+        assert!(dir.path().join("notes.txt").exists());
+        assert!(kept(dir.path()).len() > 10);
+    }
+}

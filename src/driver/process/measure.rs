@@ -221,6 +221,7 @@ fn tail_of_a_gigabyte() {
                 .logs(&LogQuery {
                     pipeline: pipeline(),
                     components: [].into(),
+                    without: BTreeSet::new(),
                     since: None,
                     until: None,
                     tail: Some(100),

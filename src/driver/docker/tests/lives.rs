@@ -16,6 +16,7 @@ async fn lines(stage: &DockerStage, id: &str, count: usize) -> Vec<LogLine> {
     let query = LogQuery {
         pipeline: pipeline(),
         components: BTreeSet::from([format!("{}-{id}", stage.mark).parse().unwrap()]),
+        without: BTreeSet::new(),
         since: None,
         until: None,
         tail: None,

@@ -13,6 +13,7 @@ fn query(component: &ComponentId) -> LogQuery {
     LogQuery {
         pipeline: pipeline(),
         components: BTreeSet::from([component.clone()]),
+        without: BTreeSet::new(),
         since: None,
         until: None,
         tail: None,
@@ -110,18 +111,102 @@ async fn a_fast_writer_loses_no_line_over_many_rotations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_count_over_all_runs_of_a_replica() {
+async fn the_first_of_many_small_runs_is_kept() {
     let stage = ProcessStage::new();
     let limits = LogLimits {
         max_size_bytes: 10_000,
-        max_files: 3,
+        max_files: 2,
     };
-    for incarnation in 1..=4 {
-        run(&stage, "kept", "seq 1 10", incarnation, limits).await;
+    for incarnation in 1..=8 {
+        let script = format!("echo run {incarnation}");
+        run(&stage, "kept", &script, incarnation, limits).await;
     }
     let lines = all_lines(&stage, &id("kept")).await;
-    let runs: BTreeSet<u64> = lines.iter().map(|line| line.incarnation).collect();
-    assert_eq!(runs, BTreeSet::from([2, 3, 4]));
+    let told: Vec<(u64, String)> = lines
+        .iter()
+        .map(|line| (line.incarnation, text(line)))
+        .collect();
+    let wanted: Vec<(u64, String)> = (1..=8).map(|run| (run, format!("run {run}"))).collect();
+    assert_eq!(told, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_newline_yet_can_be_read_and_outlives_us_all() {
+    let stage = ProcessStage::new();
+    let script = "echo hello; printf 'Enter passphrase: '; read answer; echo $answer";
+    let mut spec = spec(
+        "ask",
+        "sh",
+        &[
+            "-c",
+            &format!("mkfifo {0}; {script} < {0}", stage.path("in")),
+        ],
+    );
+    spec.logs = LogLimits::default();
+    let launch = launch(spec, 1);
+    stage.start(&launch).await;
+    // The program waits for the other end of its input; only then does it ask.
+    let answer = {
+        wait_for("its input is there", || {
+            Path::new(&stage.path("in")).exists()
+        })
+        .await;
+        let path = stage.path("in");
+        tokio::task::spawn_blocking(move || std::fs::File::create(path).unwrap())
+            .await
+            .unwrap()
+    };
+    let asked = async || texts(&all_lines(&stage, &id("ask")).await);
+    while asked()
+        .await
+        .last()
+        .is_none_or(|line| line != "Enter passphrase: ")
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(asked().await, ["hello", "Enter passphrase: "]);
+    drop(answer);
+    let status = eventually_exits(&stage.driver, &launch.instance).await;
+    assert_eq!(status, ExitStatus::Code(0));
+    assert_eq!(asked().await, ["hello", "Enter passphrase: "], "one line");
+    stage.driver.forget(&launch.instance).await.unwrap();
+
+    let (asking, _) = stage
+        .start_shell("killed", "printf 'the last words'; exec sleep 1000")
+        .await;
+    let words = async || texts(&all_lines(&stage, &id("killed")).await);
+    while words().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let shim = rustix::process::Pid::from_raw(stage.shim_of(&asking).cast_signed()).unwrap();
+    rustix::process::kill_process(shim, Signal::KILL).unwrap();
+    assert_eq!(words().await, ["the last words"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_component_holds_no_file_and_goes_on_in_what_is_there() {
+    let stage = ProcessStage::new();
+    let flag = stage.path("go");
+    let script = format!(
+        "echo before; until [ -e {flag} ]; do sleep 0.05; done; echo after; exec sleep 1000"
+    );
+    let (launch, _) = stage.start_shell("quiet", &script).await;
+    lines_until(&stage, &id("quiet"), 1).await;
+    let shim = stage.shim_of(&launch);
+    let log = stage
+        .root
+        .path()
+        .join("logs/default/suite/quiet/0/000001-000001.log");
+    let holds = || {
+        let open = std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap();
+        open.flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == log))
+    };
+    wait_for("it lets go of its log", || !holds()).await;
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&flag, "").unwrap();
+    assert_eq!(lines_until(&stage, &id("quiet"), 1).await, ["after"]);
+    stage.stop(&launch).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,44 @@
+//! The last lines of components, for those who want to see them beside something else.
+
+use crate::api::{Client, ClientError, LogEntry, LogParams};
+
+use super::out::tell;
+
+/// The lines that `params` wants, each whole. A driver that cannot read its logs says so, and the
+/// others are told.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub(super) async fn last_lines(
+    client: &Client,
+    params: &LogParams,
+) -> Result<Vec<LogEntry>, ClientError> {
+    let mut lines: Vec<LogEntry> = Vec::new();
+    let mut feed = client.logs(params).await?;
+    loop {
+        match feed.decoded::<LogEntry>().await {
+            Ok(Some(entry)) => add(&mut lines, entry),
+            Ok(None) => return Ok(lines),
+            Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
+            Err(
+                error @ (ClientError::NoDaemon { .. }
+                | ClientError::Silent { .. }
+                | ClientError::Broken { .. }),
+            ) => return Err(error),
+        }
+    }
+}
+
+/// Adds an entry, or its text to the line of which it is a part.
+fn add(lines: &mut Vec<LogEntry>, entry: LogEntry) {
+    let mut of_writer = lines.iter_mut().rev();
+    let before =
+        of_writer.find(|line| (&line.instance, line.stream) == (&entry.instance, entry.stream));
+    match before {
+        Some(line) if line.partial => {
+            line.text.push_str(&entry.text);
+            line.partial = entry.partial;
+        }
+        Some(_) | None => lines.push(entry),
+    }
+}
