@@ -1,5 +1,6 @@
 //! What is asked and answered, in the form that crosses the socket. Fields are only ever added.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -345,7 +346,7 @@ pub struct LogParams {
 
 /// A switch of a query: `follow`, `follow=true` and `follow=1` are on.
 fn flag<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
-    match &*std::borrow::Cow::<str>::deserialize(d)? {
+    match &*Cow::<str>::deserialize(d)? {
         "" | "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
         other => Err(serde::de::Error::custom(format!(
@@ -432,6 +433,9 @@ pub struct LogEntry {
     pub stream: StreamName,
     /// What was written. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub text: String,
+    /// What was written exactly, as hexadecimal digits, where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hex: Option<String>,
     /// Whether the line goes on in the next entry of the same instance and stream: one over 1 MiB is
     /// told in parts, and one that was begun a second ago as far as it is. No character is cut.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -456,6 +460,13 @@ impl LogEntry {
             replica: line.replica,
             incarnation: line.incarnation,
         };
+        let (text, hex) = match String::from_utf8(line.text) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                (text, Some(to_hex(error.as_bytes())))
+            }
+        };
         Self {
             at: rfc3339_nanos(line.at_nanos),
             at_nanos: line.at_nanos,
@@ -469,12 +480,34 @@ impl LogEntry {
                 OutputStream::Stderr => StreamName::Stderr,
             },
             partial: !line.ends,
-            text: match String::from_utf8(line.text) {
-                Ok(text) => text,
-                Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-            },
+            text,
+            hex,
         }
     }
+
+    /// What was written, byte for byte.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self.hex.as_deref().and_then(from_hex) {
+            Some(bytes) => Cow::Owned(bytes),
+            None => Cow::Borrowed(self.text.as_bytes()),
+        }
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}
+
+/// The bytes of hexadecimal digits; `None` = they are none.
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+    bytes.filter(|_| rest.is_empty())
 }
 
 /// RFC 3339 with nanoseconds, as container runtimes write it: [`Timestamp`] knows milliseconds.
@@ -517,5 +550,9 @@ mod tests {
         let entry = LogEntry::new(&pipeline, line);
         assert_eq!(entry.instance.to_string(), "default.p.a.1.7");
         assert_eq!(entry.text, "caf\u{fffd}");
+        let told = serde_json::to_string(&entry).unwrap();
+        assert!(told.contains(r#""hex":"636166e9""#), "{told}");
+        let read: LogEntry = serde_json::from_str(&told).unwrap();
+        assert_eq!(*read.bytes(), *b"caf\xe9");
     }
 }

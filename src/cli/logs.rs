@@ -260,13 +260,13 @@ impl<'a> Page<'a> {
             }
             TextOrJson::Text => {
                 let line = self.line(entry);
-                cx.out.put(&line)?;
+                cx.out.put_bytes(&line)?;
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, entry: &LogEntry) -> String {
+    fn line(&mut self, entry: &LogEntry) -> Vec<u8> {
         let writer = (entry.instance.clone(), entry.stream);
         let mut line = String::new();
         let open = self.open.take();
@@ -285,15 +285,16 @@ impl<'a> Page<'a> {
                 line.push_str(BREAK);
             }
         }
+        let mut line = line.into_bytes();
         if self.args.raw {
-            line.push_str(&entry.text);
+            line.extend_from_slice(&entry.bytes());
         } else {
-            line.push_str(&clean(&entry.text));
+            line.extend_from_slice(clean(&entry.text).as_bytes());
         }
         if entry.partial {
             self.open = Some(writer);
         } else {
-            line.push('\n');
+            line.push(b'\n');
         }
         line
     }
@@ -430,8 +431,8 @@ mod tests {
             .collect();
         let args = Only::parse_from(words).logs;
         let mut page = Page::new(Prefixes::new(&wanted, Style::Plain), &args);
-        let text: String = entries.iter().map(|entry| page.line(entry)).collect();
-        text + page.end()
+        let text: Vec<u8> = entries.iter().flat_map(|entry| page.line(entry)).collect();
+        String::from_utf8(text).unwrap() + page.end()
     }
 
     #[test]

@@ -66,6 +66,14 @@ impl Out {
         self.stdout.write_all(text.as_bytes())
     }
 
+    /// Writes `bytes` as they are; they may stay in the buffer.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stdout.write_all(bytes)
+    }
+
     /// Writes `bytes` and a newline; they may stay in the buffer.
     ///
     /// # Errors
