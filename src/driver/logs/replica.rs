@@ -512,7 +512,8 @@ impl Current {
         }
         // The size alone tells nothing: it may have grown again by as much.
         let mut found = vec![0; self.anchor.len()];
-        let is_as_read = match file.read_exact_at(&mut found, self.read - found.len() as u64) {
+        let place = self.read - found.len() as u64;
+        let is_as_read = match file.read_exact_at(&mut found, place) {
             Ok(()) => found == self.anchor,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
             Err(error) => return Err(error),
