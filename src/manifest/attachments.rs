@@ -221,7 +221,20 @@ fn volume(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
             );
             return None;
         }
-        (Some(host), _) => VolumeSource::Bind(from_base(base, host.text)),
+        (Some(host), _) => {
+            let path = from_base(base, host.text);
+            if path.to_str().is_none() {
+                findings.error(
+                    host.at,
+                    format!(
+                        "`{}` cannot be named to a container engine: it is not UTF-8",
+                        path.display()
+                    ),
+                    Some("move it to a folder whose whole path is UTF-8".to_owned()),
+                );
+            }
+            VolumeSource::Bind(path)
+        }
         (None, _) if tmpfs => VolumeSource::Tmpfs,
         (None, Some(name)) => VolumeSource::Named(name.text.to_owned()),
         (None, None) => {

@@ -5,9 +5,9 @@
 //! the forms below are not the model's own; a field may only ever be added to them if it is left
 //! out where it was not written.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 
 use ring::digest;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::model::{
     ComponentSpec, ContainerSpec, ImagePullPolicy, Port, Protocol, Resources, Rlimits,
-    SecretSource, SecretSpec, SpecHash, Umask, Volume, VolumeSource, Workload,
+    SecretSource, SecretSpec, SpecHash, Umask, Volume, VolumeSource, Workload, path,
 };
 
 /// Bits of a secret's file unless the manifest says otherwise.
@@ -23,7 +23,7 @@ const DEFAULT_MODE: u32 = 0o400;
 
 /// The hash of `spec`, whatever its `hash` field says.
 pub fn of(spec: &ComponentSpec) -> SpecHash {
-    let json = serde_json::to_vec(&Written::of(spec)).expect("plain data with text keys");
+    let json = serde_json::to_vec(&Written::of(spec)).expect("texts and numbers under text keys");
     let digest = digest::digest(&digest::SHA256, &json);
     let mut text = String::with_capacity(19);
     text.push_str("v1:");
@@ -42,7 +42,7 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     env: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    env_file: Vec<&'a Path>,
+    env_file: Vec<Cow<'a, str>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     inherit_env: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -101,7 +101,7 @@ impl<'a> Written<'a> {
         Self {
             workload: Runs::of(workload),
             env,
-            env_file: env_file.iter().map(AsRef::as_ref).collect(),
+            env_file: env_file.iter().map(|file| path::to_text(file)).collect(),
             inherit_env,
             ports: ports.iter().map(Serves::of).collect(),
             resources: Some(*resources).filter(|resources| *resources != Resources::default()),
@@ -122,7 +122,7 @@ enum Runs<'a> {
     Process {
         program: &'a str,
         args: &'a [String],
-        working_dir: &'a Path,
+        working_dir: Cow<'a, str>,
     },
     Docker {
         container: Container<'a>,
@@ -145,7 +145,7 @@ impl<'a> Runs<'a> {
             Workload::Process(spec) => Self::Process {
                 program: &spec.program,
                 args: &spec.args,
-                working_dir: &spec.working_dir,
+                working_dir: path::to_text(&spec.working_dir),
             },
             Workload::Docker(spec) => Self::Docker {
                 container: Container::of(spec),

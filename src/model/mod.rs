@@ -11,6 +11,7 @@ mod entry;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ids;
+pub mod path;
 mod plan;
 mod registry;
 mod runs;
@@ -47,4 +48,4 @@ pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,
     PhaseName, PipelineStatus, Problem, RegistrationStatus, ReplicaStatus, STATUS_SCHEMA, Snapshot,
 };
-pub use time::{DurationError, HumanDuration, Timestamp};
+pub use time::{DurationError, HumanDuration, Timestamp, TimestampError};

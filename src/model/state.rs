@@ -543,7 +543,11 @@ pub struct PipelineRecord {
     /// Grows by one with each accepted change.
     pub generation: super::ids::Generation,
     /// The file it comes from; `None` = standard input.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "super::path::optional"
+    )]
     pub file: Option<std::path::PathBuf>,
     /// Whether saving the file applies it.
     pub watched: bool,

@@ -86,6 +86,7 @@ pub struct DaemonStatus {
     /// When it started.
     pub started_at: Timestamp,
     /// Where it keeps its state.
+    #[serde(with = "super::path::one")]
     pub state_dir: PathBuf,
     /// Whether what it decides can be recorded.
     pub durable: bool,
@@ -103,6 +104,7 @@ pub struct PipelineStatus {
     /// Its name.
     pub name: PipelineName,
     /// The file that it comes from; `None` = standard input.
+    #[serde(default, with = "super::path::optional")]
     pub file: Option<PathBuf>,
     /// Whether saving the file applies it.
     pub watched: bool,
@@ -124,6 +126,7 @@ pub struct PipelineStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The file.
+    #[serde(default, with = "super::path::optional")]
     pub file: Option<PathBuf>,
     /// Line, from 1; `None` when the whole file is meant.
     pub line: Option<u32>,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::driver::{Description, Launch};
-use crate::model::{ComponentSpec, InstanceId};
+use crate::model::{ComponentSpec, InstanceId, path};
 
 /// The present form of the labels.
 const SCHEMA: &str = "1";
@@ -80,7 +80,7 @@ pub(super) fn labels(
         set(BOOT, boot);
     }
     if let Some(file) = &launch.file {
-        set(FILE, serde_json::to_string(file)?);
+        set(FILE, serde_json::to_string(&path::to_text(file))?);
     }
     Ok(labels)
 }
@@ -101,14 +101,17 @@ pub(super) fn read(labels: &HashMap<String, String>) -> Result<Description, Stri
     let generation = get(GENERATION)?
         .parse()
         .map_err(|error: std::num::ParseIntError| unreadable(GENERATION, error.to_string()))?;
-    let file = labels.get(FILE).map(|file| serde_json::from_str(file));
+    let file = labels
+        .get(FILE)
+        .map(|file| serde_json::from_str::<String>(file));
     Ok(Description {
         instance,
         spec: spec.into(),
         generation: crate::model::Generation(generation),
         file: file
             .transpose()
-            .map_err(|error| unreadable(FILE, error.to_string()))?,
+            .map_err(|error| unreadable(FILE, error.to_string()))?
+            .map(|text| path::from_text(&text)),
     })
 }
 

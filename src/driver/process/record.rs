@@ -42,7 +42,11 @@ pub(super) struct Description {
     /// The pipeline's generation by which it was decided.
     pub(super) generation: Generation,
     /// The pipeline's file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::model::path::optional"
+    )]
     pub(super) file: Option<PathBuf>,
     /// Names of the injected variables; their values may be secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -61,7 +61,11 @@ pub struct ComponentSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Files of `NAME=value` lines, read when an instance starts; later files win, `env` over all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        with = "crate::model::path::many"
+    )]
     pub env_file: Vec<PathBuf>,
     /// Names, or `PREFIX_*` patterns, of the daemon's own variables to pass on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -21,7 +21,7 @@ pub struct Volume {
 #[serde(rename_all = "lowercase")]
 pub enum VolumeSource {
     /// A file or folder of the host, absolute.
-    Bind(PathBuf),
+    Bind(#[serde(with = "crate::model::path::one")] PathBuf),
     /// A volume of the engine; kept when the pipeline goes.
     Named(String),
     /// Memory, gone with the instance.
@@ -47,7 +47,7 @@ pub struct SecretSpec {
 #[serde(rename_all = "lowercase")]
 pub enum SecretSource {
     /// A file of the host.
-    File(PathBuf),
+    File(#[serde(with = "crate::model::path::one")] PathBuf),
     /// A variable of the daemon.
     Env(String),
 }

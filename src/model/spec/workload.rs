@@ -67,6 +67,7 @@ pub struct ProcessSpec {
     pub args: Vec<String>,
     /// Absolute: a relative `working_dir` was resolved against the manifest's folder, which is
     /// also the default.
+    #[serde(with = "crate::model::path::one")]
     pub working_dir: PathBuf,
 }
 
