@@ -17,6 +17,7 @@
 //! | 1 | [`planner`] | what to do, given what is wanted, what is seen, and the time |
 //! | 1 | [`clock`] | wall time that tests can move |
 //! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
+//! | 1 | [`ownership`] | who else could change what a path names |
 //! | 2 | [`store`] | what is remembered, in an embedded database |
 //! | 2 | [`driver`] | where components run |
 //! | 2 | [`probe`] | asks components whether they are well |
@@ -61,6 +62,7 @@ pub mod driver;
 pub mod files;
 pub mod manifest;
 pub mod model;
+pub mod ownership;
 pub mod planner;
 pub mod preflight;
 pub mod probe;

@@ -26,7 +26,7 @@ use super::backend::Backend;
 use super::error::{ApiError, ErrorBody};
 use super::lines::Lines;
 use super::server::Inside;
-use super::socket;
+use super::socket::{self, ConnectError};
 use super::wire::{
     ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, KeptEntry, KeptLogs,
     LogParams, RemovedLogs, VersionAnswer, VolumesAnswer, VolumesRequest,
@@ -75,6 +75,24 @@ pub enum ClientError {
         /// What connecting gave.
         why: String,
     },
+    /// Who answers there may be another user, who is neither asked nor told anything.
+    #[error("the state directory {} is not ours alone: {why}", state_dir.display())]
+    NotOurs {
+        /// The state directory that was to be asked.
+        state_dir: PathBuf,
+        /// Who, and by what.
+        why: String,
+        /// What to do about it.
+        advice: String,
+    },
+    /// What was to be asked could not be put into words: a fault of this side.
+    #[error("the question {question} could not be written: {why}")]
+    Unwritten {
+        /// What was to be asked.
+        question: String,
+        /// What went wrong.
+        why: String,
+    },
     /// Somebody listens and does not answer.
     #[error("the daemon of {} did not answer within {after:?}", state_dir.display())]
     Silent {
@@ -89,6 +107,8 @@ pub enum ClientError {
     /// The answer broke off or cannot be understood.
     #[error("the daemon's answer to {question} broke: {why}")]
     Broken {
+        /// The state directory that was asked.
+        state_dir: PathBuf,
         /// What was asked.
         question: String,
         /// What went wrong.
@@ -143,7 +163,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn status(&self) -> Result<Snapshot, ClientError> {
-        decode("/v1/status", &self.status_text().await?)
+        decode(&self.state_dir, "/v1/status", &self.status_text().await?)
     }
 
     /// Everyone who is registered with the control plane.
@@ -316,7 +336,11 @@ impl Client {
         within: Duration,
     ) -> Result<T, ClientError> {
         let answer = self.send(method, path, Bytes::new(), within).await?;
-        decode(path, &self.whole(answer, path, within).await?)
+        decode(
+            &self.state_dir,
+            path,
+            &self.whole(answer, path, within).await?,
+        )
     }
 
     async fn post<Q: Serialize, T: DeserializeOwned>(
@@ -324,18 +348,25 @@ impl Client {
         path: &str,
         question: &Q,
     ) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(question).map_err(|error| broken(path, &error))?;
+        let body = serde_json::to_vec(question).map_err(|error| ClientError::Unwritten {
+            question: path.to_owned(),
+            why: error.to_string(),
+        })?;
         let answer = self.send(Method::POST, path, body.into(), COMMAND).await?;
-        decode(path, &self.whole(answer, path, COMMAND).await?)
+        decode(
+            &self.state_dir,
+            path,
+            &self.whole(answer, path, COMMAND).await?,
+        )
     }
 
     async fn stream(&self, path: &str) -> Result<Lines, ClientError> {
         let answer = self.send(Method::GET, path, Bytes::new(), QUESTION).await?;
         if answer.status().is_success() {
-            Ok(Lines::new(path, answer.into_body()))
+            Ok(Lines::new(&self.state_dir, path, answer.into_body()))
         } else {
             let body = self.whole(answer, path, QUESTION).await?;
-            Err(broken(path, &String::from_utf8_lossy(&body)))
+            Err(self.broken(path, &String::from_utf8_lossy(&body)))
         }
     }
 
@@ -389,7 +420,7 @@ impl Client {
             sender.send_request(request).await
         };
         match timeout(within, question).await {
-            Ok(answer) => answer.map_err(|error| broken(path, &error)),
+            Ok(answer) => answer.map_err(|error| self.broken(path, &error)),
             Err(_) => Err(self.silent(within)),
         }
     }
@@ -402,7 +433,14 @@ impl Client {
         loop {
             let error = match socket::connect(&self.state_dir).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) => error,
+                Err(ConnectError::Io(error)) => error,
+                Err(ConnectError::Stranger(stranger)) => {
+                    return Err(ClientError::NotOurs {
+                        state_dir: self.state_dir.clone(),
+                        why: stranger.to_string(),
+                        advice: stranger.advice(),
+                    });
+                }
             };
             if error.kind() != io::ErrorKind::WouldBlock {
                 return Err(self.no_daemon(&error));
@@ -438,7 +476,7 @@ impl Client {
     ) -> Result<Bytes, ClientError> {
         let status = answer.status();
         let body = match timeout(within, answer.into_body().collect()).await {
-            Ok(body) => body.map_err(|error| broken(path, &error))?.to_bytes(),
+            Ok(body) => body.map_err(|error| self.broken(path, &error))?.to_bytes(),
             Err(_) => return Err(self.silent(within)),
         };
         if status.is_success() {
@@ -446,11 +484,15 @@ impl Client {
         }
         match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(told) => Err(ClientError::Answer(told.error)),
-            Err(_) => Err(broken(
+            Err(_) => Err(self.broken(
                 path,
                 &format!("{status}: {}", String::from_utf8_lossy(&body)),
             )),
         }
+    }
+
+    fn broken(&self, question: &str, why: &dyn std::fmt::Display) -> ClientError {
+        broken(&self.state_dir, question, why)
     }
 
     fn silent(&self, after: Duration) -> ClientError {
@@ -486,12 +528,17 @@ fn address(pipeline: &PipelineKey) -> String {
     format!("/v1/pipelines/{}/{}", pipeline.namespace, pipeline.name)
 }
 
-pub(super) fn decode<T: DeserializeOwned>(question: &str, body: &[u8]) -> Result<T, ClientError> {
-    serde_json::from_slice(body).map_err(|error| broken(question, &error))
+pub(super) fn decode<T: DeserializeOwned>(
+    state_dir: &Path,
+    question: &str,
+    body: &[u8],
+) -> Result<T, ClientError> {
+    serde_json::from_slice(body).map_err(|error| broken(state_dir, question, &error))
 }
 
-pub(super) fn broken(question: &str, why: &dyn std::fmt::Display) -> ClientError {
+pub(super) fn broken(state_dir: &Path, question: &str, why: &dyn std::fmt::Display) -> ClientError {
     ClientError::Broken {
+        state_dir: state_dir.to_owned(),
         question: question.to_owned(),
         why: why.to_string(),
     }

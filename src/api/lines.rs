@@ -1,5 +1,7 @@
 //! A stream as its reader gets it: line by line.
 
+use std::path::{Path, PathBuf};
+
 use axum::body::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -11,6 +13,7 @@ use super::error::ErrorBody;
 /// The lines of a stream.
 #[derive(Debug)]
 pub struct Lines {
+    state_dir: PathBuf,
     question: String,
     body: Incoming,
     pending: Vec<u8>,
@@ -20,8 +23,9 @@ pub struct Lines {
 
 impl Lines {
     /// The lines of `body`, the answer to `question`.
-    pub(super) fn new(question: &str, body: Incoming) -> Self {
+    pub(super) fn new(state_dir: &Path, question: &str, body: Incoming) -> Self {
         Self {
+            state_dir: state_dir.to_owned(),
             question: question.to_owned(),
             body,
             pending: Vec::new(),
@@ -46,7 +50,7 @@ impl Lines {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(broken(&self.question, &error)),
+                Some(Err(error)) => return Err(broken(&self.state_dir, &self.question, &error)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.pending.drain(..self.taken);
@@ -64,7 +68,7 @@ impl Lines {
     /// As [`Lines::next`], and when it is not such a value.
     pub async fn decoded<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
         match self.next().await? {
-            Some(line) => Ok(Some(decode(&self.question, &line)?)),
+            Some(line) => Ok(Some(decode(&self.state_dir, &self.question, &line)?)),
             None => Ok(None),
         }
     }

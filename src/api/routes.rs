@@ -69,7 +69,7 @@ impl IntoResponse for ApiError {
 
 async fn no_such_address() -> ApiError {
     ApiError::new(ErrorCode::NotFound, "there is no such address")
-        .with_hint("client and daemon may be of different versions; compare `flowctl version`")
+        .with_hint("client and daemon may be of different versions; compare `flowctl --version`")
 }
 
 async fn wrong_method() -> ApiError {

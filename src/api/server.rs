@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::Request;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -29,8 +31,14 @@ use crate::model::Snapshot;
 const MAX_CONNECTIONS: usize = 256;
 /// Of these, how many may be streams, which last: the rest stays free for questions.
 const MAX_STREAMS: usize = 128;
-/// Request bodies read at once: with [`BODY_LIMIT`] this bounds what senders can make us hold.
+/// Larger request bodies read at once: with [`BODY_LIMIT`] this bounds what senders can make us hold.
 const MAX_BODIES: usize = 4;
+/// Up to this a body is read without a turn: nearly all are, and wait for no slow sender.
+const SMALL_BODY: usize = 64 << 10;
+/// How long a larger one waits for its turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
+/// And how long it may hold it. A sender that means it needs a tenth of a second for the largest.
+const TURN: Duration = Duration::from_secs(2);
 /// Largest body: sixteen manifests of the largest size that is read.
 const BODY_LIMIT: usize = 16 << 20;
 /// A body arrives within this.
@@ -219,23 +227,51 @@ impl Shared {
         if usize::try_from(body.size_hint().lower()).is_ok_and(|length| length > BODY_LIMIT) {
             return Err(too_large(&"it is larger"));
         }
-        let reading = async {
-            let _permit = self
-                .bodies
-                .acquire()
-                .await
-                .expect("the semaphore is never closed");
-            axum::body::to_bytes(body, BODY_LIMIT).await
+        let mut body = Limited::new(body, BODY_LIMIT);
+        let mut read = Vec::new();
+        let late = |within: Duration| {
+            let message = format!("the request's body did not arrive within {within:?}");
+            ApiError::new(ErrorCode::Busy, message)
         };
-        match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => Err(too_large(&error)),
-            Err(_) => Err(ApiError::new(
-                ErrorCode::Busy,
-                "the request's body did not arrive within 10 s",
-            )),
+        let begun = timeout(BODY_TIMEOUT, fill(&mut body, &mut read, SMALL_BODY)).await;
+        let begun = begun.map_err(|_| late(BODY_TIMEOUT))?;
+        if begun.map_err(|error| too_large(&error))? == Filled::Whole {
+            return Ok(read.into());
+        }
+        // Nobody waits here for a body that is under way, but for one that others are sending.
+        let turn = timeout(TURN_PATIENCE, self.bodies.acquire()).await;
+        let _turn = turn
+            .map_err(|_| ApiError::new(ErrorCode::Busy, "too many send large requests at once"))?
+            .expect("the semaphore is never closed");
+        let rest = timeout(TURN, fill(&mut body, &mut read, usize::MAX)).await;
+        rest.map_err(|_| late(TURN))?
+            .map_err(|error| too_large(&error))?;
+        Ok(read.into())
+    }
+}
+
+/// How far a body was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    Whole,
+    InPart,
+}
+
+/// Reads `body` into `read` until it ends, or more than `enough` is there.
+async fn fill(
+    body: &mut Limited<axum::body::Body>,
+    read: &mut Vec<u8>,
+    enough: usize,
+) -> Result<Filled, Box<dyn std::error::Error + Send + Sync>> {
+    while read.len() <= enough {
+        let Some(frame) = body.frame().await else {
+            return Ok(Filled::Whole);
+        };
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
         }
     }
+    Ok(Filled::InPart)
 }
 
 /// `value` as JSON with a newline at its end.

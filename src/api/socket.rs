@@ -1,6 +1,7 @@
 //! The Unix socket of a state directory.
 //!
-//! **Guarantees.** It is born with mode 0600, so there is no moment in which others could connect.
+//! **Guarantees.** Nobody is connected to who could be a stranger's: neither through a directory that
+//! another user owns or may write, nor to a listener of another user. The socket is born with mode 0600, so there is no moment in which others could connect.
 //! A path longer than the 107 bytes that a socket address holds works all the same: both sides go
 //! through `/proc/self/fd`, where the directory has a short name.
 
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::ownership::{End, How, Stranger, Trusted};
 
 /// The socket's name in its state directory.
 pub const NAME: &str = "flowctl.sock";
@@ -62,14 +65,41 @@ pub fn bind(state_dir: &Path) -> io::Result<Listener> {
     Ok(Listener { inner, path })
 }
 
+/// Why nobody was connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Another user may be who answers.
+    #[error(transparent)]
+    Stranger(#[from] Stranger),
+    /// `NotFound` when there is no socket, `ConnectionRefused` when its daemon died, `WouldBlock`
+    /// when too many wait already.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// Connects to the daemon of `state_dir`.
 ///
 /// # Errors
-/// `NotFound` when there is no socket, `ConnectionRefused` when its daemon died, `WouldBlock` when
-/// too many wait already.
-pub async fn connect(state_dir: &Path) -> io::Result<UnixStream> {
+/// When nobody listens, or one who may be a stranger.
+pub async fn connect(state_dir: &Path) -> Result<UnixStream, ConnectError> {
+    connect_as(&Trusted::ours(), state_dir).await
+}
+
+async fn connect_as(trusted: &Trusted, state_dir: &Path) -> Result<UnixStream, ConnectError> {
+    if let Some(stranger) = trusted.stranger(state_dir, End::WithContents) {
+        return Err(stranger.into());
+    }
     let short = ShortPath::of(state_dir)?;
-    UnixStream::connect(short.socket()).await
+    let stream = UnixStream::connect(short.socket()).await?;
+    // Who listens, and not who made the file: what was asked would be theirs to answer.
+    let listener = stream.peer_cred()?.uid();
+    if trusted.has(listener) {
+        return Ok(stream);
+    }
+    Err(ConnectError::Stranger(Stranger {
+        path: state_dir.join(NAME),
+        how: How::Owns(listener),
+    }))
 }
 
 /// A directory under a name that always fits a socket address, valid while this lives.
@@ -114,6 +144,30 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
         let error = connect(dir.path()).await.unwrap_err();
+        let ConnectError::Io(error) = error else {
+            panic!("nobody is there: {error}");
+        };
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn one_who_may_be_a_stranger_is_not_talked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let _listener = bind(dir.path()).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        assert!(connect(dir.path()).await.is_ok());
+        // To a user whom we are not, all of this is a stranger's.
+        let trusted = Trusted::of([own + 1]);
+        let refused = connect_as(&trusted, dir.path()).await;
+        assert!(matches!(refused, Err(ConnectError::Stranger(_))));
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = connect(dir.path()).await;
+        assert!(matches!(
+            refused,
+            Err(ConnectError::Stranger(Stranger {
+                how: How::AllWrite,
+                ..
+            }))
+        ));
     }
 }

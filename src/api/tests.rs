@@ -287,6 +287,7 @@ fn request(sources: Vec<SourceInput>) -> ApplyRequest {
 
 fn text(text: &str) -> SourceInput {
     SourceInput::Text {
+        name: None,
         text: text.to_owned(),
         folder: PathBuf::from("/"),
     }

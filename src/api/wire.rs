@@ -9,7 +9,7 @@ use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{
     ComponentId, Event, Generation, InstanceId, Namespace, PipelineKey, PipelineName, Problem,
-    Pull, Timestamp,
+    Pull, Timestamp, path,
 };
 use crate::planner::diff::PipelineDiff;
 use crate::reconciler::{Applied, Change, Request};
@@ -38,13 +38,17 @@ pub struct ApplyRequest {
 #[serde(rename_all = "lowercase")]
 pub enum SourceInput {
     /// A file on this host, by its absolute path; the daemon reads it.
-    File(PathBuf),
+    File(#[serde(with = "path::one")] PathBuf),
     /// The text itself, as from standard input.
     Text {
         /// YAML.
         text: String,
         /// The absolute folder that relative paths in it are meant from.
+        #[serde(with = "path::one")]
         folder: PathBuf,
+        /// What problems call it; `None` = standard input.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
 }
 
@@ -110,6 +114,7 @@ pub struct AppliedPipeline {
     /// What happened.
     pub change: ChangeWord,
     /// The file it was watched at before, when that was another one.
+    #[serde(default, with = "path::optional")]
     pub moved_from: Option<PathBuf>,
 }
 

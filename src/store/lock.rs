@@ -1,4 +1,4 @@
-//! One daemon per state directory.
+//! One daemon per state directory, which is nobody else's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+use crate::ownership::{End, Stranger, Trusted};
 
 /// The lock's file in the state directory.
 const FILE: &str = "lock";
@@ -42,6 +44,14 @@ pub enum LockError {
         pid: Option<u32>,
         /// What the holder says about itself.
         about: String,
+    },
+    /// Another user could change what it holds, and so what we run.
+    #[error("the state directory `{}` is not ours alone: {stranger}", state_dir.display())]
+    Stranger {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// Who, and by what.
+        stranger: Stranger,
     },
     /// The system refused.
     #[error("cannot {doing} `{}`", path.display())]
@@ -126,7 +136,21 @@ impl StateLock {
 }
 
 /// Makes `dir` with mode 0700. One that is there already and ours loses what others may do with it.
-fn make_private(dir: &Path) -> Result<(), LockError> {
+///
+/// # Errors
+/// When it cannot be made, or another user could change what it holds.
+pub fn make_private(dir: &Path) -> Result<(), LockError> {
+    let trusted = Trusted::ours();
+    let strange = |stranger| LockError::Stranger {
+        state_dir: dir.to_owned(),
+        stranger,
+    };
+    // Before it is made: nothing is made in a place that another chose.
+    if let Some(parent) = dir.parent()
+        && let Some(stranger) = trusted.stranger(parent, End::Itself)
+    {
+        return Err(strange(stranger));
+    }
     let failed = |doing, source| LockError::Io {
         doing,
         path: dir.to_owned(),
@@ -143,7 +167,10 @@ fn make_private(dir: &Path) -> Result<(), LockError> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
             .map_err(|source| failed("make private", source))?;
     }
-    Ok(())
+    let found = trusted
+        .stranger_in(dir)
+        .map_err(|source| failed("list", source))?;
+    found.map_or(Ok(()), |stranger| Err(strange(stranger)))
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ use writer::{Commit, Engine, Link, Message};
 
 pub use batch::{Batch, Durability, EventQuery};
 pub use error::StoreError;
-pub use lock::{LockError, StateLock, lock};
+pub use lock::{LockError, StateLock, lock, make_private};
 pub use private::write_private;
 
 use crate::model::{Event, PipelineKey, PipelineRecord, Record, ReplicaKey, Timestamp};

@@ -16,12 +16,13 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 16] = [
+const ROOMS: [(&str, u8); 17] = [
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),
     ("clock", 1),
     ("files", 1),
+    ("ownership", 1),
     ("store", 2),
     ("driver", 2),
     ("probe", 2),
@@ -69,12 +70,14 @@ const CRATES: [(&str, &[&str]); 40] = [
         "rustix",
         &[
             "files",
+            "ownership.rs",
             "driver/process",
             "driver/logs",
             "driver/docker",
             "store",
             "probe",
             "preflight",
+            "watch",
             "control_plane",
             "api",
             "telemetry",
