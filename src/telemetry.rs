@@ -9,11 +9,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
@@ -71,36 +72,106 @@ pub fn init(filter: Option<&str>, format: LogFormat) -> Result<(), TelemetryErro
     outcome.map_err(TelemetryError::Twice)
 }
 
-/// Begins the [`LOG`] in `state_dir` anew whenever it has grown large, and keeps the one before.
-/// Does nothing while this process writes elsewhere: to a terminal, a pipe or a journal. Never ends.
-pub async fn keep_small(state_dir: PathBuf) {
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        let turned = match fresh(&state_dir, io::stderr(), LOG_LIMIT) {
-            Ok(None) => continue,
-            Ok(Some(log)) => write_to(&log),
-            Err(error) => Err(error),
+/// The file that this process writes its log to, if it is one.
+#[derive(Clone, Debug)]
+pub enum LogFile {
+    /// The [`LOG`] of this state directory, which is ours to begin anew.
+    Own(PathBuf),
+    /// A file that whoever started us chose.
+    Given(PathBuf),
+    /// A terminal, a pipe or a journal.
+    Elsewhere,
+}
+
+impl LogFile {
+    /// Where standard error goes now, for a daemon of `state_dir`.
+    pub fn of_stderr(state_dir: &Path) -> Self {
+        Self::of(state_dir, io::stderr())
+    }
+
+    fn of(state_dir: &Path, current: impl AsFd) -> Self {
+        let Ok(written) = rustix::fs::fstat(&current) else {
+            return Self::Elsewhere;
         };
-        if let Err(error) = turned {
-            tracing::warn!(%error, "the daemon's log cannot be begun anew");
+        let is_written = |path: &Path| {
+            rustix::fs::stat(path)
+                .is_ok_and(|named| (written.st_dev, written.st_ino) == (named.st_dev, named.st_ino))
+        };
+        if is_written(&state_dir.join(LOG)) {
+            return Self::Own(state_dir.to_owned());
+        }
+        let link = format!("/proc/self/fd/{}", current.as_fd().as_raw_fd());
+        let named = fs::read_link(link).unwrap_or_default();
+        let is_file = FileType::from_raw_mode(written.st_mode) == FileType::RegularFile;
+        if is_file && is_written(&named) {
+            Self::Given(named)
+        } else {
+            Self::Elsewhere
+        }
+    }
+
+    /// Begins it anew: what somebody moved away is left to them, and our own that is where it was is
+    /// kept as the one before.
+    pub fn begin_anew(&self) {
+        let turned = match self {
+            Self::Own(state_dir) => fresh(state_dir, io::stderr(), 0),
+            Self::Given(path) => reopened(path, io::stderr()),
+            Self::Elsewhere => Ok(None),
+        };
+        match turned.and_then(|log| log.as_ref().map(write_to).transpose()) {
+            Ok(Some(())) => tracing::info!("the log begins anew"),
+            Ok(None) => tracing::info!("the log goes on: there is nothing to begin anew"),
+            Err(error) => tracing::warn!(%error, "the log cannot be begun anew"),
+        }
+    }
+
+    /// Begins it anew whenever it has grown large, or was moved or removed. A file that we were given
+    /// is as large as its owner lets it be. Never ends.
+    pub async fn keep(self) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let turned = match &self {
+                Self::Own(state_dir) => fresh(state_dir, io::stderr(), LOG_LIMIT),
+                Self::Given(path) => reopened(path, io::stderr()),
+                Self::Elsewhere => return,
+            };
+            let turned = turned.and_then(|log| log.as_ref().map(write_to).transpose());
+            if let Err(error) = turned {
+                tracing::warn!(%error, "the daemon's log cannot be begun anew");
+            }
         }
     }
 }
 
-/// The log to write to from now on; `None` when `current` is not the one in `state_dir`, or no
-/// larger than `limit`.
+/// The log to write to from now on, where `path` is not what `current` writes to any more.
+fn reopened(path: &Path, current: impl AsFd) -> io::Result<Option<File>> {
+    let written = rustix::fs::fstat(current)?;
+    match rustix::fs::stat(path) {
+        Ok(named) if (written.st_dev, written.st_ino) == (named.st_dev, named.st_ino) => {
+            return Ok(None);
+        }
+        Ok(_) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
+    Ok(Some(log))
+}
+
+/// The log in `state_dir` to write to from now on; `None` while `current` is it and no larger than
+/// `limit`.
 fn fresh(state_dir: &Path, current: impl AsFd, limit: u64) -> io::Result<Option<File>> {
     let path = state_dir.join(LOG);
-    let named = match rustix::fs::stat(&path) {
-        Ok(named) => named,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    if let Some(moved) = reopened(&path, &current)? {
+        return Ok(Some(moved));
+    }
     let written = rustix::fs::fstat(current)?;
-    let is_ours = (written.st_dev, written.st_ino) == (named.st_dev, named.st_ino);
-    if !is_ours || u64::try_from(written.st_size).unwrap_or(0) <= limit {
+    if u64::try_from(written.st_size).unwrap_or(0) <= limit {
         return Ok(None);
     }
     // Made before the old one is moved: where there is no room for it, all stays as it is.
@@ -115,8 +186,15 @@ fn fresh(state_dir: &Path, current: impl AsFd, limit: u64) -> io::Result<Option<
     Ok(Some(log))
 }
 
+/// Has standard error go to `log`, and standard output where that went to the same file.
 fn write_to(log: &File) -> io::Result<()> {
-    rustix::stdio::dup2_stdout(log)?;
+    let (out, err) = (
+        rustix::fs::fstat(io::stdout())?,
+        rustix::fs::fstat(io::stderr())?,
+    );
+    if (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino) {
+        rustix::stdio::dup2_stdout(log)?;
+    }
     Ok(rustix::stdio::dup2_stderr(log)?)
 }
 
@@ -165,12 +243,40 @@ mod tests {
             (read(LOG), read(OLD_LOG)),
             ("second".into(), "first".into())
         );
-        // What is written elsewhere is nobody's to move, however large.
-        assert!(fresh(dir.path(), &first, 0).unwrap().is_none());
-        assert!(fresh(dir.path(), &second, 0).unwrap().is_some());
+        let third = fresh(dir.path(), &second, 0).unwrap().unwrap();
         assert_eq!((read(LOG), read(OLD_LOG)), (String::new(), "second".into()));
+        assert!(
+            fresh(dir.path(), &third, 0).unwrap().is_none(),
+            "it is empty"
+        );
+    }
+
+    #[test]
+    fn a_log_that_somebody_moved_or_removed_is_begun_anew_and_nothing_is_taken_from_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOG);
+        let open = || {
+            let options = &mut OpenOptions::new();
+            options.create(true).append(true).open(&path).unwrap()
+        };
+        let first = open();
+        let own = LogFile::of(dir.path(), &first);
+        assert!(matches!(own, LogFile::Own(_)));
+        let other = tempfile::tempdir().unwrap();
+        let given = LogFile::of(other.path(), &first);
+        assert!(matches!(given, LogFile::Given(given) if given == path.canonicalize().unwrap()));
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let elsewhere = LogFile::of(dir.path(), &socket);
+        assert!(matches!(elsewhere, LogFile::Elsewhere));
+
+        assert!(reopened(&path, &first).unwrap().is_none());
+        fs::rename(&path, dir.path().join("theirs")).unwrap();
+        let second = fresh(dir.path(), &first, LOG_LIMIT).unwrap().unwrap();
+        assert!(reopened(&path, &second).unwrap().is_none());
         fs::remove_file(&path).unwrap();
-        assert!(fresh(dir.path(), &second, 0).unwrap().is_none());
+        assert!(reopened(&path, &second).unwrap().is_some());
+        assert!(path.exists() && dir.path().join("theirs").exists());
+        assert!(!dir.path().join(OLD_LOG).exists());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub use doors::{Containers, Doors};
 pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
 pub use remote::{Elsewhere, RemoteError, components_at};
-pub use tls::{AuthorityError, ClientTls, TlsError, TlsFiles};
+pub use tls::{AuthorityError, ClientTls, Tls as Certificates, TlsError, TlsFiles};
 pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError};
 
 use crate::clock::Clock;
@@ -226,6 +226,11 @@ impl ControlPlane {
             options,
             tls,
         })
+    }
+
+    /// What it serves by, if by TLS.
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.tls.clone()
     }
 
     /// Where it listens: what `status` shows and processes are told.

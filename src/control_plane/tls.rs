@@ -89,7 +89,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A server's identity, read anew when its files change. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub struct Tls {
     files: Arc<TlsFiles>,
     current: Arc<Mutex<Current>>,
 }
@@ -108,7 +108,7 @@ impl Tls {
     ///
     /// # Errors
     /// When one of them cannot be used; it is named.
-    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+    pub(super) fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let stamps = stamps(&files);
         let config = Arc::new(config(&files)?);
         let current = Current {
@@ -126,9 +126,17 @@ impl Tls {
     ///
     /// # Errors
     /// When it does not speak TLS, or shows no certificate that is asked for.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.config();
         TlsAcceptor::from(config).accept(stream).await
+    }
+
+    /// Reads the files, changed or not.
+    pub fn read_again(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.looked = Instant::now();
+        current.stamps = stamps(&self.files);
+        self.take(&mut current);
     }
 
     /// What is served now. New files that cannot be used change nothing.
@@ -139,18 +147,22 @@ impl Tls {
             let stamps = stamps(&self.files);
             if stamps != current.stamps {
                 current.stamps = stamps;
-                match config(&self.files) {
-                    Ok(config) => {
-                        tracing::info!("the control plane serves a new certificate");
-                        current.config = Arc::new(config);
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the control plane keeps its old certificate");
-                    }
-                }
+                self.take(&mut current);
             }
         }
         Arc::clone(&current.config)
+    }
+
+    fn take(&self, current: &mut Current) {
+        match config(&self.files) {
+            Ok(config) => {
+                tracing::info!("the control plane serves a new certificate");
+                current.config = Arc::new(config);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the control plane keeps its old certificate");
+            }
+        }
     }
 }
 

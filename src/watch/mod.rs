@@ -195,6 +195,16 @@ impl Watch {
         }
     }
 
+    /// Reads everything again, whatever the kernel told of it. What changed arrives as an update.
+    pub fn look_again(&self) {
+        for thread in self.workers().threads.values() {
+            // One that has died has said so.
+            if thread.send(worker::Message::LookAgain).is_err() {
+                tracing::error!("{WatchDied}");
+            }
+        }
+    }
+
     /// Stops watching the source of this path. Updates that are under way may still arrive.
     ///
     /// # Errors

@@ -5,20 +5,22 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use crate::manifest::{self, Given, MAX_BYTES, Options, Parsed, Problems};
 use crate::model::PipelineKey;
+use crate::ownership::{End, Trusted};
 
 use super::Update;
 
 /// Reads a file, or each manifest of a directory, without watching it. Problems name the files as
-/// `path` does. A pipe is read to its end.
+/// `path` does.
 pub fn read(path: &Path, given: &Given) -> Vec<Update> {
-    let outcomes = texts(path, Pipes::Accepted)
-        .into_iter()
-        .map(|(file, text)| {
-            let outcome = text.and_then(|text| parse(&file, &text, given));
-            Update { file, outcome }
-        });
+    let outcomes = texts(path).into_iter().map(|(file, text)| {
+        let outcome = text.and_then(|text| parse(&file, &text, given));
+        Update { file, outcome }
+    });
     let mut updates: Vec<Update> = outcomes.collect();
     refuse_twins(&mut updates, &BTreeMap::new());
     updates
@@ -40,17 +42,10 @@ pub fn read_stream(
     manifest::parse(name, &text, &options)
 }
 
-/// Whether a source may be something that can be read only once, and that may never end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pipes {
-    Accepted,
-    Refused,
-}
-
 /// The manifests of a source, each with its text or why there is none.
-pub(super) fn texts(path: &Path, pipes: Pipes) -> Vec<(PathBuf, Result<Vec<u8>, Problems>)> {
+pub(super) fn texts(path: &Path) -> Vec<(PathBuf, Result<Vec<u8>, Problems>)> {
     if !path.is_dir() {
-        return vec![(path.to_path_buf(), text(path, pipes))];
+        return vec![(path.to_path_buf(), text(path))];
     }
     let whole = |problem: Problems| vec![(path.to_path_buf(), Err(problem))];
     let files = match manifests(path) {
@@ -67,7 +62,7 @@ pub(super) fn texts(path: &Path, pipes: Pipes) -> Vec<(PathBuf, Result<Vec<u8>, 
     files
         .into_iter()
         .map(|file| {
-            let text = text(&file, pipes);
+            let text = text(&file);
             (file, text)
         })
         .collect()
@@ -98,18 +93,32 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     yaml && !hidden
 }
 
-fn text(file: &Path, pipes: Pipes) -> Result<Vec<u8>, Problems> {
+/// A pipe is never opened to wait for its writer: it can be read once, and may never end.
+fn text(file: &Path) -> Result<Vec<u8>, Problems> {
     let name = file.display().to_string();
-    if pipes == Pipes::Refused && file.exists() && !file.is_file() {
-        return Err(Problems::whole_file(
-            &name,
-            "this is not a regular file, so it cannot be watched",
-            None,
-        ));
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(file, flags, Mode::empty()).map(File::from);
+    let read = opened.map_err(io::Error::from).and_then(|opened| {
+        let is_regular = opened.metadata()?.is_file();
+        is_regular.then(|| limited(opened)).transpose()
+    });
+    match read {
+        Ok(Some(text)) => Ok(text),
+        // A socket cannot even be opened.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+            Err(not_regular(&name))
+        }
+        Ok(None) => Err(not_regular(&name)),
+        Err(error) => Err(unreadable(&name, &error)),
     }
-    File::open(file)
-        .and_then(limited)
-        .map_err(|error| unreadable(&name, &error))
+}
+
+fn not_regular(name: &str) -> Problems {
+    Problems::whole_file(
+        name,
+        "this is not a regular file, so it cannot be watched",
+        Some("`-f -` takes what can be read only once".to_owned()),
+    )
 }
 
 /// As much of a stream as can be a manifest, and one byte more, by which a larger one is known.
@@ -124,6 +133,16 @@ fn unreadable(name: &str, error: &io::Error) -> Problems {
         return Problems::whole_file(name, "there is no such file", None);
     }
     Problems::whole_file(name, format!("cannot read the file: {error}"), None)
+}
+
+/// What is wrong with following `path`: whoever else could change it could have us run anything.
+pub(super) fn strange(path: &Path, end: End) -> Option<Problems> {
+    let stranger = Trusted::ours().stranger(path, end)?;
+    Some(Problems::whole_file(
+        &path.display().to_string(),
+        format!("it is not followed, since others could change it: {stranger}"),
+        Some(stranger.advice()),
+    ))
 }
 
 /// The pipelines in the text of `file`, whose folder relative paths are meant from.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::manifest::Problems;
 use crate::model::PipelineKey;
+use crate::ownership::End;
 
 use super::debounce::Debounce;
-use super::read::{self, Pipes, is_manifest};
+use super::read::{self, is_manifest};
 use super::route::Route;
 use super::{Source, Update};
 
@@ -97,9 +98,19 @@ impl Watched {
     /// Reads every file and says what changed.
     pub(super) fn look(&mut self, patience: Patience) -> Look {
         let mut texts: BTreeMap<PathBuf, Result<Vec<u8>, Problems>> =
-            read::texts(&self.source.path, Pipes::Refused)
-                .into_iter()
-                .collect();
+            read::texts(&self.source.path).into_iter().collect();
+        // Of a folder, whoever could add a file to it counts too.
+        let whole = if self.source.path.is_dir() {
+            read::strange(&self.source.path, End::WithContents)
+        } else {
+            None
+        };
+        for (file, text) in &mut texts {
+            let strange = || read::strange(file, End::Itself);
+            if let Some(problem) = whole.clone().or_else(strange) {
+                *text = Err(problem);
+            }
+        }
         // A file that left a directory is a problem, never "delete everything".
         for file in self.files.keys().filter(|file| **file != self.source.path) {
             texts.entry(file.clone()).or_insert_with(|| Err(gone(file)));

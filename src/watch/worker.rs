@@ -34,6 +34,8 @@ pub(super) enum Message {
     },
     /// Watch it no longer.
     Remove { path: PathBuf },
+    /// Read everything again.
+    LookAgain,
     /// End.
     Stop,
 }
@@ -145,6 +147,7 @@ impl Worker {
                     self.directories.release(watched.route.dirs);
                 }
             }
+            Message::LookAgain => self.look_at_all(),
             Message::Stop => return Flow::End,
         }
         Flow::On
@@ -191,10 +194,15 @@ impl Worker {
         let now = Instant::now();
         for path in &event.paths {
             self.directories.may_be_gone(path, event.kind);
+            let mut concerns_us = false;
             for watched in self.sources.values_mut() {
                 if watched.is_touched_by(path) {
                     watched.debounce.saw(change, now);
+                    concerns_us = true;
                 }
+            }
+            if !concerns_us {
+                self.directories.heard_noise(path, now);
             }
         }
     }
@@ -274,6 +282,33 @@ struct Directory {
     /// How many sources depend on it.
     users: usize,
     sight: Sight,
+    noise: Noise,
+}
+
+/// Of so many changes a second that concern no source, a directory is too loud to listen to.
+const LOUD: u32 = 300;
+/// How long it is looked at from time to time instead, before it is listened to again. So what others
+/// write costs [`LOUD`] events in this time at most, and an edit is found within [`POLL`].
+const CALM: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The changes in a directory that concern no source.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noise {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Noise {
+    /// Takes note of one more. Whether that is too much.
+    fn heard(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) > SECOND {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        self.count > LOUD
+    }
 }
 
 /// Whether the kernel tells of changes in a directory.
@@ -285,6 +320,18 @@ enum Sight {
     Doubtful,
     /// It refused: too many watches, no permission.
     Refused,
+    /// It is not listened to until then: others write too much there.
+    Loud(Instant),
+}
+
+impl Sight {
+    /// The same once it is not known any more whether the kernel tells of all.
+    fn doubted(self) -> Self {
+        match self {
+            Self::Loud(_) => self,
+            Self::Watched(..) | Self::Doubtful | Self::Refused => Self::Doubtful,
+        }
+    }
 }
 
 impl Directories {
@@ -343,8 +390,12 @@ impl Directories {
         let directory = self.watched.entry(dir.to_path_buf()).or_insert(Directory {
             users: 0,
             sight: Sight::Doubtful,
+            noise: Noise::default(),
         });
         directory.users += users;
+        if matches!(directory.sight, Sight::Loud(until) if Instant::now() < until) {
+            return false;
+        }
         let (Some(watcher), Ok(found)) = (&mut self.watcher, fs::metadata(dir)) else {
             return false;
         };
@@ -385,6 +436,27 @@ impl Directories {
         }
     }
 
+    /// Something changed at `path` that concerns nobody. Where that happens too often, the directory
+    /// is looked at each [`POLL`] for a while, and not listened to.
+    fn heard_noise(&mut self, path: &Path, now: Instant) {
+        let Some((dir, directory)) = path
+            .parent()
+            .and_then(|dir| Some((dir, self.watched.get_mut(dir)?)))
+        else {
+            return;
+        };
+        if !directory.noise.heard(now) || matches!(directory.sight, Sight::Loud(_)) {
+            return;
+        }
+        directory.noise = Noise::default();
+        directory.sight = Sight::Loud(now + CALM);
+        if let Some(watcher) = &mut self.watcher {
+            unwatch(watcher, dir);
+        }
+        let dir = dir.display();
+        tracing::info!(%dir, "much is written beside the files in it; it is polled for a while");
+    }
+
     /// An event that names a watched directory itself ends its watch, and a new directory may bear
     /// the same inode number.
     fn may_be_gone(&mut self, path: &Path, kind: EventKind) {
@@ -393,14 +465,14 @@ impl Directories {
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
         );
         if moved && let Some(directory) = self.watched.get_mut(path) {
-            directory.sight = Sight::Doubtful;
+            directory.sight = directory.sight.doubted();
         }
     }
 
     /// Events were lost: which watches still stand is not known.
     fn distrust(&mut self) {
         for directory in self.watched.values_mut() {
-            directory.sight = Sight::Doubtful;
+            directory.sight = directory.sight.doubted();
         }
     }
 }
@@ -409,5 +481,23 @@ fn unwatch(watcher: &mut RecommendedWatcher, dir: &Path) {
     // A directory that is gone took its watch along.
     if let Err(error) = watcher.unwatch(dir) {
         tracing::trace!(dir = %dir.display(), %error, "was not watched");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_too_loud_once_too_much_of_a_second_concerns_nobody() {
+        let start = Instant::now();
+        let heard = |count: u32, apart: Duration| {
+            let mut noise = Noise::default();
+            (0..count).any(|nth| noise.heard(start + apart * nth))
+        };
+        assert!(!heard(LOUD, Duration::ZERO));
+        assert!(heard(LOUD + 1, Duration::ZERO));
+        assert!(heard(10_000, Duration::from_millis(1)));
+        assert!(!heard(10_000, Duration::from_millis(5)));
     }
 }

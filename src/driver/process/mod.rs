@@ -67,6 +67,7 @@ pub use cgroup::unenforced;
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use launch::Surroundings;
 pub(super) use secrets::{discard as discard_secrets_dir, make as make_secrets_dir};
+pub use sys::{keep_descriptors_from_children, start_afresh};
 
 /// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
 pub(super) fn secrets_place(dir: &Path) -> PathBuf {

@@ -141,6 +141,60 @@ pub(super) fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
 }
 
+/// Keeps all descriptors of this process but 0 to 2 from the programs that it executes from now on.
+/// They stay open here.
+pub fn keep_descriptors_from_children() {
+    // SAFETY: no descriptor is closed; each only gets the flag that those of the standard library
+    // have from their beginning.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+}
+
+/// Lets go of what whoever executed this program has left to it and did not mean for it: open
+/// descriptors but 0 to 2, signals that are blocked, children that are reaped by nobody, a umask and
+/// a niceness. To be called while there is one thread, before anything else is opened.
+pub fn start_afresh() {
+    close_from(3);
+    unblock_signals();
+    await_children();
+    ignore_signals();
+    // What components get, and the default of nearly every host.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Whoever may not raise it goes on as nice as it was started.
+    rustix::process::setpriority_process(None, 0).ok();
+}
+
+/// Ignores what nobody listens for and the kernel would end or stop us by: the two signals that the
+/// C library keeps for itself, and those of a terminal that others have, which a handler would have
+/// repeated for ever.
+fn ignore_signals() {
+    let mut ignore = [0u64; 4];
+    ignore[0] = libc::SIG_IGN as u64;
+    for signal in [libc::SIGTTIN, libc::SIGTTOU, 32, 33] {
+        // SAFETY: no handler is installed. The C library installs its own where it needs them.
+        unsafe {
+            let none: *mut u64 = ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, signal, ignore.as_ptr(), none, 8)
+        };
+    }
+}
+
+/// Lets every signal arrive in the calling thread, and in those that it starts.
+fn unblock_signals() {
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set; changing the mask of the only thread is sound.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+    }
+}
+
 /// Which side of a [`fork`] this is.
 pub(super) enum Fork {
     /// The process that called.
