@@ -10,7 +10,7 @@ use super::host::Question;
 use super::out::tell;
 use super::reader::{GOING, LOOK_AGAIN};
 use super::sources::gather_to_follow;
-use super::text::clean;
+use super::text::shown;
 use super::{Context, spawn, wait};
 use crate::api::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, ErrorCode, Watching,
@@ -19,7 +19,7 @@ use crate::api::{
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
     let request = ApplyRequest {
-        sources: gather_to_follow(&args.files.all())?,
+        sources: gather_to_follow(args.files.all(), args.timeout).await?,
         namespace: cx.global.namespace.clone(),
         watch: if args.no_watch {
             Watching::No
@@ -121,7 +121,7 @@ fn line(pipeline: &AppliedPipeline) -> String {
         generation, change, ..
     } = pipeline;
     let moved = match &pipeline.moved_from {
-        Some(file) => format!("; no longer watched at {}", clean(&file.to_string_lossy())),
+        Some(file) => format!("; no longer watched at {}", shown(file)),
         None => String::new(),
     };
     format!(

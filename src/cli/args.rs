@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::engine::Engine;
 use crate::api::Orchestrator;
-use crate::model::{DurationError, HumanDuration, Namespace, Timestamp};
+use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
 
@@ -145,7 +145,8 @@ pub enum Verb {
 /// Which files.
 #[derive(Clone, Debug, Args)]
 pub struct Files {
-    /// A file, a folder of `.yaml`/`.yml` files, or `-` for standard input; may be repeated
+    /// A file, a folder of `.yaml`/`.yml` files, or `-` for standard input; may be repeated. A pipe,
+    /// such as `<(...)`, is read once and not watched
     #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
     pub file: Vec<PathBuf>,
     /// The same without `-f`
@@ -600,17 +601,24 @@ impl Moment {
 
 /// A text that is neither a time ago nor a point in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write a time ago like `10m`, or a moment like `2026-11-21T02:00:00Z` ({0})")]
-pub struct NoSuchMoment(DurationError);
+pub enum NoSuchMoment {
+    /// It looks like neither, or like a time ago.
+    #[error("write a time ago like `10m`, or a moment like `2026-11-21T02:00:00Z` ({0})")]
+    Ago(DurationError),
+    /// It looks like a point in time.
+    #[error(transparent)]
+    At(TimestampError),
+}
 
 impl FromStr for Moment {
     type Err = NoSuchMoment;
 
     fn from_str(text: &str) -> Result<Self, NoSuchMoment> {
-        if let Ok(at) = text.parse() {
-            return Ok(Self::At(at));
+        // A duration has no hyphen.
+        if text.contains('-') {
+            return text.parse().map(Self::At).map_err(NoSuchMoment::At);
         }
-        text.parse().map(Self::Ago).map_err(NoSuchMoment)
+        text.parse().map(Self::Ago).map_err(NoSuchMoment::Ago)
     }
 }
 
@@ -649,6 +657,44 @@ mod tests {
         }
     }
 
+    /// The text of every source file of this crate.
+    fn sources() -> Vec<String> {
+        let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut texts = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    texts.push(std::fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+        texts
+    }
+
+    #[test]
+    fn every_command_that_a_message_tells_to_run_exists() {
+        use clap::error::ErrorKind;
+        let mut seen = 0;
+        for text in sources() {
+            let quoted = text.split("`flowctl ").skip(1);
+            let commands = quoted.filter_map(|rest| rest.split_once('`'));
+            for (command, _) in commands.filter(|(command, _)| !command.contains('\n')) {
+                let words = std::iter::once("flowctl").chain(command.split_whitespace());
+                let kind = Cli::try_parse_from(words).err().map(|error| error.kind());
+                let unknown = [ErrorKind::InvalidSubcommand, ErrorKind::UnknownArgument];
+                assert!(
+                    kind.is_none_or(|kind| !unknown.contains(&kind)),
+                    "{command}"
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "messages name commands between backticks");
+    }
+
     #[test]
     fn a_moment_is_a_time_ago_or_a_point_in_time() {
         let now = Timestamp::from_millis(1_000_000);
@@ -656,6 +702,18 @@ mod tests {
         assert_eq!(ago.from(now), Timestamp::from_millis(990_000));
         let at: Moment = "1970-01-01T00:00:01Z".parse().unwrap();
         assert_eq!(at.from(now), Timestamp::from_millis(1_000));
-        assert!("yesterday".parse::<Moment>().is_err());
+        let at: Moment = "1970-01-01T01:00:01+01:00".parse().unwrap();
+        assert_eq!(at.from(now), Timestamp::from_millis(1_000));
+        for (text, word) in [
+            ("yesterday", "time ago"),
+            ("1796071075", "a number and a unit"),
+            ("15:48", "time ago"),
+            ("2026-11-30", "whole day"),
+            ("2026-11-30T15:48:25", "time zone"),
+            ("-10m", "not a moment"),
+        ] {
+            let error = text.parse::<Moment>().unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
     }
 }

@@ -2,55 +2,116 @@
 
 use std::fmt::Write as _;
 
-use super::Context;
-use super::args::{Components, ComponentsVerb, Remote, Seek, TextOrJson};
+use super::args::{Components, ComponentsVerb, Seek, TextOrJson};
 use super::exit::{Exit, Failure};
-use super::out::tell;
+use super::out::{Out, tell};
 use super::render::push;
 use super::text::{Cell, Look, Style, Tone, clean, draw, paint, short, widths};
+use super::{Context, Stateless};
 use crate::api::{ApiError, ErrorCode};
 use crate::control_plane::{Elsewhere, KeyError, Keyring, RemoteError, components_at};
-use crate::daemon::in_full;
-use crate::model::{ComponentEntry, ComponentList, ServiceHealth, Timestamp};
+use crate::daemon::{DaemonError, in_full};
+use crate::model::{
+    ComponentEntry, ComponentList, HumanDuration, ServiceHealth, ServiceId, Timestamp,
+};
+use crate::store;
+
+/// Whether the verb is about a control plane that is not ours, so that no state is looked at.
+pub(super) fn is_about_another(args: &Components) -> bool {
+    args.remote.control_plane_address.is_some()
+}
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, Failure> {
-    let remote = &args.remote;
-    let (look, now) = (cx.out.look(), cx.clock.now());
-    match args.verb {
-        ComponentsVerb::IssueToken { name, life } => {
-            let token = keys(cx, remote)?.issue_outside(&name, now, life.get());
+    let now = cx.clock.now();
+    let sought = match sought(args.verb) {
+        Ok(sought) => sought,
+        Err(Keys::Issue { name, life }) => {
+            let token = keys(cx)?.issue_outside(&name, now, life.get());
             cx.out.line(token.as_bytes())?;
-            Ok(Exit::Done)
+            return Ok(Exit::Done);
         }
-        ComponentsVerb::RotateKeys => rotate(cx, remote),
+        Err(Keys::Rotate) => return rotate(cx),
+    };
+    let entries = cx.client.components().await?.components;
+    tell_of(&mut cx.out, sought, args.format, entries, now)
+}
+
+/// The same of another control plane.
+pub(super) async fn run_elsewhere(
+    cx: &mut Stateless<'_>,
+    args: Components,
+) -> Result<Exit, Failure> {
+    let sought = sought(args.verb).map_err(|_| {
+        Failure::Usage(
+            "the keys of another control plane are not here; do it on its host".to_owned(),
+        )
+    })?;
+    let Some(place) = args.remote.place()? else {
+        return Err(Failure::Usage("which control plane?".to_owned()));
+    };
+    let entries = elsewhere(&place).await?;
+    let now = cx.clock.now();
+    tell_of(&mut cx.out, sought, args.format, entries, now)
+}
+
+/// Who is asked for.
+enum Sought {
+    All,
+    Having(Seek),
+    Named(String),
+}
+
+/// What is done with the keys of a state directory.
+enum Keys {
+    Issue {
+        name: ServiceId,
+        life: HumanDuration,
+    },
+    Rotate,
+}
+
+fn sought(verb: ComponentsVerb) -> Result<Sought, Keys> {
+    match verb {
+        ComponentsVerb::IssueToken { name, life } => Err(Keys::Issue { name, life }),
+        ComponentsVerb::RotateKeys => Err(Keys::Rotate),
         // What is ill has to be seen, so there is nothing to leave out.
         ComponentsVerb::List {
             include_unhealthy: _,
-        } => {
-            let entries = registered(cx, remote).await?;
-            show(cx, args.format, entries, look, now)
-        }
-        ComponentsVerb::Find(seek) => {
-            let entries = registered(cx, remote).await?;
+        } => Ok(Sought::All),
+        ComponentsVerb::Find(seek) => Ok(Sought::Having(seek)),
+        ComponentsVerb::Show { name } => Ok(Sought::Named(name)),
+    }
+}
+
+fn tell_of(
+    out: &mut Out,
+    sought: Sought,
+    format: TextOrJson,
+    entries: Vec<ComponentEntry>,
+    now: Timestamp,
+) -> Result<Exit, Failure> {
+    match sought {
+        Sought::All => show(out, format, entries, now),
+        Sought::Having(seek) => {
             let found = entries.into_iter().filter(|entry| is_sought(entry, &seek));
-            show(cx, args.format, found.collect(), look, now)
+            show(out, format, found.collect(), now)
         }
-        ComponentsVerb::Show { name } => {
+        Sought::Named(name) => {
             let is_meant = |entry: &ComponentEntry| {
                 entry.service_id.as_str() == name || entry.component == name
             };
-            let entries = registered(cx, remote).await?;
             let meant: Vec<_> = entries.into_iter().filter(is_meant).collect();
             if meant.is_empty() {
                 return Err(Failure::NotFound(format!(
                     "no component is registered as `{name}`"
                 )));
             }
-            match args.format {
-                TextOrJson::Json => show(cx, args.format, meant, look, now),
+            match format {
+                TextOrJson::Json => show(out, format, meant, now),
                 TextOrJson::Text => {
+                    let style = out.look().style;
                     for entry in &meant {
-                        cx.out.put(&whole(entry, look.style, now))?;
+                        out.put(&whole(entry, style, now))?;
                     }
                     Ok(Exit::Done)
                 }
@@ -59,32 +120,21 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, 
     }
 }
 
-/// Who is registered with the daemon, or with the control plane that is named.
-async fn registered(cx: &mut Context<'_>, remote: &Remote) -> Result<Vec<ComponentEntry>, Failure> {
-    match remote.place()? {
-        Some(place) => elsewhere(&place).await,
-        None => Ok(cx.client.components().await?.components),
-    }
-}
-
 /// Gives the state directory a new token key; a daemon that has it takes it up by itself.
-fn rotate(cx: &mut Context<'_>, remote: &Remote) -> Result<Exit, Failure> {
-    keys(cx, remote)?.rotate().map_err(no_keys)?;
+fn rotate(cx: &Context<'_>) -> Result<Exit, Failure> {
+    keys(cx)?.rotate().map_err(no_keys)?;
     tell("tokens are signed with a new key; a running daemon does so within seconds");
     Ok(Exit::Done)
 }
 
 /// The token keys of the state directory.
-fn keys(cx: &Context<'_>, remote: &Remote) -> Result<Keyring, Failure> {
-    if remote.control_plane_address.is_some() {
-        return Err(Failure::Usage(
-            "the keys of another control plane are not here; do it on its host".to_owned(),
-        ));
-    }
+fn keys(cx: &Context<'_>) -> Result<Keyring, Failure> {
     if !cx.state_dir.is_dir() {
         let state_dir = cx.state_dir.clone();
         return Err(Failure::NoState { state_dir });
     }
+    // Whoever could exchange the keys could sign for anybody.
+    store::make_private(&cx.state_dir).map_err(DaemonError::from)?;
     Keyring::open(&cx.state_dir).map_err(no_keys)
 }
 
@@ -104,18 +154,19 @@ pub(super) async fn elsewhere(place: &Elsewhere) -> Result<Vec<ComponentEntry>, 
 }
 
 fn show(
-    cx: &mut Context<'_>,
+    out: &mut Out,
     format: TextOrJson,
     entries: Vec<ComponentEntry>,
-    look: Look,
     now: Timestamp,
 ) -> Result<Exit, Failure> {
     match format {
-        TextOrJson::Text => cx.out.put(&table(&entries, look, now))?,
+        TextOrJson::Text => {
+            let look = out.look();
+            out.put(&table(&entries, look, now))?;
+        }
         TextOrJson::Json => {
             let list = ComponentList::new(entries);
-            cx.out
-                .line(&serde_json::to_vec(&list).expect("a list has string keys only"))?;
+            out.line(&serde_json::to_vec(&list).expect("a list has string keys only"))?;
         }
     }
     Ok(Exit::Done)

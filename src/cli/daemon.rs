@@ -3,30 +3,47 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
-use super::Context;
 use super::args::Daemon;
 use super::exit::{Exit, Failure};
 use super::host::DaemonOptions;
 use super::spawn;
+use super::{Context, Global, Stateless};
+use crate::driver::process;
 
 pub(super) fn run(cx: &mut Context<'_>, args: Daemon) -> Result<Exit, Failure> {
-    // Before anything is made: the program begins once more.
+    begin(&args)?;
+    cx.host
+        .serve(&options(&cx.global, cx.state_dir.clone(), args))
+}
+
+/// The same with a state directory that is made for it.
+pub(super) fn run_in_passing(cx: &mut Stateless<'_>, args: Daemon) -> Result<Exit, Failure> {
+    begin(&args)?;
+    let passing = Passing::new()?;
+    cx.host
+        .serve(&options(&cx.global, passing.folder.clone(), args))
+}
+
+/// Before anything is made: nothing of whoever started this process is kept that was not meant for
+/// it, and the program begins once more.
+fn begin(args: &Daemon) -> Result<(), Failure> {
+    process::start_afresh();
     spawn::share_one_arena();
     if args.detached {
         spawn::detach()?;
     }
-    let passing = args.no_persistence.then(Passing::new).transpose()?;
-    let state_dir = passing
-        .as_ref()
-        .map_or(&cx.state_dir, |passing| &passing.folder);
-    cx.host.serve(&DaemonOptions {
-        state_dir: state_dir.clone(),
-        log: cx.global.log.clone(),
+    Ok(())
+}
+
+fn options(global: &Global, state_dir: PathBuf, args: Daemon) -> DaemonOptions {
+    DaemonOptions {
+        state_dir,
+        log: global.log.clone(),
         log_format: args.log_format.into(),
         control_plane: args.control_plane,
         engine: args.engine,
         keep_logs: args.keep_logs,
-    })
+    }
 }
 
 /// A state directory that goes with its daemon.

@@ -51,6 +51,8 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Fa
                 Err(ClientError::Answer(_)) => None,
                 Err(
                     error @ (ClientError::NoDaemon { .. }
+                    | ClientError::NotOurs { .. }
+                    | ClientError::Unwritten { .. }
                     | ClientError::Silent { .. }
                     | ClientError::Broken { .. }),
                 ) => return Err(error.into()),

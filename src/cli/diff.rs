@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::host::Question;
 use super::out::tell;
 use super::render::push;
-use super::sources::gather_to_follow;
+use super::sources::{PATIENCE, gather_to_follow};
 use super::text::{Style, Tone, clean, paint, truncated, width};
 use crate::api::{ApplyRequest, ClientError, DiffAnswer, Watching, WhenUnready};
 use crate::model::Namespace;
@@ -16,7 +16,7 @@ use crate::planner::diff::{ComponentDiff, DiffKind, Effect, FieldChange, Pipelin
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Diff) -> Result<Exit, Failure> {
     let request = ApplyRequest {
-        sources: gather_to_follow(&args.files.all())?,
+        sources: gather_to_follow(args.files.all(), PATIENCE).await?,
         namespace: cx.global.namespace.clone(),
         watch: Watching::Yes,
         orchestrator: args.orchestrator.map(Into::into),

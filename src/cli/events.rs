@@ -26,6 +26,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Fail
             TextOrJson::Text => {
                 let event = serde_json::from_slice(&written).map_err(|error| {
                     Failure::Daemon(ClientError::Broken {
+                        state_dir: cx.state_dir.clone(),
                         question: "/v1/events".to_owned(),
                         why: error.to_string(),
                     })

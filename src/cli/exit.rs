@@ -1,9 +1,13 @@
 //! How a command ends: the table of exit codes, and the failures that map to it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::text::shown;
 use crate::api::{ApiError, ClientError, ErrorCode};
+use crate::daemon::{DaemonError, in_full};
+use crate::store::LockError;
+use crate::telemetry::LOG;
 
 /// The exit codes. Scripts rely on them; the table is only ever added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +85,28 @@ pub enum Failure {
         /// What for, a line each.
         waiting: Vec<String>,
     },
+    /// A file that was named could not be read in time.
+    #[error("timed out after {after}; still waiting for:\n{}", indented(waiting))]
+    Unread {
+        /// How long was waited.
+        after: crate::model::HumanDuration,
+        /// What for, a line each.
+        waiting: Vec<String>,
+    },
     /// A component failed for good.
     #[error("failed for good:\n{}", indented(failed))]
     ComponentFailed {
         /// Which and why, a line each.
         failed: Vec<String>,
+    },
+    /// A file of a relative name is meant, and the working directory was removed.
+    #[error(
+        "{} is meant from the working directory, and that was removed",
+        path.display()
+    )]
+    Homeless {
+        /// What was named.
+        path: PathBuf,
     },
     /// A file could not be read or written.
     #[error("could not {operation} {}: {source}", path.display())]
@@ -134,11 +155,45 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let code = match &error {
+            DaemonError::Lock(LockError::Io { source, .. }) if takes_nothing(source) => {
+                ErrorCode::NotDurable
+            }
+            DaemonError::Lock(_) | DaemonError::ControlPlane(_) => ErrorCode::Refused,
+            // Waiting for another to let go of the directory does not help.
+            DaemonError::Engine(_) => ErrorCode::Unreachable,
+            DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
+            DaemonError::Down(_) => ErrorCode::NotDurable,
+            DaemonError::Ended | DaemonError::Defect => ErrorCode::Internal,
+            DaemonError::Volumes(_) => ErrorCode::Refused,
+        };
+        let advice = match &error {
+            DaemonError::Lock(LockError::Stranger { stranger, .. }) => Some(stranger.advice()),
+            DaemonError::Lock(_)
+            | DaemonError::Store { .. }
+            | DaemonError::ControlPlane(_)
+            | DaemonError::Engine(_)
+            | DaemonError::Volumes(_)
+            | DaemonError::Down(_)
+            | DaemonError::Ended
+            | DaemonError::Defect
+            | DaemonError::Io { .. } => None,
+        };
+        let mut told = ApiError::new(code, in_full(error));
+        told.hint = advice;
+        Self::Told(told)
+    }
+}
+
 impl Failure {
     /// The exit code that it ends the command with.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) => Exit::Usage,
+            Self::Usage(_) | Self::Homeless { .. } => Exit::Usage,
+            Self::Daemon(ClientError::NotOurs { .. }) => Exit::Refused,
+            Self::Daemon(ClientError::Unwritten { .. }) => Exit::Bug,
             Self::Daemon(
                 ClientError::NoDaemon { .. }
                 | ClientError::Silent { .. }
@@ -153,7 +208,7 @@ impl Failure {
                 Some(75) => Exit::NotDurable,
                 Some(_) | None => Exit::NoDaemon,
             },
-            Self::TimedOut { .. } => Exit::TimedOut,
+            Self::TimedOut { .. } | Self::Unread { .. } => Exit::TimedOut,
             Self::ComponentFailed { .. } => Exit::ComponentFailed,
             Self::File { .. } | Self::Exists { .. } | Self::Output(_) => Exit::Refused,
             Self::ClosedPipe => Exit::Done,
@@ -163,17 +218,29 @@ impl Failure {
 
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
+        // Only a log that is there is worth a look.
+        let log = |state_dir: &Path| {
+            let log = state_dir.join(LOG);
+            log.exists().then(|| shown(&log))
+        };
         match self {
             Self::Daemon(ClientError::NoDaemon { .. }) => Some(
                 "`flowctl apply -f FILE` starts one; --state-dir names another state directory"
                     .to_owned(),
             ),
-            Self::Daemon(ClientError::Silent { .. }) => {
-                Some("it may be stopped or its disk stuck; see daemon.log in there".to_owned())
+            Self::Daemon(ClientError::Silent { state_dir, .. }) => {
+                let see = log(state_dir).map_or_else(String::new, |log| format!("; see {log}"));
+                Some(format!("it may be stopped or its disk stuck{see}"))
             }
-            Self::Daemon(ClientError::Broken { .. }) => {
-                Some("it may have ended meanwhile; repeat, or see daemon.log".to_owned())
+            Self::Daemon(ClientError::Broken { state_dir, .. }) => {
+                let see = log(state_dir).map_or_else(String::new, |log| format!(", or see {log}"));
+                Some(format!("it may have ended meanwhile; repeat{see}"))
             }
+            Self::Daemon(ClientError::NotOurs { advice, .. }) => Some(advice.clone()),
+            Self::Homeless { .. } => {
+                Some("go to a folder that exists, or name it by its full path".to_owned())
+            }
+            Self::Daemon(ClientError::Unwritten { .. }) => None,
             Self::Daemon(ClientError::Answer(error)) | Self::Told(error) => error.hint.clone(),
             Self::NotFound(_) => Some("`flowctl status` lists what there is".to_owned()),
             Self::NoState { .. } => Some(
@@ -183,6 +250,11 @@ impl Failure {
             Self::TimedOut { .. } => {
                 Some("the daemon goes on trying; `flowctl status --watch` shows it".to_owned())
             }
+            Self::Unread { .. } => Some(
+                "nothing was asked or changed; a pipe needs a writer, and --timeout says how long \
+                 it is waited for"
+                    .to_owned(),
+            ),
             Self::ComponentFailed { .. } => Some(
                 "`flowctl why COMPONENT` tells more; an edit or `flowctl start` revives it"
                     .to_owned(),

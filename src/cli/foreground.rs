@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::host::RunOptions;
 use super::logs::BREAK;
 use super::out::Out;
-use super::program::{block_on, failure};
+use super::program::block_on;
 use super::text::{Style, Tone, clean, paint};
 use crate::api::{ApiError, ErrorCode, WhenUnready};
 use crate::daemon::{self, AfterRun, Reading, RunEnd, RunError, Said, Signals, Voice};
@@ -30,7 +30,7 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let wanted = daemon::RunOptions {
         state_dir: options.state_dir.clone(),
-        file: options.file.clone(),
+        sources: options.sources.clone(),
         reading: Reading {
             namespace: options.namespace.clone(),
             orchestrator: options.args.orchestrator.map(Into::into),
@@ -71,7 +71,7 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
             Err(Failure::TimedOut { after, waiting })
         }
         Err(RunError::Manifest(error)) => Err(error.into()),
-        Err(RunError::Daemon(error)) => Err(failure(error)),
+        Err(RunError::Daemon(error)) => Err(error.into()),
         Err(RunError::Refused(error)) => Err(ApiError::from(error).into()),
         Err(error @ RunError::NotOurs { .. }) => {
             let error = ApiError::new(ErrorCode::Refused, error.to_string());
@@ -118,14 +118,14 @@ async fn until_printed(
     printed: oneshot::Receiver<()>,
     ended: &Result<RunEnd, RunError>,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::listen().map_err(Failure::Output)?;
+    let mut signals = Signals::of_run().map_err(Failure::Output)?;
     let patience = async {
         match ended {
             Ok(RunEnd::Stopped | RunEnd::Killed | RunEnd::LeftBehind(_)) => {
                 tokio::time::sleep(LAST_WORDS).await;
             }
             Ok(RunEnd::Completed | RunEnd::Failed(_) | RunEnd::TimedOut(_)) | Err(_) => {
-                signals.next().await;
+                signals.again().await;
             }
         }
     };

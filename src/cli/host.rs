@@ -104,8 +104,8 @@ pub struct DaemonOptions {
 pub struct RunOptions {
     /// Where it keeps its state.
     pub state_dir: PathBuf,
-    /// The pipeline's file, absolute.
-    pub file: PathBuf,
+    /// Where the pipeline is defined.
+    pub sources: Vec<SourceInput>,
     /// The namespace if the file names none.
     pub namespace: Option<Namespace>,
     /// All that was typed.

@@ -4,19 +4,20 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Context;
+use super::Stateless;
 use super::args::Init;
 use super::exit::{Exit, Failure};
 use super::out::tell;
+use super::text::shown;
 use crate::manifest::starter;
 
-pub(super) fn run(cx: &mut Context<'_>, args: Init) -> Result<Exit, Failure> {
+pub(super) fn run(cx: &mut Stateless<'_>, args: Init) -> Result<Exit, Failure> {
     if args.file == Path::new("-") {
         cx.out.put(starter())?;
         return Ok(Exit::Done);
     }
     write(&args)?;
-    let file = args.file.display();
+    let file = shown(&args.file);
     cx.out.put(&format!("wrote {file}\n"))?;
     tell(&format!("run it with `flowctl apply -f {file} --wait`"));
     Ok(Exit::Done)

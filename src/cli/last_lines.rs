@@ -22,6 +22,8 @@ pub(super) async fn last_lines(
             Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
             Err(
                 error @ (ClientError::NoDaemon { .. }
+                | ClientError::NotOurs { .. }
+                | ClientError::Unwritten { .. }
                 | ClientError::Silent { .. }
                 | ClientError::Broken { .. }),
             ) => return Err(error),

@@ -173,6 +173,8 @@ impl Feed {
                 Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
                 Err(
                     error @ (ClientError::NoDaemon { .. }
+                    | ClientError::NotOurs { .. }
+                    | ClientError::Unwritten { .. }
                     | ClientError::Silent { .. }
                     | ClientError::Broken { .. }),
                 ) => return Err(error.into()),

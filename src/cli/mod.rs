@@ -50,7 +50,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::api::{ApiError, Client, ClientError, ErrorCode};
+use crate::api::{ApiError, Asked, Client, ClientError, ErrorCode};
 use crate::clock::Clock;
 use args::{Cli, Global, Verb};
 use out::{Out, tell};
@@ -122,19 +122,36 @@ fn explain(failure: &Failure) {
         | Failure::NoControlPlane(_)
         | Failure::DaemonDied { .. }
         | Failure::TimedOut { .. }
+        | Failure::Unread { .. }
         | Failure::ComponentFailed { .. }
+        | Failure::Homeless { .. }
         | Failure::File { .. }
         | Failure::Exists { .. }
         | Failure::Output(_)
         | Failure::CutShort
-        | Failure::LeftBehind { .. } => tell(&format!("error: {failure}")),
+        | Failure::LeftBehind { .. } => tell(&format!("error: {}", clean_lines(failure))),
     }
     if let Some(hint) = failure.hint() {
-        tell(&format!("hint: {hint}"));
+        tell(&format!("hint: {}", clean_lines(&hint)));
     }
 }
 
-/// What every verb needs.
+/// A message of several lines; names in it, which others chose, may hold anything.
+fn clean_lines(message: &dyn std::fmt::Display) -> String {
+    let message = message.to_string();
+    let lines: Vec<_> = message.split('\n').map(clean).collect();
+    lines.join("\n")
+}
+
+/// What verbs need that look at no state: they work where none can be.
+struct Stateless<'a> {
+    host: &'a dyn Host,
+    global: Global,
+    out: Out,
+    clock: Clock,
+}
+
+/// What all other verbs need.
 struct Context<'a> {
     host: &'a dyn Host,
     global: Global,
@@ -144,45 +161,81 @@ struct Context<'a> {
     clock: Clock,
 }
 
+impl<'a> Stateless<'a> {
+    /// Carries out a verb that looks at no state.
+    fn alone(
+        mut self,
+        verb: impl FnOnce(&mut Self) -> Result<Exit, Failure>,
+    ) -> Result<Exit, Failure> {
+        let exit = verb(&mut self)?;
+        self.out.flush()?;
+        Ok(exit)
+    }
+
+    /// Carries out a verb that does.
+    fn with_state(
+        self,
+        verb: impl FnOnce(&mut Context<'a>) -> Result<Exit, Failure>,
+    ) -> Result<Exit, Failure> {
+        let given = self.global.state_dir.clone();
+        let state_dir = place::Clues::of_this_process(given).state_dir()?;
+        let mut cx = Context {
+            host: self.host,
+            client: Client::new(&state_dir),
+            state_dir,
+            out: self.out,
+            clock: self.clock,
+            global: self.global,
+        };
+        let exit = verb(&mut cx)?;
+        cx.out.flush()?;
+        Ok(exit)
+    }
+}
+
 fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
-    let state_dir = place::Clues::of_this_process(cli.global.state_dir.clone())?.state_dir()?;
-    let mut cx = Context {
+    let cx = Stateless {
         host,
-        client: Client::new(&state_dir),
-        state_dir,
         out: Out::new(cli.global.color),
         clock: Clock::new(),
         global: cli.global,
     };
-    let exit = match cli.verb {
-        Verb::Apply(args) => asking(apply::run(&mut cx, args)),
-        Verb::Diff(args) => asking(diff::run(&mut cx, args)),
-        Verb::Status(args) => asking(status::run(&mut cx, args)),
-        Verb::Components(args) => asking(components::run(&mut cx, args)),
-        Verb::Describe(args) => asking(describe::run(&mut cx, args)),
-        Verb::Why(args) => asking(describe::why(&mut cx, args)),
-        Verb::Events(args) => asking(events::run(&mut cx, args)),
-        Verb::Logs(args) => asking(logs::run(&mut cx, args)),
-        Verb::Start(args) => asking(steer::run(&mut cx, args, crate::api::Asked::Start)),
-        Verb::Stop(args) => asking(steer::run(&mut cx, args, crate::api::Asked::Stop)),
+    match cli.verb {
+        Verb::Validate(args) => cx.alone(|cx| validate::run(cx, args)),
+        Verb::Init(args) => cx.alone(|cx| init::run(cx, args)),
+        Verb::Completion(args) => cx.alone(|cx| completion::run(cx, args)),
+        Verb::Status(args) if status::is_about_another(&args) => {
+            cx.alone(|cx| asking(status::run_elsewhere(cx, args)))
+        }
+        Verb::Components(args) if components::is_about_another(&args) => {
+            cx.alone(|cx| asking(components::run_elsewhere(cx, args)))
+        }
+        Verb::Daemon(args) if args.no_persistence => {
+            cx.alone(|cx| daemon::run_in_passing(cx, args))
+        }
+        Verb::Apply(args) => cx.with_state(|cx| asking(apply::run(cx, args))),
+        Verb::Diff(args) => cx.with_state(|cx| asking(diff::run(cx, args))),
+        Verb::Status(args) => cx.with_state(|cx| asking(status::run(cx, args))),
+        Verb::Components(args) => cx.with_state(|cx| asking(components::run(cx, args))),
+        Verb::Describe(args) => cx.with_state(|cx| asking(describe::run(cx, args))),
+        Verb::Why(args) => cx.with_state(|cx| asking(describe::why(cx, args))),
+        Verb::Events(args) => cx.with_state(|cx| asking(events::run(cx, args))),
+        Verb::Logs(args) => cx.with_state(|cx| asking(logs::run(cx, args))),
+        Verb::Start(args) => cx.with_state(|cx| asking(steer::run(cx, args, Asked::Start))),
+        Verb::Stop(args) => cx.with_state(|cx| asking(steer::run(cx, args, Asked::Stop))),
         Verb::Restart(args) => {
             let asked = if args.pull {
-                crate::api::Asked::Pull
+                Asked::Pull
             } else {
-                crate::api::Asked::Restart
+                Asked::Restart
             };
-            asking(steer::run(&mut cx, args.steer, asked))
+            cx.with_state(|cx| asking(steer::run(cx, args.steer, asked)))
         }
-        Verb::Delete(args) => asking(delete::run(&mut cx, args)),
-        Verb::Down(args) => down::run(&mut cx, args),
-        Verb::Validate(args) => validate::run(&mut cx, args),
-        Verb::Run(args) => run::run(&mut cx, args),
-        Verb::Daemon(args) => daemon::run(&mut cx, args),
-        Verb::Init(args) => init::run(&mut cx, args),
-        Verb::Completion(args) => completion::run(&mut cx, args),
-    }?;
-    cx.out.flush()?;
-    Ok(exit)
+        Verb::Delete(args) => cx.with_state(|cx| asking(delete::run(cx, args))),
+        Verb::Down(args) => cx.with_state(|cx| down::run(cx, args)),
+        Verb::Run(args) => cx.with_state(|cx| run::run(cx, args)),
+        Verb::Daemon(args) => cx.with_state(|cx| daemon::run(cx, args)),
+    }
 }
 
 /// Runs `verb` on this thread until it is done or Ctrl+C is pressed.

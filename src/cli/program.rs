@@ -5,18 +5,20 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::exit::{Exit, Failure, takes_nothing};
+use super::exit::{Exit, Failure};
 use super::foreground;
 use super::host::{Approved, DaemonOptions, Host, Question, RunOptions};
 use super::out::Out;
+use super::spawn;
 use super::text::Style;
 use crate::api::{ApiError, Backend, ErrorCode, Watching};
+use crate::clock::Clock;
+use crate::daemon::defect::{self, Beginnings};
 use crate::daemon::{self, CleanedUp, Daemon, DaemonError, Reading, Volumes};
 use crate::driver::logs::kept::Retention;
 use crate::manifest::{self, Colour};
 use crate::model::HumanDuration;
-use crate::store::LockError;
-use crate::telemetry;
+use crate::telemetry::{self, LogFile};
 
 /// Threads of the daemon's runtime: one may be held up by a slow file system while the other
 /// answers.
@@ -38,17 +40,51 @@ impl Host for Program {
                 ..Retention::default()
             },
         };
-        block_on(async move {
-            let log = telemetry::keep_small(options.state_dir.clone());
-            let daemon = Daemon::open(options).await?;
-            tokio::spawn(log);
-            let known = daemon.owner().snapshots().borrow().daemon.clone();
+        let log = LogFile::of_stderr(&options.state_dir);
+        let defects = defect::watch();
+        let served = block_on(async move {
+            let mut defects = defects;
+            // Before anything is looked at: a signal that comes meanwhile is not the kernel's.
+            let mut signals = daemon::listen(&options.state_dir)?;
+            let opened = tokio::select! {
+                opened = Daemon::open(options) => opened?,
+                // Cancel-safe: what was begun is as after a kill, from which the next one recovers.
+                signal = signals.end() => {
+                    tracing::info!(%signal, "ending before it began");
+                    return Ok(After::End);
+                }
+            };
+            tokio::spawn(log.clone().keep());
+            let known = opened.owner().snapshots().borrow().daemon.clone();
             let control_plane = known.and_then(|daemon| daemon.control_plane);
-            daemon
-                .serve(|| tracing::info!(control_plane, "ready"))
-                .await
-        })?;
-        Ok(Exit::Done)
+            let ready = || tracing::info!(control_plane, "ready");
+            match opened.serve(&mut signals, &log, &mut defects, ready).await {
+                Ok(()) => Ok(After::End),
+                Err(DaemonError::Defect) => Ok(After::BeginAgain),
+                Err(error @ DaemonError::Ended) => {
+                    let pause = Beginnings::of_this_process().pause(Clock::new().now().as_millis());
+                    tracing::error!(%error, ?pause, "the daemon begins again after a pause");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => Ok(After::BeginAgain),
+                        // Cancel-safe: it only waits.
+                        _ = signals.end() => Err(error),
+                    }
+                }
+                Err(error) => Err(error),
+            }
+        });
+        match served? {
+            After::End => Ok(Exit::Done),
+            After::BeginAgain => {
+                // What is broken in this program is whole in the next, which adopts what runs.
+                let left = Beginnings::of_this_process().next(Clock::new().now().as_millis());
+                let error = spawn::again(&[(defect::VARIABLE, left.as_os_str())]);
+                Err(Failure::DaemonDied {
+                    why: format!("this program cannot be executed again: {error}"),
+                    code: Some(i32::from(Exit::Bug as u8)),
+                })
+            }
+        }
     }
 
     fn run(&self, options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> {
@@ -66,7 +102,7 @@ impl Host for Program {
             tokio::select! {
                 // Cancel-safe: what was begun is recorded, and the next daemon goes on with it.
                 ended = ended => match ended {
-                    Ok(ended) => ended.map_err(failure),
+                    Ok(ended) => ended.map_err(Into::into),
                     Err(_) => Err(Failure::TimedOut {
                         after: within,
                         waiting: Vec::new(),
@@ -111,43 +147,38 @@ impl Host for Program {
     }
 }
 
+/// What comes after a daemon.
+enum After {
+    /// Nothing: somebody wanted it to end.
+    End,
+    /// The same daemon again, since something in this one is broken.
+    BeginAgain,
+}
+
 /// Waits for `work` on a runtime of its own, in a thread of its own: the caller may be on one.
-pub(super) fn block_on<T: Send, E: Into<Failure> + Send>(
+pub(super) fn block_on<T: Send, E: Send>(
     work: impl Future<Output = Result<T, E>> + Send,
-) -> Result<T, Failure> {
+) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
+    Ok(block_on_runtime(work)??)
+}
+
+fn block_on_runtime<T: Send>(work: impl Future<Output = T> + Send) -> Result<T, Failure> {
     let wait = || {
-        tokio::runtime::Builder::new_multi_thread()
+        let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .enable_all()
             .build()
-            .map_err(Failure::Output)?
-            .block_on(work)
-            .map_err(Into::into)
+            .map_err(Failure::Output)?;
+        let done = runtime.block_on(work);
+        // A file system or a pipe that hangs holds up a thread, and must not hold up the end.
+        runtime.shutdown_background();
+        Ok(done)
     };
     match std::thread::scope(|scope| scope.spawn(wait).join()) {
         Ok(answer) => answer,
         Err(panic) => std::panic::resume_unwind(panic),
     }
-}
-
-impl From<DaemonError> for Failure {
-    fn from(error: DaemonError) -> Self {
-        failure(error)
-    }
-}
-
-pub(super) fn failure(error: DaemonError) -> Failure {
-    let code = match &error {
-        DaemonError::Lock(LockError::Io { source, .. }) if takes_nothing(source) => {
-            ErrorCode::NotDurable
-        }
-        DaemonError::Lock(_) | DaemonError::ControlPlane(_) => ErrorCode::Refused,
-        // Waiting for another to let go of the directory does not help.
-        DaemonError::Engine(_) => ErrorCode::Unreachable,
-        DaemonError::Store { .. } | DaemonError::Io { .. } => ErrorCode::NotDurable,
-        DaemonError::Down(_) => ErrorCode::NotDurable,
-        DaemonError::Ended => ErrorCode::Internal,
-        DaemonError::Volumes(_) => ErrorCode::Refused,
-    };
-    Failure::Told(ApiError::new(code, daemon::in_full(error)))
 }

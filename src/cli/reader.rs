@@ -31,9 +31,12 @@ pub(super) async fn status_text(cx: &mut Context<'_>) -> Result<Vec<u8>, Failure
             Ok(written) => return Ok(written.to_vec()),
             // Broken off: it ended while it answered.
             Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => {}
-            Err(error @ (ClientError::Silent { .. } | ClientError::Answer(_))) => {
-                return Err(error.into());
-            }
+            Err(
+                error @ (ClientError::Silent { .. }
+                | ClientError::NotOurs { .. }
+                | ClientError::Unwritten { .. }
+                | ClientError::Answer(_)),
+            ) => return Err(error.into()),
         }
         match cx.host.look(&cx.state_dir) {
             Ok(Some(found)) => {
@@ -64,16 +67,18 @@ pub(super) async fn status_text(cx: &mut Context<'_>) -> Result<Vec<u8>, Failure
 /// # Errors
 /// As [`status_text`].
 pub(super) async fn status(cx: &mut Context<'_>) -> Result<Snapshot, Failure> {
-    understood(&status_text(cx).await?)
+    let written = status_text(cx).await?;
+    understood(cx, &written)
 }
 
 /// What a snapshot that was written says.
 ///
 /// # Errors
 /// When it is none.
-pub(super) fn understood(written: &[u8]) -> Result<Snapshot, Failure> {
+pub(super) fn understood(cx: &Context<'_>, written: &[u8]) -> Result<Snapshot, Failure> {
     serde_json::from_slice(written).map_err(|error| {
         Failure::Daemon(ClientError::Broken {
+            state_dir: cx.state_dir.clone(),
             question: "/v1/status".to_owned(),
             why: error.to_string(),
         })

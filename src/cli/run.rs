@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Context;
 use super::args::Run;
 use super::exit::{Exit, Failure};
 use super::host::RunOptions;
-use super::sources::absolute;
+use super::sources::gather_to_follow;
+use super::{Context, asking};
 
 /// Looked for in this order when no file is named.
 const DEFAULTS: [&str; 2] = ["flow.yml", "pipeline.yaml"];
 
 pub(super) fn run(cx: &mut Context<'_>, args: Run) -> Result<Exit, Failure> {
-    let file = absolute(&chosen(args.file.as_deref())?)?;
+    let named = vec![chosen(args.file.as_deref())?];
+    let sources = asking(gather_to_follow(named, args.timeout))?;
     let options = RunOptions {
         state_dir: cx.state_dir.clone(),
-        file,
+        sources,
         namespace: cx.global.namespace.clone(),
         log: cx.global.log.clone(),
         style: cx.out.look().style,

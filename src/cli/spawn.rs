@@ -1,8 +1,9 @@
 //! Starts a daemon in the background.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +12,11 @@ use tokio::time::{Instant, sleep};
 
 use super::exit::{Failure, takes_nothing};
 use super::out::tell;
+use super::text::shown;
 use crate::api::{ApiError, Client, ClientError, ErrorCode};
+use crate::daemon::DaemonError;
+use crate::driver::process;
+use crate::store;
 use crate::telemetry::LOG;
 
 /// A daemon that has a damaged store to rebuild takes its time.
@@ -40,7 +45,7 @@ pub fn detach() -> Result<(), Failure> {
 /// [`Failure::DaemonDied`] with its last words.
 pub async fn daemon(client: &Client, options: &[String]) -> Result<(), Failure> {
     let state_dir = client.state_dir();
-    make_private(state_dir)?;
+    store::make_private(state_dir).map_err(DaemonError::from)?;
     let path = state_dir.join(LOG);
     let named = |source| unusable("write", &path, source);
     let mut log = OpenOptions::new()
@@ -55,21 +60,13 @@ pub async fn daemon(client: &Client, options: &[String]) -> Result<(), Failure> 
         why: format!("could not run this program again: {source}"),
         code: None,
     })?;
-    answers(client, &mut child, &mut log, before).await?;
+    answers(client, &mut child, &mut log, &path, before).await?;
     tell(&format!(
         "started a daemon (pid {}, state in {})",
         child.id(),
-        state_dir.display()
+        shown(state_dir)
     ));
     Ok(())
-}
-
-fn make_private(state_dir: &Path) -> Result<(), Failure> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir)
-        .map_err(|source| unusable("create", state_dir, source))
 }
 
 /// What it means that `operation` failed in the state directory.
@@ -93,22 +90,33 @@ const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 /// allocator reads that once, before anything of ours runs. The pid stays. Where this program cannot
 /// be executed again, it goes on with more memory.
 pub(super) fn share_one_arena() {
-    use std::os::unix::process::CommandExt;
     let (name, value) = ARENAS;
-    if std::env::var_os(name).is_some() {
-        return;
+    if std::env::var_os(name).is_none() {
+        let error = again(&[(name, OsStr::new(value))]);
+        tracing::debug!(%error, "cannot be executed again");
     }
-    let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+}
+
+/// Becomes the same program anew, with these variables beside those that it has. The pid stays.
+/// Answers why it did not.
+pub(super) fn again(variables: &[(&str, &OsStr)]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    // The file that runs, also where another version has taken its place.
+    let program = std::env::current_exe()
+        .ok()
+        .filter(|program| program.exists())
+        .unwrap_or_else(|| "/proc/self/exe".into());
     let mut arguments = std::env::args_os();
-    let mut again = Command::new(&program);
+    let mut again = Command::new(program);
     if let Some(own) = arguments.next() {
         again.arg0(own);
     }
-    let error = again.args(arguments).env(name, value).exec();
-    tracing::debug!(program = %program.display(), %error, "cannot be executed again");
+    again.args(arguments).envs(variables.iter().copied()).exec()
 }
 
 fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child> {
+    // A lock that our caller holds open must not be held by a daemon that outlives it.
+    process::keep_descriptors_from_children();
     Command::new(std::env::current_exe()?)
         .arg("daemon")
         .arg("--detached")
@@ -128,6 +136,7 @@ async fn answers(
     client: &Client,
     child: &mut Child,
     log: &mut File,
+    path: &Path,
     before: u64,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
@@ -139,13 +148,15 @@ async fn answers(
             Err(ClientError::NoDaemon { .. }) => {}
             Err(
                 error @ (ClientError::Silent { .. }
+                | ClientError::NotOurs { .. }
+                | ClientError::Unwritten { .. }
                 | ClientError::Answer(_)
                 | ClientError::Broken { .. }),
             ) => return Err(error.into()),
         }
         if let Some(status) = ended {
             return Err(Failure::DaemonDied {
-                why: last_words(log, before),
+                why: last_words(log, path, before),
                 code: status.code(),
             });
         }
@@ -160,8 +171,8 @@ async fn answers(
     }
 }
 
-/// The end of what was written to `log` since it was `before` bytes long.
-fn last_words(log: &mut File, before: u64) -> String {
+/// The end of what was written to `log`, which lies at `path`, since it was `before` bytes long.
+fn last_words(log: &mut File, path: &Path, before: u64) -> String {
     let mut read = || -> io::Result<String> {
         let end = log.seek(SeekFrom::End(0))?;
         log.seek(SeekFrom::Start(before.max(end.saturating_sub(LAST_WORDS))))?;
@@ -170,7 +181,7 @@ fn last_words(log: &mut File, before: u64) -> String {
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
     };
     match read() {
-        Ok(words) if words.is_empty() => format!("it left no word in {LOG}"),
+        Ok(words) if words.is_empty() => format!("it left no word in {}", shown(path)),
         // It prints its errors as this program does; the prefix would stand there twice.
         Ok(words) => words
             .strip_prefix("error: ")
@@ -199,7 +210,7 @@ mod tests {
             .spawn()
             .unwrap();
         let client = Client::new(dir.path());
-        let outcome = answers(&client, &mut child, &mut log, 10).await;
+        let outcome = answers(&client, &mut child, &mut log, &path, 10).await;
         let Err(failure @ Failure::DaemonDied { .. }) = outcome else {
             panic!("it cannot answer");
         };

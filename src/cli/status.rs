@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Context;
 use super::args::{Status, StatusFormat};
 use super::components;
 use super::exit::{Exit, Failure};
@@ -12,16 +11,13 @@ use super::out::tell;
 use super::reader::{self, understood};
 use super::render::{Columns, status, unsettled};
 use super::target::narrowed;
+use super::{Context, Stateless};
 use crate::api::ClientError;
-use crate::control_plane::Elsewhere;
 use crate::model::{ComponentList, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
         return watch(cx, &args).await;
-    }
-    if let Some(place) = args.remote.place()? {
-        return elsewhere(cx, args.output, &place).await;
     }
     let written = reader::status_text(cx).await?;
     let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
@@ -30,18 +26,23 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
         cx.out.put(&String::from_utf8_lossy(&written))?;
         return Ok(Exit::Done);
     }
-    show(cx, &args, understood(&written)?)
+    let snapshot = understood(cx, &written)?;
+    show(cx, &args, snapshot)
+}
+
+/// Whether the verb is about a control plane that is not ours, so that no state is looked at.
+pub(super) fn is_about_another(args: &Status) -> bool {
+    args.remote.control_plane_address.is_some()
 }
 
 /// Who is registered with a control plane that may not be ours.
-async fn elsewhere(
-    cx: &mut Context<'_>,
-    format: StatusFormat,
-    place: &Elsewhere,
-) -> Result<Exit, Failure> {
-    let entries = components::elsewhere(place).await?;
+pub(super) async fn run_elsewhere(cx: &mut Stateless<'_>, args: Status) -> Result<Exit, Failure> {
+    let Some(place) = args.remote.place()? else {
+        return Err(Failure::Usage("which control plane?".to_owned()));
+    };
+    let entries = components::elsewhere(&place).await?;
     let list = ComponentList::new(entries);
-    match format {
+    match args.output {
         StatusFormat::Table | StatusFormat::Wide => {
             let (look, now) = (cx.out.look(), cx.clock.now());
             cx.out
@@ -115,7 +116,7 @@ async fn watch(cx: &mut Context<'_>, args: &Status) -> Result<Exit, Failure> {
             let Some(line) = line? else {
                 return Err(ended(cx));
             };
-            let snapshot = understood(&line)?;
+            let snapshot = understood(cx, &line)?;
             let namespace = cx.global.namespace.as_ref();
             shown = Some(narrowed(snapshot, namespace, &args.pipelines)?);
         }

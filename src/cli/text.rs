@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -72,8 +74,8 @@ pub fn paint(text: &str, tone: Tone, style: Style) -> String {
     }
 }
 
-/// `text` without anything that could move the cursor, change colours or the order of letters:
-/// each such character is shown as its escape. Tabs stay.
+/// `text` without anything that could move the cursor, change colours or the order of letters, or
+/// that is there and cannot be seen: each such character is shown as its escape. Tabs stay.
 pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
@@ -90,11 +92,52 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 }
 
 fn is_unsafe(c: char) -> bool {
-    let reorders = matches!(
+    (c.is_control() && c != '\t') || reorders(c) || is_invisible(c)
+}
+
+fn reorders(c: char) -> bool {
+    matches!(
         c,
         '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    (c.is_control() && c != '\t') || reorders || c == '\u{2028}' || c == '\u{2029}'
+    )
+}
+
+/// What Unicode calls default-ignorable, and its separators of lines: two names that differ in one
+/// of these look alike, and tags can carry a whole text that nobody sees. The two selectors by which
+/// letters become emoji, and back, are common and change nothing else.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{00ad}' | '\u{034f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}'
+            | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0d}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+/// `path` as a shell takes it, so that what a message says can be typed: as it is where that is
+/// safe, else quoted.
+pub fn shown(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(byte);
+    match path.to_str() {
+        Some(text) if !text.is_empty() && bytes.iter().all(is_plain) => text.to_owned(),
+        Some(text) if !text.contains('\'') && !text.chars().any(is_unsafe) => {
+            format!("'{text}'")
+        }
+        Some(_) | None => {
+            let mut shown = "$'".to_owned();
+            for byte in bytes {
+                match byte {
+                    b'\'' | b'\\' => shown.extend(['\\', char::from(*byte)]),
+                    b' '..=b'~' => shown.push(char::from(*byte)),
+                    _ => shown.push_str(&format!("\\{byte:03o}")),
+                }
+            }
+            shown + "'"
+        }
+    }
 }
 
 /// How many columns `text` takes on a terminal.
@@ -274,7 +317,52 @@ mod tests {
             clean("a\x1b[2J\u{9b}31m\u{202e}\r\n\tb"),
             "a\\u{1b}[2J\\u{9b}31m\\u{202e}\\r\\n\tb"
         );
-        assert!(matches!(clean("plain äöü 日本"), Cow::Borrowed(_)));
+        assert!(matches!(
+            clean("plain äöü 日本 ❤\u{fe0f}"),
+            Cow::Borrowed(_)
+        ));
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_that_cannot_be_seen() {
+        for hidden in [
+            '\u{ad}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2069}',
+            '\u{3164}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{e0001}',
+            '\u{e0041}',
+            '\u{e0100}',
+            '\u{7f}',
+            '\u{85}',
+        ] {
+            let text = clean(&format!("a{hidden}b")).into_owned();
+            assert_eq!(text, format!("a{}b", hidden.escape_default()));
+        }
+    }
+
+    #[test]
+    fn a_path_is_shown_as_a_shell_takes_it() {
+        use std::ffi::OsStr;
+        for (bytes, text) in [
+            (&b"/srv/p.yaml"[..], "/srv/p.yaml"),
+            (b"my pipe.yaml", "'my pipe.yaml'"),
+            (b"it's", r"$'it\'s'"),
+            (b"caf\xe9/p.yaml", r"$'caf\351/p.yaml'"),
+            (b"a\n\x1b[2J", r"$'a\012\033[2J'"),
+            (b"$(id)", "'$(id)'"),
+            ("äöü".as_bytes(), "'äöü'"),
+            (b"", "''"),
+        ] {
+            assert_eq!(shown(Path::new(OsStr::from_bytes(bytes))), text);
+        }
     }
 
     #[test]

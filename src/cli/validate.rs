@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
-use super::Context;
 use super::args::{TextOrJson, Validate};
 use super::exit::{Exit, Failure};
 use super::host::{Approved, Question};
 use super::out::tell;
-use super::sources::gather;
+use super::sources::{PATIENCE, gather};
+use super::{Stateless, asking};
 use crate::api::SourceInput;
 
-pub(super) fn run(cx: &mut Context<'_>, args: Validate) -> Result<Exit, Failure> {
-    let sources = gather(&args.files.all())?;
+pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failure> {
+    let sources = asking(gather(args.files.all(), PATIENCE))?;
     let checked = cx.host.check(&Question {
         sources: &sources,
         namespace: cx.global.namespace.as_ref(),
@@ -50,7 +50,10 @@ fn summary(sources: &[SourceInput], approved: &Approved) -> String {
         .map(|(index, spec)| {
             let source = match sources.get(*index) {
                 Some(SourceInput::File(path)) => path.display().to_string(),
-                Some(SourceInput::Text { .. }) | None => "standard input".to_owned(),
+                Some(SourceInput::Text {
+                    name: Some(name), ..
+                }) => name.clone(),
+                Some(SourceInput::Text { name: None, .. }) | None => "standard input".to_owned(),
             };
             let count = spec.components.len();
             let components = if count == 1 {

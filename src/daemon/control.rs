@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::tokens::Tokens;
 use crate::clock::Clock;
 use crate::control_plane::{
-    self, Behind, Containers, ControlPlane, ControlPlaneError, ControlPlaneOptions, Doors, Given,
-    KeyError, PortChoice, Reach,
+    self, Behind, Certificates, Containers, ControlPlane, ControlPlaneError, ControlPlaneOptions,
+    Doors, Given, KeyError, PortChoice, Reach,
 };
 use crate::driver::Launch;
 use crate::manifest::HOST_FROM_CONTAINER;
@@ -134,6 +134,11 @@ impl Control {
             reach,
             tokens: Some(tokens),
         })
+    }
+
+    /// The certificates that it serves, if it does.
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.plane.as_ref()?.certificates()
     }
 
     /// What `status` shows: where this daemon's own listens.

@@ -45,8 +45,8 @@ const KILL_AGAIN: Duration = Duration::from_secs(1);
 pub struct RunOptions {
     /// Where state is kept while it runs.
     pub state_dir: PathBuf,
-    /// The manifest.
-    pub file: PathBuf,
+    /// Where the manifest is.
+    pub sources: Vec<SourceInput>,
     /// How it is read.
     pub reading: Reading,
     /// How long the start of everything may take; zero = without end.
@@ -116,8 +116,7 @@ pub enum RunError {
 /// # Errors
 /// When nothing was run.
 pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> {
-    let source = SourceInput::File(options.file.clone());
-    let checked = check(&[source], Watching::Yes, &options.reading)?;
+    let checked = check(&options.sources, Watching::Yes, &options.reading)?;
     let logs = options.state_dir.join("logs");
     // Logs that somebody else left there are not this run's to remove.
     let had_logs = logs.exists();
@@ -155,7 +154,7 @@ async fn supervise(
     checked: crate::api::Checked,
     voice: Voice,
 ) -> Result<RunEnd, RunError> {
-    let signals = Signals::listen_at_a_terminal();
+    let signals = Signals::of_run();
     let mut signals = signals.map_err(|source| daemon.failed("listen for signals", source))?;
     if let ControlFlow::Break(end) = clear_leftovers(daemon, options, &voice, &mut signals).await? {
         return Ok(end);
@@ -218,7 +217,7 @@ async fn clear_leftovers(
         },
         // Cancel-safe: a signal that was not taken stays pending. It kills nothing: whoever left
         // these did not ask for that, and the next run goes on with their end.
-        _ = signals.next() => {
+        _ = signals.end() => {
             let left = left(&daemon.owner.snapshots().borrow());
             Ok(ControlFlow::Break(RunEnd::LeftBehind(left)))
         }
@@ -265,7 +264,13 @@ async fn begin(
         daemon.owner.apply(loaded.pipelines, loaded.source).await?;
     }
     let given = options.reading.given();
-    daemon.sources.begin(options.file.clone(), given).await;
+    for source in &options.sources {
+        match source {
+            SourceInput::File(file) => daemon.sources.begin(file.clone(), given.clone()).await,
+            // It was read, and cannot be read again.
+            SourceInput::Text { .. } => {}
+        }
+    }
     for key in keys {
         logs.show(daemon, key, voice.clone());
     }
@@ -286,7 +291,7 @@ async fn begin(
             // Events first: a snapshot is newer than the events that led to it.
             biased;
             // Cancel-safe: a signal that was not taken stays pending.
-            _ = signals.next() => {
+            _ = signals.end() => {
                 voice.say("Received shutdown signal");
                 return Ok(RunEnd::Stopped);
             }

@@ -10,6 +10,7 @@
 mod alone;
 mod backend;
 mod control;
+pub mod defect;
 mod engine;
 mod foreground;
 mod leftovers;
@@ -34,13 +35,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, socket};
 use crate::clock::Clock;
-use crate::control_plane::Containers;
+use crate::control_plane::{Certificates, Containers};
 use crate::driver::docker::DockerDriver;
 use crate::driver::logs::kept::Retention;
 use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::model::{
-    DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec, Snapshot,
+    DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec, Signal, Snapshot,
 };
 use crate::probe::{ExecPlace, ExecSite, Prober, RunAs, Target};
 use crate::reconciler::{
@@ -53,12 +54,15 @@ pub use alone::{Onlooker, down, look, volumes};
 use backend::Backend;
 use control::{Control, Token};
 pub use control::{ControlError, ControlPlaneChoice};
+use defect::{Beginnings, Defects};
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
-pub use signals::Signals;
+pub use signals::{Asked, Signals};
 use sources::Sources;
 pub use voice::{Said, Voice};
+
+use crate::telemetry::LogFile;
 
 /// The setting that names those who could not say what they run when the store was lost.
 const UNDESCRIBED: &str = "undescribed";
@@ -102,6 +106,9 @@ pub enum DaemonError {
     /// What the directory owns could not be ended.
     #[error("what runs cannot be ended")]
     Down(#[source] Refusal),
+    /// Something panicked, by a defect of ours; the log has told what.
+    #[error("a part of it panicked")]
+    Defect,
     /// The owner of the state ended early, by a defect of ours.
     #[error("the reconciler ended before its time")]
     Ended,
@@ -134,6 +141,7 @@ pub struct Daemon {
     drivers: Drivers,
     docker: Arc<DockerDriver>,
     sources: Sources,
+    certificates: Option<Certificates>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
@@ -268,6 +276,7 @@ impl Daemon {
             engine::open_doors(&docker, doors, networks);
         }
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
+        let certificates = control.certificates();
         let stop = CancellationToken::new();
         let mut tasks = vec![
             tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
@@ -300,6 +309,7 @@ impl Daemon {
             drivers,
             docker,
             sources,
+            certificates,
             stop,
             tasks,
             settings,
@@ -319,9 +329,14 @@ impl Daemon {
     /// # Errors
     /// When the socket cannot be bound; [`DaemonError::Ended`] when a defect ended the owner of the
     /// state, since a daemon that answers with what once was would lie.
-    pub async fn serve(mut self, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    pub async fn serve(
+        mut self,
+        signals: &mut Signals,
+        log: &LogFile,
+        defects: &mut Defects,
+        ready: impl FnOnce(),
+    ) -> Result<(), DaemonError> {
         let answering = self.answer()?;
-        let mut signals = self.signals()?;
         self.take_over_from_run();
         if self.knows_all {
             let logs = process_config(&self.options.state_dir).logs_dir;
@@ -333,16 +348,18 @@ impl Daemon {
         let mut outcome = Ok(());
         tokio::select! {
             // Cancel-safe: a signal that was not taken stays pending.
-            name = signals.next() => {
-                tracing::info!(signal = name, "ending; components run on");
+            signal = self.until_told(signals, log) => {
+                tracing::info!(%signal, "ending; components run on");
             }
+            // Cancel-safe: what is under way is begun again by the next program.
+            () = outlived(defects) => outcome = Err(DaemonError::Defect),
             // Cancel-safe: it only waits for what stays decided.
             () = self.owner.downed() => {
                 tokio::select! {
                     // What it had not removed yet is removed by the next daemon.
                     () = self.swept() => {}
                     // Cancel-safe: a signal that was not taken stays pending.
-                    _ = signals.next() => {}
+                    _ = signals.end() => {}
                 }
                 tracing::info!("everything is down; ending");
             }
@@ -351,9 +368,35 @@ impl Daemon {
         }
         // Whoever finds no socket from here on waits for the lock rather than give up.
         self.lock.say(ENDING);
-        answering.end().await;
-        self.close().await;
+        let ending = async {
+            answering.end().await;
+            self.close().await;
+        };
+        tokio::select! {
+            () = ending => {}
+            // Not cancel-safe, and need not be: what is not on the disk is as after a kill. A disk
+            // that hangs, and a signal of somebody who insists, must not keep it from ending.
+            () = tokio::time::sleep(FAREWELL) => tracing::warn!("ended before all was written"),
+            signal = signals.end() => tracing::warn!(%signal, "ended before all was written"),
+        }
         outcome
+    }
+
+    /// Does what signals ask for until one says to end.
+    async fn until_told(&self, signals: &mut Signals, log: &LogFile) -> Signal {
+        loop {
+            match signals.asked().await {
+                signals::Asked::End(signal) => return signal,
+                signals::Asked::LookAgain => {
+                    tracing::info!("looking again at every file and certificate");
+                    self.sources.look_again();
+                    if let Some(certificates) = &self.certificates {
+                        certificates.read_again();
+                    }
+                }
+                signals::Asked::LogAnew => log.begin_anew(),
+            }
+        }
     }
 
     /// Begins to answer on the state directory's socket.
@@ -376,10 +419,6 @@ impl Daemon {
             sources: self.sources.clone(),
             logs: process_config(&self.options.state_dir).logs_dir,
         }
-    }
-
-    fn signals(&self) -> Result<Signals, DaemonError> {
-        Signals::listen().map_err(|source| self.failed("listen for signals", source))
     }
 
     fn failed(&self, doing: &'static str, source: io::Error) -> DaemonError {
@@ -418,6 +457,29 @@ impl Daemon {
     }
 }
 
+/// Listens for signals, for a daemon of `state_dir`.
+///
+/// # Errors
+/// When the host lets nobody listen.
+pub fn listen(state_dir: &Path) -> Result<Signals, DaemonError> {
+    Signals::of_daemon().map_err(|source| DaemonError::Io {
+        doing: "listen for signals",
+        dir: state_dir.to_owned(),
+        source,
+    })
+}
+
+/// Waits until something has panicked and the pause after it is over: what did not die goes on
+/// meanwhile.
+async fn outlived(defects: &mut Defects) {
+    defects.first().await;
+    let pause = Beginnings::of_this_process().pause(Clock::new().now().as_millis());
+    tracing::error!(?pause, "the daemon begins again after a pause");
+    tokio::time::sleep(pause).await;
+}
+
+/// How long the end of a daemon may take whose disk hangs.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// What the holder of a lock that only looks says of itself.
 const LOOKING: &str = "looking";
 /// What the holder of a lock says of itself that lets go of it as soon as it can.

@@ -19,7 +19,8 @@ use crate::api::{
 };
 use crate::driver::process;
 use crate::manifest::{self, Colour, Given, Parsed, Problems};
-use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem};
+use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem, path};
+use crate::ownership::{End, Stranger, Trusted};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
 use crate::store::{self, Batch, Store, StoreError};
 use crate::watch::{self, Method, OnProblem, Update, Watch, WatchDied};
@@ -63,8 +64,12 @@ pub fn check(
 ) -> Result<Checked, ApiError> {
     let mut checked = Checked::default();
     let (mut rendered, mut problems) = (String::new(), Vec::new());
-    let all = sources.iter().flat_map(|input| read(input, reading));
-    for (file, parsed) in all {
+    let all = sources.iter().flat_map(|input| {
+        let read = read(input, reading);
+        read.into_iter()
+            .map(move |(file, parsed)| (input, file, parsed))
+    });
+    for (source, file, parsed) in all {
         match parsed {
             Ok(Parsed {
                 pipelines,
@@ -77,10 +82,13 @@ pub fn check(
                     reading.colour,
                 );
                 in_vain(&mut checked.remarks, &pipelines, file.as_deref());
-                let watched = file.is_some() && watch == Watching::Yes;
+                let is_followed = match (&file, watch) {
+                    (Some(file), Watching::Yes) => follows(file, source, &mut checked.remarks),
+                    (None, _) | (_, Watching::No) => false,
+                };
                 let source = Source {
                     file,
-                    watched,
+                    watched: is_followed,
                     origin: Origin::Person,
                 };
                 checked.loaded.push(Loaded { source, pipelines });
@@ -109,9 +117,52 @@ pub(super) async fn load(request: &ApplyRequest) -> Result<Checked, ApiError> {
         orchestrator: request.orchestrator,
         colour: Colour::Off,
     };
-    tokio::task::spawn_blocking(move || check(&sources, watch, &reading))
-        .await
-        .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
+    let checking = tokio::task::spawn_blocking(move || check(&sources, watch, &reading));
+    match timeout(READING, checking).await {
+        Ok(Ok(checked)) => checked,
+        Ok(Err(error)) => Err(ApiError::new(ErrorCode::Internal, error.to_string())),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::Unreachable,
+            format!("what was named could not be read within {READING:?}"),
+        )
+        .with_hint("its file system may hang; nothing was changed")),
+    }
+}
+
+/// Whether a file, of the source that was named, is followed: not where another user could change it,
+/// which is told.
+fn follows(file: &Path, source: &SourceInput, remarks: &mut Remarks) -> bool {
+    let named = match source {
+        SourceInput::File(path) => stranger(path),
+        SourceInput::Text { .. } => None,
+    };
+    let trusted = Trusted::ours();
+    let Some(stranger) = named.or_else(|| trusted.stranger(file, End::Itself)) else {
+        return true;
+    };
+    let message = format!(
+        "{} is applied this once and not followed, since others could change it: {stranger}; {}",
+        file.display(),
+        stranger.advice()
+    );
+    remarks.rendered += &format!("warning: {message}\n");
+    remarks.warnings.push(Problem {
+        file: Some(file.to_owned()),
+        line: None,
+        column: None,
+        message,
+    });
+    false
+}
+
+/// Who else could change what is followed by this name.
+fn stranger(path: &Path) -> Option<Stranger> {
+    let end = if path.is_dir() {
+        End::WithContents
+    } else {
+        End::Itself
+    };
+    Trusted::ours().stranger(path, end)
 }
 
 fn remark(remarks: &mut Remarks, warnings: &Problems, file: Option<&Path>, colour: Colour) {
@@ -150,8 +201,8 @@ fn read(
 ) -> Vec<(Option<PathBuf>, Result<Parsed, Problems>)> {
     let given = reading.given();
     match input {
-        SourceInput::Text { text, folder } => {
-            let name = "standard input";
+        SourceInput::Text { text, folder, name } => {
+            let name = name.as_deref().unwrap_or("standard input");
             vec![(
                 None,
                 watch::read_stream(name, text.as_bytes(), folder, &given),
@@ -174,7 +225,11 @@ struct Followed {
     given: Given,
     /// Of a folder: its files that were applied once. A further one is new; one of these whose
     /// pipelines were deleted since is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "path::optional_many"
+    )]
     files: Option<BTreeSet<PathBuf>>,
 }
 
@@ -202,6 +257,8 @@ pub(super) struct Sources {
 
 /// How long an answer about files is waited for; one that comes later is taken when it comes.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the files of a request may take: less than its asker waits.
+const READING: Duration = Duration::from_secs(30);
 /// How long a file system may be silent before `status` says so.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -284,8 +341,25 @@ impl Sources {
         }
     }
 
+    /// Reads all that is followed again.
+    pub fn look_again(&self) {
+        self.watch.look_again();
+    }
+
     /// Follows a file or a folder that was applied just now.
     pub async fn begin(&self, path: PathBuf, given: Given) {
+        let asked = path.clone();
+        // One whose file system hangs is judged when it is read.
+        let judged = timeout(
+            PATIENCE,
+            tokio::task::spawn_blocking(move || stranger(&asked)),
+        )
+        .await;
+        if let Ok(Ok(Some(stranger))) = judged {
+            tracing::warn!(%stranger, path = %path.display(), "it is not followed");
+            self.leave(&path);
+            return;
+        }
         let is_covered = path.parent().is_some_and(|folder| {
             let followed = self.followed();
             followed
@@ -389,9 +463,7 @@ impl Sources {
     /// Keeps what is known of a source for the next daemon. Without it that one knows only which
     /// file a pipeline came from, which is enough to go on.
     fn record(&self, path: PathBuf, followed: Option<&Followed>) {
-        let Some(name) = path.to_str().map(|path| format!("{SOURCE}{path}")) else {
-            return;
-        };
+        let name = format!("{SOURCE}{}", path::to_text(&path));
         let row = followed.map(|followed| {
             serde_json::to_string(followed).expect("a source has string keys only")
         });
@@ -554,7 +626,7 @@ fn kept(settings: &BTreeMap<String, String>) -> BTreeMap<PathBuf, Followed> {
     let rows = settings.iter().filter_map(|(name, row)| {
         let path = name.strip_prefix(SOURCE)?;
         match serde_json::from_str(row) {
-            Ok(followed) => Some((PathBuf::from(path), followed)),
+            Ok(followed) => Some((path::from_text(path), followed)),
             Err(error) => {
                 tracing::warn!(%name, %error, "a followed source could not be read");
                 None
