@@ -22,7 +22,7 @@
 //! | 2 | [`driver`] | where components run |
 //! | 2 | [`probe`] | asks components whether they are well |
 //! | 2 | [`watch`] | a file, to the last good pipelines in it |
-//! | 2 | [`preflight`] | what will not work on this host, found before anything is started |
+//! | 3 | [`preflight`] | what will not work on this host, found before anything is started |
 //! | 3 | [`reconciler`] | the only writer: commands in, snapshots out |
 //! | 4 | [`control_plane`] | what components call: both gRPC services, tokens, TLS |
 //! | 4 | [`api`] | what the command line and scripts call, and its client |

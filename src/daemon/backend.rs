@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use crate::api::{
     self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Fate, Loaded, VolumesAnswer,
@@ -12,6 +13,7 @@ use crate::api::{
 };
 use crate::driver::docker::{DockerDriver, Obstacle, Renewal, Volumes};
 use crate::driver::logs::kept::{self, KeptLog};
+use crate::driver::process::Inheritance;
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload,
@@ -28,6 +30,8 @@ use super::sources::{self, Sources};
 /// that are going.
 const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// What a preflight has not seen by then is not waited for.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Handles of everything that requests are answered from.
 pub(super) struct Backend {
@@ -63,16 +67,20 @@ impl api::Backend for Backend {
             .collect();
         let running = Running::all(&self.owner.snapshots().borrow());
         obstacles.extend(self.before_containers(&specs, &running).await);
-        let search_path = std::env::var_os("PATH");
         let looked = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().collect();
-            preflight::preflight(&specs, &running, search_path.as_deref())
+            preflight::preflight(&specs, &running, &Inheritance::of_this_process())
         });
-        match looked.await {
-            Ok(found) => obstacles.extend(found.into_iter().map(obstacle)),
-            Err(error) => {
+        match timeout(LOOK_PATIENCE, looked).await {
+            Ok(Ok(found)) => obstacles.extend(found.into_iter().map(obstacle)),
+            Ok(Err(error)) => {
                 tracing::error!(%error, "the preflight broke; the apply goes on without it");
             }
+            // A file system or a directory service that hangs is a start's to wait for.
+            Err(_) => tracing::warn!(
+                "what the files name does not answer within {LOOK_PATIENCE:?}; the apply goes on \
+                 without a look at it"
+            ),
         }
         obstacles
     }

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint};
-use crate::model::{ComponentSpec, DriverKind, InstanceId, PipelineSpec, Workload};
-use crate::probe::{Addresses, Ending, Host, Inside};
+use crate::model::{ComponentSpec, DriverKind, ExitStatus, InstanceId, PipelineSpec, Workload};
+use crate::probe::{Addresses, Ended, Ending, Host, Inside, NotBegun};
 use crate::reconciler::Kept;
 use crate::store::{self, Recovery};
 
@@ -199,13 +199,16 @@ pub(super) struct Contained(pub Arc<DockerDriver>);
 
 #[async_trait]
 impl Inside for Contained {
-    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, String> {
+    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, NotBegun> {
         let begun = self.0.exec(instance, command).await;
-        let ending = begun.map_err(|error| error.to_string())?;
+        let ending = begun.map_err(|error| NotBegun::NoPlace(error.to_string()))?;
         Ok(Box::pin(async {
             let ran = ending.await.map_err(|error| error.to_string())?;
             let code = i32::try_from(ran.code).map_err(|error| error.to_string())?;
-            Ok((code, ran.output))
+            Ok(Ended {
+                status: ExitStatus::Code(code),
+                output: ran.output,
+            })
         }))
     }
 }

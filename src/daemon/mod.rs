@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,12 +39,12 @@ use crate::clock::Clock;
 use crate::control_plane::{Certificates, Containers};
 use crate::driver::docker::DockerDriver;
 use crate::driver::logs::kept::Retention;
-use crate::driver::process::{ForkServer, ProcessConfig, ProcessDriver};
+use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::model::{
     DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec, Signal, Snapshot,
 };
-use crate::probe::{ExecPlace, ExecSite, Prober, RunAs, Target};
+use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun, Prober, Target};
 use crate::reconciler::{
     Changes, Core, Drivers, Durability, Environment, Kept, Probes, Reconciler, ReconcilerHandle,
     Recorder, Refusal,
@@ -250,10 +251,16 @@ impl Daemon {
                 Box::new(move |instance, spec| Target {
                     addresses: engine::addresses(&docker, instance, spec),
                     exec: match spec.driver() {
-                        DriverKind::Process => Some(exec_site(&process, &injection, instance)),
+                        DriverKind::Process => {
+                            let beside = Beside {
+                                process: Arc::clone(&process),
+                                injection: Arc::clone(&injection),
+                            };
+                            Some(ExecSite::new(instance.clone(), Arc::new(beside)))
+                        }
                         DriverKind::Docker => {
                             let inside = Arc::new(Contained(Arc::clone(&docker)));
-                            Some(ExecSite::inside(instance.clone(), inside))
+                            Some(ExecSite::new(instance.clone(), inside))
                         }
                         DriverKind::Nomad | DriverKind::Kubernetes => None,
                     },
@@ -565,22 +572,28 @@ fn process_config(dir: &Path) -> ProcessConfig {
 /// What is injected into instances, once the daemon knows.
 type Injection = Arc<OnceLock<Environment>>;
 
-/// Where the exec probes of an instance run: as its component does.
-fn exec_site(
-    process: &Arc<ProcessDriver>,
-    injection: &Injection,
-    instance: &InstanceId,
-) -> ExecSite {
-    let (process, injection) = (Arc::clone(process), Arc::clone(injection));
-    ExecSite::new(instance.clone(), move |instance| {
-        let injected = |launch: &Launch| injection.get().map(|of| of(launch)).unwrap_or_default();
-        let found = process.surroundings(instance, injected)?;
-        Ok(ExecPlace {
-            env: found.env,
-            working_dir: found.working_dir,
-            run_as: found.run_as.map(|(uid, gid)| RunAs { uid, gid }),
-        })
-    })
+/// The process driver, for exec probes: they run as the program of their instance does.
+struct Beside {
+    process: Arc<ProcessDriver>,
+    injection: Injection,
+}
+
+#[async_trait]
+impl Inside for Beside {
+    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, NotBegun> {
+        let injection = Arc::clone(&self.injection);
+        let injected =
+            move |launch: &Launch| injection.get().map(|of| of(launch)).unwrap_or_default();
+        let begun = self.process.exec(instance, command, injected).await;
+        let ending = begun.map_err(|error| match error {
+            process::NotBegun::Component(why) => NotBegun::Component(why),
+            process::NotBegun::NoPlace(why) => NotBegun::NoPlace(why),
+        })?;
+        Ok(Box::pin(async {
+            let process::Ran { status, output } = ending.await?;
+            Ok(Ended { status, output })
+        }))
+    }
 }
 
 fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, DaemonError> {

@@ -4,9 +4,8 @@ use crate::model::{
     ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, Port, Protocol,
 };
 
-use super::files::Trouble;
 use super::ports::{Holder, on_host};
-use super::{List, Running, World};
+use super::{List, Running, Trouble, World};
 
 const HINT: &str = "stop that, or give this component another port";
 

@@ -1,37 +1,33 @@
 //! What can be known to be wrong before anything is touched: a program that is not there, a port
 //! that a stranger holds.
 //!
-//! **Guarantees.** [`preflight`] changes nothing, starts nothing and connects to nothing. It
-//! reports all problems of all components in one list, in the order of their names, each once.
+//! **Guarantees.** [`preflight`] changes nothing and starts nothing. It reports all problems of all
+//! components in one list, in the order of their names, each once. What a start would refuse is
+//! found by the start's own functions, in the same words.
 //! What it cannot know (files and users inside a container, a user of a directory service) it
 //! does not report.
 //!
-//! **Assumptions.** It reads files and `/proc`, so it may block: async callers run it on a thread
+//! **Assumptions.** It reads files, `/proc` and the host's users, so it may block: async callers run it on a thread
 //! of its own. Its answer is about now; what happens between it and a start is the driver's to
 //! tell.
 
-mod account;
 mod conflict;
-mod files;
 mod ports;
-mod program;
 #[cfg(test)]
 mod tests;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::process::{Inheritance, foresee};
 use crate::model::{
-    ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, PipelineStatus,
-    SecretSource, Snapshot, SpecHash, Workload,
+    ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, PipelineStatus, Snapshot,
+    SpecHash,
 };
 
-use account::Accounts;
-use files::Trouble;
 use ports::Sockets;
 
 /// Something that would keep a component from running.
@@ -41,15 +37,13 @@ pub struct PreflightProblem {
     pub pipeline: PipelineKey,
     /// Which component.
     pub component: ComponentId,
-    /// What is wrong.
+    /// What is wrong, and what to do about it.
     pub what: String,
-    /// What to do about it.
-    pub hint: String,
 }
 
 impl fmt::Display for PreflightProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.component, self.what, self.hint)
+        write!(f, "{}: {}", self.component, self.what)
     }
 }
 
@@ -93,20 +87,18 @@ impl Running {
 }
 
 /// What would keep these pipelines from running, beside `running`, what already does.
-/// `search_path` is the daemon's own PATH; a component's `env` may name another.
+/// `inheritance` is what of the daemon's own they would get.
 ///
 /// A component of which nothing is to be started, since it runs as it is wanted, is not looked at.
 pub fn preflight(
     pipelines: &[&PipelineSpec],
     running: &[Running],
-    search_path: Option<&OsStr>,
+    inheritance: &Inheritance,
 ) -> Vec<PreflightProblem> {
     let world = World {
         pipelines,
         running: by_component(running),
-        accounts: LazyCell::new(Accounts::read),
         sockets: LazyCell::new(Sockets::read),
-        search_path: search_path.unwrap_or(OsStr::new(files::DEFAULT_PATH)),
     };
     let mut problems = BTreeSet::new();
     for pipeline in pipelines {
@@ -121,16 +113,8 @@ pub fn preflight(
                 component: &spec.id,
                 problems: &mut problems,
             };
-            match &spec.workload {
-                Workload::Process(process) => world.check_process(spec, process, &mut list),
-                // What is inside of an image is the engine's to know.
-                Workload::Docker(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => {}
-            }
-            for secret in &spec.secrets {
-                if let SecretSource::File(path) = &secret.source {
-                    let trouble = files::readable(path).err();
-                    list.add(trouble, || format!("secret {}", secret.name));
-                }
+            for refusal in foresee(spec, inheritance) {
+                list.insert(refusal.message);
             }
             for port in &spec.ports {
                 world.check_port(own, spec, port, &mut list);
@@ -180,9 +164,7 @@ fn by_component(running: &[Running]) -> ByComponent<'_> {
 struct World<'a> {
     pipelines: &'a [&'a PipelineSpec],
     running: ByComponent<'a>,
-    accounts: LazyCell<Accounts>,
     sockets: LazyCell<Sockets>,
-    search_path: &'a OsStr,
 }
 
 /// Where the problems of one component go.
@@ -192,15 +174,32 @@ struct List<'a> {
     problems: &'a mut BTreeSet<PreflightProblem>,
 }
 
+/// What is wrong with something, as the end of a sentence, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+struct Trouble {
+    what: String,
+    hint: &'static str,
+}
+
+impl Trouble {
+    fn new(what: impl Into<String>, hint: &'static str) -> Self {
+        let what = what.into();
+        Self { what, hint }
+    }
+}
+
 impl List<'_> {
     fn add(&mut self, trouble: Option<Trouble>, subject: impl FnOnce() -> String) {
         if let Some(Trouble { what, hint }) = trouble {
-            self.problems.insert(PreflightProblem {
-                pipeline: self.pipeline.clone(),
-                component: self.component.clone(),
-                what: format!("{} {what}", subject()),
-                hint: hint.to_owned(),
-            });
+            self.insert(format!("{} {what}; {hint}", subject()));
         }
+    }
+
+    fn insert(&mut self, what: String) {
+        self.problems.insert(PreflightProblem {
+            pipeline: self.pipeline.clone(),
+            component: self.component.clone(),
+            what,
+        });
     }
 }

@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::model::{ContainerSpec, Port, ProcessSpec, Protocol, SecretSpec, fixtures};
+use crate::model::{
+    ContainerSpec, Port, ProcessSpec, Protocol, SecretSource, SecretSpec, Workload, fixtures,
+};
 
 /// A process component `c` that runs `program` in `folder`.
 fn component(program: &str, folder: &Path) -> ComponentSpec {
@@ -22,9 +24,12 @@ fn component(program: &str, folder: &Path) -> ComponentSpec {
 
 fn problems_beside(spec: ComponentSpec, running: &[Running]) -> Vec<String> {
     let pipeline = fixtures::pipeline(vec![spec]);
-    let path = OsStr::new("/usr/bin:/bin");
-    let found = preflight(&[&pipeline], running, Some(path));
+    let found = preflight(&[&pipeline], running, &inheritance());
     found.iter().map(ToString::to_string).collect()
+}
+
+fn inheritance() -> Inheritance {
+    Inheritance::new([("PATH".into(), "/usr/bin:/bin".into())])
 }
 
 fn problems(spec: ComponentSpec) -> Vec<String> {
@@ -108,21 +113,15 @@ fn a_program_that_cannot_run_is_named_with_what_to_do() {
     for (program, wanted) in [
         (
             "no-such-program",
-            "c: program no-such-program is not in PATH (/usr/bin:/bin); install it",
+            "c: program `no-such-program` was not found in PATH (/usr/bin:/bin): install it",
         ),
-        (
-            "./missing",
-            "c: program ./missing does not exist; build or install it",
-        ),
-        ("./plain", "c: program ./plain may not be executed ("),
-        ("./folder", "c: program ./folder is a directory ("),
-        (
-            "./windows",
-            "c: program ./windows is a script with Windows line ends",
-        ),
+        ("./missing", "c: program `./missing` does not exist in /"),
+        ("./plain", "c: program `./plain` is not executable ("),
+        ("./folder", "c: program `./folder` is a directory ("),
+        ("./windows", "c: program `./windows` has Windows line ends"),
         (
             "./odd",
-            "c: program ./odd is a script whose interpreter /no/such/python does not exist",
+            "c: program `./odd` is a script whose interpreter `/no/such/python` does not exist",
         ),
     ] {
         let found = problems(component(program, folder.path()));
@@ -162,7 +161,7 @@ fn every_replica_that_differs_is_looked_at() {
     let found = problems(spec);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
-        found[0].starts_with("c: program ./run-1 does not exist"),
+        found[0].starts_with("c: program `./run-1` does not exist"),
         "{}",
         found[0]
     );
@@ -182,10 +181,10 @@ fn all_problems_are_told_at_once() {
     spec.ports = vec![port(taken.local_addr().unwrap().port(), Protocol::Tcp)];
     let found = problems(spec);
     let starts = [
-        "c: env_file /no/such/env does",
+        "c: cannot read env_file /no/such/env",
         "c: port ",
-        "c: secret key does",
-        "c: working_dir /no",
+        "c: secret `key`: cannot read /no/such/key",
+        "c: working directory /no/such/folder does not exist",
     ];
     assert_eq!(found.len(), starts.len(), "{found:?}");
     for (problem, start) in found.iter().zip(starts) {
@@ -200,7 +199,7 @@ fn a_user_that_does_not_exist_is_told() {
     let found = problems(spec);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
-        found[0].starts_with("c: user no-such-user-here"),
+        found[0].starts_with("c: there is no user `no-such-user-here`"),
         "{}",
         found[0]
     );
@@ -228,7 +227,10 @@ fn another_users_rights_decide_over_its_program() {
     let closed = std::fs::Permissions::from_mode(0o700);
     std::fs::set_permissions(folder.path(), closed).unwrap();
     let found = with_user("./shared", folder.path());
-    assert!(found[0].contains("may not be entered"), "{found:?}");
+    assert!(
+        found[0].contains("cannot enter working directory"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -407,11 +409,11 @@ fn two_pipelines_that_want_one_port_are_told() {
     let first = fixtures::pipeline(vec![serving(number, Protocol::Tcp)]);
     let mut second = first.clone();
     second.key.name = "second".parse().unwrap();
-    let found = preflight(&[&first, &second], &[], None);
+    let found = preflight(&[&first, &second], &[], &inheritance());
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].pipeline, second.key);
     assert!(
-        found[0].what.ends_with("is wanted by c of pipeline p, too"),
+        found[0].what.contains("is wanted by c of pipeline p, too;"),
         "{}",
         found[0]
     );

@@ -5,8 +5,8 @@
 //! asks each probe when it is due and sends a [`Report`] per answer.
 //!
 //! **Guarantees.** At most [`MAX_ASKS`] asks are under way. An ask ends at its timeout, whatever
-//! the other side does, and keeps at most 64 KiB of an answer. What a program of an exec probe
-//! forked into its process group is gone when the ask ends. A report is about an instance that
+//! the other side does, and keeps at most 64 KiB of an answer. It runs no program itself: those of
+//! exec probes are begun by the driver of their instance, as that runs. A report is about an instance that
 //! was still wanted when its ask ended.
 //!
 //! **What it does not do.** It judges nothing: thresholds are [`crate::planner`]'s. It never logs
@@ -23,18 +23,18 @@ mod schedule;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
-use crate::model::{Counts, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome};
+use crate::model::{
+    Counts, ExitStatus, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome,
+};
 
 pub use prober::{MAX_ASKS, Prober, ProberHandle};
 pub use schedule::{Found, Stage, Watched};
@@ -109,63 +109,49 @@ impl fmt::Display for Host {
     }
 }
 
-/// Where the exec probes of one instance run. It is found out with the first ask, in a thread that
-/// may block: that takes files, and names of users.
+/// Where the exec probes of one instance run: where only its driver gets.
 #[derive(Clone)]
 pub struct ExecSite {
     instance: InstanceId,
-    which: Which,
+    inside: Arc<dyn Inside>,
 }
 
-#[derive(Clone)]
-enum Which {
-    /// On this host.
-    Here {
-        find: Arc<FindPlace>,
-        found: Arc<OnceLock<ExecPlace>>,
-    },
-    /// Where only the component's driver gets.
-    Inside(Arc<dyn Inside>),
-}
-
-/// Runs programs inside of instances, as in their containers.
+/// Runs programs where instances run, and as they do.
 #[async_trait]
 pub trait Inside: Send + Sync {
     /// Begins `command` in `instance`; what it answers waits for the end. Dropping either future
     /// ends the program.
     ///
     /// # Errors
-    /// Why nothing is known about the component, in words.
-    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, String>;
+    /// Why it was not begun.
+    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, NotBegun>;
 }
 
-/// A program that runs; it resolves to its exit code and the beginning of what it wrote.
-pub type Ending = BoxFuture<'static, Result<(i32, Vec<u8>), String>>;
+/// Why a program was not begun, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotBegun {
+    /// As the component has it, it cannot be run.
+    Component(String),
+    /// That says nothing about the component.
+    NoPlace(String),
+}
 
-/// Finds out the place, or says why it cannot be known.
-type FindPlace = dyn Fn(&InstanceId) -> Result<ExecPlace, String> + Send + Sync;
+/// What became of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The beginning of what it wrote.
+    pub output: Vec<u8>,
+}
+
+/// A program that runs; it resolves to what became of it, or to why that is not known.
+pub type Ending = BoxFuture<'static, Result<Ended, String>>;
 
 impl ExecSite {
-    /// The site of `instance`, which `find` finds out.
-    pub fn new(
-        instance: InstanceId,
-        find: impl Fn(&InstanceId) -> Result<ExecPlace, String> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            instance,
-            which: Which::Here {
-                find: Arc::new(find),
-                found: Arc::default(),
-            },
-        }
-    }
-
     /// The inside of `instance`, where `inside` gets.
-    pub fn inside(instance: InstanceId, inside: Arc<dyn Inside>) -> Self {
-        Self {
-            instance,
-            which: Which::Inside(inside),
-        }
+    pub fn new(instance: InstanceId, inside: Arc<dyn Inside>) -> Self {
+        Self { instance, inside }
     }
 }
 
@@ -182,37 +168,6 @@ impl fmt::Debug for ExecSite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ExecSite").field(&self.instance).finish()
     }
-}
-
-/// What a program of an exec probe finds around it: the same as its component.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ExecPlace {
-    /// The component's whole environment; nothing of the daemon's is added.
-    pub env: BTreeMap<String, OsString>,
-    /// The component's working directory; absolute.
-    pub working_dir: PathBuf,
-    /// Whose rights it has; `None` = the daemon's.
-    pub run_as: Option<RunAs>,
-}
-
-impl fmt::Debug for ExecPlace {
-    /// Without the values of variables, which may be secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExecPlace")
-            .field("env", &self.env.keys())
-            .field("working_dir", &self.working_dir)
-            .field("run_as", &self.run_as)
-            .finish()
-    }
-}
-
-/// Numeric user and group, without supplementary groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunAs {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
 }
 
 /// What one ask gave.
@@ -234,12 +189,6 @@ pub enum AskError {
     /// The daemon lacks descriptors, ports or memory.
     #[error("cannot ask a probe: {why}; raise the daemon's limits")]
     Exhausted {
-        /// What the kernel said.
-        why: String,
-    },
-    /// A probe's program was started and cannot be followed.
-    #[error("cannot follow a probe's program: {why}")]
-    Unfollowed {
         /// What the kernel said.
         why: String,
     },

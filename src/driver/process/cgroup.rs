@@ -169,6 +169,18 @@ impl Groups {
         Ok(membership)
     }
 
+    /// The files by which another program joins the groups that an instance has.
+    pub(super) fn of(&self, instance: &InstanceId) -> Vec<PathBuf> {
+        let mut join = Vec::new();
+        for parent in [&self.memory, &self.cpu, &self.pids].into_iter().flatten() {
+            let file = self.dir(parent, instance).join("cgroup.procs");
+            if !join.contains(&file) && file.exists() {
+                join.push(file);
+            }
+        }
+        join
+    }
+
     /// Removes the groups of an instance that is gone.
     ///
     /// # Errors

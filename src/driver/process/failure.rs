@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use crate::model::{ComponentSpec, StartFailure, Workload};
 
+use super::program::{Fault, Unfit};
+use super::weigh::Overweight;
 use super::wire::Stage;
 
 /// Why an instance never got to run its program.
@@ -16,8 +18,8 @@ pub(super) enum Refusal {
         "this process driver only looks: it was opened without a fork server, so it starts nothing"
     )]
     OnlyLooks,
-    #[error("{0} holds a NUL byte, which no program can be given: remove it")]
-    NulByte(&'static str),
+    #[error(transparent)]
+    Overweight(Overweight),
     #[error(
         "arguments and environment are larger than {max} bytes together: pass the data in a file"
     )]
@@ -65,11 +67,16 @@ pub(super) enum Refusal {
     NoSecretsPlace(String),
     #[error("cannot write {}: {error}", path.display())]
     StateDir { path: PathBuf, error: io::Error },
-    #[error("program `{program}` was not found in {searched}: install it or correct `command`")]
-    ExecNotFound { program: String, searched: String },
+    #[error(transparent)]
+    Unfit(Unfit),
     #[error(
-        "program `{program}` cannot be executed: it is not an executable file of this user \
-         (chmod +x?), or lies on a file system mounted noexec"
+        "program `{program}` was not found: it, its interpreter or its loader does not exist; \
+         install what is missing or correct `command`"
+    )]
+    ExecNotFound { program: String },
+    #[error(
+        "program `{program}` or its interpreter cannot be executed: it is not an executable file \
+         of this user (chmod +x?), or lies on a file system mounted noexec"
     )]
     NotExecutable { program: String },
     #[error("program `{program}` is neither a binary of this machine nor a script with a #! line")]
@@ -78,6 +85,11 @@ pub(super) enum Refusal {
     WorkingDirMissing(PathBuf),
     #[error("cannot enter working directory {}: {error}", path.display())]
     WorkingDir { path: PathBuf, error: io::Error },
+    #[error(
+        "`nofile: {wanted}` is more than this daemon may set, which is {most}: ask for less, or \
+         raise the daemon's own hard limit"
+    )]
+    OpenFiles { wanted: u64, most: u64 },
     #[error("cannot set the limit on open files or core size: {0}")]
     Rlimit(io::Error),
     #[error("cannot set its limits: cannot write {}: {error}", path.display())]
@@ -100,8 +112,11 @@ impl Refusal {
         match self {
             Self::WrongDriver(_) => "WrongDriver",
             Self::OnlyLooks => "ReadOnlyDriver",
-            Self::NulByte(_) => "NulByte",
-            Self::TooLong { .. } => "ArgumentsTooLong",
+            Self::Overweight(Overweight::Nul { .. }) => "NulByte",
+            Self::Overweight(Overweight::Name { .. }) => "VariableNameInvalid",
+            Self::Overweight(Overweight::TooLong { .. } | Overweight::TooMuch { .. })
+            | Self::TooLong { .. } => "ArgumentsTooLong",
+            Self::Unfit(unfit) => of_unfit(unfit),
             Self::NoSuchUser(_) => "NoSuchUser",
             Self::NoSuchGroup(_) => "NoSuchGroup",
             Self::UserNotPermitted(_) | Self::User { .. } => "UserNotPermitted",
@@ -118,7 +133,7 @@ impl Refusal {
             Self::WorkingDirMissing(_) => "WorkingDirMissing",
             Self::WorkingDir { .. } => "WorkingDirUnusable",
             Self::Cgroup { .. } | Self::CgroupJoin(_) => "LimitsNotSet",
-            Self::Rlimit(_) => "LimitNotPermitted",
+            Self::OpenFiles { .. } | Self::Rlimit(_) => "LimitNotPermitted",
             Self::Process(_) => "ProcessLimit",
             Self::Guardian(_) => "GuardianFailed",
             Self::Exec { .. } => "ExecFailed",
@@ -135,14 +150,7 @@ impl Refusal {
         let user = || spec.user.clone().unwrap_or_default();
         let is = |kind| error.kind() == kind;
         match stage {
-            Some(Stage::Exec) if is(io::ErrorKind::NotFound) => Self::ExecNotFound {
-                searched: if program.contains('/') {
-                    process.working_dir.display().to_string()
-                } else {
-                    "the component's PATH".to_owned()
-                },
-                program,
-            },
+            Some(Stage::Exec) if is(io::ErrorKind::NotFound) => Self::ExecNotFound { program },
             Some(Stage::Exec) if is(io::ErrorKind::PermissionDenied) => {
                 Self::NotExecutable { program }
             }
@@ -166,6 +174,21 @@ impl Refusal {
                 Self::Exec { program, error }
             }
         }
+    }
+}
+
+/// The word for a program that cannot be executed.
+fn of_unfit(unfit: &Unfit) -> &'static str {
+    match unfit.fault() {
+        Fault::NotInPath(_) | Fault::Missing(_) if unfit.is_about_an_interpreter() => {
+            "InterpreterMissing"
+        }
+        Fault::NoLoader(_) | Fault::WindowsLine | Fault::EnvArguments(_) => "InterpreterMissing",
+        Fault::NotInPath(_) | Fault::Missing(_) => "ExecNotFound",
+        Fault::Directory(_) | Fault::NotExecutable(_) | Fault::Denied(_) | Fault::NoExec(_) => {
+            "NotExecutable"
+        }
+        Fault::Shapeless(_) | Fault::Foreign(_) | Fault::BadLine | Fault::Chain => "ExecFormat",
     }
 }
 

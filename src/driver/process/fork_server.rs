@@ -23,6 +23,7 @@ use rustix::net::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
+use super::attendant;
 use super::shim;
 use super::sys::{self, Fork};
 use super::wire::{Reply, Stage};
@@ -95,10 +96,10 @@ impl ForkServer {
     ///
     /// # Errors
     /// When there is no fork server and none can be started.
-    pub(super) fn launch(&self, control: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn launch(&self, duty: Duty, control: BorrowedFd<'_>) -> io::Result<()> {
         let mut running = self.lock();
         if let Some(server) = &*running
-            && send(&server.socket, control).is_ok()
+            && send(&server.socket, duty, control).is_ok()
         {
             return Ok(());
         }
@@ -107,7 +108,7 @@ impl ForkServer {
             dead.process.wait()?;
         }
         let server = self.spawn()?;
-        send(&server.socket, control)?;
+        send(&server.socket, duty, control)?;
         *running = Some(server);
         Ok(())
     }
@@ -125,12 +126,33 @@ impl Drop for ForkServer {
     }
 }
 
-fn send(socket: &UnixStream, control: BorrowedFd<'_>) -> io::Result<()> {
+/// What a shim is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Duty {
+    /// To guard an instance, whoever is there to see it.
+    Instance = 1,
+    /// To run a program beside an instance, for as long as somebody waits for it.
+    Exec = 2,
+}
+
+impl Duty {
+    fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Instance),
+            2 => Some(Self::Exec),
+            _ => None,
+        }
+    }
+}
+
+fn send(socket: &UnixStream, duty: Duty, control: BorrowedFd<'_>) -> io::Result<()> {
     let passed = [control];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&passed));
-    let byte = [IoSlice::new(&[1])];
+    let byte = [duty as u8];
+    let byte = [IoSlice::new(&byte)];
     loop {
         match sendmsg(socket, &byte, &mut ancillary, SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
@@ -147,6 +169,9 @@ pub fn run_fork_server() {
     sys::block_signals();
     sys::default_signals();
     sys::set_name(c"flowctl-forks");
+    sys::forget_the_caller();
+    // Its shims hold what their programs were given, and orders reach them by signals.
+    sys::hide_from_peers();
     // A session of its own keeps the terminal's signals away; one that has it already is as good.
     // The root directory pins no mount.
     if rustix::process::setsid().is_err() || rustix::process::chdir(c"/").is_err() {
@@ -154,13 +179,16 @@ pub fn run_fork_server() {
     }
     shim::warm_up();
     let socket = std::io::stdin();
-    while let Some(control) = receive(socket.as_fd()) {
+    while let Some((duty, control)) = receive(socket.as_fd()) {
         match sys::fork() {
             Ok(Fork::Parent) => {}
             Ok(Fork::Child) => {
                 // Descriptor 0 was the server's socket: the shim must not keep it open.
                 sys::empty_stdin();
-                shim::run(&control);
+                match duty {
+                    Duty::Instance => shim::run(&control),
+                    Duty::Exec => attendant::run(&control),
+                }
                 sys::exit_now(0);
             }
             Err(error) => {
@@ -178,8 +206,8 @@ pub fn run_fork_server() {
     }
 }
 
-/// The next socket; `None` when the driver is gone.
-fn receive(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+/// The next socket, and what for; `None` when the driver is gone.
+fn receive(socket: BorrowedFd<'_>) -> Option<(Duty, OwnedFd)> {
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -199,8 +227,9 @@ fn receive(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(mut passed) = message
                 && let Some(control) = passed.next()
+                && let Some(duty) = Duty::from_number(byte[0])
             {
-                return Some(control);
+                return Some((duty, control));
             }
         }
     }

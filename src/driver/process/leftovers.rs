@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::launch::MARK_FILE;
+use super::environment::MARK_FILE;
 
 /// How long the killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(2);

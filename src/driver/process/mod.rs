@@ -21,7 +21,6 @@ use async_trait::async_trait;
 use rustix::process::{Resource, Rlimit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::driver::logs;
@@ -30,13 +29,19 @@ use crate::driver::{
     Scope, Started,
 };
 use crate::model::{
-    ComponentSpec, DriverKind, ImageChoice, InstanceId, Limit, SecretSpec, Sighting, StartFailure,
-    StopPolicy,
+    ComponentSpec, DriverKind, InstanceId, Limit, SecretSpec, Sighting, StartFailure, StopPolicy,
 };
 
+mod account;
+mod attendant;
+mod binary;
 mod cgroup;
+mod context;
 mod descendants;
+mod environment;
+mod exec;
 mod failure;
+mod foresee;
 mod fork_server;
 mod guard;
 mod identity;
@@ -45,6 +50,7 @@ mod leftovers;
 #[cfg(test)]
 mod measure;
 mod output;
+mod program;
 mod record;
 mod secrets;
 mod sentry;
@@ -57,15 +63,19 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod text;
+mod weigh;
 mod wire;
 
+use context::{Context, OpenFiles};
 use identity::Boot;
 use sentry::Sentry;
 use sight::{Album, Finding};
 
 pub use cgroup::unenforced;
+pub use environment::Inheritance;
+pub use exec::{NotBegun, Ran};
+pub use foresee::{foresee, remarks, wanted_variables};
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
-pub use launch::Surroundings;
 pub(super) use secrets::{discard as discard_secrets_dir, make as make_secrets_dir};
 pub use sys::{keep_descriptors_from_children, start_afresh};
 
@@ -83,7 +93,7 @@ pub(super) fn read_secret(secret: &SecretSpec) -> Result<Vec<u8>, StartFailure> 
 pub(super) fn given_variables(
     spec: &ComponentSpec,
 ) -> Result<BTreeMap<String, Vec<u8>>, StartFailure> {
-    launch::given(spec).map_err(StartFailure::from)
+    environment::given(spec).map_err(StartFailure::from)
 }
 
 /// Where a process driver keeps things.
@@ -122,15 +132,48 @@ struct Site {
     server: Option<ForkServer>,
     secrets: secrets::Place,
     groups: cgroup::Groups,
-    /// Open files, soft and hard, that a program gets unless it asks for others: what this process
-    /// was started with.
-    nofile: (u64, u64),
+    /// What of ours components get.
+    inheritance: Inheritance,
+    open_files: OpenFiles,
     album: Mutex<Album>,
+    /// What is known of instances and stands in no file.
+    memory: Mutex<HashMap<InstanceId, Memory>>,
     /// What is between the making of its file and the answer of its shim.
     starting: Mutex<HashMap<InstanceId, Arc<ComponentSpec>>>,
 }
 
+/// What is known of one instance and stands in no file.
+#[derive(Default)]
+struct Memory {
+    /// What its program found around it, for those that are run beside it.
+    context: Option<Arc<Context>>,
+    /// Why it did not start, as it was told: what the kernel said stands in its file.
+    failure: Option<StartFailure>,
+}
+
 impl Site {
+    fn memory(&self) -> MutexGuard<'_, HashMap<InstanceId, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn context(&self, instance: &InstanceId) -> Option<Arc<Context>> {
+        self.memory().get(instance)?.context.clone()
+    }
+
+    fn keep_context(&self, instance: &InstanceId, context: Arc<Context>) {
+        let mut memory = self.memory();
+        memory.entry(instance.clone()).or_default().context = Some(context);
+    }
+
+    fn failure(&self, instance: &InstanceId) -> Option<StartFailure> {
+        self.memory().get(instance)?.failure.clone()
+    }
+
+    fn keep_failure(&self, instance: &InstanceId, failure: StartFailure) {
+        let mut memory = self.memory();
+        memory.entry(instance.clone()).or_default().failure = Some(failure);
+    }
+
     fn file_of(&self, instance: &InstanceId) -> PathBuf {
         self.config.instances_dir.join(instance.to_string())
     }
@@ -161,6 +204,7 @@ impl Site {
     }
 
     fn remove(&self, instance: &InstanceId) -> io::Result<()> {
+        self.memory().remove(instance);
         self.secrets.forget(instance)?;
         self.groups.forget(instance)?;
         match std::fs::remove_file(self.file_of(instance)) {
@@ -207,12 +251,14 @@ impl ProcessDriver {
             secrets: secrets::Place::find(&config.instances_dir),
             groups: cgroup::Groups::find(&config.instances_dir),
             boot: Boot::read()?,
-            nofile: raise_open_files(),
+            inheritance: Inheritance::of_this_process(),
+            open_files: raise_open_files(),
             stance,
             server,
             config,
             clock,
             album: Mutex::default(),
+            memory: Mutex::default(),
             starting: Mutex::default(),
         };
         Ok(Self {
@@ -222,32 +268,6 @@ impl ProcessDriver {
             launches: Semaphore::new(start::LAUNCHES),
             collector,
         })
-    }
-
-    /// What a program that is run beside `instance` has to find around it, given what flowctl
-    /// injected into it. Blocks for a few files.
-    ///
-    /// # Errors
-    /// Why that cannot be known, in words: the instance is gone, or a file that it was started with.
-    pub fn surroundings(
-        &self,
-        instance: &InstanceId,
-        injected: impl FnOnce(&Launch) -> BTreeMap<String, String>,
-    ) -> Result<Surroundings, String> {
-        let read = record::Description::read(&self.site.file_of(instance));
-        let read = read.map_err(|error| error.to_string())?;
-        let read = read.ok_or_else(|| "it is gone".to_owned())?;
-        let mut launch = Launch {
-            instance: read.instance,
-            spec: read.spec,
-            generation: read.generation,
-            file: read.file,
-            injected: BTreeMap::new(),
-            image: ImageChoice::ByPolicy,
-            given_up: CancellationToken::new(),
-        };
-        launch.injected = injected(&launch);
-        launch::surroundings(&self.site, &launch).map_err(|refusal| refusal.to_string())
     }
 
     /// Runs `work`, which touches files, where it may block.
@@ -375,13 +395,9 @@ fn unreachable(operation: &str, why: impl std::fmt::Display) -> DriverError {
     }
 }
 
-/// Raises the soft limit on open files to the hard one; answers what both were.
-fn raise_open_files() -> (u64, u64) {
+/// Raises this process's soft limit on open files to the hard one; answers what it may give.
+fn raise_open_files() -> OpenFiles {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let known = (
-        limit.current.unwrap_or(u64::MAX),
-        limit.maximum.unwrap_or(u64::MAX),
-    );
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
@@ -389,5 +405,5 @@ fn raise_open_files() -> (u64, u64) {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-    known
+    OpenFiles::of_this_process()
 }

@@ -207,6 +207,20 @@ pub(super) fn read(secret: &SecretSpec) -> Result<Vec<u8>, Refusal> {
     }
 }
 
+/// Whether a secret can be read, without waiting for it.
+///
+/// # Errors
+/// Those of [`read`].
+pub(super) fn check(secret: &SecretSpec) -> Result<(), Refusal> {
+    // Opening a pipe would wait for its writer.
+    if let SecretSource::File(path) = &secret.source
+        && fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir())
+    {
+        return Ok(());
+    }
+    read(secret).map(drop)
+}
+
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     let mut value = Vec::new();
     fs::File::open(path)?

@@ -27,7 +27,7 @@ use super::guard::guard;
 use super::identity;
 use super::output::Log;
 use super::record::{Line, StateFile};
-use super::sys::{self, Mapping, Program, SignalQueue};
+use super::sys::{self, Mapping, SignalQueue};
 use super::wire::{GO, MAX_REQUEST, Reply, Request, Stage};
 
 /// Does once, in the fork server, what libraries do at their first use, so that every shim shares
@@ -152,7 +152,8 @@ fn read_all(from: &OwnedFd, mut into: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn receive(control: &OwnedFd) -> Result<Mapping, Errno> {
+/// The request that the driver sends first.
+pub(super) fn receive(control: &OwnedFd) -> Result<Mapping, Errno> {
     let mut length = [0; 4];
     read_all(control, &mut length)?;
     let length = u32::from_ne_bytes(length) as usize;
@@ -188,21 +189,15 @@ type Started = (SignalQueue, Pid, [OwnedFd; 2]);
 /// Starts the program; answers its pid and the read ends of its output.
 fn start(request: &Request<'_>) -> Result<Started, (Stage, i32)> {
     let failed = |error: Errno| (Stage::Spawn, error.raw_os_error());
-    let signals = SignalQueue::open()
-        .map_err(|error| (Stage::Spawn, error.raw_os_error().unwrap_or_default()))?;
+    let refused = |error: std::io::Error| (Stage::Spawn, error.raw_os_error().unwrap_or_default());
+    let program = &request.program;
+    let signals = SignalQueue::open().map_err(refused)?;
     let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-    let pid = sys::spawn(&Program {
-        candidates: request.candidates,
-        argv: request.argv,
-        envp: request.envp,
-        working_dir: request.working_dir,
-        credentials: request.credentials,
-        limits: request.limits,
-        groups: request.groups,
-        stdout: stdout_end.as_fd(),
-        stderr: stderr_end.as_fd(),
-    })?;
+    for end in [&stdout_end, &stderr_end] {
+        sys::hand_over(end.as_fd(), program.credentials.as_ref()).map_err(refused)?;
+    }
+    let pid = sys::spawn(program, stdout_end.as_fd(), stderr_end.as_fd())?;
     let pid = Pid::from_raw(pid).ok_or((Stage::Spawn, Errno::SRCH.raw_os_error()))?;
     for pipe in [&stdout, &stderr] {
         rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(failed)?;

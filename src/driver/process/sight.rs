@@ -105,7 +105,19 @@ pub(super) fn examine(
             state = State::read(file).map_err(about)?.unwrap_or(state);
         }
     }
-    Ok(classify(site, state, guard, spec))
+    let mut finding = classify(site, state, guard, spec);
+    if let Finding::Over {
+        life: Life::NotStarted { failure, .. },
+        ..
+    } = &mut finding
+        && let Some(told) = file
+            .file_name()
+            .and_then(instance_of)
+            .and_then(|it| site.failure(&it))
+    {
+        *failure = told;
+    }
+    Ok(finding)
 }
 
 /// The error, with the file that it is about.
@@ -329,6 +341,11 @@ fn look_closely(
         Finding::Absent | Finding::Debris if starting.is_some() => {
             sightings.push(sighting(None, Life::Created));
         }
+        // Why it did not start is just being found out.
+        Finding::Over {
+            life: Life::NotStarted { .. },
+            ..
+        } if starting.is_some() => sightings.push(sighting(None, Life::Created)),
         Finding::Absent => album.forget(&name, sentry),
         Finding::Debris => {
             album.forget(&name, sentry);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,10 +13,13 @@ use tokio::time::timeout;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{Handle, InstanceId, Life, ProcessIdentity, StartFailure, Timestamp};
 
+use super::context::{self, Context};
 use super::failure::Refusal;
+use super::fork_server::Duty;
+use super::launch::Prepared;
 use super::sight::{self, Finding};
-use super::wire::{GO, Reply};
-use super::{ProcessDriver, Site, identity, launch, unreachable};
+use super::wire::{GO, Reply, Stage};
+use super::{ProcessDriver, Site, exec, identity, launch, unreachable};
 
 /// Shims being made at once. More would not be faster, and each holds descriptors.
 pub(super) const LAUNCHES: usize = 32;
@@ -108,18 +112,19 @@ impl ProcessDriver {
         let prepared = self
             .blocking(operation, move |site, _| Ok(begin(site, &wanted)))
             .await?;
-        let (control, request) = match prepared {
-            Ok(prepared) => prepared,
+        let (control, prepared) = match prepared {
+            Ok(begun) => begun,
             Err(refusal) => return Err(self.refuse(launch, refusal.into()).await),
         };
         let mut control =
             UnixStream::from_std(control).map_err(|error| unreachable(operation, error))?;
         let claimed = timeout(CLAIM_PATIENCE, async {
-            control.write_all(&request).await?;
+            control.write_all(&prepared.request).await?;
             receive(&mut control).await
         })
         .await;
-        drop(request);
+        let context = prepared.context;
+        drop(prepared.request);
         let shim = match claimed {
             Ok(Ok(Reply::Ready { pid, ticks })) => self.identity(pid, ticks),
             Ok(Ok(Reply::Failed { stage, errno, .. })) => {
@@ -152,13 +157,35 @@ impl ProcessDriver {
                 Ok(Started { handle, since })
             }
             Ok(Ok(Reply::Failed { stage, errno, .. })) => {
-                let refusal = Refusal::of_stage(Some(stage), errno, &launch.spec);
-                Err(DriverError::Refused(refusal.into()))
+                let failed = (Some(stage), errno);
+                Err(DriverError::Refused(
+                    self.explained(launch, failed, context).await,
+                ))
             }
             Ok(Ok(Reply::Ready { .. })) => Err(unreachable(operation, "its shim stutters")),
             Ok(Err(error)) => Err(unreachable(operation, format!("its shim ended: {error}"))),
             Err(_) => Err(unreachable(operation, "its program is not executed yet")),
         }
+    }
+
+    /// Why the program of `launch` could not be executed, remembered for those who look.
+    async fn explained(
+        &self,
+        launch: &Launch,
+        failed: (Option<Stage>, i32),
+        context: Arc<Context>,
+    ) -> StartFailure {
+        let replica = launch.instance.replica.replica;
+        let refusal = match context::process_of(&launch.spec) {
+            Ok(process) => {
+                let argv = context::argv(process, replica);
+                exec::explain(failed, &launch.spec, argv, context).await
+            }
+            Err(refusal) => refusal,
+        };
+        let failure = StartFailure::from(refusal);
+        self.site.keep_failure(&launch.instance, failure.clone());
+        failure
     }
 
     fn identity(&self, pid: u32, start_ticks: u64) -> ProcessIdentity {
@@ -237,19 +264,20 @@ impl Drop for Starting<'_> {
 }
 
 /// Makes the file and asks for a shim; answers where to speak with it, and what to say.
-pub(super) fn begin(site: &Site, launch: &Launch) -> Result<(StdUnixStream, Vec<u8>), Refusal> {
+pub(super) fn begin(site: &Site, launch: &Launch) -> Result<(StdUnixStream, Prepared), Refusal> {
     let server = site.server.as_ref().ok_or(Refusal::OnlyLooks)?;
-    let request = launch::prepare(site, launch)?;
+    let prepared = launch::prepare(site, launch)?;
     let open = || -> io::Result<StdUnixStream> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        server.launch(theirs.as_fd())?;
+        server.launch(Duty::Instance, theirs.as_fd())?;
         ours.set_nonblocking(true)?;
         Ok(ours)
     };
-    Ok((open().map_err(Refusal::Process)?, request))
+    Ok((open().map_err(Refusal::Process)?, prepared))
 }
 
-async fn receive(control: &mut UnixStream) -> io::Result<Reply> {
+/// The next reply of a shim.
+pub(super) async fn receive(control: &mut UnixStream) -> io::Result<Reply> {
     let mut bytes = [0; Reply::SIZE];
     control.read_exact(&mut bytes).await?;
     Reply::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())

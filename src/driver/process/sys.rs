@@ -7,7 +7,7 @@
     reason = "fork, clone, signalfd, queued signals, private mappings and the user database have no safe wrapper"
 )]
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
@@ -17,11 +17,21 @@ use std::ptr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::wire::{Credentials, Limits, Stage, Strings};
+use super::wire::{Credentials, NewPrivileges, Program, Stage};
+
+mod inheritance;
+mod users;
+
+pub(super) use inheritance::{forget_the_caller, hide_from_peers};
+pub(super) use users::{User, UserKey, group, groups_of, user, with_rights_of};
 
 /// The real-time signal that carries orders to a shim. Fixed by number, not by `SIGRTMIN`, which
 /// differs between C libraries: shims of an earlier release must understand a later driver.
 pub(super) const ORDER_SIGNAL: c_int = 40;
+
+/// The soft limit on a program's stack, in bytes: the kernel's default. It also bounds what arguments
+/// and variables may take.
+pub(super) const STACK_LIMIT: u64 = 8 << 20;
 
 /// Anonymous private memory that costs nothing until it is touched and is given back as a whole.
 pub(super) struct Mapping {
@@ -88,6 +98,13 @@ pub(super) fn discard(memory: &mut [u8]) {
     }
 }
 
+/// Bytes of a page of this host.
+pub(super) fn page_size() -> usize {
+    // SAFETY: only asks.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
+}
+
 /// Blocks every signal, so that [`SignalQueue`] receives them all; all but SIGCONT, which wakes
 /// nobody who is not stopped only while it is not blocked.
 pub(super) fn block_signals() {
@@ -136,10 +153,16 @@ pub(super) fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Makes standard input, whatever it was, the same as standard output.
+/// Makes standard input, whatever it was, one that is at its end.
 pub(super) fn empty_stdin() {
     // SAFETY: replaces a descriptor that no owner in this process closes.
-    unsafe { libc::dup2(1, 0) };
+    unsafe {
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        libc::dup2(if null < 0 { 1 } else { null }, 0);
+        if null > 2 {
+            libc::close(null);
+        }
+    };
 }
 
 /// Closes every descriptor from `first` on.
@@ -339,26 +362,21 @@ pub(super) fn waitable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// A program to start. Standard input is the caller's descriptor 0.
-pub(super) struct Program<'a> {
-    /// Paths to try in turn, as `execvp` does.
-    pub(super) candidates: Strings<'a>,
-    /// With `argv[0]`.
-    pub(super) argv: Strings<'a>,
-    /// `NAME=value`.
-    pub(super) envp: Strings<'a>,
-    /// Files of control groups to join.
-    pub(super) groups: Strings<'a>,
-    /// Entered after the change of user.
-    pub(super) working_dir: &'a CStr,
-    /// Whom to become.
-    pub(super) credentials: Option<Credentials<'a>>,
-    /// Resource limits.
-    pub(super) limits: Limits,
-    /// A descriptor over 2.
-    pub(super) stdout: BorrowedFd<'a>,
-    /// A descriptor over 2.
-    pub(super) stderr: BorrowedFd<'a>,
+/// Makes `pipe`, the writing end of a program's output, the property of whom it becomes; and lets
+/// whoever it hands it to open it by name, as `/dev/stdout`, however it changed its user by then.
+/// Only who may look into the program's own folder in `/proc` gets that far.
+pub(super) fn hand_over(pipe: BorrowedFd<'_>, to: Option<&Credentials<'_>>) -> io::Result<()> {
+    const OTHERS_WRITE: libc::mode_t = 0o622;
+    let fd = pipe.as_raw_fd();
+    // SAFETY: both calls only change the owner and mode of an open pipe.
+    let failed = unsafe {
+        libc::fchmod(fd, OTHERS_WRITE) < 0
+            || to.is_some_and(|who| libc::fchown(fd, who.uid, who.gid) < 0)
+    };
+    if failed {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Where a start stopped, and the error number.
@@ -368,6 +386,8 @@ pub(super) type SpawnError = (Stage, i32);
 /// since a process that shares its parent's memory must not allocate.
 struct Birth<'a> {
     program: &'a Program<'a>,
+    stdout: BorrowedFd<'a>,
+    stderr: BorrowedFd<'a>,
     candidates: &'a [*const libc::c_char],
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
@@ -376,8 +396,13 @@ struct Birth<'a> {
 }
 
 /// Starts `program` in a process group of its own, to be killed when this process dies, and returns its
-/// pid once it runs. Memory is shared until then, so a start costs no page of ours.
-pub(super) fn spawn(program: &Program<'_>) -> Result<libc::pid_t, SpawnError> {
+/// pid once it runs. Memory is shared until then, so a start costs no page of ours. Standard input
+/// is the caller's; both outputs are descriptors over 2.
+pub(super) fn spawn(
+    program: &Program<'_>,
+    stdout: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+) -> Result<libc::pid_t, SpawnError> {
     /// Deep enough for unoptimised builds.
     const STACK: usize = 128 << 10;
     let failed = |error: io::Error| (Stage::Spawn, error.raw_os_error().unwrap_or(libc::ENOMEM));
@@ -403,6 +428,8 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<libc::pid_t, SpawnError> {
     }
     let mut birth = Birth {
         program,
+        stdout,
+        stderr,
         candidates: &candidates[..program.candidates.count()],
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
@@ -463,6 +490,7 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
         if libc::setpgid(0, 0) < 0 {
             return (Stage::Session, errno());
         }
+        libc::umask(program.umask);
         let limits = [
             (libc::RLIMIT_NOFILE, Some(program.limits.nofile)),
             (
@@ -503,7 +531,8 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
                 return (Stage::User, libc::EPERM);
             }
         }
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
+        let denied = program.privileges == NewPrivileges::Denied;
+        if denied && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
             return (Stage::Privileges, errno());
         }
         // After the change of user, which clears it.
@@ -513,8 +542,8 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
         if libc::getppid() != birth.parent {
             libc::_exit(127);
         }
-        if libc::dup2(program.stdout.as_raw_fd(), 1) < 0
-            || libc::dup2(program.stderr.as_raw_fd(), 2) < 0
+        if libc::dup2(birth.stdout.as_raw_fd(), 1) < 0
+            || libc::dup2(birth.stderr.as_raw_fd(), 2) < 0
         {
             return (Stage::Descriptors, errno());
         }
@@ -537,101 +566,5 @@ unsafe fn become_program(birth: &Birth<'_>) -> SpawnError {
             }
         }
         (Stage::Exec, error)
-    }
-}
-
-/// A user of the host's database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct User {
-    /// Login name.
-    pub(super) name: String,
-    /// User id.
-    pub(super) uid: u32,
-    /// Primary group.
-    pub(super) gid: u32,
-    /// Home directory.
-    pub(super) home: String,
-}
-
-/// How a user is asked for.
-pub(super) enum UserKey<'a> {
-    /// By login name.
-    Name(&'a str),
-    /// By id.
-    Id(u32),
-}
-
-/// Looks a user up; `None` = there is none.
-pub(super) fn user(key: &UserKey<'_>) -> io::Result<Option<User>> {
-    let name = match key {
-        UserKey::Name(name) => CString::new(*name)?,
-        UserKey::Id(_) => CString::default(),
-    };
-    let mut space = vec![0 as libc::c_char; 16 << 10];
-    let mut entry = MaybeUninit::<libc::passwd>::uninit();
-    let mut found: *mut libc::passwd = ptr::null_mut();
-    // SAFETY: all buffers are valid for the call, and the strings of a found entry lie in
-    // `space`, which outlives their copies.
-    unsafe {
-        let (entry, buffer, len) = (entry.as_mut_ptr(), space.as_mut_ptr(), space.len());
-        let code = match key {
-            UserKey::Name(_) => libc::getpwnam_r(name.as_ptr(), entry, buffer, len, &raw mut found),
-            UserKey::Id(uid) => libc::getpwuid_r(*uid, entry, buffer, len, &raw mut found),
-        };
-        match (code, found.as_ref()) {
-            (_, Some(entry)) => Ok(Some(User {
-                name: CStr::from_ptr(entry.pw_name).to_string_lossy().into_owned(),
-                uid: entry.pw_uid,
-                gid: entry.pw_gid,
-                home: CStr::from_ptr(entry.pw_dir).to_string_lossy().into_owned(),
-            })),
-            (0 | libc::ENOENT | libc::ESRCH, None) => Ok(None),
-            (code, None) => Err(io::Error::from_raw_os_error(code)),
-        }
-    }
-}
-
-/// The id of a group by name; `None` = there is none.
-pub(super) fn group(name: &str) -> io::Result<Option<u32>> {
-    let name = CString::new(name)?;
-    let mut space = vec![0 as libc::c_char; 64 << 10];
-    let mut entry = MaybeUninit::<libc::group>::uninit();
-    let mut found: *mut libc::group = ptr::null_mut();
-    // SAFETY: all buffers are valid for the call.
-    unsafe {
-        let code = libc::getgrnam_r(
-            name.as_ptr(),
-            entry.as_mut_ptr(),
-            space.as_mut_ptr(),
-            space.len(),
-            &raw mut found,
-        );
-        match (code, found.as_ref()) {
-            (_, Some(entry)) => Ok(Some(entry.gr_gid)),
-            (0 | libc::ENOENT | libc::ESRCH, None) => Ok(None),
-            (code, None) => Err(io::Error::from_raw_os_error(code)),
-        }
-    }
-}
-
-/// The groups that `user` is in, `gid` included.
-pub(super) fn groups_of(user: &str, gid: u32) -> io::Result<Vec<u32>> {
-    let user = CString::new(user)?;
-    let mut groups = vec![0; 64];
-    loop {
-        let mut count = c_int::try_from(groups.len()).unwrap_or(c_int::MAX);
-        // SAFETY: `groups` has room for `count` ids.
-        let code =
-            unsafe { libc::getgrouplist(user.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
-        let wanted = usize::try_from(count).unwrap_or(0);
-        if code >= 0 {
-            groups.truncate(wanted);
-            return Ok(groups);
-        }
-        // The kernel knows no more groups than this per process.
-        if groups.len() >= 1 << 16 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        groups.resize(wanted.max(groups.len() * 2), 0);
     }
 }

@@ -3,6 +3,9 @@
 //! The driver opens a socket pair per launch and passes one end to the fork server, which forks a
 //! shim that inherits it. On that pair: the request, [`Reply::Ready`], [`GO`], and the last reply.
 //! The request is read in place, so a shim needs no heap for it.
+//!
+//! For a program that is run beside an instance, as an exec probe, the request is a [`Program`]; the
+//! answers are [`Reply::Started`] and, at its end, [`Ran`] with what it wrote.
 
 use std::ffi::{CStr, CString, NulError};
 
@@ -28,15 +31,27 @@ pub(super) struct Request<'a> {
     pub(super) max_log_size: u64,
     /// Log files kept.
     pub(super) max_log_files: u64,
+    /// The program.
+    pub(super) program: Program<'a>,
+}
+
+/// A program to run, and all that it finds around it: as much for that of an instance as for one
+/// of its probes. What is not here is the same for all, and the fork server's.
+#[derive(Clone, Copy)]
+pub(super) struct Program<'a> {
     /// Resource limits.
     pub(super) limits: Limits,
+    /// Bits that files which it makes do not get.
+    pub(super) umask: u32,
+    /// Whether set-uid bits and file capabilities mean anything to it.
+    pub(super) privileges: NewPrivileges,
     /// Whom to become.
     pub(super) credentials: Option<Credentials<'a>>,
-    /// Files of control groups to which the program writes itself.
+    /// Files of control groups to which it writes itself.
     pub(super) groups: Strings<'a>,
-    /// Where the program runs.
+    /// Where it runs; entered after the change of user.
     pub(super) working_dir: &'a CStr,
-    /// Paths of the program to try in turn.
+    /// Paths of the program to try in turn, as `execvp` does.
     pub(super) candidates: Strings<'a>,
     /// With `argv[0]`.
     pub(super) argv: Strings<'a>,
@@ -49,8 +64,17 @@ pub(super) struct Request<'a> {
 pub(super) struct Limits {
     /// Open files.
     pub(super) nofile: (u64, u64),
-    /// Bytes of a core dump; `None` = inherited.
+    /// Bytes of a core dump; `None` = none, unless the program raises it.
     pub(super) core: Option<u64>,
+}
+
+/// Whether a program may have more rights than the one that executes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NewPrivileges {
+    /// Set-uid bits and file capabilities are ignored, for it and all that it starts.
+    Denied,
+    /// They mean what they say.
+    Allowed,
 }
 
 /// Whom a program becomes.
@@ -129,23 +153,7 @@ impl<'a> Request<'a> {
             incarnation: reader.number()?,
             max_log_size: reader.number()?,
             max_log_files: reader.number()?,
-            limits: Limits {
-                nofile: (reader.number()?, reader.number()?),
-                core: reader.option()?,
-            },
-            credentials: match reader.option()? {
-                None => None,
-                Some(uid) => Some(Credentials {
-                    uid: u32::try_from(uid).ok()?,
-                    gid: u32::try_from(reader.number()?).ok()?,
-                    groups: reader.blob()?,
-                }),
-            },
-            groups: reader.strings()?,
-            working_dir: reader.string()?,
-            candidates: reader.strings()?,
-            argv: reader.strings()?,
-            envp: reader.strings()?,
+            program: reader.program()?,
         })
     }
 
@@ -155,36 +163,62 @@ impl<'a> Request<'a> {
         for string in [self.file, self.logs, self.oom, self.boot_id] {
             writer.blob(string.to_bytes_with_nul());
         }
-        for number in [
-            self.incarnation,
-            self.max_log_size,
-            self.max_log_files,
-            self.limits.nofile.0,
-            self.limits.nofile.1,
-        ] {
+        for number in [self.incarnation, self.max_log_size, self.max_log_files] {
             writer.number(number);
         }
-        writer.option(self.limits.core);
-        writer.option(self.credentials.map(|who| u64::from(who.uid)));
-        if let Some(who) = self.credentials {
-            writer.number(u64::from(who.gid));
-            writer.blob(who.groups);
-        }
-        writer.strings(self.groups);
-        writer.blob(self.working_dir.to_bytes_with_nul());
-        for strings in [self.candidates, self.argv, self.envp] {
-            writer.strings(strings);
-        }
-        // A body over 4 GiB would wrap, and is over `MAX_REQUEST` by far.
-        let length = u32::try_from(writer.0.len() - 4).unwrap_or(u32::MAX);
-        writer.0[..4].copy_from_slice(&length.to_ne_bytes());
-        writer.0
+        writer.program(&self.program);
+        writer.sealed()
+    }
+}
+
+impl<'a> Program<'a> {
+    /// The program in `body`, which is all of a request for one beside an instance; `None` when it
+    /// is malformed.
+    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+        Reader(body).program()
+    }
+
+    /// The request as it is sent, its length in front.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer(vec![0; 4]);
+        writer.program(self);
+        writer.sealed()
     }
 }
 
 struct Writer(Vec<u8>);
 
 impl Writer {
+    /// All that was written, its length in front.
+    fn sealed(mut self) -> Vec<u8> {
+        // A body over 4 GiB would wrap, and is over `MAX_REQUEST` by far.
+        let length = u32::try_from(self.0.len() - 4).unwrap_or(u32::MAX);
+        self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        self.0
+    }
+
+    /// In the order of [`Reader::program`].
+    fn program(&mut self, program: &Program<'_>) {
+        self.number(program.limits.nofile.0);
+        self.number(program.limits.nofile.1);
+        self.option(program.limits.core);
+        self.number(u64::from(program.umask));
+        self.number(match program.privileges {
+            NewPrivileges::Denied => 0,
+            NewPrivileges::Allowed => 1,
+        });
+        self.option(program.credentials.map(|who| u64::from(who.uid)));
+        if let Some(who) = program.credentials {
+            self.number(u64::from(who.gid));
+            self.blob(who.groups);
+        }
+        self.strings(program.groups);
+        self.blob(program.working_dir.to_bytes_with_nul());
+        for strings in [program.candidates, program.argv, program.envp] {
+            self.strings(strings);
+        }
+    }
+
     fn number(&mut self, number: u64) {
         self.0.extend_from_slice(&number.to_ne_bytes());
     }
@@ -237,6 +271,34 @@ impl<'a> Reader<'a> {
         let count = usize::try_from(self.number()?).ok()?;
         let bytes = self.blob()?;
         Some(Strings { count, bytes })
+    }
+
+    fn program(&mut self) -> Option<Program<'a>> {
+        Some(Program {
+            limits: Limits {
+                nofile: (self.number()?, self.number()?),
+                core: self.option()?,
+            },
+            umask: u32::try_from(self.number()?).ok()?,
+            privileges: match self.number()? {
+                0 => NewPrivileges::Denied,
+                1 => NewPrivileges::Allowed,
+                _ => return None,
+            },
+            credentials: match self.option()? {
+                None => None,
+                Some(uid) => Some(Credentials {
+                    uid: u32::try_from(uid).ok()?,
+                    gid: u32::try_from(self.number()?).ok()?,
+                    groups: self.blob()?,
+                }),
+            },
+            groups: self.strings()?,
+            working_dir: self.string()?,
+            candidates: self.strings()?,
+            argv: self.strings()?,
+            envp: self.strings()?,
+        })
     }
 }
 
@@ -363,6 +425,41 @@ impl Reply {
     }
 }
 
+/// How a program that was run beside an instance ended, and the beginning of what it wrote. It
+/// follows [`Reply::Started`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ran {
+    /// Its exit code, or the number of the signal that ended it, negative.
+    pub(super) status: i32,
+    /// Bytes of output that follow.
+    pub(super) output: u32,
+}
+
+impl Ran {
+    /// So much output is kept; the rest is read and dropped, so that the program never blocks on it.
+    pub(super) const OUTPUT: usize = 4 << 10;
+    /// Bytes of the answer, without the output.
+    pub(super) const SIZE: usize = 8;
+
+    /// The answer as it is sent.
+    pub(super) fn encode(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.status.to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.output.to_ne_bytes());
+        bytes
+    }
+
+    /// The answer in `bytes`; `None` when more output is announced than is ever kept.
+    pub(super) fn decode(bytes: [u8; Self::SIZE]) -> Option<Self> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let output = u32::from_ne_bytes([e, f, g, h]);
+        (output as usize <= Self::OUTPUT).then_some(Self {
+            status: i32::from_ne_bytes([a, b, c, d]),
+            output,
+        })
+    }
+}
+
 /// What a driver asks of a running shim, carried as the payload of one queued signal. The layout
 /// is an interface between releases: only ever add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -419,29 +516,37 @@ mod tests {
             incarnation: 3,
             max_log_size: 10,
             max_log_files: 5,
-            limits: Limits {
-                nofile: (1024, 4096),
-                core: Some(0),
+            program: Program {
+                limits: Limits {
+                    nofile: (1024, 4096),
+                    core: Some(0),
+                },
+                umask: 0o027,
+                privileges: NewPrivileges::Denied,
+                credentials: Some(Credentials {
+                    uid: 65534,
+                    gid: 7,
+                    groups: &groups,
+                }),
+                groups: groups_to_join.as_strings(),
+                working_dir: c"/tmp",
+                candidates: candidates.as_strings(),
+                argv: argv.as_strings(),
+                envp: envp.as_strings(),
             },
-            credentials: Some(Credentials {
-                uid: 65534,
-                gid: 7,
-                groups: &groups,
-            }),
-            groups: groups_to_join.as_strings(),
-            working_dir: c"/tmp",
-            candidates: candidates.as_strings(),
-            argv: argv.as_strings(),
-            envp: envp.as_strings(),
         }
         .encode();
-        let read = Request::read(&sent[4..]).unwrap();
+        let read = Request::read(&sent[4..]).unwrap().program;
         assert_eq!(read.credentials.unwrap().groups, groups);
         assert_eq!(read.limits.core, Some(0));
+        assert_eq!(read.umask, 0o027);
+        assert_eq!(read.privileges, NewPrivileges::Denied);
         assert_eq!(read.working_dir, c"/tmp");
         let argv: Vec<_> = read.argv.iter().collect();
         assert_eq!(argv, [c"a", c""]);
         assert_eq!(read.envp.count(), 1);
+        let alone = read.encode();
+        assert_eq!(Program::read(&alone[4..]).unwrap().umask, 0o027);
         for cut in 0..sent.len() - 4 {
             assert!(Request::read(&sent[4..4 + cut]).is_none(), "cut at {cut}");
         }
@@ -469,6 +574,12 @@ mod tests {
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
+        let ran = Ran {
+            status: -9,
+            output: 7,
+        };
+        assert_eq!(Ran::decode(ran.encode()), Some(ran));
+        assert_eq!(Ran::decode([0xff; Ran::SIZE]), None);
         let order = StopOrder {
             signal: 15,
             grace_ms: 10_000,

@@ -1,163 +1,77 @@
 //! Exec probes.
 
-use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
 
 use super::*;
-use crate::model::InstanceId;
-use crate::probe::{ExecPlace, ExecSite, RunAs};
+use crate::model::{ExitStatus, InstanceId, Signal};
+use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun};
 
-fn in_folder(folder: &Path) -> Target {
-    running_as(None, folder)
+/// Answers each command with what its first word says.
+struct Scripted;
+
+#[async_trait]
+impl Inside for Scripted {
+    async fn begin(&self, _: &InstanceId, command: &[String]) -> Result<Ending, NotBegun> {
+        let output = command.get(1).cloned().unwrap_or_default().into_bytes();
+        let status = match command[0].as_str() {
+            "missing" => return Err(NotBegun::Component("it is missing".to_owned())),
+            "nowhere" => return Err(NotBegun::NoPlace("it is gone".to_owned())),
+            "never-begins" => std::future::pending().await,
+            "hangs" => return Ok(Box::pin(std::future::pending())),
+            "lost" => return Ok(Box::pin(async { Err("nobody saw it".to_owned()) })),
+            "killed" => ExitStatus::Signal(Signal::KILL),
+            code => ExitStatus::Code(code.parse().unwrap()),
+        };
+        Ok(Box::pin(async move { Ok(Ended { status, output }) }))
+    }
 }
 
-fn running_as(run_as: Option<RunAs>, folder: &Path) -> Target {
-    let env = [("PATH", "/usr/bin:/bin"), ("COLOUR", "green")];
+fn scripted() -> Target {
     let instance: InstanceId = "default.p.a.0.1".parse().unwrap();
-    let place = ExecPlace {
-        env: env.map(|(k, v)| (k.to_owned(), v.into())).into(),
-        working_dir: folder.to_owned(),
-        run_as,
-    };
     Target {
         addresses: Addresses::Host(Host::Loopback),
-        exec: Some(ExecSite::new(instance, move |_| Ok(place.clone()))),
+        exec: Some(ExecSite::new(instance, Arc::new(Scripted))),
     }
 }
 
-fn shell(script: &str) -> ProbeCheck {
+fn command(words: &[&str]) -> ProbeCheck {
     ProbeCheck::Exec {
-        command: ["sh", "-c", script].map(str::to_owned).into(),
-    }
-}
-
-/// The pids that a script wrote into `folder`, one file each, once there are `count` of them.
-async fn pids_in(folder: &Path, count: usize) -> Vec<u32> {
-    let deadline = tokio::time::Instant::now() + AMPLE;
-    loop {
-        let pids: Vec<u32> = std::fs::read_dir(folder)
-            .unwrap()
-            .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok())
-            .filter_map(|text| text.trim().parse().ok())
-            .collect();
-        if pids.len() == count {
-            return pids;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{pids:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn is_alive(pid: u32) -> bool {
-    // A zombie still has an entry; its command line is empty.
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
-}
-
-async fn all_gone(pids: &[u32]) {
-    let deadline = tokio::time::Instant::now() + AMPLE;
-    while pids.iter().any(|pid| is_alive(*pid)) {
-        assert!(tokio::time::Instant::now() < deadline, "{pids:?} live on");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        command: words.iter().map(|&word| word.to_owned()).collect(),
     }
 }
 
 #[tokio::test]
 async fn a_program_passes_with_exit_0_and_tells_its_first_line_otherwise() {
-    let folder = tempfile::tempdir().unwrap();
-    let long = "x".repeat(120);
-    for (script, wanted) in [
-        ("true", ProbeOutcome::Pass),
-        ("echo fine; exit 0", ProbeOutcome::Pass),
-        ("exit 3", failed("exit 3")),
-        (
-            "echo; echo no luck >&2; echo more; exit 1",
-            failed("exit 1: no luck"),
-        ),
-        (
-            "printf '\\033[31mred\\a'; exit 1",
-            failed("exit 1: [31mred"),
-        ),
-        ("kill -SEGV $$", failed("killed by SIGSEGV")),
-        ("test \"$COLOUR$HOME\" = green", ProbeOutcome::Pass),
-        ("read line && exit 1; exit 0", ProbeOutcome::Pass),
-        (
-            "yes x | tr -d '\\n' | head -c 10000000; exit 1",
-            failed(&format!("exit 1: {long}")),
-        ),
+    let long = "x".repeat(10_000);
+    let cut = format!("exit 1: {}", "x".repeat(120));
+    for (words, wanted) in [
+        (vec!["0"], ProbeOutcome::Pass),
+        (vec!["0", "fine"], ProbeOutcome::Pass),
+        (vec!["3"], failed("exit 3")),
+        (vec!["1", "\nno luck\nmore"], failed("exit 1: no luck")),
+        (vec!["1", "\x1b[31mred\x07"], failed("exit 1: [31mred")),
+        (vec!["1", &long], failed(&cut)),
+        (vec!["killed"], failed("killed by SIGKILL")),
+        (vec!["missing"], failed("it is missing")),
+        (vec![], failed("its command is empty")),
     ] {
-        let (answer, _) = asked(shell(script), in_folder(folder.path()), AMPLE).await;
-        assert_eq!(answer, wanted, "{script}");
+        let (answer, _) = asked(command(&words), scripted(), AMPLE).await;
+        assert_eq!(answer, wanted, "{words:?}");
     }
+    let soon = Duration::from_millis(10);
+    let (answer, _) = asked(command(&["hangs"]), scripted(), soon).await;
+    assert_eq!(answer, failed("no answer within 10ms"));
 }
 
 #[tokio::test]
-async fn a_program_runs_in_the_working_directory_and_a_missing_one_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("mark"), "").unwrap();
-    let here = in_folder(folder.path());
-    assert_eq!(
-        asked(shell("test -e mark"), here.clone(), AMPLE).await.0,
-        ProbeOutcome::Pass
-    );
-    let command = vec!["./no-such-check".to_owned()];
-    let (answer, _) = asked(ProbeCheck::Exec { command }, here, AMPLE).await;
-    assert_eq!(answer, failed("./no-such-check not found"));
-}
-
-#[tokio::test]
-async fn at_the_timeout_the_program_and_all_it_forked_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = "trap '' TERM INT HUP; echo $$ > main; \
-                  (trap '' TERM; echo $(exec sh -c 'echo $PPID') > child; sleep 1000) & \
-                  sleep 1000 & echo $! > sleeper; wait";
-    let target = in_folder(folder.path());
-    let ask = tokio::spawn(asked(shell(script), target, Duration::from_secs(2)));
-    let pids = pids_in(folder.path(), 3).await;
-    let (answer, _) = ask.await.unwrap();
-    assert_eq!(answer, failed("no answer within 2s"));
-    all_gone(&pids).await;
-}
-
-#[tokio::test]
-async fn what_a_finished_program_left_behind_neither_delays_the_answer_nor_lives_on() {
-    let folder = tempfile::tempdir().unwrap();
-    // The child holds the output open.
-    let script = "sleep 1000 & echo $! > sleeper; echo waiting for nobody; exit 1";
-    let (answer, took) = asked(shell(script), in_folder(folder.path()), AMPLE).await;
-    assert_eq!(answer, failed("exit 1: waiting for nobody"));
-    assert!(took < AMPLE);
-    let pids = pids_in(folder.path(), 1).await;
-    all_gone(&pids).await;
-}
-
-#[tokio::test]
-async fn giving_up_on_an_ask_kills_its_program() {
-    let folder = tempfile::tempdir().unwrap();
-    let target = in_folder(folder.path());
-    let ask = tokio::spawn(asked(shell("echo $$ > main; sleep 1000"), target, AMPLE));
-    let pids = pids_in(folder.path(), 1).await;
-    ask.abort();
-    all_gone(&pids).await;
-}
-
-#[tokio::test]
-async fn a_program_runs_as_the_component_does() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can run a program as another user");
-        return;
+async fn what_was_not_begun_says_nothing_about_the_component() {
+    let soon = Duration::from_millis(10);
+    for word in ["nowhere", "lost", "never-begins"] {
+        let answer = ask(&command(&[word]), &scripted(), soon).await;
+        assert!(answer.is_err(), "{word}: {answer:?}");
     }
-    let nobody = RunAs {
-        uid: 65534,
-        gid: 65533,
-    };
-    let target = running_as(Some(nobody), Path::new("/"));
-    let script = "test $(id -u):$(id -G) = 65534:65533";
-    assert_eq!(
-        asked(shell(script), target, AMPLE).await.0,
-        ProbeOutcome::Pass
-    );
-}
-
-#[tokio::test]
-async fn an_exec_probe_without_a_place_says_nothing_about_the_component() {
-    assert!(ask(&shell("true"), &on_loopback(), AMPLE).await.is_err());
+    let answer = ask(&command(&["0"]), &on_loopback(), AMPLE).await;
+    assert!(answer.is_err());
 }

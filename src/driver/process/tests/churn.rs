@@ -41,7 +41,7 @@ fn host() {
 fn marked_under(root: &Path) -> std::collections::BTreeMap<String, usize> {
     let prefix = format!(
         "{}={}/",
-        launch::MARK_FILE,
+        environment::MARK_FILE,
         root.join("instances").display()
     );
     let mut found = std::collections::BTreeMap::new();

@@ -107,9 +107,9 @@ async fn a_launch_without_the_drivers_word_starts_nothing() {
     let stage = ProcessStage::new();
     let flag = stage.path("started");
     let launch = launch(spec("wordless", "touch", &[&flag]), 1);
-    let (control, request) = begin(&stage.driver.site, &launch).unwrap();
+    let (control, prepared) = begin(&stage.driver.site, &launch).unwrap();
     control.set_nonblocking(false).unwrap();
-    std::io::Write::write_all(&mut &control, &request).unwrap();
+    std::io::Write::write_all(&mut &control, &prepared.request).unwrap();
     let mut reply = [0; Reply::SIZE];
     std::io::Read::read_exact(&mut &control, &mut reply).unwrap();
     assert!(matches!(Reply::decode(&reply), Some(Reply::Ready { .. })));

@@ -6,8 +6,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::*;
 use crate::driver::conformance::{self, Behaviour, Stage, eventually_runs, launch, sight, spec};
-use crate::model::{ExitStatus, Handle, Life, ProcessIdentity, StartFailure};
+use crate::model::{ExitStatus, Handle, Life, ProcessIdentity, StartFailure, Workload};
 
+mod beside;
 mod churn;
 mod faults;
 mod lives;

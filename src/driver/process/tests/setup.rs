@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::driver::conformance::eventually_exits;
-use crate::model::{Limit, ProcessSpec, SecretSource, SecretSpec, Workload};
+use crate::model::{Limit, ProcessSpec, SecretSource, SecretSpec};
 
 async fn refusal(stage: &ProcessStage, spec: ComponentSpec) -> StartFailure {
     let launch = launch(spec, 1);
@@ -45,7 +45,7 @@ async fn each_kind_of_failed_start_has_its_own_reason_and_says_what_to_do() {
     let cases = [
         (spec("fails", "no-such-program", &[]), "ExecNotFound"),
         (spec("fails", "/no/such/program", &[]), "ExecNotFound"),
-        (spec("fails", &interpreter, &[]), "ExecNotFound"),
+        (spec("fails", &interpreter, &[]), "InterpreterMissing"),
         (spec("fails", "", &[]), "ExecNotFound"),
         (spec("fails", &plain, &[]), "NotExecutable"),
         (spec("fails", "/", &[]), "NotExecutable"),
