@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::error::ApiError;
-use super::wire::{ApplyRequest, EventQuery, Remarks, VolumesAnswer, VolumesRequest};
+use super::wire::{
+    ApplyRequest, CallerVariables, EventQuery, Remarks, VolumesAnswer, VolumesRequest,
+};
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogQuery, LogStream};
 use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Problem};
@@ -34,6 +36,9 @@ pub trait Backend: Send + Sync + 'static {
     /// What can be known now that would keep these pipelines from running: a program that is not
     /// there, a port that is taken. Empty = nothing.
     async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem>;
+
+    /// What will work otherwise than its author or `caller` may expect.
+    async fn remarks(&self, loaded: &[Loaded], caller: Option<&CallerVariables>) -> Vec<Problem>;
 
     /// Told after the pipelines of `request` were recorded, so that the watch follows its files and
     /// folders, or leaves them when that is asked for.

@@ -29,8 +29,8 @@ pub use client::{Client, ClientError, DaemonProcess};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use lines::Lines;
 pub use wire::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, ChangeWord, DiffAnswer,
-    EventQuery, Fate, KeptEntry, KeptLogs, LogEntry, LogParams, LogsOf, Orchestrator, Remarks,
-    RemovedLogs, SourceInput, StreamName, VersionAnswer, VolumesAnswer, VolumesRequest, Watching,
-    WhenUnready,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, CallerHas, CallerVariables,
+    ChangeWord, DiffAnswer, EventQuery, Fate, KeptEntry, KeptLogs, LogEntry, LogParams, LogsOf,
+    Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName, VersionAnswer, VolumesAnswer,
+    VolumesRequest, Watching, WhenUnready,
 };

@@ -136,12 +136,14 @@ async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswe
         WhenUnready::Refuse if !obstacles.is_empty() => return Err(obstructed(obstacles)),
         WhenUnready::Refuse | WhenUnready::Force => {}
     }
-    for obstacle in &obstacles {
+    let caller = request.caller.as_ref();
+    let more = backend.remarks(&checked.loaded, caller).await;
+    for remark in obstacles.into_iter().chain(more) {
         remarks
             .rendered
-            .push_str(&format!("warning: {}\n", obstacle.message));
+            .push_str(&format!("warning: {}\n", remark.message));
+        remarks.warnings.push(remark);
     }
-    remarks.warnings.extend(obstacles);
     let applied = apply_each(shared, checked.loaded).await;
     // What was recorded before another one failed is followed too.
     backend.applied(request).await;

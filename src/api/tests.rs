@@ -71,6 +71,10 @@ impl Backend for Scripted {
         self.obstacles.lock().unwrap().clone()
     }
 
+    async fn remarks(&self, _: &[Loaded], _: Option<&CallerVariables>) -> Vec<Problem> {
+        Vec::new()
+    }
+
     async fn applied(&self, _: &ApplyRequest) {}
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
@@ -282,6 +286,7 @@ fn request(sources: Vec<SourceInput>) -> ApplyRequest {
         watch: Watching::Yes,
         orchestrator: None,
         when_unready: WhenUnready::Refuse,
+        caller: None,
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is asked and answered, in the form that crosses the socket. Fields are only ever added.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +34,63 @@ pub struct ApplyRequest {
     /// What to do when the preflight finds problems.
     #[serde(default)]
     pub when_unready: WhenUnready,
+    /// The variables of whoever asks, to be compared with the daemon's; absent = not told.
+    #[serde(default)]
+    pub caller: Option<CallerVariables>,
+}
+
+/// The variables of a caller in a form that tells whether a value is the same, and not which: it
+/// travels with every `apply`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerVariables {
+    /// Makes the marks of each request others.
+    salt: u64,
+    /// Mark of each value by name.
+    marks: BTreeMap<String, u64>,
+}
+
+impl CallerVariables {
+    /// Those of `variables`.
+    pub fn new(salt: u64, variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let marks = variables
+            .filter_map(|(name, value)| {
+                let mark = Self::mark(salt, &value);
+                Some((name.into_string().ok()?, mark))
+            })
+            .collect();
+        Self { salt, marks }
+    }
+
+    /// How the caller's value of `name` relates to `value`, ours.
+    pub fn compare(&self, name: &str, value: Option<&OsStr>) -> CallerHas {
+        match (self.marks.get(name), value) {
+            (None, _) => CallerHas::None,
+            (Some(mark), Some(value)) if *mark == Self::mark(self.salt, value) => CallerHas::Same,
+            (Some(_), _) => CallerHas::Other,
+        }
+    }
+
+    /// FNV-1a, which stays the same over releases.
+    fn mark(salt: u64, value: &OsStr) -> u64 {
+        let salted = salt
+            .to_le_bytes()
+            .into_iter()
+            .chain(value.as_bytes().iter().copied());
+        salted.fold(0xcbf2_9ce4_8422_2325, |mark, byte| {
+            (mark ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+}
+
+/// What a caller has for a variable of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerHas {
+    /// Nothing.
+    None,
+    /// The same value.
+    Same,
+    /// Another value, or one where we have none.
+    Other,
 }
 
 /// One source of manifests.

@@ -13,8 +13,8 @@ use super::sources::gather_to_follow;
 use super::text::shown;
 use super::{Context, spawn, wait};
 use crate::api::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, ChangeWord, ClientError, ErrorCode, Watching,
-    WhenUnready,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, CallerVariables, ChangeWord, ClientError,
+    ErrorCode, Watching, WhenUnready,
 };
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
@@ -32,6 +32,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit,
         } else {
             WhenUnready::Refuse
         },
+        caller: Some(CallerVariables::new(salt(), std::env::vars_os())),
     };
     if args.dry_run {
         diff::show(cx, &request, args.output).await?;
@@ -87,6 +88,12 @@ async fn while_one_goes(
             answer => return answer,
         }
     }
+}
+
+/// A number that is another one each time.
+fn salt() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(())
 }
 
 /// What was typed and concerns the daemon; its variables are inherited anyway.

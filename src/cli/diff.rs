@@ -21,6 +21,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: args::Diff) -> Result<Exit, 
         watch: Watching::Yes,
         orchestrator: args.orchestrator.map(Into::into),
         when_unready: WhenUnready::Refuse,
+        caller: None,
     };
     let answer = show(cx, &request, args.output).await?;
     if answer.pipelines.iter().all(PipelineDiff::is_empty) {

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::api::{
-    self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Loaded, VolumesAnswer,
-    VolumesRequest,
+    self, ApiError, ApplyRequest, CallerVariables, Checked, ErrorCode, EventQuery, Loaded,
+    VolumesAnswer, VolumesRequest,
 };
 use crate::clock::Clock;
 use crate::driver::logs::kept::{KeptLog, Retention};
@@ -151,6 +151,10 @@ impl api::Backend for Onlooker {
     }
 
     async fn preflight(&self, _: &[Loaded]) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    async fn remarks(&self, _: &[Loaded], _: Option<&CallerVariables>) -> Vec<Problem> {
         Vec::new()
     }
 

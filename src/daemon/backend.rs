@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::api::{
-    self, ApiError, ApplyRequest, Checked, ErrorCode, EventQuery, Fate, Loaded, VolumesAnswer,
-    VolumesRequest,
+    self, ApiError, ApplyRequest, CallerHas, CallerVariables, Checked, ErrorCode, EventQuery, Fate,
+    Loaded, VolumesAnswer, VolumesRequest,
 };
 use crate::driver::docker::{DockerDriver, Obstacle, Renewal, Volumes};
 use crate::driver::logs::kept::{self, KeptLog};
-use crate::driver::process::Inheritance;
+use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload,
@@ -83,6 +83,10 @@ impl api::Backend for Backend {
             ),
         }
         obstacles
+    }
+
+    async fn remarks(&self, loaded: &[Loaded], caller: Option<&CallerVariables>) -> Vec<Problem> {
+        remarks(loaded, caller).await
     }
 
     async fn applied(&self, request: &ApplyRequest) {
@@ -246,6 +250,48 @@ pub(super) async fn kept_logs(
         Ok(Ok(kept)) => Ok(kept),
         Ok(Err(error)) => Err(failed(format!("the kept logs cannot be read: {error}"))),
         Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// What will work otherwise than the author of these files, or who applies them, may expect.
+pub(super) async fn remarks(loaded: &[Loaded], caller: Option<&CallerVariables>) -> Vec<Problem> {
+    let components: Vec<ComponentSpec> = loaded
+        .iter()
+        .flat_map(|loaded| &loaded.pipelines)
+        .flat_map(|spec| spec.components.values().cloned())
+        .collect();
+    let caller = caller.cloned();
+    let looked = tokio::task::spawn_blocking(move || {
+        let inheritance = Inheritance::of_this_process();
+        let mut remarks = Vec::new();
+        for spec in &components {
+            let mut told = process::remarks(spec, &inheritance);
+            let names = process::wanted_variables(spec).into_iter();
+            told.extend(names.filter_map(|name| {
+                let ours = inheritance.get(name);
+                let theirs = caller.as_ref()?.compare(name, ours);
+                (theirs == CallerHas::Other && ours.is_some()).then(|| {
+                    format!(
+                        "its variable {name} is the daemon's, which has another value than yours: \
+                         start the daemon anew with it, or write it into a file that `env_file` names"
+                    )
+                })
+            }));
+            remarks.extend(
+                told.into_iter()
+                    .map(|text| whole(format!("{}: {text}", spec.id))),
+            );
+        }
+        remarks
+    });
+    match timeout(LOOK_PATIENCE, looked).await {
+        Ok(Ok(remarks)) => remarks,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a look at what is applied broke; nothing is remarked");
+            Vec::new()
+        }
+        // The start waits for it, and says so.
+        Err(_) => Vec::new(),
     }
 }
 

@@ -161,7 +161,7 @@ impl Control {
                 return BTreeMap::new();
             };
             let (token, token_file) = match &tokens {
-                Some(tokens) => tokens.give(&launch.instance, driver, &clock, token),
+                Some(tokens) => tokens.give(&launch.instance, &launch.spec, &clock, token),
                 None => (None, None),
             };
             let attempt = restarts(&owner.snapshots().borrow(), &launch.instance) + 1;

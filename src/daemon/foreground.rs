@@ -26,6 +26,7 @@ use crate::model::{
 use crate::reconciler::Refusal;
 use crate::store::{self, Batch};
 
+use super::backend;
 use super::{
     ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, Voice, check,
 };
@@ -253,6 +254,9 @@ async fn begin(
         return Err(ApiError::new(ErrorCode::Refused, lines.join("\n"))
             .with_hint("mend it, or go on with --force")
             .into());
+    }
+    for remark in backend::remarks(&checked.loaded, None).await {
+        voice.say(&format!("warning: {}", remark.message));
     }
     let mut events = daemon.owner.events();
     let mut keys = Vec::new();

@@ -157,6 +157,8 @@ impl Daemon {
     /// # Errors
     /// When another daemon has it, or it cannot be used; nothing was changed then.
     pub async fn open(options: Options) -> Result<Self, DaemonError> {
+        // Components of this user could read its variables and its keys otherwise.
+        process::hide_from_peers();
         Self::open_to(Purpose::Supervise, options).await
     }
 

@@ -15,7 +15,8 @@ use super::control::Token;
 use crate::clock::Clock;
 use crate::control_plane::{Bearer, Keyring, Refreshed};
 use crate::driver::docker;
-use crate::model::{DriverKind, InstanceId, PipelineKey, ReplicaKey, Snapshot};
+use crate::driver::process::{Handed, Reader};
+use crate::model::{ComponentSpec, DriverKind, InstanceId, PipelineKey, ReplicaKey, Snapshot};
 use crate::reconciler::ReconcilerHandle;
 use crate::store;
 
@@ -38,7 +39,12 @@ pub(super) struct Tokens {
     /// Held while a file of processes is written: an instance that starts and a renewal for the one
     /// before it would mix up their tokens.
     writing: Arc<Mutex<()>>,
+    /// Where the files of processes lie that run as another user, who cannot enter `folder`.
+    handed: Option<Handed>,
 }
+
+/// The name of such a file.
+const HANDED_NAME: &str = "token";
 
 impl Tokens {
     /// The keys and the folder of a state directory; made when they do not exist.
@@ -57,6 +63,7 @@ impl Tokens {
         Ok(Self {
             keys,
             state_dir: state_dir.to_owned(),
+            handed: Handed::find(&folder, HANDED_NAME),
             folder,
             writing: Arc::default(),
         })
@@ -67,20 +74,22 @@ impl Tokens {
         Arc::clone(&self.keys)
     }
 
-    /// A token for `instance`, and the file where its renewals are found.
+    /// A token for `instance` of `spec`, and the file where its renewals are found.
     pub fn give(
         &self,
         instance: &InstanceId,
-        driver: DriverKind,
+        spec: &ComponentSpec,
         clock: &Clock,
         which: Token,
     ) -> (Option<String>, Option<String>) {
         let token = self.keys.issue(instance, clock.now());
-        let file = match (driver, which) {
-            (DriverKind::Process, Token::New) => self.write(instance, &token),
-            (DriverKind::Process, Token::Present) => {
-                self.path_of(instance).to_str().map(str::to_owned)
-            }
+        let file = match (spec.driver(), which) {
+            (DriverKind::Process, which) => match Reader::of(spec) {
+                Ok(Some(reader)) => self.hand_over(instance, &token, reader, which),
+                Ok(None) if which == Token::New => self.write(instance, &token),
+                // One that cannot become its user is not started, and then says why.
+                Ok(None) | Err(_) => self.path_of(instance).to_str().map(str::to_owned),
+            },
             // It is found where the driver mounts its folder.
             (DriverKind::Docker, Token::New) => self.write_for_container(instance, &token),
             (DriverKind::Docker, Token::Present) => Some(docker::TOKEN_FILE.to_owned()),
@@ -107,6 +116,29 @@ impl Tokens {
         let _writing = self.writing();
         match write_new(&path, token) {
             Ok(()) => path.to_str().map(str::to_owned),
+            Err(error) => {
+                tracing::warn!(%instance, %error, "its token file could not be written");
+                None
+            }
+        }
+    }
+
+    /// The file of a process that runs as `reader`.
+    fn hand_over(
+        &self,
+        instance: &InstanceId,
+        token: &str,
+        reader: Reader,
+        which: Token,
+    ) -> Option<String> {
+        // On a host without a place for it, its variable has to do.
+        let handed = self.handed.as_ref()?;
+        let path = match which {
+            Token::Present => Ok(handed.path_of(instance)),
+            Token::New => handed.write(instance, token, reader),
+        };
+        match path {
+            Ok(path) => path.to_str().map(str::to_owned),
             Err(error) => {
                 tracing::warn!(%instance, %error, "its token file could not be written");
                 None
@@ -183,6 +215,7 @@ impl Tokens {
                 None => {}
             }
         }
+        self.look_through_handed(snapshot, clock)?;
         let of_containers = match fs::read_dir(docker::token_dirs(&self.state_dir)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -202,6 +235,26 @@ impl Tokens {
                     fs::remove_dir_all(dir)?;
                 }
                 None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn look_through_handed(&self, snapshot: &Snapshot, clock: &Clock) -> io::Result<()> {
+        let Some(handed) = &self.handed else {
+            return Ok(());
+        };
+        for (instance, reader, changed) in handed.all()? {
+            match (snapshot.is_live(&instance), reader) {
+                (true, Some(reader)) => {
+                    let file = handed.path_of(&instance);
+                    if let Some(token) = self.renewed(&instance, &file, clock)? {
+                        handed.write(&instance, &token, reader)?;
+                    }
+                }
+                (true, None) => {}
+                (false, _) if age_of(changed, clock) > YOUNG => handed.remove(&instance)?,
+                (false, _) => {}
             }
         }
         Ok(())
@@ -273,12 +326,29 @@ mod tests {
     use super::*;
     use crate::control_plane::Bearer;
     use crate::model::{
-        ComponentStatus, DaemonStatus, Generation, PhaseName, PipelineStatus, ReplicaStatus, Role,
-        STATUS_SCHEMA, Timestamp,
+        ComponentStatus, ContainerSpec, DaemonStatus, Generation, PhaseName, PipelineStatus,
+        ReplicaStatus, Role, STATUS_SCHEMA, Timestamp, Workload, fixtures,
     };
 
     fn instance(run: u32) -> InstanceId {
         format!("default.p.a.0.{run}").parse().unwrap()
+    }
+
+    fn process() -> ComponentSpec {
+        fixtures::component("a", 1, &[])
+    }
+
+    fn container() -> ComponentSpec {
+        let mut spec = process();
+        spec.workload = Workload::Docker(ContainerSpec {
+            image: "x".to_owned(),
+            command: None,
+            args: vec![],
+            working_dir: None,
+            pull: None,
+            network: None,
+        });
+        spec
     }
 
     /// What is shown while `live` runs.
@@ -337,7 +407,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (first, file) = tokens.give(&live, DriverKind::Process, &clock, Token::New);
+        let (first, file) = tokens.give(&live, &process(), &clock, Token::New);
         let (first, file) = (first.unwrap(), file.as_deref());
         assert_eq!(read(file), first);
         let mode = fs::metadata(file.unwrap()).unwrap().permissions().mode();
@@ -365,7 +435,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (first, file) = tokens.give(&live, DriverKind::Process, &clock, Token::New);
+        let (first, file) = tokens.give(&live, &process(), &clock, Token::New);
         Keyring::open(dir.path()).unwrap().rotate().unwrap();
         assert_eq!(tokens.keys.refresh().unwrap(), Refreshed::Changed);
         tokens.look_through(&showing(&live), &clock).unwrap();
@@ -385,7 +455,7 @@ mod tests {
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
         let ended: InstanceId = "default.p.b.0.1".parse().unwrap();
-        let (_, ended) = tokens.give(&ended, DriverKind::Process, &clock, Token::New);
+        let (_, ended) = tokens.give(&ended, &process(), &clock, Token::New);
         let ended = PathBuf::from(ended.unwrap());
         tokens.look_through(&showing(&live), &clock).unwrap();
         assert!(ended.exists(), "nobody knows yet that it does not start");
@@ -399,7 +469,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
         let live = instance(2);
-        let (first, file) = tokens.give(&live, DriverKind::Docker, &clock, Token::New);
+        let (first, file) = tokens.give(&live, &container(), &clock, Token::New);
         assert_eq!(file.as_deref(), Some(docker::TOKEN_FILE));
         let folder = docker::token_dir(dir.path(), &live);
         let path = folder.join(docker::TOKEN_NAME);

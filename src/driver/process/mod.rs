@@ -44,6 +44,7 @@ mod failure;
 mod foresee;
 mod fork_server;
 mod guard;
+mod handed;
 mod identity;
 mod launch;
 mod leftovers;
@@ -76,8 +77,9 @@ pub use environment::Inheritance;
 pub use exec::{NotBegun, Ran};
 pub use foresee::{foresee, remarks, wanted_variables};
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
+pub use handed::{Handed, Reader};
 pub(super) use secrets::{discard as discard_secrets_dir, make as make_secrets_dir};
-pub use sys::{keep_descriptors_from_children, start_afresh};
+pub use sys::{hide_from_peers, keep_descriptors_from_children, start_afresh};
 
 /// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
 pub(super) fn secrets_place(dir: &Path) -> PathBuf {

@@ -32,6 +32,12 @@ impl Place {
         let mark = hash(instances_dir.as_os_str().as_bytes());
         let uid = rustix::process::geteuid().as_raw();
         let name = format!("flowctl-{uid}-{mark:016x}");
+        Self::among(&Self::parents(uid), &name)
+            .map_or_else(|| Self::Disk(Self::on_disk(instances_dir)), Self::Memory)
+    }
+
+    /// Where the host may have a place in memory for this user.
+    fn parents(uid: u32) -> Vec<PathBuf> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let candidates = [
             (uid == 0).then(|| PathBuf::from("/run")),
@@ -42,9 +48,31 @@ impl Place {
             .into_iter()
             .flatten()
             .filter(|parent| is_memory(parent) && is_open_to_us(parent))
-            .map(|parent| parent.join(&name))
-            .find(|dir| is_free(dir) || is_ours(dir).unwrap_or(false))
-            .map_or_else(|| Self::Disk(Self::on_disk(instances_dir)), Self::Memory)
+            .collect()
+    }
+
+    /// The directory called `name` in the first of `parents` that has room for it. Where others may
+    /// write, what it is called cannot be known before it is ours: nobody can take it first.
+    fn among(parents: &[PathBuf], name: &str) -> Option<PathBuf> {
+        parents.iter().find_map(|parent| {
+            let plain = parent.join(name);
+            if is_ours(&plain).unwrap_or(false) {
+                return Some(plain);
+            }
+            if !is_shared(parent) {
+                return is_free(&plain).then_some(plain);
+            }
+            let prefix = format!("{name}-");
+            let entries = fs::read_dir(parent).ok()?;
+            let own = entries.flatten().find(|entry| {
+                let is_named = entry.file_name().as_bytes().starts_with(prefix.as_bytes());
+                is_named && is_ours(&entry.path()).unwrap_or(false)
+            });
+            Some(match own {
+                Some(own) => own.path(),
+                None => parent.join(format!("{prefix}{:016x}", unguessable())),
+            })
+        })
     }
 
     /// Where they lie on a host without a place in memory.
@@ -128,8 +156,12 @@ pub(in crate::driver) fn make(dir: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Removes the directory of all when nothing is left in it.
+/// Removes the directory of all when nothing is left in it. Where others may write it stays: they
+/// know its name by now, and could take it.
 fn leave(dir: &Path) {
+    if dir.parent().is_some_and(is_shared) {
+        return;
+    }
     match fs::remove_dir(dir) {
         Ok(()) => {}
         // Others still have theirs there, or the last one of them just left.
@@ -246,6 +278,18 @@ fn is_open_to_us(dir: &Path) -> bool {
     access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
+/// Whether others may make something in `dir`, or whether that cannot be told.
+fn is_shared(dir: &Path) -> bool {
+    !fs::metadata(dir).is_ok_and(|it| it.mode() & 0o022 == 0)
+}
+
+/// A number that nobody else can tell.
+fn unguessable() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Its keys are the kernel's random bytes.
+    RandomState::new().hash_one(std::process::id())
+}
+
 /// Whether nothing is at `dir`, not even a link that leads nowhere.
 fn is_free(dir: &Path) -> bool {
     fs::symlink_metadata(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -256,4 +300,40 @@ fn is_ours(dir: &Path) -> io::Result<bool> {
     let uid = rustix::process::geteuid().as_raw();
     let meta = fs::symlink_metadata(dir)?;
     Ok(meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_others_may_write_nobody_can_take_the_place_first() {
+        let shared = tempfile::tempdir().unwrap();
+        fs::set_permissions(shared.path(), Permissions::from_mode(0o1777)).unwrap();
+        let parents = [shared.path().to_owned()];
+        // What somebody else could have made, as far as we can tell: others may write to it.
+        for taken in ["flowctl-1-a", "flowctl-1-a-0000000000000000"] {
+            let taken = shared.path().join(taken);
+            fs::create_dir(&taken).unwrap();
+            fs::set_permissions(&taken, Permissions::from_mode(0o777)).unwrap();
+        }
+        let first = Place::among(&parents, "flowctl-1-a").unwrap();
+        let second = Place::among(&parents, "flowctl-1-a").unwrap();
+        assert_ne!(first, second, "it is not known before it is made");
+        make(&first.join("instance"), 0o711).unwrap();
+        assert_eq!(Place::among(&parents, "flowctl-1-a"), Some(first.clone()));
+        discard(&first.join("instance")).unwrap();
+        assert!(first.exists(), "its name is known now, so it stays ours");
+    }
+
+    #[test]
+    fn a_place_of_our_own_is_known_by_its_name_and_goes_with_the_last() {
+        let own = tempfile::tempdir().unwrap();
+        let parents = [own.path().to_owned()];
+        let dir = own.path().join("flowctl-1-a");
+        assert_eq!(Place::among(&parents, "flowctl-1-a"), Some(dir.clone()));
+        make(&dir.join("instance"), 0o711).unwrap();
+        discard(&dir.join("instance")).unwrap();
+        assert!(!dir.exists());
+    }
 }

@@ -22,7 +22,8 @@ use super::wire::{Credentials, NewPrivileges, Program, Stage};
 mod inheritance;
 mod users;
 
-pub(super) use inheritance::{forget_the_caller, hide_from_peers};
+pub(super) use inheritance::forget_the_caller;
+pub use inheritance::hide_from_peers;
 pub(super) use users::{User, UserKey, group, groups_of, user, with_rights_of};
 
 /// The real-time signal that carries orders to a shim. Fixed by number, not by `SIGRTMIN`, which

@@ -79,7 +79,7 @@ pub(in super::super) fn forget_the_caller() {
 
 /// Keeps other processes of this user, which components may be, from reading our memory and
 /// environment or tracing us. What this process forks is hidden as well; what it executes is not.
-pub(in super::super) fn hide_from_peers() {
+pub fn hide_from_peers() {
     // SAFETY: only sets a flag of this process.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
