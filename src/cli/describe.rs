@@ -284,6 +284,13 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
     if !names.is_empty() {
         field(text, "variables", &names.join(" "));
     }
+    for file in &spec.env_file {
+        field(text, "variables", &format!("of {}", file.display()));
+    }
+    if !spec.inherit_env.is_empty() {
+        let names = spec.inherit_env.join(" ");
+        field(text, "variables", &format!("{names} of the daemon's own"));
+    }
 }
 
 /// Who is asked with what, and for how long it has time.

@@ -568,6 +568,7 @@ fn process_config(dir: &Path) -> ProcessConfig {
     ProcessConfig {
         instances_dir: dir.join("instances"),
         logs_dir: dir.join("logs"),
+        handed: tokens::handed(dir),
     }
 }
 

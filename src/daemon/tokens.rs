@@ -43,8 +43,10 @@ pub(super) struct Tokens {
     handed: Option<Handed>,
 }
 
-/// The name of such a file.
-const HANDED_NAME: &str = "token";
+/// The place of token files of processes that run as another user.
+pub(super) fn handed(state_dir: &Path) -> Option<Handed> {
+    Handed::find(&state_dir.join(TOKENS), "token")
+}
 
 impl Tokens {
     /// The keys and the folder of a state directory; made when they do not exist.
@@ -63,7 +65,7 @@ impl Tokens {
         Ok(Self {
             keys,
             state_dir: state_dir.to_owned(),
-            handed: Handed::find(&folder, HANDED_NAME),
+            handed: handed(state_dir),
             folder,
             writing: Arc::default(),
         })

@@ -64,7 +64,7 @@ pub(super) fn run(control: &OwnedFd) {
     // While the leader is not reaped its number, and that of its group, is nobody else's.
     best_effort(kill_process_group(leader, Signal::KILL));
     if let Ended::ByItself(status) = ended {
-        while kept.read(&output) {}
+        while kept.len < Ran::OUTPUT && kept.read(&output) {}
         let told = Ran {
             status,
             output: u32::try_from(kept.len).unwrap_or(0),
@@ -107,7 +107,7 @@ impl Default for Kept {
 }
 
 impl Kept {
-    /// Reads once; answers whether there may be more for now that is worth keeping.
+    /// Reads once, and keeps what there is room for; answers whether it may be tried again.
     fn read(&mut self, output: &OwnedFd) -> bool {
         let mut rest = [0; Ran::OUTPUT];
         let room = Ran::OUTPUT - self.len;
@@ -117,7 +117,7 @@ impl Kept {
                 let count = count.min(room);
                 self.bytes[self.len..self.len + count].copy_from_slice(&rest[..count]);
                 self.len += count;
-                return count == room || self.len < Ran::OUTPUT;
+                return true;
             }
             Err(Errno::INTR) => return true,
             Err(_) => {}

@@ -19,8 +19,6 @@ use super::wire::{Credentials, Limits, NewPrivileges, Program, StringList};
 /// Open files of a program that asks for no other number: what programs that use `select`, or close
 /// all that they might have, are made for.
 const OPEN_FILES: u64 = 1024;
-/// Bits that the files of a component do not get unless its manifest says otherwise.
-const UMASK: u32 = 0o022;
 
 /// User, variables, directory and limits of a component's programs.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,8 +52,11 @@ impl Context {
             variables: environment::of_instance(launch, inheritance, account.as_ref(), marks)?,
             working_dir: working_dir(process, launch.instance.replica.replica),
             limits: limits(spec, site.open_files)?,
-            umask: UMASK,
-            privileges: NewPrivileges::Denied,
+            umask: spec.umask.bits(),
+            privileges: match spec.allow_new_privileges {
+                true => NewPrivileges::Allowed,
+                false => NewPrivileges::Denied,
+            },
             account,
         })
     }
@@ -194,11 +195,6 @@ pub(super) fn working_dir(process: &ProcessSpec, replica: u32) -> PathBuf {
 pub(super) fn account_of(spec: &ComponentSpec) -> Result<Option<Account>, Refusal> {
     let account = spec.user.as_deref().map(Account::of).transpose()?;
     Ok(account.flatten())
-}
-
-/// Whether set-uid bits and file capabilities mean anything to this component.
-pub(super) fn may_gain_privileges(_spec: &ComponentSpec) -> bool {
-    false
 }
 
 /// How many files this process, and what it starts, may open.

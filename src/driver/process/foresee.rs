@@ -160,7 +160,7 @@ fn raised_rights(
 ) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     const SET_UID: u32 = 0o4000;
-    if context::may_gain_privileges(spec) {
+    if spec.allow_new_privileges {
         return None;
     }
     let account = context::account_of(spec).ok()?;

@@ -105,6 +105,8 @@ pub struct ProcessConfig {
     pub instances_dir: PathBuf,
     /// Log files, as `NAMESPACE/PIPELINE/COMPONENT/REPLICA/`. Absolute.
     pub logs_dir: PathBuf,
+    /// Files that the daemon keeps for instances; they go with them.
+    pub handed: Option<Handed>,
 }
 
 /// Runs components as local processes.
@@ -335,6 +337,10 @@ impl Driver for ProcessDriver {
         let instance = instance.clone();
         self.blocking("forget an instance", move |site, sentry| {
             site.album().forget(instance.to_string().as_ref(), sentry);
+            // Not with the debris of a start: they are written before the next one.
+            if let Some(handed) = &site.config.handed {
+                handed.remove(&instance)?;
+            }
             site.remove(&instance)
         })
         .await

@@ -27,7 +27,8 @@ fn said(status: ExitStatus, output: &str) -> Ran {
 }
 
 /// All that a process of a component is, as far as it can see it itself.
-const EVERYTHING: &str = "id -u; id -g; id -G; pwd; umask; ulimit -Sa; ulimit -Ha; env | sort;
+const EVERYTHING: &str =
+    "id -u; id -g; id -G; pwd; umask; ulimit -Sa; ulimit -Hn; ulimit -Hc; env | sort;
     grep -E '^(Sig(Blk|Ign|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed:)' /proc/self/status;
     cat /proc/self/oom_score_adj /proc/self/timerslack_ns 2>/dev/null; ps -o ni= -o cls= -p $$;
     ls -l /proc/$$/fd | sed -n 's/.* \\([0-9]*\\) -> \\([a-z/]*\\).*/\\1 \\2/p';
@@ -42,6 +43,8 @@ async fn whatever_is_done_to_the_process_of_a_component_is_done_for_its_probes()
     limited.rlimits.core = Some(0);
     limited.resources.pids_limit = Some(200);
     limited.env.insert("OWN".to_owned(), "yes".to_owned());
+    limited.umask = "027".parse().unwrap();
+    limited.allow_new_privileges = true;
     specs.push(limited);
     if rustix::process::geteuid().is_root() {
         for user in ["nobody", "4242:4343", "daemon"] {
@@ -66,10 +69,48 @@ async fn whatever_is_done_to_the_process_of_a_component_is_done_for_its_probes()
             let probe = String::from_utf8(probe.output).unwrap();
             assert_eq!(program, probe.trim_end(), "{:?}", launch.spec.user);
             assert!(probe.contains("by-name"), "{probe}");
+            let umask = format!("\n0{}\n", launch.spec.umask);
+            assert!(probe.contains(&umask), "{probe}");
+            let denied = format!(
+                "NoNewPrivs:\t{}",
+                u8::from(!launch.spec.allow_new_privileges)
+            );
+            assert!(probe.contains(&denied), "{probe}");
             stage.driver.site.memory().clear();
         }
         stage.stop(&launch).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_is_the_same_whoever_started_the_daemon() {
+    let nice = match rustix::process::geteuid().is_root() {
+        true => "nice -n 5",
+        // Only root may take it back.
+        false => "",
+    };
+    let odd = format!(
+        "umask 077; ulimit -S -s 4096; ulimit -S -n 100; ulimit -S -c unlimited 2>/dev/null;
+         ulimit -S -f 100000; trap '' HUP PIPE; exec 7</dev/null; exec {nice} \"$0\" \"$@\""
+    );
+    let mut arguments = vec!["-c".to_owned(), odd];
+    arguments.push(std::env::current_exe().unwrap().display().to_string());
+    arguments.extend(server_arguments());
+    let odd = ForkServer::start_with("/bin/sh".into(), arguments).unwrap();
+    let mut told = Vec::new();
+    for stage in [ProcessStage::new(), ProcessStage::with(odd)] {
+        let script = format!("{EVERYTHING}; exec sleep 1000");
+        let (launch, _) = stage.start_shell("same", &script).await;
+        let all = until_end(&stage, &launch).await;
+        let lines = all.lines().map(str::to_owned);
+        let lines: Vec<String> = lines
+            .filter(|line| !line.starts_with("FLOWCTL_INSTANCE_FILE"))
+            .collect();
+        told.push(lines);
+        stage.stop(&launch).await.unwrap();
+    }
+    assert_eq!(told[0], told[1]);
+    assert!(told[0].contains(&"0022".to_owned()), "{:?}", told[0]);
 }
 
 /// What a component wrote until it said `end`.
@@ -90,33 +131,22 @@ async fn an_exec_probe_has_all_groups_of_its_component() {
         println!("skipped: only root may change the user");
         return;
     }
-    // Any user of this host with more than one group.
-    let group = std::fs::read_to_string("/etc/group").unwrap();
-    let user = group.lines().find_map(|line| {
-        let members = line.rsplit(':').next()?;
-        let member = members.split(',').find(|name| !name.is_empty())?;
-        (member != "root").then(|| member.to_owned())
-    });
-    let Some(user) = user else {
-        println!("skipped: no user of this host has further groups");
-        return;
-    };
     let stage = ProcessStage::new();
     let mut spec = spec("groups", "sleep", &["1000"]);
-    spec.user = Some(user.clone());
+    spec.user = Some("4242:4343".to_owned());
     let launch = launch(spec, 1);
     stage.start(&launch).await;
-    let known = sys::user(&sys::UserKey::Name(&user)).unwrap().unwrap();
-    let mut wanted = sys::groups_of(&user, known.gid).unwrap();
-    wanted.sort_unstable();
-    let output = ran(&stage, &launch, "id -G").await.output;
-    let text = String::from_utf8(output).unwrap();
-    let mut groups: Vec<u32> = text
-        .split_whitespace()
-        .map(|id| id.parse().unwrap())
+    assert_eq!(ran(&stage, &launch, "id -G").await.output, b"4343\n");
+    // As of a user that is in further groups, which this host need not have.
+    let site = &stage.driver.site;
+    let mut context = (*site.context(&launch.instance).unwrap()).clone();
+    let account = context.account.as_mut().unwrap();
+    account.groups = [4343u32, 7, 5151]
+        .iter()
+        .flat_map(|gid| gid.to_ne_bytes())
         .collect();
-    groups.sort_unstable();
-    assert_eq!(groups, wanted);
+    site.keep_context(&launch.instance, Arc::new(context));
+    assert_eq!(ran(&stage, &launch, "id -G").await.output, b"4343 7 5151\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,9 +222,10 @@ async fn what_is_given_up_or_left_behind_is_killed_whatever_it_forked() {
     let script =
         "trap '' TERM INT HUP; echo $$ > main; setsid -f sh -c 'echo $$ > far; exec sleep 1000';
         sleep 1000 & echo $! > sleeper; wait";
-    let given_up = tokio::time::timeout(Duration::from_secs(1), ran(&stage, &launch, script));
-    let (pids, answer) = tokio::join!(pids_in(&folder, 3), given_up);
-    assert!(answer.is_err());
+    let pids = tokio::select! {
+        answer = ran(&stage, &launch, script) => panic!("{answer:?}"),
+        pids = pids_in(&folder, 3) => pids,
+    };
     wait_for("all of it is gone", || pids.iter().all(|pid| !runs(*pid))).await;
 
     for name in ["main", "far", "sleeper"] {

@@ -23,6 +23,12 @@ fn fork_server() {
 }
 
 fn server() -> ForkServer {
+    let program = std::env::current_exe().unwrap();
+    ForkServer::start_with(program, server_arguments()).unwrap()
+}
+
+/// With which this test binary is a fork server.
+fn server_arguments() -> Vec<String> {
     let name = "driver::process::tests::fork_server";
     let arguments = [
         "--exact",
@@ -31,8 +37,7 @@ fn server() -> ForkServer {
         "--nocapture",
         "--test-threads=1",
     ];
-    let program = std::env::current_exe().unwrap();
-    ForkServer::start_with(program, arguments.map(str::to_owned).to_vec()).unwrap()
+    arguments.map(str::to_owned).to_vec()
 }
 
 /// A state directory of its own and the driver of it. All that was started in it ends with it.
@@ -43,8 +48,13 @@ pub(super) struct ProcessStage {
 
 impl ProcessStage {
     pub(super) fn new() -> Self {
+        Self::with(server())
+    }
+
+    /// One whose programs come from this fork server.
+    fn with(server: ForkServer) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let driver = driver_in(root.path());
+        let driver = ProcessDriver::new(server, config_in(root.path()), Clock::new()).unwrap();
         Self { root, driver }
     }
 
@@ -116,6 +126,7 @@ fn config_in(root: &Path) -> ProcessConfig {
     ProcessConfig {
         instances_dir: root.join("instances"),
         logs_dir: root.join("logs"),
+        handed: None,
     }
 }
 

@@ -37,6 +37,7 @@ async fn each_kind_of_failed_start_has_its_own_reason_and_says_what_to_do() {
     let plain = script("plain", "#!/bin/sh\n", 0o644);
     let shapeless = script("shapeless", "echo\n", 0o755);
     let interpreter = script("interpreter", "#!/no/such/interpreter\n", 0o755);
+    let long = "x".repeat(200_000);
     let with = |change: fn(&mut ComponentSpec)| {
         let mut spec = spec("fails", "sleep", &["1000"]);
         change(&mut spec);
@@ -51,6 +52,18 @@ async fn each_kind_of_failed_start_has_its_own_reason_and_says_what_to_do() {
         (spec("fails", "/", &[]), "NotExecutable"),
         (spec("fails", &shapeless, &[]), "ExecFormat"),
         (spec("fails", "sleep", &["a\0b"]), "NulByte"),
+        (spec("fails", "sleep", &[&long]), "ArgumentsTooLong"),
+        (
+            with(|spec| {
+                let blob = "x".repeat(200_000);
+                spec.env.insert("BLOB".to_owned(), blob);
+            }),
+            "ArgumentsTooLong",
+        ),
+        (
+            with(|spec| spec.rlimits.nofile = Some(u64::MAX)),
+            "LimitNotPermitted",
+        ),
         (
             with(|spec| spec.user = Some("no-such-user".to_owned())),
             "NoSuchUser",
@@ -98,8 +111,14 @@ async fn each_kind_of_failed_start_has_its_own_reason_and_says_what_to_do() {
     ];
     for (spec, reason) in cases {
         let shown = format!("{:?} {:?}", spec.workload, spec.user);
+        let foreseen = foresee(&spec, &Inheritance::of_this_process());
         let failure = refusal(&stage, spec).await;
         assert_eq!(failure.reason, reason, "{shown}: {}", failure.message);
+        assert_eq!(
+            foreseen,
+            [failure],
+            "{shown}: it is told before in the same words"
+        );
     }
 }
 
@@ -125,7 +144,7 @@ async fn the_environment_is_what_is_documented_and_nothing_else() {
     let mut spec = spec("environment", "env", &[]);
     spec.env_file = vec![file.into()];
     // Any variable of ours that is not passed on anyway.
-    let passed = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
+    let passed = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"];
     let ours = std::env::vars().map(|(name, _)| name);
     let ours: Vec<String> = ours
         .filter(|name| !passed.contains(&name.as_str()))
@@ -220,7 +239,7 @@ async fn a_user_is_become_for_good_with_its_groups_and_home() {
     spec.id = "numbers".parse().unwrap();
     spec.user = Some("4242:4343".to_owned());
     let text = output_of(&stage, spec).await;
-    assert!(text.starts_with("4242\n4343\n4343\n"), "{text}");
+    assert_eq!(text, "4242\n4343\n4343\n4242 /");
 }
 
 #[tokio::test(flavor = "multi_thread")]
