@@ -31,7 +31,7 @@ const EVERYTHING: &str =
     "id -u; id -g; id -G; pwd; umask; ulimit -Sa; ulimit -Hn; ulimit -Hc; env | sort;
     grep -E '^(Sig(Blk|Ign|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed:)' /proc/self/status;
     cat /proc/self/oom_score_adj /proc/self/timerslack_ns 2>/dev/null; ps -o ni= -o cls= -p $$;
-    ls -l /proc/$$/fd | sed -n 's/.* \\([0-9]*\\) -> \\([a-z/]*\\).*/\\1 \\2/p';
+    ls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> \\([a-z/]*\\).*/\\1 \\2/p';
     sed 's/^[0-9]*://' /proc/self/cgroup; echo by-name > /dev/stdout; echo end";
 
 #[tokio::test(flavor = "multi_thread")]
