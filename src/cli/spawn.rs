@@ -31,11 +31,17 @@ const LONGEST_LOOK: Duration = Duration::from_millis(50);
 /// Ctrl+C there does not reach it.
 ///
 /// # Errors
-/// When this process leads a group already.
+/// When this process leads a group of that session.
 pub fn detach() -> Result<(), Failure> {
-    rustix::process::setsid()
-        .map(|_| ())
-        .map_err(|error| Failure::Output(error.into()))
+    let Err(error) = rustix::process::setsid() else {
+        return Ok(());
+    };
+    // A daemon that begins again in its process has left already.
+    let own = Some(rustix::process::getpid());
+    if rustix::process::getsid(None).ok() == own {
+        return Ok(());
+    }
+    Err(Failure::Output(error.into()))
 }
 
 /// Starts a daemon for the state directory of `client` and waits until it answers. `options` are
