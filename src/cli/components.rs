@@ -238,7 +238,7 @@ pub(super) fn age(at: Option<Timestamp>, now: Timestamp) -> String {
 fn tone(health: ServiceHealth) -> Tone {
     match health {
         ServiceHealth::Healthy => Tone::Good,
-        ServiceHealth::Starting | ServiceHealth::Stopping => Tone::Moving,
+        ServiceHealth::Starting | ServiceHealth::Stopping | ServiceHealth::Unknown => Tone::Moving,
         ServiceHealth::Degraded | ServiceHealth::Unhealthy => Tone::Bad,
     }
 }

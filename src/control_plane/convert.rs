@@ -191,6 +191,7 @@ fn v1_health(health: ServiceHealth) -> v1::HealthStatus {
         ServiceHealth::Degraded => v1::HealthStatus::Degraded,
         ServiceHealth::Unhealthy => v1::HealthStatus::Unhealthy,
         ServiceHealth::Stopping => v1::HealthStatus::Stopping,
+        ServiceHealth::Unknown => v1::HealthStatus::Unknown,
     }
 }
 

@@ -1,24 +1,20 @@
 //! What both services do alike: let a caller in, and hand what it says to the owner.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Code, Request, Status};
 
+use super::caller::{Admission, Caller, Shown};
 use super::convert::BadMessage;
-use super::doors::Containers;
-use super::peer::Sockets;
 use super::places::Line;
-use super::token::{Bearer, Keyring};
-use super::{Admission, TokenPolicy};
 use crate::clock::Clock;
 use crate::model::{
-    InstanceId, Metrics, RegistrationRecord, RunChange, RunRecord, ServiceHealth, ServiceId,
+    Metrics, PipelineKey, RegistrationRecord, RunChange, RunRecord, ServiceHealth, ServiceId,
 };
 use crate::reconciler::{
-    Beat, Directory, Introduction, Note, Peer, ReconcilerHandle, Refusal, RegistryRefusal, Standing,
+    Beat, Directory, Identity, Introduction, Note, ReconcilerHandle, Refusal, RegistryRefusal,
+    Room, Standing,
 };
 
 /// An answer waits this long until what it tells is recorded (crash-safe, which takes no fsync), and
@@ -26,97 +22,35 @@ use crate::reconciler::{
 /// without an end, another exits when there is none.
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// It waits this long for the container engine to say whose an address is.
-const ENGINE_PATIENCE: Duration = Duration::from_secs(1);
-
 /// Where every call arrives. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub owner: ReconcilerHandle,
     pub clock: Clock,
     pub admission: Arc<Admission>,
-    pub sockets: Sockets,
-    pub containers: Option<Arc<dyn Containers>>,
 }
 
-/// Who calls.
-#[derive(Clone, Debug)]
-pub(super) struct Caller {
-    /// The other end of the connection.
-    pub peer: SocketAddr,
-    /// Our end, as the caller reached it.
-    pub local: SocketAddr,
-    /// Whose token it showed.
-    pub token: Option<Bearer>,
-}
-
-impl Caller {
-    /// The instance whose token it showed.
-    fn instance(&self) -> Option<InstanceId> {
-        match &self.token {
-            Some(Bearer::Instance(instance)) => Some(instance.clone()),
-            Some(Bearer::Outsider(_)) | None => None,
-        }
-    }
-
-    /// The outsider whose token it showed, who may speak for nobody else.
-    fn outsider(&self) -> Option<&ServiceId> {
-        match &self.token {
-            Some(Bearer::Outsider(name)) => Some(name),
-            Some(Bearer::Instance(_)) | None => None,
-        }
-    }
-
-    /// What a client has to know about this server.
-    pub fn connection_info(&self) -> BTreeMap<String, String> {
-        let reached = SocketAddr::new(self.local.ip().to_canonical(), self.local.port());
-        [("control_plane_endpoint".to_owned(), reached.to_string())].into()
-    }
+/// What a request brings along about its caller.
+pub(super) fn shown<T>(request: &Request<T>) -> Result<Shown, Status> {
+    let line = request.extensions().get::<Line>();
+    let line = line.ok_or_else(|| Status::internal("the connection is not known"))?;
+    let authorization = request.metadata().get("authorization");
+    Ok(Shown {
+        line: line.clone(),
+        authorization: authorization.map(|value| value.as_bytes().to_vec()),
+    })
 }
 
 impl Desk {
     /// Lets a caller in that is within its budget and shows a good token, or needs none.
-    pub fn admit<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let line = request.extensions().get::<Line>();
-        let line = line.ok_or_else(|| Status::internal("the connection is not known"))?;
-        if !line.spend() {
-            return Err(Status::resource_exhausted(
-                "too many calls a second over this connection; slow down",
-            ));
-        }
-        let token = match request.metadata().get("authorization") {
-            None => None,
-            Some(value) => Some(self.token_of(value.as_bytes())?),
-        };
-        let required = self.admission.policy_of(line.local.ip()) == TokenPolicy::Required;
-        if required && token.is_none() {
-            return Err(Status::unauthenticated(
-                "a token is required: send `authorization: Bearer $COMPONENT_TOKEN`",
-            ));
-        }
-        line.let_in();
-        Ok(Caller {
-            peer: line.peer,
-            local: line.local,
-            token,
-        })
+    pub async fn admit<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let shown = shown(request);
+        self.admission.admit(shown?).await
     }
 
-    fn token_of(&self, header: &[u8]) -> Result<Bearer, Status> {
-        let text = std::str::from_utf8(header).ok();
-        let token = text.and_then(|text| {
-            let (scheme, token) = text.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        let token = token.ok_or_else(|| {
-            Status::unauthenticated("`authorization` has to be `Bearer` and a token")
-        })?;
-        self.admission
-            .keys
-            .as_ref()
-            .ok_or_else(|| Status::unauthenticated("this server gave out no tokens"))?
-            .verify(token, self.clock.now())
-            .map_err(|error| Status::unauthenticated(error.to_string()))
+    /// Who a caller is.
+    pub async fn who(&self, caller: &Caller) -> Identity {
+        self.admission.who(caller).await
     }
 
     /// Registers a component and waits, for a while, until that is recorded.
@@ -127,13 +61,16 @@ impl Desk {
     ) -> Result<Arc<RegistrationRecord>, Status> {
         if let Some(name) = caller.outsider() {
             match intro.names.iter().find(|claimed| *claimed != name.as_str()) {
-                Some(claimed) => return Err(foreign(name, claimed)),
+                Some(claimed) => {
+                    let who = Identity::Outsider(name.clone());
+                    return Err(registry_refused(&who.foreign(claimed)));
+                }
                 None => intro.names = vec![name.to_string()],
             }
             intro.wanted = Some(name.clone());
         }
-        intro.peer = self.peer(caller, || self.is_unclear(&intro.names)).await;
-        intro.token = caller.instance();
+        intro.ip = Some(caller.ip());
+        intro.who = self.who(caller).await;
         let registered = self.owner.register(intro).await.map_err(refused)?;
         let registered = registered.map_err(|error| registry_refused(&error))?;
         Ok(once_recorded(registered, "a registration").await)
@@ -148,31 +85,68 @@ impl Desk {
         metrics: Metrics,
     ) -> Result<(), Status> {
         let known = self.owner.directories().borrow().get(&id).map(Arc::clone);
-        match (&caller.token, &known) {
-            (Some(Bearer::Instance(token)), Some(record)) => check_owner(token, record)?,
-            (Some(Bearer::Outsider(name)), known) => check_name(name, &id, known.as_deref())?,
-            (Some(Bearer::Instance(_)) | None, _) => {}
-        }
-        let peer = self.peer(caller, || known.is_none()).await;
+        let owned = known.as_ref().is_some_and(|record| record.owner.is_some());
+        let (who, room) = match &known {
+            Some(record) if owned || caller.outsider().is_some() => {
+                let who = self.who(caller).await;
+                who.check_speaks_for(record)
+                    .map_err(|error| registry_refused(&error))?;
+                (who, Room::Always)
+            }
+            // Anybody may, so it need not be known who does.
+            Some(_) => (Identity::Stranger, Room::WhileLeft),
+            None => {
+                let who = self.who(caller).await;
+                self.check_newcomer(&who, &id)?;
+                let room = match who.instance() {
+                    Some(_) => Room::Always,
+                    None => Room::WhileLeft,
+                };
+                (who, room)
+            }
+        };
         let beat = Beat {
             at: self.clock.now(),
             said,
             metrics,
-            peer,
-            token: caller.instance(),
+            ip: Some(caller.ip()),
+            who,
         };
-        self.owner.beats().push(id, beat).map_err(|_| {
+        self.owner.beats().push(id, beat, room).map_err(|_| {
             Status::resource_exhausted("too many components send heartbeats; try again later")
         })
     }
 
+    /// Whether a heartbeat of an id that nobody registered may be taken in.
+    fn check_newcomer(&self, who: &Identity, id: &ServiceId) -> Result<(), Status> {
+        let refused = match who {
+            Identity::Outsider(name) => name != id,
+            Identity::User(_) | Identity::Stranger => self.is_component(id.as_str()),
+            Identity::Instance { .. } | Identity::Operator | Identity::OwnUser => false,
+        };
+        if refused {
+            return Err(registry_refused(&who.foreign(id.as_str())));
+        }
+        Ok(())
+    }
+
+    /// Whether `name` is what a component of a pipeline here is called.
+    fn is_component(&self, name: &str) -> bool {
+        let snapshot = self.owner.snapshots().borrow().clone();
+        let mut components = snapshot.pipelines.iter().flat_map(|one| &one.components);
+        components.any(|component| component.id.as_str() == name)
+    }
+
     /// Takes a registration back.
     pub async fn unregister(&self, caller: &Caller, id: ServiceId) -> Result<(), Status> {
-        if let Some(name) = caller.outsider() {
-            let known = self.directory().await?.get(&id).cloned();
-            check_name(name, &id, known.as_deref())?;
+        let who = self.who(caller).await;
+        if let Identity::Outsider(name) = &who
+            && self.directory().await?.get(&id).is_none()
+            && *name != id
+        {
+            return Err(registry_refused(&who.foreign(id.as_str())));
         }
-        let done = self.owner.unregister(id, caller.instance()).await;
+        let done = self.owner.unregister(id, who).await;
         let done = done.map_err(refused)?;
         let done = done.map_err(|error| registry_refused(&error))?;
         once_recorded(done, "the end of a registration").await;
@@ -184,9 +158,14 @@ impl Desk {
         &self,
         id: String,
         change: RunChange,
+        who: Identity,
     ) -> Result<Option<Arc<RunRecord>>, Status> {
-        let changed = self.owner.change_run(id, change).await.map_err(refused)?;
-        match changed {
+        let changed = self
+            .owner
+            .change_run(id, change, who)
+            .await
+            .map_err(refused)?;
+        match changed.map_err(|error| registry_refused(&error))? {
             Some(changed) => Ok(Some(once_recorded(changed, "news of a run").await)),
             None => Ok(None),
         }
@@ -201,56 +180,31 @@ impl Desk {
     pub async fn find(&self, id: &str) -> Result<Arc<RegistrationRecord>, Status> {
         let directory = self.directory().await?;
         directory.get(id).cloned().ok_or_else(|| {
-            Status::not_found(format!("no component is registered as `{}`", shown(id)))
+            Status::not_found(format!("no component is registered as `{}`", quoted(id)))
         })
     }
 
     /// Keeps what a runner tells; waits, for a while, until that is recorded.
-    pub async fn keep(&self, note: Note) -> Result<(), Status> {
-        match tokio::time::timeout(DISK_PATIENCE, self.owner.tell_note(note)).await {
-            Ok(told) => told.map_err(refused),
-            // It stands, and is recorded once the disk works again.
-            Err(_) => Ok(()),
-        }
+    pub async fn keep(&self, note: Note, who: Identity) -> Result<(), Status> {
+        let told = self.owner.tell_note(note, who).await.map_err(refused)?;
+        let told = told.map_err(|error| registry_refused(&error))?;
+        once_recorded(told, "what a runner tells").await;
+        Ok(())
     }
 
-    async fn peer(&self, caller: &Caller, has_to_be_traced: impl FnOnce() -> bool) -> Peer {
-        let address = caller.peer.ip().to_canonical();
-        let mut peer = Peer {
-            ip: Some(address),
-            ..Peer::default()
+    /// Whether somebody may end what a pipeline runs, or read its definition.
+    pub fn check_commands(&self, who: &Identity, pipeline: &PipelineKey) -> Result<(), Status> {
+        let may = match who {
+            Identity::Operator | Identity::OwnUser => true,
+            Identity::Instance { id, .. } => id.pipeline == *pipeline,
+            Identity::Outsider(_) | Identity::User(_) | Identity::Stranger => false,
         };
-        if caller.token.is_none() && has_to_be_traced() {
-            peer.process = self.sockets.process(caller.peer, caller.local).await;
-            peer.container = self.container(caller, address).await;
+        if may {
+            return Ok(());
         }
-        peer
-    }
-
-    /// The instance whose container a caller over a bridge is.
-    async fn container(&self, caller: &Caller, address: IpAddr) -> Option<InstanceId> {
-        let containers = self.containers.as_ref()?;
-        if !self.admission.bridges.contains(caller.local.ip()) {
-            return None;
-        }
-        let asked = tokio::time::timeout(ENGINE_PATIENCE, containers.at(address));
-        asked.await.unwrap_or_default()
-    }
-
-    /// Whether `names` do not say which replica it is.
-    fn is_unclear(&self, names: &[String]) -> bool {
-        let snapshot = self.owner.snapshots().borrow().clone();
-        let mut replicas = 0;
-        for component in snapshot
-            .pipelines
-            .iter()
-            .flat_map(|pipeline| &pipeline.components)
-        {
-            if names.iter().any(|name| name == component.id.as_str()) {
-                replicas += component.replicas.len();
-            }
-        }
-        replicas != 1
+        Err(Status::permission_denied(format!(
+            "only a component of {pipeline} itself, its token, or the daemon's own user may do that"
+        )))
     }
 }
 
@@ -266,47 +220,12 @@ async fn once_recorded<T>(standing: Standing<T>, what: &'static str) -> T {
     standing.answer
 }
 
-/// A token that belongs to another component than `record` is refused.
-fn check_owner(token: &InstanceId, record: &RegistrationRecord) -> Result<(), Status> {
-    let Some(owner) = &record.owner else {
-        return Ok(());
-    };
-    let owner = &owner.instance;
-    let same = owner.pipeline == token.pipeline && owner.replica == token.replica;
-    if same && owner.incarnation <= token.incarnation {
-        return Ok(());
-    }
-    if same {
-        let ended = RegistryRefusal::EndedInstance(token.clone());
-        return Err(registry_refused(&ended));
-    }
-    Err(Status::permission_denied(format!(
-        "the token belongs to {token}, and `{}` to {owner}",
-        record.service_id
-    )))
-}
-
-/// An outsider speaks for the registration of its name, and for one that was given to it.
-fn check_name(
-    name: &ServiceId,
-    id: &ServiceId,
-    known: Option<&RegistrationRecord>,
-) -> Result<(), Status> {
-    if id == name || known.is_some_and(|record| record.component() == name.as_str()) {
-        return Ok(());
-    }
-    Err(foreign(name, id.as_str()))
-}
-
-fn foreign(bearer: &ServiceId, named: &str) -> Status {
-    let named = shown(named);
-    Status::permission_denied(format!("the token belongs to {bearer}, not to `{named}`"))
-}
-
 fn registry_refused(error: &RegistryRefusal) -> Status {
     let code = match error {
         RegistryRefusal::EndedInstance(_) => Code::Unauthenticated,
-        RegistryRefusal::Foreign { .. } => Code::PermissionDenied,
+        RegistryRefusal::Foreign { .. }
+        | RegistryRefusal::Unproven { .. }
+        | RegistryRefusal::ToldByAnother { .. } => Code::PermissionDenied,
         RegistryRefusal::Full => Code::ResourceExhausted,
     };
     Status::new(code, error.to_string())
@@ -328,12 +247,9 @@ impl From<BadMessage> for Status {
 }
 
 /// Someone else's text in a message of ours.
-pub(super) fn shown(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     text.chars()
         .take(80)
         .flat_map(char::escape_default)
         .collect()
 }
-
-/// Keys for admission, shared with whoever issues tokens.
-pub(super) type Keys = Option<Arc<Keyring>>;

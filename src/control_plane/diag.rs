@@ -21,13 +21,22 @@ const FAMILIES: (u8, u8) = (2, 10);
 /// Bytes of a netlink header, and of the question after it.
 const HEADER: usize = 16;
 const QUESTION: usize = 56;
-/// Where the answer holds the ports of both ends, and the inode.
+/// Where the answer holds the ports of both ends, the user and the inode.
 const PORTS: usize = HEADER + 4;
+const USER: usize = HEADER + 64;
 const INODE: usize = HEADER + 68;
 
-/// The inode of the socket whose own end is `own` and whose other end is `other`; `None` when there
-/// is none, or this kernel cannot be asked.
-pub(super) fn inode(own: SocketAddr, other: SocketAddr) -> Option<u64> {
+/// A socket of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    /// Whose it is: the user that opened it.
+    pub uid: u32,
+    pub inode: u64,
+}
+
+/// The socket whose own end is `own` and whose other end is `other`; `None` when there is none, or
+/// this kernel cannot be asked.
+pub(super) fn socket(own: SocketAddr, other: SocketAddr) -> Option<Socket> {
     let question = question(own, other)?;
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(
@@ -42,7 +51,7 @@ pub(super) fn inode(own: SocketAddr, other: SocketAddr) -> Option<u64> {
     let mut answer = [0; 1024];
     // It was answered while we asked, or it never will be.
     let (length, _) = recv(&socket, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
-    inode_in(answer.get(..length)?, own, other)
+    socket_in(answer.get(..length)?, own, other)
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`. IPv4 stands for what is mapped into IPv6, as in
@@ -80,16 +89,20 @@ fn question(own: SocketAddr, other: SocketAddr) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The inode in an answer about the connection of these ends; a listener at `own` is another socket.
-fn inode_in(answer: &[u8], own: SocketAddr, other: SocketAddr) -> Option<u64> {
+/// The socket in an answer about the connection of these ends; a listener at `own` is another one.
+fn socket_in(answer: &[u8], own: SocketAddr, other: SocketAddr) -> Option<Socket> {
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let port = |at: usize| Some(u16::from_be_bytes(answer.get(at..at + 2)?.try_into().ok()?));
     if (kind, port(PORTS)?, port(PORTS + 2)?) != (BY_FAMILY, own.port(), other.port()) {
         return None;
     }
-    let inode = u32::from_ne_bytes(answer.get(INODE..INODE + 4)?.try_into().ok()?);
+    let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
+    let (uid, inode) = (word(USER)?, word(INODE)?);
     // A socket that nobody holds any more has none.
-    (inode != 0).then_some(inode.into())
+    (inode != 0).then_some(Socket {
+        uid,
+        inode: inode.into(),
+    })
 }
 
 #[cfg(test)]
@@ -99,8 +112,11 @@ mod tests {
 
     use super::*;
 
-    fn inode_of(socket: impl AsFd) -> u64 {
-        rustix::fs::fstat(socket).unwrap().st_ino
+    fn ours(socket: impl AsFd) -> Socket {
+        Socket {
+            uid: rustix::process::geteuid().as_raw(),
+            inode: rustix::fs::fstat(socket).unwrap().st_ino,
+        }
     }
 
     #[test]
@@ -113,14 +129,14 @@ mod tests {
             let at = listener.local_addr().unwrap();
             let client = TcpStream::connect(at).unwrap();
             let (server, peer) = listener.accept().unwrap();
-            let Some(found) = inode(peer, at) else {
+            let Some(found) = socket(peer, at) else {
                 eprintln!("SKIPPED: this kernel has no tcp_diag");
                 return;
             };
-            assert_eq!(found, inode_of(&client));
-            assert_eq!(inode(at, peer), Some(inode_of(&server)));
+            assert_eq!(found, ours(&client));
+            assert_eq!(socket(at, peer), Some(ours(&server)));
             let nobody = SocketAddr::new(peer.ip(), 1);
-            assert_eq!(inode(at, nobody), None);
+            assert_eq!(socket(at, nobody), None);
         }
     }
 
@@ -133,14 +149,19 @@ mod tests {
         let mut answer = question(own, other).unwrap();
         // The ends stand at the same distance from their start in question and answer.
         answer.drain(HEADER + 4..HEADER + 8);
-        answer.resize(INODE, 0);
+        answer.resize(USER, 0);
+        answer.extend(1000u32.to_ne_bytes());
         answer.extend(777u32.to_ne_bytes());
-        assert_eq!(inode_in(&answer, own, other), Some(777));
-        assert_eq!(inode_in(&answer, other, own), None);
+        let found = Socket {
+            uid: 1000,
+            inode: 777,
+        };
+        assert_eq!(socket_in(&answer, own, other), Some(found));
+        assert_eq!(socket_in(&answer, other, own), None);
         for length in 0..answer.len() {
-            assert_eq!(inode_in(&answer[..length], own, other), None);
+            assert_eq!(socket_in(&answer[..length], own, other), None);
         }
         answer[4..6].copy_from_slice(&2u16.to_ne_bytes());
-        assert_eq!(inode_in(&answer, own, other), None);
+        assert_eq!(socket_in(&answer, own, other), None);
     }
 }

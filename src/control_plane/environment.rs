@@ -136,7 +136,7 @@ mod tests {
                 "FLOWCTL_ENDPOINT=127.0.0.1:8080",
                 "FLOWCTL_HEARTBEAT_INTERVAL=10000ms",
                 "FLOWCTL_HEARTBEAT_INTERVAL_MS=10000",
-                "FLOWCTL_RUN_ID=default.p.3",
+                "FLOWCTL_RUN_ID=67b651af-default.p.3",
                 "FLOWCTL_SERVICE_ID=ttp",
                 "HEALTH_ENDPOINT=http://localhost:18089/health",
                 "HEALTH_PORT=18089",

@@ -131,6 +131,14 @@ impl Weighed {
         Ok(())
     }
 
+    /// Whether time is over that ran already. Frames without content may come without an end.
+    fn was_late(&mut self, context: &mut Context<'_>) -> bool {
+        match &mut self.pace {
+            Pace::Any | Pace::Prompt(None) => false,
+            Pace::Prompt(Some(timer)) => timer.as_mut().poll(context).is_ready(),
+        }
+    }
+
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.pace {
             Pace::Any => false,
@@ -151,15 +159,16 @@ impl HttpBody for Weighed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        if this.was_late(context) {
+            return Poll::Ready(Some(Err(late())));
+        }
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 Poll::Ready(Some(this.weigh(bytes).map(|()| frame)))
             }
             Poll::Ready(end) => Poll::Ready(end),
-            Poll::Pending if this.is_late(context) => Poll::Ready(Some(Err(
-                Status::deadline_exceeded("the request did not arrive whole in time"),
-            ))),
+            Poll::Pending if this.is_late(context) => Poll::Ready(Some(Err(late()))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -171,6 +180,10 @@ impl HttpBody for Weighed {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("the request did not arrive whole in time")
 }
 
 impl Drop for Weighed {

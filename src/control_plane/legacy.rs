@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, BadMessage};
-use super::desk::{Caller, Desk, refused, shown};
+use super::desk::{Desk, quoted, refused};
 use super::runs;
-use super::token::Bearer;
 use super::wire::legacy::control_plane_server::ControlPlane;
 use super::wire::legacy::{
     ChunkRun, CreatePipelineRunRequest, GetChunkRunRequest, GetPipelineRunRequest,
@@ -16,7 +15,7 @@ use super::wire::legacy::{
     ServiceStatus, StopPipelineRunRequest, UpdatePipelineRunRequest, UpsertChunkRunRequest,
 };
 use crate::model::{PipelineStatus, RunChange, RunRecord, RunState};
-use crate::reconciler::{Note, Request as Asked};
+use crate::reconciler::{Identity, Note, Request as Asked};
 
 /// The service.
 pub(super) struct Legacy(pub Desk);
@@ -27,7 +26,7 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<ServiceInfo>,
     ) -> Result<Response<RegistrationAck>, Status> {
-        let caller = self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
         let intro = convert::introduction(request.into_inner())?;
         let record = self.0.register(&caller, intro).await?;
         Ok(Response::new(RegistrationAck {
@@ -38,7 +37,7 @@ impl ControlPlane for Legacy {
     }
 
     async fn heartbeat(&self, request: Request<ServiceHeartbeat>) -> Result<Response<()>, Status> {
-        let caller = self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
         let beat = request.into_inner();
         let id = convert::id("service_id", &beat.service_id)?;
         let metrics = convert::metrics_of_legacy(beat.metrics);
@@ -50,13 +49,13 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<ServiceInfo>,
     ) -> Result<Response<ServiceStatus>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let record = self.0.find(&request.get_ref().service_id).await?;
         Ok(Response::new(convert::legacy_status(&record)))
     }
 
     async fn list_services(&self, request: Request<()>) -> Result<Response<ServiceList>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let directory = self.0.directory().await?;
         let services = directory
             .values()
@@ -70,11 +69,13 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<CreatePipelineRunRequest>,
     ) -> Result<Response<PipelineRun>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
+        let who = self.0.who(&caller).await;
         let request = request.into_inner();
         convert::id("run_id", &request.run_id)?;
         if let Some(pipeline) = self.own(&request.run_id) {
-            return Ok(Response::new(runs::own_run(&pipeline)));
+            let run = self.own_run(&pipeline, &request.run_id, &who).await?;
+            return Ok(Response::new(run));
         }
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let known = notes.runs.get(&request.run_id);
@@ -88,9 +89,10 @@ impl ControlPlane for Legacy {
             figures: known.map(|run| run.figures.clone()).unwrap_or_default(),
             error: known.map(|run| run.error.clone()).unwrap_or_default(),
             components: request.component_ids,
+            teller: None,
         };
         let answer = self.as_it_runs(&run);
-        self.0.keep(Note::Run(run)).await?;
+        self.0.keep(Note::Run(run), who).await?;
         Ok(Response::new(answer))
     }
 
@@ -98,14 +100,15 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<UpdatePipelineRunRequest>,
     ) -> Result<Response<PipelineRun>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
+        let who = self.0.who(&caller).await;
         let (id, change) = runs::change_of(request.into_inner());
         if self.own(&id).is_some() {
             return Err(Status::failed_precondition(
                 "flowctl runs this pipeline itself and knows how it is doing",
             ));
         }
-        let run = self.change(id, change).await?;
+        let run = self.change(id, change, who).await?;
         Ok(Response::new(self.as_it_runs(&run)))
     }
 
@@ -113,10 +116,12 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<GetPipelineRunRequest>,
     ) -> Result<Response<PipelineRun>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
         let id = &request.get_ref().run_id;
         if let Some(pipeline) = self.own(id) {
-            return Ok(Response::new(runs::own_run(&pipeline)));
+            let who = self.0.who(&caller).await;
+            let run = self.own_run(&pipeline, id, &who).await?;
+            return Ok(Response::new(run));
         }
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let run = notes.runs.get(id).ok_or_else(|| no_run(id))?;
@@ -127,14 +132,14 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<ListPipelineRunsRequest>,
     ) -> Result<Response<ListPipelineRunsResponse>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let asked = request.into_inner();
         let snapshot = self.0.owner.snapshots().borrow().clone();
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let own = snapshot
             .pipelines
             .iter()
-            .map(|pipeline| runs::own_run(pipeline));
+            .map(|pipeline| runs::own_run(pipeline, runs::own_id(pipeline)));
         let told = notes.runs.values().map(|run| self.as_it_runs(run));
         let state = runs::state_of_wire(asked.status).map(|_| asked.status);
         let mut found: Vec<PipelineRun> = own
@@ -160,25 +165,30 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<StopPipelineRunRequest>,
     ) -> Result<Response<PipelineRun>, Status> {
-        let caller = self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
+        let who = self.0.who(&caller).await;
         let id = request.into_inner().run_id;
         if let Some(pipeline) = self.own(&id) {
-            self.stop(&caller, &pipeline).await?;
-            let mut run = runs::own_run(&pipeline);
+            self.stop(&who, &pipeline).await?;
+            let mut run = self.own_run(&pipeline, &id, &who).await?;
             // It is being stopped; what it comes to is told by the next question.
             run.status = RunStatus::Stopped.into();
             return Ok(Response::new(run));
         }
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let run = notes.runs.get(&id).ok_or_else(|| no_run(&id))?;
+        if !who.may_change(run.teller.as_ref()) {
+            let told = "somebody else told of this run, who alone may stop it";
+            return Err(Status::permission_denied(told));
+        }
         if let Some(pipeline) = self.behind(run) {
-            self.stop(&caller, &pipeline).await?;
+            self.stop(&who, &pipeline).await?;
         }
         let change = RunChange {
             state: Some(RunState::Stopped),
             ..RunChange::default()
         };
-        let run = self.change(id, change).await?;
+        let run = self.change(id, change, who).await?;
         Ok(Response::new(runs::told_run(&run)))
     }
 
@@ -186,7 +196,8 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<UpsertChunkRunRequest>,
     ) -> Result<Response<ChunkRun>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
+        let who = self.0.who(&caller).await;
         let chunk = request
             .into_inner()
             .chunk
@@ -194,7 +205,7 @@ impl ControlPlane for Legacy {
         convert::id("chunk.chunk_id", &chunk.chunk_id)?;
         let kept = runs::chunk_of(chunk, self.0.clock.now());
         let answer = runs::wire_chunk(&kept);
-        self.0.keep(Note::Chunk(kept)).await?;
+        self.0.keep(Note::Chunk(kept), who).await?;
         Ok(Response::new(answer))
     }
 
@@ -202,13 +213,13 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<GetChunkRunRequest>,
     ) -> Result<Response<ChunkRun>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let id = &request.get_ref().chunk_id;
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let chunk = notes
             .chunks
             .get(id)
-            .ok_or_else(|| Status::not_found(format!("no chunk `{}` was told of", shown(id))))?;
+            .ok_or_else(|| Status::not_found(format!("no chunk `{}` was told of", quoted(id))))?;
         Ok(Response::new(runs::wire_chunk(chunk)))
     }
 
@@ -216,7 +227,7 @@ impl ControlPlane for Legacy {
         &self,
         request: Request<ListChunkRunsRequest>,
     ) -> Result<Response<ListChunkRunsResponse>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let asked = request.into_inner();
         let notes = self.0.owner.notes().await.map_err(refused)?;
         let mut found: Vec<_> = notes
@@ -234,14 +245,32 @@ impl ControlPlane for Legacy {
 }
 
 impl Legacy {
-    /// The pipeline of ours that is the run `id`.
+    /// The pipeline of ours that is the run `id`, by its definition of now or an earlier one: what
+    /// runs keeps the id that it was started with.
     fn own(&self, id: &str) -> Option<Arc<PipelineStatus>> {
         let snapshot = self.0.owner.snapshots().borrow().clone();
         snapshot
             .pipelines
             .iter()
-            .find(|pipeline| runs::own_id(pipeline) == id)
+            .find(|pipeline| runs::is_id_of(pipeline, id))
             .cloned()
+    }
+
+    /// A pipeline of ours as the run `id`, with its definition for those who may read that.
+    async fn own_run(
+        &self,
+        pipeline: &PipelineStatus,
+        id: &str,
+        who: &Identity,
+    ) -> Result<PipelineRun, Status> {
+        let mut run = runs::own_run(pipeline, id.to_owned());
+        let key = runs::key_of(pipeline);
+        if self.0.check_commands(who, &key).is_ok()
+            && let Some((_, spec)) = self.0.owner.desired(key).await.map_err(refused)?
+        {
+            run.config_yaml = runs::config(&spec);
+        }
+        Ok(run)
     }
 
     /// The pipeline of ours that a run of somebody else's is about: the only one of its name,
@@ -266,7 +295,7 @@ impl Legacy {
     fn as_it_runs(&self, run: &RunRecord) -> PipelineRun {
         let mut answer = runs::told_run(run);
         if let Some(pipeline) = self.behind(run) {
-            let own = runs::own_run(&pipeline);
+            let own = runs::own_run(&pipeline, String::new());
             answer.status = own.status;
             answer.end_time = own.end_time;
             if answer.error.is_empty() {
@@ -276,19 +305,10 @@ impl Legacy {
         answer
     }
 
-    /// Stops every component of a pipeline. A token is good for its own pipeline only.
-    async fn stop(&self, caller: &Caller, pipeline: &PipelineStatus) -> Result<(), Status> {
+    /// Stops every component of a pipeline.
+    async fn stop(&self, who: &Identity, pipeline: &PipelineStatus) -> Result<(), Status> {
         let key = runs::key_of(pipeline);
-        let may = match &caller.token {
-            None => true,
-            Some(Bearer::Instance(token)) => token.pipeline == key,
-            Some(Bearer::Outsider(_)) => false,
-        };
-        if !may {
-            return Err(Status::permission_denied(format!(
-                "only a token of {key} itself stops its run"
-            )));
-        }
+        self.0.check_commands(who, &key)?;
         for component in &pipeline.components {
             let asked = self
                 .0
@@ -300,12 +320,17 @@ impl Legacy {
         Ok(())
     }
 
-    async fn change(&self, id: String, change: RunChange) -> Result<Arc<RunRecord>, Status> {
-        let changed = self.0.change_run(id.clone(), change).await?;
+    async fn change(
+        &self,
+        id: String,
+        change: RunChange,
+        who: Identity,
+    ) -> Result<Arc<RunRecord>, Status> {
+        let changed = self.0.change_run(id.clone(), change, who).await?;
         changed.ok_or_else(|| no_run(&id))
     }
 }
 
 fn no_run(id: &str) -> Status {
-    Status::not_found(format!("there is no run `{}`", shown(id)))
+    Status::not_found(format!("there is no run `{}`", quoted(id)))
 }

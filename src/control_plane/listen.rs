@@ -1,6 +1,7 @@
 //! Connections, and what one of them may cost.
 //!
-//! **Guarantees.** So many connections at a time, so many of them from one host off this machine; a
+//! **Guarantees.** So many connections at a time, so many of them from one host off this machine, and
+//! half of them for one other user of this machine; a
 //! newcomer takes the place of the one that is of least use, see [`Places`]. One that does not open
 //! with a whole HTTP/2 greeting within 5 s is closed. Each has a budget of calls per second, shared
 //! by all its streams; all connections of a host off this machine share one.
@@ -14,13 +15,15 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::places::{Line, Place, Places};
+use super::diag;
+use super::doors::Door;
+use super::places::{Line, Origin, Place, Places};
 use super::tls::Tls;
 
 /// What one server's connections may cost.
@@ -154,7 +157,7 @@ impl AsyncWrite for Connection {
 /// Accepts on every listener that arrives, until `stop`; what is accepted within the limits arrives
 /// on the channel.
 pub(super) fn accept(
-    mut listeners: mpsc::UnboundedReceiver<TcpListener>,
+    mut listeners: mpsc::UnboundedReceiver<Door>,
     limits: Limits,
     tls: Option<Tls>,
     stop: &CancellationToken,
@@ -196,11 +199,19 @@ struct Porter {
 }
 
 impl Porter {
-    async fn attend(self, listener: TcpListener, stop: CancellationToken) {
+    async fn attend(self, door: Door, stop: CancellationToken) {
+        // What is bound first is dropped last: the listener is gone before its closing is told.
+        let Door {
+            _closed,
+            listener,
+            close,
+        } = door;
         loop {
             let stream = tokio::select! {
                 // Cancel-safe: a connection that was not taken stays in the backlog.
                 stream = listener.accept() => stream,
+                // Cancel-safe: cancellation stays set.
+                () = close.cancelled() => return,
                 // Cancel-safe: cancellation stays set.
                 () = stop.cancelled() => return,
             };
@@ -212,7 +223,7 @@ impl Porter {
                     continue;
                 }
             };
-            let place = self.places.enter(peer.ip(), &self.limits);
+            let place = self.places.enter(origin(&stream, peer), &self.limits);
             tokio::spawn(self.clone().take(stream, peer, place));
         }
     }
@@ -251,6 +262,21 @@ impl Porter {
         if self.accepted.send(Ok(connection)).await.is_err() {
             tracing::debug!(%peer, "a connection came while the control plane was closing");
         }
+    }
+}
+
+/// Where a connection comes from.
+fn origin(stream: &TcpStream, peer: SocketAddr) -> Origin {
+    let from = peer.ip().to_canonical();
+    if !from.is_loopback() {
+        return Origin::Host(from);
+    }
+    let socket = stream.local_addr().ok();
+    let socket = socket.and_then(|local| diag::socket(peer, local));
+    let own = rustix::process::geteuid().as_raw();
+    match socket {
+        Some(socket) if socket.uid != own && socket.uid != 0 => Origin::User(socket.uid),
+        Some(_) | None => Origin::Here,
     }
 }
 

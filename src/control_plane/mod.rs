@@ -7,11 +7,14 @@
 //! **Guarantees.** A heartbeat costs the owner nothing of its own: it is merged with those of its
 //! client and taken in once a second. A registration is answered within two seconds, whatever the
 //! disk does. No message crashes anything, and what one connection can cost is bounded
-//! ([`Limits`]). A wrong token is refused everywhere, a missing one wherever the call comes from
-//! outside this machine and the bridge of its containers.
+//! ([`Limits`]). A wrong token is refused everywhere, and so is one of an instance that has ended; a
+//! missing one wherever the call comes from outside this machine and its own containers. Who shows
+//! none changes only what has no owner, or what the kernel or the engine says is its own.
 //!
-//! **Caveats.** Without tokens, programs on this machine can register as any component.
+//! **Caveats.** Whoever is the daemon's own user, or root, is believed what it says of itself; so is
+//! every address on a bridge, which a container with raw sockets can take.
 
+mod caller;
 mod convert;
 mod desk;
 mod diag;
@@ -40,6 +43,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
@@ -53,8 +57,9 @@ pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError};
 use crate::clock::Clock;
 use crate::model::Patience;
 use crate::reconciler::ReconcilerHandle;
+use caller::Admission;
 use desk::Desk;
-use doors::Bridges;
+use doors::Door;
 use intake::Intake;
 use legacy::Legacy;
 use tls::Tls;
@@ -99,7 +104,8 @@ pub enum PortChoice {
 /// Whether a caller has to show a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenPolicy {
-    /// A missing one is accepted from this machine and from the bridge; a wrong one nowhere.
+    /// A missing one is accepted from this machine and from containers of components here; a wrong
+    /// one nowhere.
     WhenForeign,
     /// Everyone has to.
     Required,
@@ -153,26 +159,6 @@ pub enum ControlPlaneError {
     Tls(#[from] TlsError),
 }
 
-/// Who is let in.
-#[derive(Debug)]
-struct Admission {
-    tokens: TokenPolicy,
-    bridges: Bridges,
-    keys: desk::Keys,
-}
-
-impl Admission {
-    /// What holds for callers that reached us at `local`.
-    fn policy_of(&self, local: IpAddr) -> TokenPolicy {
-        let near = local.to_canonical().is_loopback() || self.bridges.contains(local);
-        if near {
-            self.tokens
-        } else {
-            TokenPolicy::Required
-        }
-    }
-}
-
 /// What stands behind a control plane.
 pub struct Behind {
     /// Who keeps what components say.
@@ -187,9 +173,8 @@ pub struct Behind {
 
 /// A control plane that listens and does not answer yet.
 pub struct ControlPlane {
-    listeners: mpsc::UnboundedReceiver<TcpListener>,
+    listeners: mpsc::UnboundedReceiver<Door>,
     doors: Doors,
-    address: SocketAddr,
     options: ControlPlaneOptions,
     tls: Option<Tls>,
 }
@@ -218,11 +203,10 @@ impl ControlPlane {
             why,
         })?;
         let (doors, listeners) = Doors::new(address);
-        doors.through(listener);
+        doors.begin(listener);
         Ok(Self {
             listeners,
             doors,
-            address,
             options,
             tls,
         })
@@ -235,7 +219,7 @@ impl ControlPlane {
 
     /// Where it listens: what `status` shows and processes are told.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.doors.address()
     }
 
     /// The way to open it to containers later.
@@ -245,17 +229,30 @@ impl ControlPlane {
 
     /// Answers until `stop` is cancelled. Open connections are closed then.
     pub async fn serve(self, behind: Behind, stop: CancellationToken) {
+        self.serve_to(behind, Box::new(peer::Sockets::default()), stop)
+            .await;
+    }
+
+    /// The same for callers of whom `ends` tells who they are.
+    async fn serve_to(self, behind: Behind, ends: Box<dyn peer::Ends>, stop: CancellationToken) {
         let admission = Admission {
             tokens: self.options.tokens,
             bridges: self.doors.bridges(),
             keys: behind.keys,
+            ends,
+            containers: behind.containers,
+            owner: behind.owner.clone(),
+            clock: behind.clock.clone(),
         };
         let desk = Desk {
             owner: behind.owner,
             clock: behind.clock,
             admission: Arc::new(admission),
-            sockets: peer::Sockets::default(),
-            containers: behind.containers,
+        };
+        let admission = Arc::clone(&desk.admission);
+        let admitted = move |request: tonic::Request<()>| {
+            admission.admit_to_reflection(&desk::shown(&request)?)?;
+            Ok(request)
         };
         let incoming = listen::accept(self.listeners, self.options.limits, self.tls, &stop);
         let (health, health_server) = tonic_health::server::health_reporter();
@@ -285,8 +282,14 @@ impl ControlPlane {
                 ComponentGateServer::new(Gate(desk)).max_decoding_message_size(MAX_MESSAGE),
             )
             .add_service(health_server)
-            .add_service(reflection().build_v1().expect(SOUND))
-            .add_service(reflection().build_v1alpha().expect(SOUND))
+            .add_service(InterceptedService::new(
+                reflection().build_v1().expect(SOUND),
+                admitted.clone(),
+            ))
+            .add_service(InterceptedService::new(
+                reflection().build_v1alpha().expect(SOUND),
+                admitted,
+            ))
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled());
         let ended = tokio::select! {
             // Cancel-safe: what is dropped with it are connections that are closed anyway.

@@ -1,29 +1,62 @@
-//! Which process holds the other end of a loopback connection.
+//! Who holds the other end of a connection on this machine.
 //!
-//! Half of the components of the field send nothing that tells them apart; the kernel does. One
-//! walk over `/proc` answers for every connection of that moment, so 500 components that register
-//! at once cost a few walks. Only processes that we may look into are found.
+//! Half of the components of the field send nothing that tells them apart; the kernel does. It names
+//! the user of every socket; the process is found by a walk over `/proc`. A walk answers for all who
+//! asked before it began, so 500 components that register at once cost a few walks. Only processes
+//! that we may look into are found.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::diag;
-use crate::model::InstanceId;
-use crate::reconciler::PeerProcess;
+use rustix::process::geteuid;
 
-/// A walk answers for this long; an answer that it does not hold asks for another.
-const FRESH: Duration = Duration::from_millis(200);
-/// A registration never waits longer than this for it.
-const PATIENCE: Duration = Duration::from_secs(1);
+use super::diag::{self, Socket};
+use crate::model::InstanceId;
+use crate::reconciler::{Ancestor, PeerProcess};
+
+/// A registration never waits longer than this for a walk; clients give up after five seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Ancestors that are followed from a process.
 const MAX_ANCESTORS: usize = 16;
 /// The variable by which the process driver marks what it starts.
 const INSTANCE_VARIABLE: &str = "FLOWCTL_INSTANCE";
+/// What an engine calls a container: so many hexadecimal digits.
+const CONTAINER_ID: usize = 64;
 
-/// Who holds which socket. Cheap to clone; all clones share one walk.
+/// The user at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum LocalUser {
+    /// It is not of this machine, or the kernel does not say.
+    #[default]
+    Unknown,
+    /// The daemon's own, or root: in a process that is in no container.
+    Operator,
+    /// The daemon's own, by a process that cannot be looked into.
+    Unseen,
+    /// Another one, or one of a container.
+    Other(u32),
+}
+
+/// What the kernel tells of the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) struct OtherEnd {
+    pub user: LocalUser,
+    pub process: PeerProcess,
+}
+
+/// Who tells what is at the other end of a connection.
+#[tonic::async_trait]
+pub(super) trait Ends: Send + Sync {
+    /// What is at `peer`, connected to us at `local`.
+    async fn other_end(&self, peer: SocketAddr, local: SocketAddr) -> OtherEnd;
+}
+
+/// Who holds which socket. Cheap to clone; all clones share their walks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sockets {
     holders: Arc<Mutex<Option<Holders>>>,
@@ -31,80 +64,104 @@ pub(super) struct Sockets {
 
 #[derive(Debug)]
 struct Holders {
-    walked: Instant,
+    /// When the walk began.
+    begun: Instant,
     /// Pid by inode of the socket.
     pids: HashMap<u64, u32>,
 }
 
-impl Sockets {
-    /// The process at `peer`, connected to us at `local`.
-    pub(super) async fn process(&self, peer: SocketAddr, local: SocketAddr) -> PeerProcess {
-        if !peer.ip().to_canonical().is_loopback() {
-            return PeerProcess::Unknown;
+#[tonic::async_trait]
+impl Ends for Sockets {
+    async fn other_end(&self, peer: SocketAddr, local: SocketAddr) -> OtherEnd {
+        let (from, to) = (peer.ip().to_canonical(), local.ip().to_canonical());
+        // Who calls an address of its own machine calls from that address.
+        if !from.is_loopback() && from != to {
+            return OtherEnd::default();
         }
         let sockets = self.clone();
         let found = tokio::task::spawn_blocking(move || sockets.look_up(peer, local));
         match tokio::time::timeout(PATIENCE, found).await {
-            Ok(Ok(process)) => process,
-            Ok(Err(_)) | Err(_) => PeerProcess::Unknown,
-        }
-    }
-
-    fn look_up(&self, peer: SocketAddr, local: SocketAddr) -> PeerProcess {
-        let inode = diag::inode(peer, local).or_else(|| inode_in_tables(peer, local));
-        let Some(inode) = inode else {
-            return PeerProcess::Unknown;
-        };
-        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = holders
-            .as_ref()
-            .and_then(|holders| holders.pids.get(&inode).copied());
-        let pid = known.or_else(|| {
-            if holders
-                .as_ref()
-                .is_none_or(|holders| holders.walked.elapsed() > FRESH)
-            {
-                *holders = Some(Holders {
-                    walked: Instant::now(),
-                    pids: walk(),
-                });
-            }
-            holders.as_ref()?.pids.get(&inode).copied()
-        });
-        drop(holders);
-        match pid {
-            Some(pid) => PeerProcess::Found {
-                pids: lineage(pid),
-                instance: instance(pid),
-            },
-            None => PeerProcess::Unknown,
+            Ok(Ok(end)) => end,
+            Ok(Err(_)) | Err(_) => OtherEnd::default(),
         }
     }
 }
 
-/// The inode of the socket whose own end is `own` and whose other end is `other`, for kernels that
-/// cannot be asked for one.
-fn inode_in_tables(own: SocketAddr, other: SocketAddr) -> Option<u64> {
+impl Sockets {
+    fn look_up(&self, peer: SocketAddr, local: SocketAddr) -> OtherEnd {
+        let asked = Instant::now();
+        let socket = diag::socket(peer, local).or_else(|| socket_in_tables(peer, local));
+        let Some(Socket { uid, inode }) = socket else {
+            return OtherEnd::default();
+        };
+        let own = geteuid().as_raw();
+        match self.holder(inode, asked) {
+            Some(pid) => {
+                let is_ours = (uid == own || uid == 0) && is_outside_of_containers(pid);
+                OtherEnd {
+                    user: if is_ours {
+                        LocalUser::Operator
+                    } else {
+                        LocalUser::Other(uid)
+                    },
+                    process: about(pid, own),
+                }
+            }
+            // Root sees all of its own; another user not those of its programs that may do more.
+            None => OtherEnd {
+                user: if uid == own && own != 0 {
+                    LocalUser::Unseen
+                } else {
+                    LocalUser::Other(uid)
+                },
+                process: PeerProcess::Unknown,
+            },
+        }
+    }
+
+    /// The process that holds a socket which was open at `asked`.
+    fn holder(&self, inode: u64, asked: Instant) -> Option<u32> {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = holders.as_ref()
+            && let Some(pid) = known.pids.get(&inode)
+            && holds(*pid, inode)
+        {
+            return Some(*pid);
+        }
+        // One that began after the question has seen all that there was to see.
+        if holders.as_ref().is_none_or(|known| known.begun < asked) {
+            let begun = Instant::now();
+            let pids = walk();
+            *holders = Some(Holders { begun, pids });
+        }
+        holders.as_ref()?.pids.get(&inode).copied()
+    }
+}
+
+/// The socket whose own end is `own` and whose other end is `other`, for kernels that cannot be asked
+/// for one.
+fn socket_in_tables(own: SocketAddr, other: SocketAddr) -> Option<Socket> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .find_map(|table| {
-            let table = std::fs::read_to_string(table).ok()?;
+            let table = fs::read_to_string(table).ok()?;
             table
                 .lines()
                 .skip(1)
-                .find_map(|row| inode_of_row(row, own, other))
+                .find_map(|row| socket_of_row(row, own, other))
         })
 }
 
-fn inode_of_row(row: &str, own: SocketAddr, other: SocketAddr) -> Option<u64> {
+fn socket_of_row(row: &str, own: SocketAddr, other: SocketAddr) -> Option<Socket> {
     let mut columns = row.split_ascii_whitespace();
     let (local, remote) = (columns.nth(1)?, columns.next()?);
     let is = |column, at: SocketAddr| address(column) == Some((at.ip().to_canonical(), at.port()));
-    if is(local, own) && is(remote, other) {
-        columns.nth(6)?.parse().ok()
-    } else {
-        None
+    if !is(local, own) || !is(remote, other) {
+        return None;
     }
+    let uid = columns.nth(4)?.parse().ok()?;
+    let inode = columns.nth(1)?.parse().ok()?;
+    Some(Socket { uid, inode })
 }
 
 /// `0100007F:1F90`: words of the address in the host's byte order, then the port.
@@ -126,25 +183,32 @@ fn address(text: &str) -> Option<(IpAddr, u16)> {
 /// Every socket that a process of ours holds, by inode.
 fn walk() -> HashMap<u64, u32> {
     let mut pids = HashMap::new();
-    let Ok(processes) = std::fs::read_dir("/proc") else {
+    let Ok(processes) = fs::read_dir("/proc") else {
         return pids;
     };
     let names = processes
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok());
     for pid in names.filter_map(|name| name.parse::<u32>().ok()) {
-        // A process that ended, or is another user's, holds nothing that we can see.
-        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
-            continue;
-        };
-        for descriptor in descriptors.flatten() {
-            let target = std::fs::read_link(descriptor.path());
-            if let Some(inode) = target.ok().as_deref().and_then(socket_inode) {
-                pids.insert(inode, pid);
-            }
-        }
+        pids.extend(sockets_of(pid).into_iter().map(|inode| (inode, pid)));
     }
     pids
+}
+
+/// A process that ended, or is another user's, holds nothing that we can see.
+fn sockets_of(pid: u32) -> Vec<u64> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    descriptors
+        .flatten()
+        .filter_map(|descriptor| socket_inode(&fs::read_link(descriptor.path()).ok()?))
+        .collect()
+}
+
+/// Whether it still does: numbers of processes and of sockets are used again.
+fn holds(pid: u32, inode: u64) -> bool {
+    sockets_of(pid).contains(&inode)
 }
 
 fn socket_inode(target: &Path) -> Option<u64> {
@@ -156,38 +220,105 @@ fn socket_inode(target: &Path) -> Option<u64> {
         .ok()
 }
 
-/// A process, its group, and those that started it.
-fn lineage(pid: u32) -> Vec<u32> {
-    let mut pids = vec![pid];
-    let mut next = pid;
-    while pids.len() < MAX_ANCESTORS {
-        let Some((parent, group)) = parent_and_group(next) else {
-            break;
-        };
-        for found in [group, parent] {
-            if !pids.contains(&found) {
-                pids.push(found);
-            }
-        }
-        if parent <= 1 {
-            break;
-        }
-        next = parent;
+/// What is told of a process; `own` is the daemon's user.
+fn about(pid: u32, own: u32) -> PeerProcess {
+    let marked = instance(pid);
+    let is_own = fs::metadata(format!("/proc/{pid}")).is_ok_and(|about| about.uid() == own);
+    let (instance, claimed) = if is_own {
+        (marked, None)
+    } else {
+        (None, marked)
+    };
+    PeerProcess::Found {
+        line: lineage(pid),
+        container: container(pid),
+        instance,
+        claimed,
     }
-    pids
 }
 
-fn parent_and_group(pid: u32) -> Option<(u32, u32)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// Whether a process sees the same processes, users and files as the daemon does.
+fn is_outside_of_containers(pid: u32) -> bool {
+    let place = |pid: &str, name: &str| {
+        let about = fs::metadata(format!("/proc/{pid}/{name}")).ok()?;
+        Some((about.dev(), about.ino()))
+    };
+    let pid = pid.to_string();
+    ["ns/pid", "ns/user", "root"].iter().all(|name| {
+        let own = place("self", name);
+        // A kernel without such namespaces has no such containers.
+        own == place(&pid, name)
+    })
+}
+
+/// The container that a process is in, by its control group. Only the host's root can have put it
+/// there: it is in a namespace of processes of its own, and in none of users, in which anybody may be
+/// root.
+fn container(pid: u32) -> Option<String> {
+    let same = |name: &str| {
+        let inode = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/{name}")).map(|at| at.ino());
+        Some(inode("self").ok()? == inode(&pid.to_string()).ok()?)
+    };
+    if !same("user")? || same("pid")? {
+        return None;
+    }
+    container_in(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
+}
+
+/// The container that a control group is made for: `/docker/ID`, `docker-ID.scope`, `libpod-ID`.
+fn container_in(groups: &str) -> Option<String> {
+    let words = groups.split(|char: char| !char.is_ascii_alphanumeric());
+    let mut ids = words.filter(|word| {
+        word.len() == CONTAINER_ID && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    ids.next().map(str::to_owned)
+}
+
+/// A process, its group, and those that started it.
+fn lineage(pid: u32) -> Vec<Ancestor> {
+    let mut line: Vec<Ancestor> = Vec::new();
+    let mut next = pid;
+    while line.len() < MAX_ANCESTORS {
+        let Some(stat) = stat(next) else { break };
+        let leader = self::stat(stat.group).map(|leader| leader.itself);
+        for found in [Some(stat.itself), leader].into_iter().flatten() {
+            if !line.contains(&found) {
+                line.push(found);
+            }
+        }
+        if stat.parent <= 1 {
+            break;
+        }
+        next = stat.parent;
+    }
+    line
+}
+
+/// What is read of a process.
+struct Stat {
+    itself: Ancestor,
+    parent: u32,
+    group: u32,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, parentheses too.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    Some((parent, fields.next()?.parse().ok()?))
+    let group = fields.next()?.parse().ok()?;
+    let start_ticks = fields.nth(16)?.parse().ok()?;
+    let itself = Ancestor { pid, start_ticks };
+    Some(Stat {
+        itself,
+        parent,
+        group,
+    })
 }
 
 /// The instance that a process's environment names.
 fn instance(pid: u32) -> Option<InstanceId> {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     environment.split(|byte| *byte == 0).find_map(|variable| {
         let variable = std::str::from_utf8(variable).ok()?;
         let (name, value) = variable.split_once('=')?;
@@ -202,30 +333,43 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_is_traced_to_its_process() {
+    async fn a_connection_is_traced_to_its_user_and_its_process() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, peer) = listener.accept().unwrap();
-        let found = Sockets::default()
-            .process(peer, server.local_addr().unwrap())
-            .await;
-        let PeerProcess::Found { pids, instance } = found else {
+        let (own, other) = (peer, server.local_addr().unwrap());
+        let found = Sockets::default().other_end(peer, other).await;
+        assert_eq!(found.user, LocalUser::Operator);
+        let PeerProcess::Found { line, instance, .. } = found.process else {
             panic!("{found:?}");
         };
-        assert_eq!((pids[0], instance), (std::process::id(), None));
-        let (own, other) = (peer, server.local_addr().unwrap());
-        let tables = inode_in_tables(own, other);
-        assert!(diag::inode(own, other).is_none_or(|inode| Some(inode) == tables));
+        assert_eq!((line[0].pid, instance), (std::process::id(), None));
+        let tables = socket_in_tables(own, other);
+        assert!(diag::socket(own, other).is_none_or(|socket| Some(socket) == tables));
         drop(client);
+    }
+
+    /// Nothing that was true before the question is an answer to it.
+    #[tokio::test]
+    async fn a_connection_that_is_made_right_after_a_walk_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let sockets = Sockets::default();
+        for _ in 0..3 {
+            let _client = TcpStream::connect(at).unwrap();
+            let (_server, peer) = listener.accept().unwrap();
+            let found = sockets.other_end(peer, at).await;
+            assert_eq!(found.user, LocalUser::Operator);
+        }
     }
 
     #[tokio::test]
     async fn a_connection_from_elsewhere_is_nobodys() {
         let peer = "10.0.0.1:5".parse().unwrap();
         let found = Sockets::default()
-            .process(peer, "10.0.0.2:8080".parse().unwrap())
+            .other_end(peer, "10.0.0.2:8080".parse().unwrap())
             .await;
-        assert_eq!(found, PeerProcess::Unknown);
+        assert_eq!(found, OtherEnd::default());
     }
 
     #[test]
@@ -236,9 +380,25 @@ mod tests {
             "127.0.0.1:41200".parse().unwrap(),
             "127.0.0.1:8080".parse().unwrap(),
         );
-        assert_eq!(inode_of_row(v4, own, other), Some(777));
-        assert_eq!(inode_of_row(v6, own, other), Some(778));
-        assert_eq!(inode_of_row(v4, other, own), None);
-        assert_eq!(inode_of_row("", own, other), None);
+        let socket = |uid, inode| Some(Socket { uid, inode });
+        assert_eq!(socket_of_row(v4, own, other), socket(1000, 777));
+        assert_eq!(socket_of_row(v6, own, other), socket(0, 778));
+        assert_eq!(socket_of_row(v4, other, own), None);
+        assert_eq!(socket_of_row("", own, other), None);
+    }
+
+    #[test]
+    fn a_container_is_found_in_every_spelling_of_its_control_group() {
+        let id = "0123456789abcdef".repeat(4);
+        for groups in [
+            format!("12:pids:/docker/{id}\n"),
+            format!("0::/system.slice/docker-{id}.scope\n"),
+            format!("0::/machine.slice/libpod-{id}.scope/container\n"),
+            format!("2:cpu:/\n1:memory:/docker/{id}/init\n"),
+        ] {
+            assert_eq!(container_in(&groups), Some(id.clone()), "{groups}");
+        }
+        assert_eq!(container_in("0::/user.slice/user-1000.slice\n"), None);
+        assert_eq!(container_in(&format!("0::/x/{id}0\n")), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Places for connections: how many there are, how many of them one host gets, what calls over them
 //! may cost, and who gives his up.
 //!
-//! **Guarantees.** A newcomer always gets a place. When all are taken, or all that its host may
+//! **Guarantees.** A newcomer always gets a place. When all are taken, or all that its origin may
 //! have, the connection over which no call was ever let in gives up its own, the oldest first; then
 //! the one whose last call was let in longest ago. So whoever holds places without using them holds
 //! them against nobody who does.
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::listen::Limits;
+use crate::reconciler::Identity;
 
 /// What is known of the connection that a call came over.
 #[derive(Clone, Debug)]
@@ -29,9 +30,25 @@ pub(super) struct Line {
     pub local: SocketAddr,
     budget: Arc<Mutex<Budget>>,
     use_of: Use,
+    who: Who,
+}
+
+/// Who is at the other end, once that was asked. It stays the same for as long as the connection.
+pub(super) type Who = Arc<tokio::sync::Mutex<Option<Known>>>;
+
+/// An answer to that, and when it was given.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub identity: Identity,
+    pub at: Instant,
 }
 
 impl Line {
+    /// Where it is kept who is at the other end.
+    pub fn who(&self) -> &Who {
+        &self.who
+    }
+
     /// Takes one call off the budget; `false` when none is left.
     pub fn spend(&self) -> bool {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,13 +110,36 @@ pub(super) struct Places {
 
 #[derive(Debug, Default)]
 struct Taken {
-    hosts: HashMap<IpAddr, Guest>,
+    origins: HashMap<Origin, Guest>,
     /// By arrival.
     seats: BTreeMap<u64, Seat>,
     arrivals: u64,
 }
 
-/// A host that has connections.
+/// Where connections come from that share what they may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Origin {
+    /// The daemon's own user, root, or a user of this machine that is not known.
+    Here,
+    /// Another user of this machine.
+    User(u32),
+    /// Another host, a container among them.
+    Host(IpAddr),
+}
+
+impl Origin {
+    /// How many places it may have of all that there are.
+    fn share(self, limits: &Limits) -> usize {
+        match self {
+            Self::Here => usize::MAX,
+            // Components may run as it, as many as there are.
+            Self::User(_) => limits.connections.div_ceil(2),
+            Self::Host(_) => limits.connections_per_host,
+        }
+    }
+}
+
+/// An origin that has connections.
 #[derive(Debug)]
 struct Guest {
     connections: usize,
@@ -109,7 +149,7 @@ struct Guest {
 /// One taken place. Dropping it tells its holder to go.
 #[derive(Debug)]
 struct Seat {
-    host: IpAddr,
+    origin: Origin,
     use_of: Use,
     _hold: oneshot::Sender<Infallible>,
 }
@@ -131,30 +171,31 @@ enum Held {
 }
 
 impl Places {
-    /// A place for a connection from `host`; another one may have to give up its own for that.
-    pub fn enter(&self, host: IpAddr, limits: &Limits) -> Place {
-        let host = host.to_canonical();
+    /// A place for a connection from `origin`; another one may have to give up its own for that.
+    pub fn enter(&self, origin: Origin, limits: &Limits) -> Place {
         let new_budget = || {
             let budget = Budget::new(limits.calls_per_second, Instant::now());
             Arc::new(Mutex::new(budget))
         };
         let mut taken = self.taken();
-        let of_host = taken.hosts.get(&host).map_or(0, |guest| guest.connections);
-        if !host.is_loopback() && of_host >= limits.connections_per_host {
-            taken.give_up(|seat| seat.host == host);
+        let own = taken
+            .origins
+            .get(&origin)
+            .map_or(0, |guest| guest.connections);
+        if own >= origin.share(limits) {
+            taken.give_up(|seat| seat.origin == origin);
         } else if taken.seats.len() >= limits.connections {
             taken.give_up(|_| true);
         }
-        let guest = taken.hosts.entry(host).or_insert_with(|| Guest {
+        let guest = taken.origins.entry(origin).or_insert_with(|| Guest {
             connections: 0,
             budget: new_budget(),
         });
         guest.connections += 1;
         // On this machine, each connection is another component's.
-        let budget = if host.is_loopback() {
-            new_budget()
-        } else {
-            Arc::clone(&guest.budget)
+        let budget = match origin {
+            Origin::Here | Origin::User(_) => new_budget(),
+            Origin::Host(_) => Arc::clone(&guest.budget),
         };
         let use_of = Use {
             all: Arc::clone(&self.calls),
@@ -164,7 +205,7 @@ impl Places {
         let number = taken.arrivals;
         taken.arrivals += 1;
         let seat = Seat {
-            host,
+            origin,
             use_of: use_of.clone(),
             _hold: hold,
         };
@@ -202,10 +243,10 @@ impl Taken {
         let Some(seat) = self.seats.remove(&number) else {
             return;
         };
-        if let Some(guest) = self.hosts.get_mut(&seat.host) {
+        if let Some(guest) = self.origins.get_mut(&seat.origin) {
             guest.connections -= 1;
             if guest.connections == 0 {
-                self.hosts.remove(&seat.host);
+                self.origins.remove(&seat.origin);
             }
         }
     }
@@ -219,6 +260,7 @@ impl Place {
             local,
             budget: Arc::clone(&self.budget),
             use_of: self.use_of.clone(),
+            who: Who::default(),
         }
     }
 
@@ -245,14 +287,14 @@ mod tests {
 
     use super::*;
 
-    const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const NEAR: Origin = Origin::Here;
 
-    fn far() -> IpAddr {
-        "10.0.0.9".parse().unwrap()
+    fn far() -> Origin {
+        Origin::Host("10.0.0.9".parse().unwrap())
     }
 
     fn call_over(place: &Place) {
-        let at = SocketAddr::new(NEAR, 1);
+        let at = SocketAddr::from(([127, 0, 0, 1], 1));
         place.line(at, at).let_in();
     }
 
@@ -320,7 +362,25 @@ mod tests {
         assert_eq!(open.taken().seats.len(), 10);
         drop((ours, theirs));
         let taken = open.taken();
-        assert!(taken.seats.is_empty() && taken.hosts.is_empty());
+        assert!(taken.seats.is_empty() && taken.origins.is_empty());
+    }
+
+    #[test]
+    fn another_user_of_this_machine_takes_no_more_than_half_however_much_it_calls() {
+        let limits = Limits {
+            connections: 10,
+            ..Limits::default()
+        };
+        let open = Places::default();
+        let mut ours: Vec<_> = (0..5).map(|_| open.enter(NEAR, &limits)).collect();
+        let mut theirs = Vec::new();
+        for _ in 0..20 {
+            let place = open.enter(Origin::User(1000), &limits);
+            call_over(&place);
+            theirs.push(place);
+        }
+        assert_eq!(held(&mut theirs).len(), 5);
+        assert_eq!(held(&mut ours).len(), 5, "none of which was ever used");
     }
 
     #[test]
@@ -330,8 +390,8 @@ mod tests {
             ..Limits::default()
         };
         let open = Places::default();
-        let spent = |host: IpAddr| {
-            let places: Vec<_> = (0..3).map(|_| open.enter(host, &limits)).collect();
+        let spent = |origin| {
+            let places: Vec<_> = (0..3).map(|_| open.enter(origin, &limits)).collect();
             let now = Instant::now();
             let spend = |place: &Place| place.budget.lock().unwrap().spend(now);
             let calls = |place| (0..20).filter(|_| spend(place)).count();

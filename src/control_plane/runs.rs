@@ -10,13 +10,17 @@ use super::convert::{time_of, wire_time};
 use super::wire::legacy::{
     ChunkRun, ComponentMetrics, PipelineRun, RunMetrics, RunStatus, UpdatePipelineRunRequest,
 };
+use crate::manifest;
 use crate::model::{
-    ChunkRecord, FlowFigures, Generation, Namespace, PhaseName, PipelineKey, PipelineName,
-    PipelineStatus, ReplicaStatus, RunChange, RunFigures, RunRecord, RunState, Timestamp,
+    ChunkRecord, ComponentSpec, FlowFigures, Generation, Namespace, PhaseName, PipelineKey,
+    PipelineName, PipelineSpec, PipelineStatus, ReplicaStatus, Role, RunChange, RunFigures,
+    RunRecord, RunState, Timestamp,
 };
 
 /// Runs that a list holds when the client does not say how many.
 const DEFAULT_LIMIT: usize = 10;
+/// Characters of an id that clients show.
+const SHOWN: usize = 8;
 
 /// How many entries a client asks for: 0 is the default, below it is all.
 pub(super) fn limit(asked: i32) -> usize {
@@ -27,8 +31,9 @@ pub(super) fn limit(asked: i32) -> usize {
     }
 }
 
-/// A pipeline of ours as a run.
-pub(super) fn own_run(pipeline: &PipelineStatus) -> PipelineRun {
+/// A pipeline of ours as the run `id`. Clients of the field read its figures without looking whether
+/// there are any.
+pub(super) fn own_run(pipeline: &PipelineStatus, id: String) -> PipelineRun {
     let key = key_of(pipeline);
     let state = state_of(pipeline);
     let replicas = || {
@@ -41,14 +46,14 @@ pub(super) fn own_run(pipeline: &PipelineStatus) -> PipelineRun {
     let ended = replicas().map(|replica| replica.since).max();
     let error = replicas().find(|replica| replica.phase == PhaseName::Failed);
     PipelineRun {
-        run_id: own_id(pipeline),
+        run_id: id,
         pipeline_id: key.to_string(),
         pipeline_name: pipeline.name.to_string(),
         status: wire_state(state).into(),
         start_time: started.map(wire_time),
         end_time: ended.filter(|_| state.has_ended()).map(wire_time),
         config_yaml: String::new(),
-        metrics: None,
+        metrics: Some(RunMetrics::default()),
         error: error.map(|replica| replica.why.clone()).unwrap_or_default(),
         component_ids: pipeline
             .components
@@ -63,9 +68,64 @@ pub(super) fn own_id(pipeline: &PipelineStatus) -> String {
     run_id(&pipeline.namespace, &pipeline.name, pipeline.generation)
 }
 
-/// The id of the run of a pipeline by one version of its definition.
+/// The id of the run of a pipeline by one version of its definition. Clients of the field show and take
+/// the first eight characters of an id for the whole, so these tell it from every other.
 pub(super) fn run_id(namespace: &Namespace, name: &PipelineName, generation: Generation) -> String {
+    let plain = plain_id(namespace, name, generation);
+    let digest = ring::digest::digest(&ring::digest::SHA256, plain.as_bytes());
+    let start: String = digest.as_ref()[..SHOWN / 2]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{start}-{plain}")
+}
+
+/// The id that earlier versions gave.
+fn plain_id(namespace: &Namespace, name: &PipelineName, generation: Generation) -> String {
     format!("{namespace}.{name}.{generation}")
+}
+
+/// Whether `id` is of a run of this pipeline, by its definition of now or an earlier one.
+pub(super) fn is_id_of(pipeline: &PipelineStatus, id: &str) -> bool {
+    let Some((_, generation)) = id.rsplit_once('.') else {
+        return false;
+    };
+    let Ok(generation) = generation.parse().map(Generation) else {
+        return false;
+    };
+    let PipelineStatus {
+        namespace, name, ..
+    } = pipeline;
+    let is_past = Generation(1) <= generation && generation <= pipeline.generation;
+    let ids = [run_id, plain_id].map(|id_of| id_of(namespace, name, generation));
+    is_past && ids.iter().any(|known| known == id)
+}
+
+/// The definition that a pipeline runs by, as YAML.
+pub(super) fn config(spec: &PipelineSpec) -> String {
+    let of_role = |role: Role| -> Vec<&ComponentSpec> {
+        let components = spec.components.values();
+        components
+            .filter(|component| component.role == role)
+            .collect()
+    };
+    let whole = serde_json::json!({
+        "apiVersion": "flowctl/v1",
+        "kind": "Pipeline",
+        "metadata": {
+            "name": spec.key.name,
+            "namespace": spec.key.namespace,
+            "labels": spec.labels,
+            "annotations": spec.annotations,
+        },
+        "spec": {
+            "description": spec.description,
+            "sources": of_role(Role::Source),
+            "processors": of_role(Role::Processor),
+            "sinks": of_role(Role::Sink),
+        },
+    });
+    manifest::yaml::to_string(&whole).expect("it has text keys only")
 }
 
 /// What identifies a pipeline.
@@ -215,6 +275,7 @@ pub(super) fn chunk_of(chunk: ChunkRun, now: Timestamp) -> ChunkRecord {
         verification: chunk.verification,
         metadata: chunk.metadata,
         told_at: now,
+        teller: None,
     }
 }
 

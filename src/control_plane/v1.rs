@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, BadMessage};
-use super::desk::{Desk, shown};
+use super::desk::{Desk, quoted};
 use super::wire::v1::component_gate_server::ComponentGate;
 use super::wire::v1::control_plane_service_server::ControlPlaneService;
 use super::wire::v1::{
@@ -34,7 +34,7 @@ impl ControlPlaneService for Sdk {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
-        let caller = self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
         let intro = convert::introduction_v1(request.into_inner())?;
         let record = self.0.register(&caller, intro).await?;
         Ok(Response::new(RegisterResponse {
@@ -48,7 +48,7 @@ impl ControlPlaneService for Sdk {
         &self,
         request: Request<UnregisterRequest>,
     ) -> Result<Response<()>, Status> {
-        let caller = self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
         let id = convert::id("service_id", &request.get_ref().service_id)?;
         self.0.unregister(&caller, id).await?;
         Ok(Response::new(()))
@@ -58,7 +58,7 @@ impl ControlPlaneService for Sdk {
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let wanted = request.into_inner();
         let directory = self.0.directory().await?;
         let snapshot = self.0.owner.snapshots().borrow().clone();
@@ -72,7 +72,7 @@ impl ControlPlaneService for Sdk {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<()>, Status> {
-        let caller = self.0.admit(&request)?;
+        let caller = self.0.admit(&request).await?;
         let beat = request.into_inner();
         let id = convert::id("service_id", &beat.service_id)?;
         let said = convert::health_of_v1(beat.status);
@@ -85,7 +85,7 @@ impl ControlPlaneService for Sdk {
         &self,
         request: Request<ComponentStatusRequest>,
     ) -> Result<Response<ComponentStatusResponse>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let record = self.0.find(&request.get_ref().service_id).await?;
         Ok(Response::new(convert::component_status(&record)))
     }
@@ -94,7 +94,7 @@ impl ControlPlaneService for Sdk {
         &self,
         request: Request<ListComponentsRequest>,
     ) -> Result<Response<ListComponentsResponse>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let wanted = request.into_inner();
         let kind = convert::kind_of_v1(wanted.type_filter);
         let directory = self.0.directory().await?;
@@ -134,7 +134,7 @@ impl ComponentGate for Gate {
         &self,
         request: Request<WaitForComponentRequest>,
     ) -> Result<Response<ComponentStatusResponse>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit(&request).await?;
         let WaitForComponentRequest {
             component_id,
             timeout,
@@ -151,7 +151,7 @@ impl ComponentGate for Gate {
             Ok(None) => Err(Status::unavailable("the daemon is shutting down")),
             Err(_) => Err(Status::deadline_exceeded(format!(
                 "`{}` has not registered within {} s",
-                shown(&component_id),
+                quoted(&component_id),
                 patience.as_secs_f64()
             ))),
         }
@@ -186,8 +186,14 @@ fn find<'a>(
 ) -> Option<&'a Arc<RegistrationRecord>> {
     let is_meant =
         |record: &RegistrationRecord| record.service_id.as_str() == id || record.component() == id;
+    // Whoever takes the name of a component here is not the one that is waited for.
+    let mut components = snapshot.pipelines.iter().flat_map(|one| &one.components);
+    let is_ours = components.any(|component| component.id.as_str() == id);
     directory.values().find(|record| {
-        is_meant(record) && record.silent_since.is_none() && is_current(record, snapshot)
+        is_meant(record)
+            && record.silent_since.is_none()
+            && (record.owner.is_some() || !is_ours)
+            && is_current(record, snapshot)
     })
 }
 

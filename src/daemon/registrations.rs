@@ -102,6 +102,7 @@ mod tests {
             said: ServiceHealth::Degraded,
             metrics: BTreeMap::new(),
             silent_since: None,
+            hearing: crate::model::Hearing::Current,
         };
         let row = serde_json::to_string(&record).unwrap();
         let settings = BTreeMap::from([

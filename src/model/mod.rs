@@ -27,10 +27,10 @@ pub use ids::{
 };
 pub use plan::{Action, Effort, Hold, InFlight, Plan, Reason, Step};
 pub use registry::{
-    About, BadServiceId, Evidence, Metric, Metrics, Owner, Patience, Provenance,
+    About, BadServiceId, Evidence, Hearing, Metric, Metrics, Owner, Patience, Provenance,
     RegistrationRecord, ServiceHealth, ServiceId, ServiceKind,
 };
-pub use runs::{ChunkRecord, FlowFigures, RunChange, RunFigures, RunRecord, RunState};
+pub use runs::{ChunkRecord, FlowFigures, RunChange, RunFigures, RunRecord, RunState, Teller};
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
     ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAUmask, PipelineSpec,

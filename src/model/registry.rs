@@ -136,13 +136,15 @@ pub enum ServiceHealth {
     Unhealthy,
     /// Shutting down.
     Stopping,
+    /// Not heard of since the daemon started; it was well before.
+    Unknown,
 }
 
 impl ServiceHealth {
     /// Whether it counts as working.
     pub fn works(self) -> bool {
         match self {
-            Self::Healthy | Self::Degraded => true,
+            Self::Healthy | Self::Degraded | Self::Unknown => true,
             Self::Starting | Self::Unhealthy | Self::Stopping => false,
         }
     }
@@ -156,6 +158,7 @@ impl fmt::Display for ServiceHealth {
             Self::Degraded => "degraded",
             Self::Unhealthy => "unhealthy",
             Self::Stopping => "stopping",
+            Self::Unknown => "unknown",
         })
     }
 }
@@ -312,6 +315,16 @@ pub enum Provenance {
     Adopted,
 }
 
+/// Which daemon heard of a registration last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Hearing {
+    /// This one.
+    #[default]
+    Current,
+    /// An earlier one: how it is doing now is not known yet.
+    Earlier,
+}
+
 /// What is kept of one registration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegistrationRecord {
@@ -344,6 +357,9 @@ pub struct RegistrationRecord {
     /// Since when it counts as silent; decided by the sweep, cleared by any heartbeat.
     #[serde(skip)]
     pub silent_since: Option<Timestamp>,
+    /// Which daemon heard of it last.
+    #[serde(skip)]
+    pub hearing: Hearing,
 }
 
 impl RegistrationRecord {
@@ -353,11 +369,13 @@ impl RegistrationRecord {
             .map_or(self.registered_at, |at| at.max(self.registered_at))
     }
 
-    /// Its health: what it said, or unhealthy once it is silent.
+    /// Its health: what it said, or unhealthy once it is silent. What an earlier daemon was told is
+    /// not what holds now.
     pub fn health(&self) -> ServiceHealth {
-        match self.silent_since {
-            Some(_) => ServiceHealth::Unhealthy,
-            None => self.said,
+        match (self.silent_since, self.hearing) {
+            (Some(_), _) => ServiceHealth::Unhealthy,
+            (None, Hearing::Earlier) if self.said.works() => ServiceHealth::Unknown,
+            (None, Hearing::Earlier | Hearing::Current) => self.said,
         }
     }
 

@@ -4,7 +4,38 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::{ComponentId, PipelineKey};
+use super::registry::ServiceId;
 use super::time::Timestamp;
+
+/// Who told of a run or a chunk: nobody else but the daemon's own user changes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Teller {
+    /// A component of a pipeline here, whichever instance of it.
+    Component {
+        /// In which pipeline.
+        pipeline: PipelineKey,
+        /// Which component.
+        component: ComponentId,
+    },
+    /// A component that runs elsewhere, by the token that was made for its name.
+    Outsider(ServiceId),
+    /// The daemon's own user.
+    Operator,
+    /// Another user of this machine, by uid.
+    User(u32),
+}
+
+impl Teller {
+    /// Whether it is of a pipeline here, or its operator.
+    pub fn is_of_here(&self) -> bool {
+        match self {
+            Self::Component { .. } | Self::Operator => true,
+            Self::Outsider(_) | Self::User(_) => false,
+        }
+    }
+}
 
 /// How a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -91,6 +122,9 @@ pub struct RunRecord {
     /// Its components.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<String>,
+    /// Who told of it first; `None` = not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teller: Option<Teller>,
 }
 
 /// What a runner says anew about a run; what it leaves out stays.
@@ -164,4 +198,7 @@ pub struct ChunkRecord {
     pub metadata: BTreeMap<String, String>,
     /// When it was last told of.
     pub told_at: Timestamp,
+    /// Who told of it first; `None` = not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teller: Option<Teller>,
 }

@@ -598,6 +598,11 @@ impl Core {
         }
     }
 
+    pub(super) fn control_plane_moved(&mut self, address: String) {
+        self.daemon.control_plane = Some(address);
+        self.changed = true;
+    }
+
     pub(super) fn emit_daemon(&mut self, kind: EventKind, message: &str) {
         let at = self.ledger.now;
         self.ledger.emit(crate::model::Event {

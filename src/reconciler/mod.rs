@@ -33,7 +33,7 @@ pub use handle::{
 pub use ledger::{Answer, Changes, Durability, Effect, Ending};
 pub use probing::{Probing, ProbingChange};
 pub use registry::{
-    Beat, Beats, Directory, Introduction, Note, NoteKey, Notes, Peer, PeerProcess, RegistryCommand,
-    RegistryRefusal, Standing, TooMany,
+    Ancestor, Beat, Beats, Directory, Identified, Identity, Introduction, Note, NoteKey, Notes,
+    Peer, PeerProcess, RegistryCommand, RegistryRefusal, Room, Standing, TooMany,
 };
 pub use run::{Drivers, Environment, Probes, Reconciler, Recorder, TargetOf};

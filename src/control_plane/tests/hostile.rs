@@ -181,22 +181,202 @@ fn call(method: &str, stream: u32) -> Vec<u8> {
     frame(1, 4, stream, &packed)
 }
 
+/// What breaks the rules of HTTP/2, or uses them up: each on a connection of its own, that has
+/// greeted.
+fn broken_http2() -> Vec<(&'static str, Vec<u8>)> {
+    let opened = call("Register", 1);
+    let reset = |stream: u32| frame(3, 0, stream, &[0, 0, 0, 8]);
+    let rapid_reset = (0..4000u32).flat_map(|number| {
+        let stream = 2 * number + 1;
+        [call("Register", stream), reset(stream)].concat()
+    });
+    let unended = frame(1, 0, 1, &opened[9..]);
+    let continued = frame(9, 0, 1, &[0x40; 16_000]).repeat(400);
+    let fields = b"\x00\x01x\x7f\x81\x07".iter().copied();
+    let large_field = fields.chain([b'v'; 15_000]).collect::<Vec<_>>();
+    let empty_data = frame(0, 0, 1, &[]).repeat(20_000);
+    let setting = |id: u8, value: u32| {
+        let content = [&[0, id][..], &value.to_be_bytes()].concat();
+        frame(4, 0, 0, &content)
+    };
+    let window = |stream, by: u32| frame(8, 0, stream, &by.to_be_bytes());
+    vec![
+        ("rapid resets", rapid_reset.collect()),
+        (
+            "headers without an end",
+            [unended.clone(), continued].concat(),
+        ),
+        (
+            "a second call within headers",
+            [unended, opened.clone()].concat(),
+        ),
+        ("a field over all limits", frame(1, 5, 1, &large_field)),
+        (
+            "a table larger than any",
+            frame(1, 5, 1, &[0x3f, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+        ),
+        ("an index of nothing", frame(1, 5, 1, &[0xff, 0xff, 0x7f])),
+        (
+            "empty frames of a body",
+            [opened.clone(), empty_data].concat(),
+        ),
+        ("settings upon settings", frame(4, 0, 0, &[]).repeat(20_000)),
+        (
+            "pings upon pings",
+            frame(6, 0, 0, b"12345678").repeat(20_000),
+        ),
+        ("a ping of no size", frame(6, 0, 0, b"1")),
+        ("a window of 2^31", setting(4, 0x8000_0000)),
+        ("a frame size of 0", setting(5, 0)),
+        ("no window", [setting(4, 0), opened.clone()].concat()),
+        ("settings of a stream", frame(4, 0, 3, &[])),
+        ("half a setting", frame(4, 0, 0, &[0, 4, 0])),
+        ("a window that grows by nothing", window(0, 0)),
+        (
+            "a window that overflows",
+            [window(0, 0x7fff_ffff), window(0, 0x7fff_ffff)].concat(),
+        ),
+        ("data of no stream", frame(0, 0, 0, b"x")),
+        ("data of a stream that is not open", frame(0, 0, 7, b"x")),
+        ("a stream of the server's", call("Register", 2)),
+        (
+            "a stream that depends on itself",
+            frame(2, 0, 5, &[0, 0, 0, 5, 1]),
+        ),
+        (
+            "streams backwards",
+            [call("Register", 9), call("Register", 3)].concat(),
+        ),
+        ("a promise", frame(5, 4, 1, &[0, 0, 0, 2, 0x82])),
+        ("a reset of nothing", reset(11)),
+        (
+            "padding longer than its frame",
+            [opened.clone(), frame(0, 8, 1, &[200, 1])].concat(),
+        ),
+        (
+            "kinds that nobody knows",
+            frame(77, 0xff, 1, &[1; 100]).repeat(2000),
+        ),
+        (
+            "a farewell, and on",
+            [frame(7, 0, 0, &[0; 8]), opened].concat(),
+        ),
+        (
+            "a frame of 16 MB",
+            [&[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1][..], &[0; 70_000]].concat(),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_http2_of_every_kind_costs_nobody_else_anything() {
+    let plane = Plane::start().await;
+    let mut honest = plane.legacy().await;
+    let mut open = Vec::new();
+    for (what, bytes) in broken_http2() {
+        let mut stream = TcpStream::connect(plane.address).await.unwrap();
+        stream.write_all(GREETING).await.unwrap();
+        // The server may hang up in the middle of it, or read no more of it.
+        let written = stream.write_all(&bytes);
+        tokio::time::timeout(Duration::from_secs(2), written)
+            .await
+            .ok();
+        let answered =
+            tokio::time::timeout(Duration::from_secs(20), honest.register(by_name("honest")));
+        let answered = answered.await;
+        assert!(answered.is_ok_and(|answer| answer.is_ok()), "after {what}");
+        // They stay open together.
+        open.push(stream);
+    }
+    serves(&plane).await;
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_unfinished_requests_fills_their_room_and_neither_heartbeats_nor_registrations()
+{
+    let plane = Plane::start().await;
+    let message = [&[0, 0, 0, 0xf0, 0][..], &[b'x'; 60_000]].concat();
+    let mut open = Vec::new();
+    // More than the room holds: 12 connections with 32 calls of 60 KB each.
+    for _ in 0..12 {
+        let mut stream = TcpStream::connect(plane.address).await.unwrap();
+        stream.write_all(GREETING).await.unwrap();
+        let fills = async {
+            for number in 0..32 {
+                let begun = call("Register", 2 * number + 1);
+                stream.write_all(&begun).await?;
+                for part in message.chunks(16_384) {
+                    stream.write_all(&frame(0, 0, 2 * number + 1, part)).await?;
+                }
+            }
+            std::io::Result::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(2), fills)
+            .await
+            .ok();
+        open.push(stream);
+    }
+    let mut client = plane.legacy().await;
+    for number in 0..20 {
+        let name = format!("honest-{number}");
+        client.register(by_name(&name)).await.unwrap();
+        let beat = legacy::ServiceHeartbeat {
+            service_id: name,
+            ..Default::default()
+        };
+        client.heartbeat(beat).await.unwrap();
+    }
+    plane.end().await;
+}
+
 #[tokio::test]
 async fn a_request_that_does_not_arrive_whole_is_refused_and_its_connection_lives() {
     let plane = Plane::start().await;
+    // Another one comes a byte at a time, with frames of nothing between them.
+    let mut drip = TcpStream::connect(plane.address).await.unwrap();
+    drip.write_all(GREETING).await.unwrap();
+    drip.write_all(&call("Register", 1)).await.unwrap();
+    let (mut answers, mut drops) = drip.into_split();
+    let dripping = tokio::spawn(async move {
+        drops
+            .write_all(&frame(0, 0, 1, &[0, 0, 0, 0xff, 0]))
+            .await
+            .ok();
+        loop {
+            let drop = [frame(0, 0, 1, b"x"), frame(0, 0, 1, &[]).repeat(3)].concat();
+            if drops.write_all(&drop).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let refused = tokio::spawn(async move { until_answered(&mut answers).await });
     let mut slow = TcpStream::connect(plane.address).await.unwrap();
     slow.write_all(GREETING).await.unwrap();
     slow.write_all(&call("Register", 1)).await.unwrap();
     let begun = [&[0, 0, 0, 0xff, 0][..], &[b'x'; 100]].concat();
     slow.write_all(&frame(0, 0, 1, &begun)).await.unwrap();
+    until_answered(&mut slow).await;
+    refused.await.unwrap();
+    dripping.abort();
+    serves(&plane).await;
+    plane.end().await;
+}
+
+/// Waits for the answer on stream 1, which is nothing but a status.
+async fn until_answered(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     let answered = async {
         loop {
             let mut head = [0; 9];
-            slow.read_exact(&mut head).await.expect("it is not closed");
+            stream
+                .read_exact(&mut head)
+                .await
+                .expect("it is not closed");
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut content = vec![0; length as usize];
-            slow.read_exact(&mut content).await.unwrap();
-            // Headers that end stream 1: the answer is nothing but a status.
+            stream.read_exact(&mut content).await.unwrap();
+            // Headers that end stream 1.
             if (head[3], head[4] & 1, head[8]) == (1, 1, 1) {
                 return;
             }
@@ -205,8 +385,6 @@ async fn a_request_that_does_not_arrive_whole_is_refused_and_its_connection_live
     tokio::time::timeout(Duration::from_secs(30), answered)
         .await
         .unwrap();
-    serves(&plane).await;
-    plane.end().await;
 }
 
 #[tokio::test]

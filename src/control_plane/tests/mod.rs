@@ -2,6 +2,7 @@
 
 mod calls;
 mod hostile;
+mod identity;
 mod secured;
 
 use std::collections::BTreeMap;
@@ -14,17 +15,54 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
+use super::peer::{Ends, LocalUser, OtherEnd};
 use super::wire::legacy::control_plane_client::ControlPlaneClient;
 use super::wire::v1::control_plane_service_client::ControlPlaneServiceClient;
 use super::wire::{legacy, v1};
 use super::*;
-use crate::model::fixtures::daemon;
-use crate::model::{RegistrationRecord, ServiceId, Timestamp};
+use crate::model::fixtures::{daemon, pipeline};
+use crate::model::{
+    ComponentSpec, DriverKind, Generation, Handle, Health, Instance, InstanceId, Phase,
+    PipelineRecord, ProcessIdentity, Record, RegistrationRecord, ReplicaKey, ServiceId, Timestamp,
+};
 use crate::probe::{Addresses, Host, Prober, Target};
-use crate::reconciler::{Core, Drivers, Kept, Probes, Reconciler};
+use crate::reconciler::{Core, Drivers, Kept, PeerProcess, Probes, Reconciler};
+
+/// Whoever calls is who the test says: a process of the daemon's own user, if it says nothing.
+#[derive(Clone)]
+struct Callers(Arc<Mutex<OtherEnd>>);
+
+impl Callers {
+    fn new() -> Self {
+        let ours = OtherEnd {
+            user: LocalUser::Operator,
+            ..OtherEnd::default()
+        };
+        Self(Arc::new(Mutex::new(ours)))
+    }
+}
+
+#[tonic::async_trait]
+impl Ends for Callers {
+    async fn other_end(&self, _: SocketAddr, _: SocketAddr) -> OtherEnd {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// What a plane starts with.
+#[derive(Default)]
+struct Setting {
+    options: ControlPlaneOptions,
+    disk: Option<Disk>,
+    containers: Option<Arc<dyn Containers>>,
+    /// Pipelines by name, and their components, all of which run.
+    pipelines: &'static [(&'static str, &'static [&'static str])],
+}
 
 /// A control plane with an owner whose disk is a map.
 struct Plane {
+    callers: Callers,
+    owner: ReconcilerHandle,
     address: SocketAddr,
     doors: Doors,
     keys: Arc<Keyring>,
@@ -64,15 +102,23 @@ impl Plane {
 
     /// A plane on a free port that starts from what `disk` holds.
     async fn with(options: ControlPlaneOptions, disk: Disk) -> Self {
-        Self::beside(None, options, disk).await
+        let disk = Some(disk);
+        Self::of(Setting {
+            options,
+            disk,
+            ..Setting::default()
+        })
+        .await
     }
 
-    /// A plane that knows of an engine's containers.
-    async fn beside(
-        containers: Option<Arc<dyn Containers>>,
-        options: ControlPlaneOptions,
-        disk: Disk,
-    ) -> Self {
+    async fn of(setting: Setting) -> Self {
+        let Setting {
+            options,
+            disk,
+            containers,
+            pipelines,
+        } = setting;
+        let disk = disk.unwrap_or_else(Disk::new);
         let options = match options.port {
             PortChoice::Default => ControlPlaneOptions {
                 port: PortChoice::Free,
@@ -81,10 +127,28 @@ impl Plane {
             PortChoice::Free | PortChoice::Exactly(_) | PortChoice::Kept(_) => options,
         };
         let clock = Clock::new();
-        let kept = Kept {
+        let mut kept = Kept {
             registrations: disk.registrations(),
             ..Kept::default()
         };
+        let mut number = 100;
+        for (name, components) in pipelines {
+            let mut spec = pipeline(components.iter().map(|id| model_of(id)).collect());
+            spec.key.name = name.parse().unwrap();
+            let records = components.iter().map(|id| {
+                number += 10;
+                running(&format!("default.{name}.{id}.0.1"), number, clock.now())
+            });
+            kept.records.insert(spec.key.clone(), records.collect());
+            let record = PipelineRecord {
+                generation: Generation(3),
+                file: None,
+                watched: false,
+                deleting: false,
+                spec: Arc::new(spec),
+            };
+            kept.pipelines.insert(record.spec.key.clone(), record);
+        }
         let core = Core::new(kept, [], daemon(), clock.now());
         let (reports, answers) = mpsc::channel(16);
         let (_prober, prober) = Prober::new(reports);
@@ -125,17 +189,20 @@ impl Plane {
         let plane = ControlPlane::bind(options).unwrap();
         let (address, doors) = (plane.address(), plane.doors());
         let behind = Behind {
-            owner,
+            owner: owner.clone(),
             clock: clock.clone(),
             keys: Some(Arc::clone(&keys)),
             containers,
         };
-        let serving = plane.serve(behind, stop.clone());
+        let callers = Callers::new();
+        let serving = plane.serve_to(behind, Box::new(callers.clone()), stop.clone());
         let tasks = vec![
             tokio::spawn(reconciler.run(stop.clone())),
             tokio::spawn(serving),
         ];
         Self {
+            callers,
+            owner,
             address,
             doors,
             keys,
@@ -155,6 +222,11 @@ impl Plane {
         (self.address, self.disk)
     }
 
+    /// Who calls over connections from now on.
+    fn callers_are(&self, user: LocalUser, process: PeerProcess) {
+        *self.callers.0.lock().unwrap() = OtherEnd { user, process };
+    }
+
     async fn channel(&self) -> Channel {
         channel(self.address).await
     }
@@ -170,6 +242,42 @@ impl Plane {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+fn model_of(id: &str) -> ComponentSpec {
+    crate::model::fixtures::component(id, 1, &[])
+}
+
+/// A replica that runs as `instance`: its guardian is process `number`, its program the next one.
+fn running(instance: &str, number: u32, now: Timestamp) -> (ReplicaKey, Record) {
+    let id: InstanceId = instance.parse().unwrap();
+    let spec = model_of("a");
+    let identity = |pid| ProcessIdentity {
+        boot_id: "b".to_owned(),
+        pid,
+        start_ticks: 7,
+    };
+    let instance = Instance {
+        id: id.clone(),
+        spec: spec.hash.clone(),
+        driver: DriverKind::Process,
+        stop: spec.stop,
+        after: Vec::new(),
+        handle: Some(Handle::Process {
+            shim: identity(number),
+            child: identity(number + 1),
+        }),
+        phase: Phase::Running {
+            since: now,
+            health: Health::default(),
+        },
+    };
+    let record = Record {
+        incarnation: id.incarnation,
+        instance: Some(instance),
+        ..Record::default()
+    };
+    (id.replica, record)
 }
 
 async fn channel(address: SocketAddr) -> Channel {

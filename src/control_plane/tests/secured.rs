@@ -7,8 +7,8 @@ use std::process::Command;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
+use super::super::caller::{Nearness, nearness};
 use super::*;
-use crate::model::InstanceId;
 
 fn bearing<T>(message: T, header: &str) -> Request<T> {
     let mut request = Request::new(message);
@@ -54,7 +54,12 @@ async fn where_tokens_are_required_a_missing_one_is_refused_for_every_call() {
         tokens: TokenPolicy::Required,
         ..Default::default()
     };
-    let plane = Plane::with(options, Disk::new()).await;
+    let plane = Plane::of(Setting {
+        options,
+        pipelines: &[("p", &["a"])],
+        ..Setting::default()
+    })
+    .await;
     let (mut old, mut new) = (plane.legacy().await, plane.sdk().await);
     assert_eq!(
         code(old.register(by_name("a")).await),
@@ -78,23 +83,15 @@ async fn where_tokens_are_required_a_missing_one_is_refused_for_every_call() {
 fn off_loopback_and_bridge_a_token_is_always_required() {
     let (doors, _listeners) = Doors::new("0.0.0.0:8080".parse().unwrap());
     doors.open_bridge("172.30.0.1".parse().unwrap()).unwrap();
-    let admission = Admission {
-        tokens: TokenPolicy::WhenForeign,
-        bridges: doors.bridges(),
-        keys: None,
-    };
-    for (local, policy) in [
-        ("127.0.0.1", TokenPolicy::WhenForeign),
-        ("::1", TokenPolicy::WhenForeign),
-        ("::ffff:127.0.0.1", TokenPolicy::WhenForeign),
-        ("172.30.0.1", TokenPolicy::WhenForeign),
-        ("192.168.1.5", TokenPolicy::Required),
+    for (local, near) in [
+        ("127.0.0.1", Nearness::Here),
+        ("::1", Nearness::Here),
+        ("::ffff:127.0.0.1", Nearness::Here),
+        ("172.30.0.1", Nearness::Bridge),
+        ("192.168.1.5", Nearness::Far),
     ] {
-        assert_eq!(
-            admission.policy_of(local.parse().unwrap()),
-            policy,
-            "{local}"
-        );
+        let found = nearness(&doors.bridges(), local.parse().unwrap());
+        assert_eq!(found, near, "{local}");
     }
 }
 
@@ -136,16 +133,25 @@ impl Containers for Hung {
 async fn the_engine_is_asked_only_about_callers_over_a_bridge_and_delays_nobody_for_long() {
     let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
     let engine: Arc<dyn Containers> = Arc::new(Hung(asked));
-    let plane = Plane::beside(Some(engine), ControlPlaneOptions::default(), Disk::new()).await;
+    let plane = Plane::of(Setting {
+        containers: Some(engine),
+        ..Setting::default()
+    })
+    .await;
     let gateway = "127.0.0.2".parse().unwrap();
     let bridge = plane.doors.open_bridge(gateway).unwrap();
     let mut near = plane.legacy().await;
     near.register(by_name("near")).await.unwrap();
     assert!(questions.try_recv().is_err());
+    plane.callers_are(LocalUser::Unknown, PeerProcess::Unknown);
     let mut far = ControlPlaneClient::new(channel(bridge).await);
     let register = far.register(by_name("far"));
     let answered = tokio::time::timeout(Duration::from_secs(20), register).await;
-    answered.unwrap().unwrap();
+    assert_eq!(
+        code(answered.unwrap()),
+        Code::Unauthenticated,
+        "it is nobody"
+    );
     let caller: IpAddr = "127.0.0.1".parse().unwrap();
     assert_eq!(questions.recv().await, Some(caller));
     plane.end().await;

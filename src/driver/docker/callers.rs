@@ -62,7 +62,9 @@ impl DockerDriver {
             }
             Err(failure) => {
                 tracing::debug!(%address, ?failure, "whose address it is cannot be asked");
-                None
+                // Who gives out addresses gives out none meanwhile, so the latest answer stands.
+                let known = latest.as_ref()?.instances.get(&address)?;
+                Some(known.clone())
             }
         }
     }

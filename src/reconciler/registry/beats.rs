@@ -4,15 +4,16 @@
 //! is bounded by the number of ids, never by the number of heartbeats.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::model::{InstanceId, Metrics, ServiceHealth, ServiceId, Timestamp};
+use crate::model::{Metrics, ServiceHealth, ServiceId, Timestamp};
 
-use super::correlate::Peer;
+use super::identity::Identity;
 use super::merge;
 
 /// Heartbeats are taken in no more often than this.
@@ -30,9 +31,18 @@ pub struct Beat {
     /// The figures that came along.
     pub metrics: Metrics,
     /// Where it came from.
-    pub peer: Peer,
-    /// The instance whose token it showed.
-    pub token: Option<InstanceId>,
+    pub ip: Option<IpAddr>,
+    /// Who sends it; not looked for where nothing depends on it.
+    pub who: Identity,
+}
+
+/// Whether a heartbeat may be sent away for want of room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It is of a registration that has an owner, of which there are only so many.
+    Always,
+    /// While there is some.
+    WhileLeft,
 }
 
 /// Too many ids wait.
@@ -62,17 +72,17 @@ impl Beats {
     ///
     /// # Errors
     /// When so many ids wait that a new one has no room.
-    pub fn push(&self, id: ServiceId, beat: Beat) -> Result<(), TooMany> {
+    pub fn push(&self, id: ServiceId, beat: Beat, room: Room) -> Result<(), TooMany> {
         let mut waiting = self.lock();
         if let Some(before) = waiting.beats.get_mut(&id) {
             before.at = before.at.max(beat.at);
             before.said = beat.said.or(before.said);
-            before.peer = beat.peer;
-            before.token = beat.token.or(before.token.take());
+            before.ip = beat.ip;
+            before.who = beat.who;
             merge(&mut before.metrics, beat.metrics);
             return Ok(());
         }
-        if waiting.beats.len() >= MAX_WAITING {
+        if room == Room::WhileLeft && waiting.beats.len() >= MAX_WAITING {
             return Err(TooMany);
         }
         waiting.beats.insert(id, beat);
@@ -129,8 +139,8 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).into(), Metric::number(*v)))
                 .collect(),
-            peer: Peer::default(),
-            token: None,
+            ip: None,
+            who: Identity::Operator,
         }
     }
 
@@ -140,7 +150,11 @@ mod tests {
         let id: ServiceId = "node".parse().unwrap();
         for at in 0..1000 {
             beats
-                .push(id.clone(), beat(at, &[("events", at as f64)]))
+                .push(
+                    id.clone(),
+                    beat(at, &[("events", at as f64)]),
+                    Room::WhileLeft,
+                )
                 .unwrap();
         }
         let taken = beats.take();
@@ -154,10 +168,12 @@ mod tests {
         let beats = Beats::default();
         let id = |n: usize| format!("id-{n}").parse::<ServiceId>().unwrap();
         for n in 0..MAX_WAITING {
-            beats.push(id(n), beat(0, &[])).unwrap();
+            beats.push(id(n), beat(0, &[]), Room::WhileLeft).unwrap();
         }
-        assert_eq!(beats.push(id(MAX_WAITING), beat(0, &[])), Err(TooMany));
-        assert_eq!(beats.push(id(7), beat(1, &[])), Ok(()));
+        let one_more = |room| beats.push(id(MAX_WAITING), beat(0, &[]), room);
+        assert_eq!(one_more(Room::WhileLeft), Err(TooMany));
+        assert_eq!(one_more(Room::Always), Ok(()), "who has an owner");
+        assert_eq!(beats.push(id(7), beat(1, &[]), Room::WhileLeft), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,11 +181,13 @@ mod tests {
         let beats = Beats::default();
         let id: ServiceId = "a".parse().unwrap();
         let start = Instant::now();
-        beats.push(id.clone(), beat(0, &[])).unwrap();
+        beats
+            .push(id.clone(), beat(0, &[]), Room::WhileLeft)
+            .unwrap();
         beats.due().await;
         assert_eq!(start.elapsed(), Duration::ZERO);
         beats.take();
-        beats.push(id, beat(1, &[])).unwrap();
+        beats.push(id, beat(1, &[]), Room::WhileLeft).unwrap();
         beats.due().await;
         assert_eq!(start.elapsed(), PACE);
     }

@@ -4,14 +4,53 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::model::{InstanceId, RegistrationRecord, RunChange, RunRecord, ServiceId};
+use crate::model::{Evidence, InstanceId, RegistrationRecord, RunChange, RunRecord, ServiceId};
 
-use super::{Beats, Directory, Introduction, Note, Notes, RegistryRefusal, Standing};
+use super::{
+    Beats, Directory, Identity, Introduction, Note, Notes, Peer, RegistryRefusal, Standing,
+};
 use crate::reconciler::handle::{Command, ReconcilerHandle, Refusal};
+
+/// The instance at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identified {
+    /// This one, which lives.
+    Instance {
+        /// Which one.
+        id: InstanceId,
+        /// By what.
+        by: Evidence,
+    },
+    /// One that has ended; what is left of it calls.
+    Ended(InstanceId),
+    /// It may be one whose start has not been answered.
+    NotYet,
+    /// None that is known.
+    Nobody,
+}
 
 /// What the owner can be asked about registrations. All are answered at once.
 #[derive(Debug)]
 pub enum RegistryCommand {
+    /// Which instance is at the other end of a connection.
+    Identify {
+        /// What the kernel and the engine tell of it.
+        peer: Box<Peer>,
+        /// Gets the answer.
+        reply: oneshot::Sender<Identified>,
+    },
+    /// The control plane is found somewhere else from now on.
+    Moved {
+        /// `host:port`.
+        address: String,
+    },
+    /// Whether an instance lives, which may have begun a moment ago.
+    Lives {
+        /// Which one.
+        instance: InstanceId,
+        /// Gets the answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// A component registers.
     Register {
         /// What it says, and what is known of the caller.
@@ -23,8 +62,8 @@ pub enum RegistryCommand {
     Unregister {
         /// Which registration.
         id: ServiceId,
-        /// The instance whose token the caller showed.
-        token: Option<InstanceId>,
+        /// Who calls.
+        who: Identity,
         /// Whether it was its own.
         reply: oneshot::Sender<Result<Standing<()>, RegistryRefusal>>,
     },
@@ -37,8 +76,10 @@ pub enum RegistryCommand {
     Tell {
         /// What.
         note: Box<Note>,
-        /// Fires once it is recorded; closed when it cannot be.
-        recorded: oneshot::Sender<()>,
+        /// Who calls.
+        who: Identity,
+        /// Gets what stands from now on.
+        reply: oneshot::Sender<Result<Standing<()>, RegistryRefusal>>,
     },
     /// A runner says something anew about a run.
     ChangeRun {
@@ -46,8 +87,10 @@ pub enum RegistryCommand {
         id: String,
         /// What.
         change: Box<RunChange>,
+        /// Who calls.
+        who: Identity,
         /// Gets the run as it is then; `None` = there is none of that id.
-        reply: oneshot::Sender<Option<Standing<Arc<RunRecord>>>>,
+        reply: oneshot::Sender<Result<Option<Standing<Arc<RunRecord>>>, RegistryRefusal>>,
     },
     /// All that runners told.
     Notes {
@@ -57,6 +100,33 @@ pub enum RegistryCommand {
 }
 
 impl ReconcilerHandle {
+    /// Which instance is at the other end of a connection.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    pub async fn identify(&self, peer: Peer) -> Result<Identified, Refusal> {
+        let peer = Box::new(peer);
+        self.ask(|reply| Command::Registry(RegistryCommand::Identify { peer, reply }))
+            .await
+    }
+
+    /// Says where the control plane is found from now on.
+    pub async fn control_plane_moved(&self, address: String) {
+        let command = Command::Registry(RegistryCommand::Moved { address });
+        if self.commands.send(command).await.is_err() {
+            tracing::debug!("the daemon is going");
+        }
+    }
+
+    /// Whether an instance lives, which may have begun a moment ago.
+    ///
+    /// # Errors
+    /// When the daemon is going.
+    pub async fn lives(&self, instance: InstanceId) -> Result<bool, Refusal> {
+        self.ask(|reply| Command::Registry(RegistryCommand::Lives { instance, reply }))
+            .await
+    }
+
     /// Registers a component.
     ///
     /// # Errors
@@ -78,9 +148,9 @@ impl ReconcilerHandle {
     pub async fn unregister(
         &self,
         id: ServiceId,
-        token: Option<InstanceId>,
+        who: Identity,
     ) -> Result<Result<Standing<()>, RegistryRefusal>, Refusal> {
-        self.ask(|reply| Command::Registry(RegistryCommand::Unregister { id, token, reply }))
+        self.ask(|reply| Command::Registry(RegistryCommand::Unregister { id, who, reply }))
             .await
     }
 
@@ -93,28 +163,38 @@ impl ReconcilerHandle {
             .await
     }
 
-    /// Keeps what a runner tells, and answers once that is recorded or cannot be.
+    /// Keeps what a runner tells.
     ///
     /// # Errors
-    /// When the daemon is going.
-    pub async fn tell_note(&self, note: Note) -> Result<(), Refusal> {
+    /// `Err` outside when the daemon is going; inside when somebody else told of it first.
+    pub async fn tell_note(
+        &self,
+        note: Note,
+        who: Identity,
+    ) -> Result<Result<Standing<()>, RegistryRefusal>, Refusal> {
         let note = Box::new(note);
-        self.ask(|recorded| Command::Registry(RegistryCommand::Tell { note, recorded }))
+        self.ask(|reply| Command::Registry(RegistryCommand::Tell { note, who, reply }))
             .await
     }
 
     /// Takes over what a runner says anew; `None` when there is no such run.
     ///
     /// # Errors
-    /// When the daemon is going.
+    /// As [`ReconcilerHandle::tell_note`].
     pub async fn change_run(
         &self,
         id: String,
         change: RunChange,
-    ) -> Result<Option<Standing<Arc<RunRecord>>>, Refusal> {
+        who: Identity,
+    ) -> Result<Result<Option<Standing<Arc<RunRecord>>>, RegistryRefusal>, Refusal> {
         let change = Box::new(change);
-        self.ask(|reply| Command::Registry(RegistryCommand::ChangeRun { id, change, reply }))
-            .await
+        let command = |reply| RegistryCommand::ChangeRun {
+            id,
+            change,
+            who,
+            reply,
+        };
+        self.ask(|reply| Command::Registry(command(reply))).await
     }
 
     /// All that runners told.

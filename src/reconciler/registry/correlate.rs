@@ -1,23 +1,33 @@
-//! Whose registration it is: a ladder of evidence, strongest first. Pure.
+//! Which instance somebody is. Pure.
 //!
-//! Half of the components of the field send no id at all, so what they do send is held against
-//! what is known of every live instance. A rung that fits several instances narrows the choice,
-//! and the next rung goes on with those; one that fits none is passed over. What is told as the
-//! evidence is the rung that settled it.
+//! The kernel and the container engine prove it ([`identify`]): by the process or the container at
+//! the other end of the connection. Where they do not, and the caller may be believed, a ladder of
+//! what it says goes on ([`owner`]), strongest first: half of the components of the field send no id
+//! at all, so what they do send is held against what is known of every live instance. A rung that
+//! fits several instances narrows the choice, and the next rung goes on with those; one that fits
+//! none is passed over. What is told as the evidence is the rung that settled it.
 
-use std::net::IpAddr;
+use crate::model::{ComponentSpec, Evidence, Handle, InstanceId, Owner, ReplicaKey, ServiceKind};
 
-use crate::model::{ComponentSpec, Evidence, InstanceId, Owner, ServiceKind};
+use super::commands::Identified;
+use super::identity::Identity;
 
-/// Where a call came from, as far as that is known.
+/// Who is at the other end of a connection, as far as the kernel and the engine tell.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Peer {
-    /// The address of the other end.
-    pub ip: Option<IpAddr>,
     /// Whose socket it is.
     pub process: PeerProcess,
     /// The instance whose container has this address.
     pub container: Option<InstanceId>,
+}
+
+/// A process, told from a later one of its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Its number.
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since the host's start.
+    pub start_ticks: u64,
 }
 
 /// Whose socket a connection's other end is.
@@ -28,10 +38,14 @@ pub enum PeerProcess {
     Unknown,
     /// A process of this host.
     Found {
-        /// Its pid, its process group, and those that started it, nearest first.
-        pids: Vec<u32>,
-        /// The instance that its environment names.
+        /// It, the leader of its process group, and those that started it, nearest first.
+        line: Vec<Ancestor>,
+        /// The engine's id of the container that it is in.
+        container: Option<String>,
+        /// The instance that its environment names, where that can be believed.
         instance: Option<InstanceId>,
+        /// The same where it cannot: anybody may write it there.
+        claimed: Option<InstanceId>,
     },
 }
 
@@ -40,8 +54,8 @@ pub enum PeerProcess {
 pub(super) struct Candidate<'a> {
     pub id: &'a InstanceId,
     pub spec: &'a ComponentSpec,
-    /// The pid of its program.
-    pub pid: Option<u32>,
+    /// Where it runs; `None` while its start is under way.
+    pub handle: Option<&'a Handle>,
     /// Whether a registration of it is known already.
     pub registered: bool,
 }
@@ -52,8 +66,70 @@ pub(super) struct Clues<'a> {
     pub names: &'a [String],
     /// Where it says it answers health checks.
     pub health_endpoint: &'a str,
-    pub peer: &'a Peer,
+    /// Who calls, as far as that is proven.
+    pub who: &'a Identity,
     pub kind: ServiceKind,
+}
+
+/// The instance at the other end of a connection, by what the kernel and the engine tell.
+pub(super) fn identify(candidates: &[Candidate<'_>], peer: &Peer) -> Identified {
+    let of = |candidate: &Candidate<'_>, by| Identified::Instance {
+        id: candidate.id.clone(),
+        by,
+    };
+    let live = |id: &InstanceId| candidates.iter().find(|candidate| candidate.id == id);
+    if let Some(found) = peer.container.as_ref().and_then(live) {
+        return of(found, Evidence::Container);
+    }
+    let PeerProcess::Found {
+        line,
+        container,
+        instance,
+        claimed,
+    } = &peer.process
+    else {
+        return Identified::Nobody;
+    };
+    if let Some(found) = candidates.iter().find(|c| is_of_line(c, line)) {
+        return of(found, Evidence::Process);
+    }
+    if let Some(found) = candidates.iter().find(|c| is_in(c, container.as_deref())) {
+        return of(found, Evidence::Container);
+    }
+    if let Some(marked) = instance {
+        return match live(marked) {
+            Some(found) => of(found, Evidence::Process),
+            None => Identified::Ended(marked.clone()),
+        };
+    }
+    // A program may call before its start was answered.
+    let starts = |candidate: &&Candidate<'_>| candidate.handle.is_none();
+    match claimed.as_ref().and_then(live).filter(starts) {
+        Some(_) => Identified::NotYet,
+        None => Identified::Nobody,
+    }
+}
+
+fn is_of_line(candidate: &Candidate<'_>, line: &[Ancestor]) -> bool {
+    match candidate.handle {
+        Some(Handle::Process { shim, child }) => line.iter().any(|one| {
+            [shim, child]
+                .iter()
+                .any(|own| (own.pid, own.start_ticks) == (one.pid, one.start_ticks))
+        }),
+        Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => {
+            false
+        }
+    }
+}
+
+fn is_in(candidate: &Candidate<'_>, id: Option<&str>) -> bool {
+    match candidate.handle {
+        Some(Handle::Docker { container, .. }) => id == Some(container.as_str()),
+        Some(Handle::Process { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => {
+            false
+        }
+    }
 }
 
 /// The instance that `clues` point at.
@@ -77,18 +153,17 @@ pub(super) fn owner(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<O
             *left = fitting;
         };
     for name in clues.names {
-        rung(Evidence::Name, &mut left, &|c| is_named(c, name));
+        rung(Evidence::Name, &mut left, &|c| {
+            is_called(&c.id.replica, name)
+        });
     }
     if let Some(port) = health_port {
         rung(Evidence::HealthPort, &mut left, &|c| {
             c.spec.health_port() == Some(port)
         });
     }
-    rung(Evidence::Process, &mut left, &|c| {
-        is_process_of(c, &clues.peer.process)
-    });
-    if let Some(container) = &clues.peer.container {
-        rung(Evidence::Container, &mut left, &|c| c.id == container);
+    if let Identity::Instance { id, by } = clues.who {
+        rung(*by, &mut left, &|c| c.id == id);
     }
     if let Some(by) = best {
         // Replicas that nothing tells apart register one after the other.
@@ -104,8 +179,8 @@ pub(super) fn owner(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<O
 /// The only component of its kind that has not registered, for a client that tells nothing else.
 fn by_kind(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<Owner> {
     let role = clues.kind.role()?;
-    let stranger = matches!(clues.peer.process, PeerProcess::Found { .. });
-    if stranger || !clues.names.is_empty() {
+    // A process that was seen and is no instance's is nobody of ours.
+    if *clues.who != Identity::OwnUser || !clues.names.is_empty() {
         return None;
     }
     let mut of_kind = candidates
@@ -120,19 +195,9 @@ fn by_kind(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<Owner> {
     }
 }
 
-fn is_named(candidate: &Candidate<'_>, name: &str) -> bool {
-    let replica = &candidate.id.replica;
+/// Whether `name` is what a replica is called.
+pub(super) fn is_called(replica: &ReplicaKey, name: &str) -> bool {
     replica.component.as_str() == name || (replica.replica > 0 && replica.to_string() == name)
-}
-
-fn is_process_of(candidate: &Candidate<'_>, process: &PeerProcess) -> bool {
-    match process {
-        PeerProcess::Unknown => false,
-        PeerProcess::Found { pids, instance } => {
-            instance.as_ref() == Some(candidate.id)
-                || candidate.pid.is_some_and(|pid| pids.contains(&pid))
-        }
-    }
 }
 
 /// The port in `http://localhost:8088/health`, `localhost:8088` or `:8088`.
@@ -153,7 +218,7 @@ mod tests {
     struct Live {
         id: InstanceId,
         spec: ComponentSpec,
-        pid: Option<u32>,
+        handle: Option<Handle>,
         registered: bool,
     }
 
@@ -176,49 +241,77 @@ mod tests {
         Live {
             id,
             spec,
-            pid: None,
+            handle: None,
             registered: false,
         }
+    }
+
+    fn candidates(live: &[Live]) -> Vec<Candidate<'_>> {
+        live.iter()
+            .map(|l| Candidate {
+                id: &l.id,
+                spec: &l.spec,
+                handle: l.handle.as_ref(),
+                registered: l.registered,
+            })
+            .collect()
     }
 
     fn ask(
         live: &[Live],
         names: &[&str],
         endpoint: &str,
-        peer: &Peer,
+        who: &Identity,
         kind: ServiceKind,
     ) -> Option<String> {
-        let candidates: Vec<_> = live
-            .iter()
-            .map(|l| Candidate {
-                id: &l.id,
-                spec: &l.spec,
-                pid: l.pid,
-                registered: l.registered,
-            })
-            .collect();
+        let candidates = candidates(live);
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let clues = Clues {
             names: &names,
             health_endpoint: endpoint,
-            peer,
+            who,
             kind,
         };
         owner(&candidates, &clues)
             .map(|owner| format!("{} by {}", owner.instance.replica, owner.by))
     }
 
-    fn from_pid(pid: u32) -> Peer {
-        Peer {
-            process: PeerProcess::Found {
-                pids: vec![pid, 1],
-                instance: None,
-            },
-            ..Peer::default()
+    fn instance(live: &Live, by: Evidence) -> Identity {
+        let id = live.id.clone();
+        Identity::Instance { id, by }
+    }
+
+    /// A process of the shim and the program with these numbers.
+    fn process(shim: u32, child: u32) -> Option<Handle> {
+        let identity = |pid| crate::model::ProcessIdentity {
+            boot_id: "b".to_owned(),
+            pid,
+            start_ticks: 7,
+        };
+        Some(Handle::Process {
+            shim: identity(shim),
+            child: identity(child),
+        })
+    }
+
+    /// The process `pid`, whose environment may name an instance.
+    fn from(pid: u32, start_ticks: u64) -> PeerProcess {
+        PeerProcess::Found {
+            line: vec![
+                Ancestor { pid, start_ticks },
+                Ancestor {
+                    pid: 1,
+                    start_ticks: 0,
+                },
+            ],
+            container: None,
+            instance: None,
+            claimed: None,
         }
     }
 
     const ANY: ServiceKind = ServiceKind::Unspecified;
+    const US: Identity = Identity::Operator;
 
     #[test]
     fn the_silent_processor_is_known_by_the_health_port_that_it_was_given() {
@@ -226,13 +319,7 @@ mod tests {
             live("src", 0, Role::Source, 18088),
             live("ttp", 0, Role::Processor, 18089),
         ];
-        let found = ask(
-            &live,
-            &[],
-            "http://localhost:18089/health",
-            &Peer::default(),
-            ANY,
-        );
+        let found = ask(&live, &[], "http://localhost:18089/health", &US, ANY);
         assert_eq!(found.as_deref(), Some("ttp by health port"));
     }
 
@@ -242,82 +329,136 @@ mod tests {
             live("a", 0, Role::Source, 8088),
             live("b", 0, Role::Sink, 8093),
         ];
-        let found = ask(
-            &live,
-            &["b"],
-            "http://localhost:8088/health",
-            &Peer::default(),
-            ANY,
-        );
+        let found = ask(&live, &["b"], "http://localhost:8088/health", &US, ANY);
         assert_eq!(found.as_deref(), Some("b by name"));
     }
 
     #[test]
-    fn replicas_of_one_name_are_told_apart_by_their_process() {
-        let mut live = [live("w", 0, Role::Sink, 1), live("w", 1, Role::Sink, 1)];
-        (live[0].pid, live[1].pid) = (Some(10), Some(11));
-        let found = ask(&live, &["w"], "", &from_pid(11), ANY);
-        assert_eq!(found.as_deref(), Some("w-1 by process"));
-        let found = ask(&live[1..], &["w"], "", &from_pid(11), ANY);
-        assert_eq!(found.as_deref(), Some("w-1 by name"), "it needed no more");
-    }
-
-    #[test]
-    fn replicas_in_containers_are_told_apart_by_the_address_that_they_call_from() {
-        let live = [0, 1].map(|replica| live("ttp", replica, Role::Processor, 8088));
-        let from = |container: &InstanceId, names: &[&str], endpoint: &str| {
-            let peer = Peer {
-                container: Some(container.clone()),
-                ..Peer::default()
-            };
-            ask(&live, names, endpoint, &peer, ANY)
-        };
-        let second = &live[1].id;
-        for (names, endpoint) in [
-            (&[][..], ""),
-            (&["ttp"], ""),
-            (&[], "http://localhost:8088/health"),
-        ] {
-            let known = from(second, names, endpoint);
-            assert_eq!(known.as_deref(), Some("ttp-1 by container"));
+    fn replicas_are_told_apart_by_the_process_or_container_that_they_call_from() {
+        for by in [Evidence::Process, Evidence::Container] {
+            let live = [0, 1].map(|replica| live("ttp", replica, Role::Processor, 8088));
+            let second = instance(&live[1], by);
+            for (names, endpoint) in [
+                (&[][..], ""),
+                (&["ttp"], ""),
+                (&[], "http://localhost:8088/health"),
+            ] {
+                let known = ask(&live, names, endpoint, &second, ANY);
+                assert_eq!(known, Some(format!("ttp-1 by {by}")));
+            }
+            let found = ask(&live[1..], &["ttp"], "", &second, ANY);
+            assert_eq!(found.as_deref(), Some("ttp-1 by name"), "it needed no more");
         }
-        let elses = "default.other.x.0.1".parse().unwrap();
-        assert_eq!(
-            from(&elses, &[], ""),
-            None,
-            "a container of somebody else's"
-        );
     }
 
     #[test]
     fn replicas_that_nothing_tells_apart_register_one_after_the_other() {
         let mut live = [live("w", 0, Role::Sink, 1), live("w", 1, Role::Sink, 1)];
         live[0].registered = true;
-        let found = ask(&live, &["w"], "", &Peer::default(), ANY);
+        let found = ask(&live, &["w"], "", &US, ANY);
         assert_eq!(found.as_deref(), Some("w-1 by name"));
     }
 
     #[test]
     fn a_client_without_any_id_is_the_only_one_of_its_kind_left() {
+        let unseen = Identity::OwnUser;
         let mut live = [live("a", 0, Role::Sink, 1), live("b", 0, Role::Sink, 2)];
-        assert_eq!(
-            ask(&live, &[], "", &Peer::default(), ServiceKind::Sink),
-            None
-        );
+        assert_eq!(ask(&live, &[], "", &unseen, ServiceKind::Sink), None);
         live[0].registered = true;
-        let found = ask(&live, &[], "", &Peer::default(), ServiceKind::Sink);
+        let found = ask(&live, &[], "", &unseen, ServiceKind::Sink);
         assert_eq!(found.as_deref(), Some("b by kind"));
+        assert_eq!(ask(&live, &[], "", &US, ServiceKind::Sink), None);
+        assert_eq!(ask(&live, &["x"], "", &unseen, ServiceKind::Sink), None);
     }
 
     #[test]
-    fn a_stranger_of_the_right_kind_is_nobody_of_ours() {
-        let mut live = [live("a", 0, Role::Sink, 1)];
-        live[0].pid = Some(10);
-        assert_eq!(ask(&live, &[], "", &from_pid(99), ServiceKind::Sink), None);
+    fn an_instance_is_whoever_descends_from_its_program_or_guardian_in_that_life() {
+        let mut live = [live("a", 0, Role::Sink, 1), live("b", 0, Role::Sink, 2)];
+        live[0].handle = process(20, 21);
+        live[1].handle = process(30, 31);
+        let who = |process| {
+            let peer = Peer {
+                process,
+                container: None,
+            };
+            match identify(&candidates(&live), &peer) {
+                Identified::Instance { id, by } => format!("{} by {by}", id.replica),
+                other @ (Identified::Ended(_) | Identified::NotYet | Identified::Nobody) => {
+                    format!("{other:?}")
+                }
+            }
+        };
+        assert_eq!(who(from(21, 7)), "a by process");
         assert_eq!(
-            ask(&live, &["other"], "", &Peer::default(), ServiceKind::Sink),
-            None
+            who(from(30, 7)),
+            "b by process",
+            "what the guardian took in"
         );
+        assert_eq!(who(from(21, 8)), "Nobody", "a later process of that number");
+        assert_eq!(who(from(99, 7)), "Nobody");
+        assert_eq!(who(PeerProcess::Unknown), "Nobody");
+    }
+
+    /// The environment of a process of another user is what that user wrote.
+    #[test]
+    fn a_mark_is_believed_of_our_own_user_only_and_else_a_reason_to_wait_for_a_start() {
+        let mut live = [live("a", 0, Role::Sink, 1)];
+        let id = live[0].id.clone();
+        let later: InstanceId = "default.p.a.0.9".parse().unwrap();
+        let marked = |believed: Option<&InstanceId>, claimed: Option<&InstanceId>| Peer {
+            process: PeerProcess::Found {
+                line: vec![],
+                container: None,
+                instance: believed.cloned(),
+                claimed: claimed.cloned(),
+            },
+            container: None,
+        };
+        let ours = Identified::Instance {
+            id: id.clone(),
+            by: Evidence::Process,
+        };
+        let who = |live: &[Live], peer: &Peer| identify(&candidates(live), peer);
+        assert_eq!(who(&live, &marked(Some(&id), None)), ours);
+        assert_eq!(who(&live, &marked(None, Some(&id))), Identified::NotYet);
+        live[0].handle = process(20, 21);
+        assert_eq!(who(&live, &marked(Some(&id), None)), ours);
+        assert_eq!(who(&live, &marked(None, Some(&id))), Identified::Nobody);
+        let ended = Identified::Ended(later.clone());
+        assert_eq!(who(&live, &marked(Some(&later), None)), ended);
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_address_or_its_control_group() {
+        let mut live = [live("a", 0, Role::Sink, 1)];
+        live[0].handle = Some(Handle::Docker {
+            container: "c0ffee".to_owned(),
+            image: None,
+        });
+        let id = live[0].id.clone();
+        let inside = |container: &str| Peer {
+            process: PeerProcess::Found {
+                line: vec![],
+                container: Some(container.to_owned()),
+                instance: None,
+                claimed: None,
+            },
+            container: None,
+        };
+        let at = |id: &InstanceId| Peer {
+            process: PeerProcess::Unknown,
+            container: Some(id.clone()),
+        };
+        let ours = Identified::Instance {
+            id: id.clone(),
+            by: Evidence::Container,
+        };
+        let who = |peer: &Peer| identify(&candidates(&live), peer);
+        assert_eq!(who(&at(&id)), ours);
+        assert_eq!(who(&inside("c0ffee")), ours);
+        assert_eq!(who(&inside("beef")), Identified::Nobody);
+        let elses = "default.other.x.0.1".parse().unwrap();
+        assert_eq!(who(&at(&elses)), Identified::Nobody);
     }
 
     #[test]

@@ -6,21 +6,23 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::model::{
-    ComponentSpec, Counts, Event, EventKind, Evidence, Handle, Health, Instance, InstanceId, Owner,
+    ComponentSpec, Counts, Event, EventKind, Evidence, Health, Instance, InstanceId, Owner,
     Patience, Phase, PipelineKey, Probe, ProbeCheck, ProbeKind, ProbeOutcome, Provenance,
-    RegistrationRecord, ServiceId, ServiceKind,
+    RegistrationRecord, ServiceId, Timestamp,
 };
 use crate::planner::health;
 
 use super::correlate::{self, Candidate, Clues};
 use super::{
-    Beat, Directory, Heard, Introduction, Note, NoteKey, RegistryCommand, RegistryRefusal, Standing,
+    Beat, Directory, Heard, Identified, Identity, Introduction, Note, NoteKey, Peer,
+    RegistryCommand, RegistryRefusal, Standing,
 };
 use crate::reconciler::core::Core;
 use crate::reconciler::ledger::{Answer, Effect, Ledger};
 use crate::reconciler::pipeline::Pipeline;
 
-/// Ids that are taken in from one group of heartbeats; the others come again with their next one.
+/// Ids of nobody here that are taken in from one group of heartbeats; the others come again with
+/// their next one.
 const ADOPTED_AT_ONCE: usize = 256;
 
 impl Core {
@@ -40,32 +42,89 @@ impl Core {
 
     pub(in crate::reconciler) fn registry_command(&mut self, command: RegistryCommand) {
         match command {
+            RegistryCommand::Identify { peer, reply } => answer(reply, self.identify(&peer)),
+            RegistryCommand::Moved { address } => self.control_plane_moved(address),
+            RegistryCommand::Lives { instance, reply } => {
+                let lives = candidates(&self.pipelines)
+                    .iter()
+                    .any(|candidate| *candidate.id == instance);
+                answer(reply, lives);
+            }
             RegistryCommand::Register { intro, reply } => self.register(*intro, reply),
-            RegistryCommand::Unregister { id, token, reply } => {
-                self.unregister(&id, token.as_ref(), reply);
-            }
+            RegistryCommand::Unregister { id, who, reply } => self.unregister(&id, &who, reply),
             RegistryCommand::Directory { reply } => answer(reply, self.directory()),
-            RegistryCommand::Tell { note, recorded } => {
-                let key = match note.as_ref() {
-                    Note::Run(run) => NoteKey::Run(run.id.clone()),
-                    Note::Chunk(chunk) => NoteKey::Chunk(chunk.id.clone()),
-                };
-                let gone = self.registry.notes.put(*note);
-                self.ledger.notes.insert(key);
-                self.ledger.notes.extend(gone);
-                let reply = Answer::Noted { reply: recorded };
-                self.ledger.effects.push(Effect::Answer(reply));
+            RegistryCommand::Tell { note, who, reply } => {
+                let told = self.tell(*note, &who);
+                answer(reply, told);
             }
-            RegistryCommand::ChangeRun { id, change, reply } => {
-                let changed = self.registry.notes.change(&id, *change, self.ledger.now);
-                let changed = changed.map(|run| {
-                    self.ledger.notes.insert(NoteKey::Run(id));
-                    self.standing(run)
+            RegistryCommand::ChangeRun {
+                id,
+                change,
+                who,
+                reply,
+            } => {
+                let key = NoteKey::Run(id);
+                let changed = self.check_teller(&key, &who).map(|()| {
+                    let NoteKey::Run(id) = &key else { return None };
+                    let now = self.ledger.now;
+                    let run = self.registry.notes.change(id, *change, now)?;
+                    self.ledger.notes.insert(key);
+                    Some(self.standing(run))
                 });
                 answer(reply, changed);
             }
             RegistryCommand::Notes { reply } => answer(reply, self.registry.notes.clone()),
         }
+    }
+
+    fn identify(&self, peer: &Peer) -> Identified {
+        match correlate::identify(&candidates(&self.pipelines), peer) {
+            // A mark of what is not known here, as of a daemon's that has another directory.
+            Identified::Ended(instance) if !self.knows(&instance) => Identified::Nobody,
+            identified @ (Identified::Instance { .. }
+            | Identified::Ended(_)
+            | Identified::NotYet
+            | Identified::Nobody) => identified,
+        }
+    }
+
+    /// Whether `instance` is or was one of a replica here.
+    fn knows(&self, instance: &InstanceId) -> bool {
+        self.pipelines
+            .get(&instance.pipeline)
+            .is_some_and(|pipeline| {
+                pipeline.desired.wants(&instance.replica).is_some()
+                    || pipeline.records.contains_key(&instance.replica)
+            })
+    }
+
+    /// Whether `name` is what a component or a replica here is called.
+    fn is_called(&self, name: &str) -> bool {
+        self.pipelines.values().any(|pipeline| {
+            let wanted = pipeline.desired.replicas().map(|(key, _)| key);
+            let mut all = wanted.chain(pipeline.records.keys().cloned());
+            all.any(|key| correlate::is_called(&key, name))
+        })
+    }
+
+    fn tell(&mut self, mut note: Note, who: &Identity) -> Result<Standing<()>, RegistryRefusal> {
+        let key = note.key();
+        self.check_teller(&key, who)?;
+        let first = self.registry.notes.teller(&key).cloned();
+        note.told_by(first.or_else(|| who.teller()));
+        let gone = self.registry.notes.put(note);
+        self.ledger.notes.insert(key);
+        self.ledger.notes.extend(gone);
+        Ok(self.standing(()))
+    }
+
+    /// Who told of something first is the only one who changes it.
+    fn check_teller(&self, key: &NoteKey, who: &Identity) -> Result<(), RegistryRefusal> {
+        if who.may_change(self.registry.notes.teller(key)) {
+            return Ok(());
+        }
+        let what = key.to_string();
+        Err(RegistryRefusal::ToldByAnother { what })
     }
 
     fn register(
@@ -116,63 +175,91 @@ impl Core {
         Ok(record)
     }
 
-    /// The owner of a registration: its token's instance, or the one that the evidence points at.
+    /// The owner of a registration: the instance that the caller is proven to be, or, where it may be
+    /// believed, the one that the evidence points at.
     fn owner_of(&self, intro: &Introduction) -> Result<Option<Owner>, RegistryRefusal> {
         let candidates = candidates(&self.pipelines);
-        let Some(token) = &intro.token else {
-            let clues = Clues {
-                names: &intro.names,
-                health_endpoint: &intro.about.health_endpoint,
-                peer: &intro.peer,
-                kind: intro.about.kind,
-            };
-            return Ok(correlate::owner(&candidates, &clues));
+        let clues = Clues {
+            names: &intro.names,
+            health_endpoint: &intro.about.health_endpoint,
+            who: &intro.who,
+            kind: intro.about.kind,
         };
-        if !candidates.iter().any(|candidate| candidate.id == token) {
-            return Err(RegistryRefusal::EndedInstance(token.clone()));
+        let (id, by) = match &intro.who {
+            Identity::Instance { id, by } => (id, *by),
+            Identity::Operator | Identity::OwnUser => {
+                return Ok(correlate::owner(&candidates, &clues));
+            }
+            Identity::Outsider(_) => {
+                let names_only = Clues {
+                    health_endpoint: "",
+                    ..clues
+                };
+                return Ok(correlate::owner(&candidates, &names_only));
+            }
+            Identity::User(_) | Identity::Stranger => {
+                return self.check_is_nobodys(intro).map(|()| None);
+            }
+        };
+        if !candidates.iter().any(|candidate| candidate.id == id) {
+            return Err(RegistryRefusal::EndedInstance(id.clone()));
         }
         // A name that no component of its pipeline has is a nickname; another's is a lie.
         let foreign = intro.names.iter().find(|name| {
             let others = candidates.iter().any(|candidate| {
-                candidate.id.pipeline == token.pipeline
+                candidate.id.pipeline == id.pipeline
                     && candidate.id.replica.component.as_str() == name.as_str()
             });
-            others && token.replica.component.as_str() != name.as_str()
+            others && id.replica.component.as_str() != name.as_str()
         });
-        match foreign {
-            Some(named) => Err(RegistryRefusal::Foreign {
-                token: token.clone(),
-                named: named.clone(),
-            }),
-            None => Ok(Some(Owner {
-                instance: token.clone(),
-                by: Evidence::Token,
-            })),
+        if let Some(named) = foreign {
+            return Err(intro.who.foreign(named));
         }
+        let by = match by {
+            Evidence::Token => by,
+            // What it says of itself may point at the same one; that is what people look for.
+            Evidence::Name
+            | Evidence::HealthPort
+            | Evidence::Process
+            | Evidence::Container
+            | Evidence::Kind => correlate::owner(&candidates, &clues)
+                .filter(|owner| owner.instance == *id)
+                .map_or(by, |owner| owner.by),
+        };
+        Ok(Some(Owner {
+            instance: id.clone(),
+            by,
+        }))
+    }
+
+    /// Whether everything that a registration claims belongs to nobody here.
+    fn check_is_nobodys(&self, intro: &Introduction) -> Result<(), RegistryRefusal> {
+        let wanted = intro.wanted.iter().map(ServiceId::as_str);
+        let names = intro.names.iter().map(String::as_str);
+        for name in wanted.chain(names) {
+            let has_owner = |record: &Arc<RegistrationRecord>| record.owner.is_some();
+            let held = name.parse().ok().and_then(|id| self.registry.get(&id));
+            if self.is_called(name) || held.is_some_and(has_owner) {
+                return Err(intro.who.foreign(name));
+            }
+        }
+        Ok(())
     }
 
     fn unregister(
         &mut self,
         id: &ServiceId,
-        token: Option<&InstanceId>,
+        who: &Identity,
         reply: oneshot::Sender<Result<Standing<()>, RegistryRefusal>>,
     ) {
-        let owner = self
-            .registry
-            .get(id)
-            .and_then(|record| record.owner.clone());
-        let foreign = token.filter(|token| {
-            owner
-                .as_ref()
-                .is_some_and(|owner| !is_same_replica(&owner.instance, token))
-        });
-        if let Some(token) = foreign {
-            let refusal = RegistryRefusal::Foreign {
-                token: token.clone(),
-                named: id.to_string(),
-            };
+        let record = self.registry.get(id).map(Arc::clone);
+        let allowed = record
+            .as_ref()
+            .map_or(Ok(()), |record| who.check_speaks_for(record));
+        if let Err(refusal) = allowed {
             return answer(reply, Err(refusal));
         }
+        let owner = record.and_then(|record| record.owner.clone());
         if self.registry.remove(id).is_some() {
             self.ledger.registrations.insert(id.clone());
             if let Some(owner) = owner
@@ -193,16 +280,23 @@ impl Core {
     pub(in crate::reconciler) fn beats(&mut self, beats: BTreeMap<ServiceId, Beat>) {
         let mut adopted = 0;
         for (id, beat) in beats {
-            if self.registry.get(&id).is_none() {
-                adopted += 1;
-                if adopted > ADOPTED_AT_ONCE || self.adopt(&id, &beat).is_none() {
-                    continue;
+            match self.registry.get(&id) {
+                // It may have got an owner since the heartbeat was let in.
+                Some(record) if beat.who.check_speaks_for(record).is_err() => continue,
+                Some(_) => {}
+                None => {
+                    adopted += usize::from(beat.who.instance().is_none());
+                    if adopted > ADOPTED_AT_ONCE || self.adopt(&id, &beat).is_none() {
+                        continue;
+                    }
                 }
+            }
+            if self.follow_restart(&id, &beat) == Life::Past {
+                continue;
             }
             let Some(heard) = self.registry.heard(&id, beat) else {
                 continue;
             };
-            self.follow_restart(&id);
             self.show(&id);
             let Some(owner) = self
                 .registry
@@ -224,47 +318,43 @@ impl Core {
     }
 
     fn adopt(&mut self, id: &ServiceId, beat: &Beat) -> Option<()> {
-        let owner = {
-            let candidates = candidates(&self.pipelines);
-            let by_token = beat
-                .token
-                .clone()
-                .filter(|token| candidates.iter().any(|candidate| candidate.id == token))
-                .map(|instance| Owner {
-                    instance,
-                    by: Evidence::Token,
-                });
-            let names = [id.to_string()];
-            let clues = Clues {
-                names: &names,
-                health_endpoint: "",
-                peer: &beat.peer,
-                kind: ServiceKind::Unspecified,
-            };
-            by_token.or_else(|| correlate::owner(&candidates, &clues))
+        let intro = Introduction {
+            wanted: Some(id.clone()),
+            names: vec![id.to_string()],
+            ip: beat.ip,
+            who: beat.who.clone(),
+            ..Introduction::default()
         };
+        let owner = self.owner_of(&intro).ok()?;
         self.registry.adopt(id, beat, owner)
     }
 
-    /// A component that restarted and beats on under its old id is the same replica's new instance.
-    fn follow_restart(&mut self, id: &ServiceId) {
-        let Some(owner) = self
-            .registry
-            .get(id)
-            .and_then(|record| record.owner.clone())
-        else {
-            return;
+    /// A component that restarted and beats on under its old id is the same replica's new instance;
+    /// what its predecessor sent last is not about it.
+    fn follow_restart(&mut self, id: &ServiceId, beat: &Beat) -> Life {
+        let record = self.registry.get(id);
+        let Some(owner) = record.and_then(|record| record.owner.clone()) else {
+            return Life::Present;
         };
         let Some(live) = live_instance(&self.pipelines, &owner.instance) else {
-            return;
+            return Life::Present;
         };
-        if live.id != owner.instance {
-            let owner = Owner {
-                instance: live.id.clone(),
-                by: owner.by,
-            };
-            self.registry.own(id, owner);
+        if live.id == owner.instance {
+            return Life::Present;
         }
+        let is_its_own = match beat.who.instance() {
+            Some(sender) => *sender == live.id,
+            None => beat.at >= began(live),
+        };
+        if !is_its_own {
+            return Life::Past;
+        }
+        let owner = Owner {
+            instance: live.id.clone(),
+            by: owner.by,
+        };
+        self.registry.own(id, owner);
+        Life::Present
     }
 
     /// Looks for components that fell silent, and for registrations that nobody owns any more.
@@ -312,11 +402,10 @@ impl Core {
                 let Phase::Running { since, .. } = &instance.phase else {
                     continue;
                 };
-                let heard = pipeline
-                    .registrations
-                    .get(&instance.id)
-                    .map_or(*since, |record| record.last_seen());
-                let silent_for = now.since(heard.max(self.registry.listening_since()));
+                let registered = pipeline.registrations.get(&instance.id);
+                let registered = registered.map(Arc::as_ref);
+                let counts_from = self.registry.instance_counts_from(registered, *since);
+                let silent_for = now.since(counts_from);
                 let ttls = heartbeat_probes(spec).map(|(_, ttl)| ttl);
                 if ttls.clone().any(|ttl| silent_for > ttl) {
                     let seconds = silent_for.as_secs();
@@ -449,6 +538,15 @@ impl Pipeline {
     }
 }
 
+/// Whether a heartbeat is of the instance that lives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// It is, or of one that may be.
+    Present,
+    /// It is of one before it.
+    Past,
+}
+
 /// The probes of a component that ask for heartbeats, with the age that they accept.
 fn heartbeat_probes(
     spec: &ComponentSpec,
@@ -479,16 +577,11 @@ fn candidates(pipelines: &BTreeMap<PipelineKey, Pipeline>) -> Vec<Candidate<'_>>
             let (Some(instance), Some(spec)) = (&record.instance, spec) else {
                 continue;
             };
-            let pid = match &instance.handle {
-                Some(Handle::Process { child, .. }) => Some(child.pid),
-                Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. })
-                | None => None,
-            };
             let registered = pipeline.registrations.contains_key(&instance.id);
             found.push(Candidate {
                 id: &instance.id,
                 spec,
-                pid,
+                handle: instance.handle.as_ref(),
                 registered,
             });
         }
@@ -505,8 +598,12 @@ fn live_instance<'a>(
     pipeline.records.get(&instance.replica)?.instance.as_ref()
 }
 
-fn is_same_replica(one: &InstanceId, two: &InstanceId) -> bool {
-    one.pipeline == two.pipeline && one.replica == two.replica
+/// When an instance began, at the earliest.
+fn began(instance: &Instance) -> Timestamp {
+    match instance.phase {
+        Phase::Starting { since } | Phase::Running { since, .. } => since,
+        Phase::Stopping { started_at, .. } => started_at,
+    }
 }
 
 /// Since when nothing was heard, in words.

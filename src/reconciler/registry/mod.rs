@@ -11,29 +11,41 @@ mod beats;
 mod commands;
 mod correlate;
 mod hook;
+mod identity;
 mod notes;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    About, InstanceId, Metrics, Owner, Patience, Provenance, RegistrationRecord, ServiceHealth,
-    ServiceId, ServiceKind, Timestamp,
+    About, Hearing, InstanceId, Metrics, Owner, Patience, Provenance, RegistrationRecord,
+    ServiceHealth, ServiceId, ServiceKind, Timestamp,
 };
 
-pub use beats::{Beat, Beats, TooMany};
-pub use commands::RegistryCommand;
-pub use correlate::{Peer, PeerProcess};
+pub use beats::{Beat, Beats, Room, TooMany};
+pub use commands::{Identified, RegistryCommand};
+pub use correlate::{Ancestor, Peer, PeerProcess};
 pub(super) use hook::silence;
+pub use identity::Identity;
 pub use notes::{Note, NoteKey, Notes};
 
-/// Registrations that are kept at most.
+/// Registrations that are kept at most of those who belong to nobody here. Who has an owner has room
+/// beside them.
 const MAX_RECORDS: usize = 4096;
-/// Of these, ids that only ever sent heartbeats and belong to nobody here.
+/// Of these, ids that only ever sent heartbeats.
 const MAX_STRANGERS: usize = 1024;
+/// Registrations that one replica may have; beyond it, its own oldest goes. A client that cannot
+/// register makes up a new id with each of its lives.
+const MAX_PER_REPLICA: usize = 16;
+/// A client of gRPC that lost its connection tries again after two minutes at the latest, give or
+/// take a fifth.
+const RECONNECT: Duration = Duration::from_secs(150);
+/// Who looks so much too late was not there to listen, such as on a host that slept.
+const ABSENCE: Duration = Duration::from_secs(15);
 /// Figures that are kept of one component.
 const MAX_METRICS: usize = 128;
 /// What nobody owns is forgotten after this.
@@ -54,9 +66,9 @@ pub struct Introduction {
     /// What it says of itself.
     pub about: About,
     /// Where the call came from.
-    pub peer: Peer,
-    /// The instance whose token it showed.
-    pub token: Option<InstanceId>,
+    pub ip: Option<IpAddr>,
+    /// Who calls.
+    pub who: Identity,
 }
 
 /// An answer to a component or a runner, which stands from now on.
@@ -73,18 +85,37 @@ pub struct Standing<T> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryRefusal {
     /// The token's instance has ended.
-    #[error("the token belongs to {0}, which runs no more; use the one in COMPONENT_TOKEN_FILE")]
+    #[error(
+        "the token or process belongs to {0}, which runs no more; use the token in COMPONENT_TOKEN_FILE"
+    )]
     EndedInstance(InstanceId),
-    /// The token is another component's.
-    #[error("the token belongs to {token}, not to `{named}`")]
+    /// It belongs to another component.
+    #[error("the token or connection belongs to {bearer}, not to `{named}`")]
     Foreign {
-        /// Whose token it is.
-        token: InstanceId,
+        /// Who it is.
+        bearer: Identity,
         /// What it was used for.
         named: String,
     },
+    /// It belongs to a component here, and nothing proves that the caller is that one.
+    #[error(
+        "`{named}` belongs to a component that runs here, and nothing proves that {who} is that; \
+         send `authorization: Bearer $COMPONENT_TOKEN`"
+    )]
+    Unproven {
+        /// Who calls.
+        who: Identity,
+        /// What it was used for.
+        named: String,
+    },
+    /// Somebody else told of it.
+    #[error("{what} was told of by somebody else, who alone may change it")]
+    ToldByAnother {
+        /// Which run or chunk.
+        what: String,
+    },
     /// No room is left.
-    #[error("{MAX_RECORDS} components are registered, which is the limit")]
+    #[error("{MAX_RECORDS} components of nobody here are registered, which is the limit")]
     Full,
 }
 
@@ -101,9 +132,10 @@ struct Entry {
 pub(super) struct Registry {
     entries: BTreeMap<ServiceId, Entry>,
     patience: Patience,
-    /// Nobody is silent before one ttl has passed since then: the daemon's own absence counts
-    /// against no one.
+    /// When this daemon began to listen: its absence before counts against no one.
     listening_since: Timestamp,
+    /// Since when it has listened without a gap.
+    attentive_since: Timestamp,
     sweep_at: Timestamp,
     directory: Option<Arc<Directory>>,
     /// What runners told.
@@ -125,6 +157,7 @@ impl Registry {
                 // The clock was set back while no daemon ran.
                 record.registered_at = record.registered_at.min(now);
                 record.last_heartbeat = record.last_heartbeat.map(|at| at.min(now));
+                record.hearing = Hearing::Earlier;
                 let recorded = record.last_seen();
                 (
                     id,
@@ -139,6 +172,7 @@ impl Registry {
             entries,
             patience,
             listening_since: now,
+            attentive_since: now,
             sweep_at: now.after(patience.sweep),
             directory: None,
             notes: Notes::new(notes),
@@ -185,9 +219,28 @@ impl Registry {
         self.directory.is_none().then(|| self.directory())
     }
 
-    /// Since when components are listened to.
-    pub fn listening_since(&self) -> Timestamp {
-        self.listening_since
+    /// From when on the silence of a component counts that was last heard of at `seen`: one that an
+    /// earlier daemon heard of has to find its way back first.
+    fn silence_counts_from(&self, seen: Timestamp, hearing: Hearing) -> Timestamp {
+        match hearing {
+            Hearing::Earlier => self.listening_since.after(RECONNECT),
+            Hearing::Current => seen.max(self.attentive_since),
+        }
+    }
+
+    /// The same of an instance that runs since `since` and may not have registered.
+    pub fn instance_counts_from(
+        &self,
+        registered: Option<&RegistrationRecord>,
+        since: Timestamp,
+    ) -> Timestamp {
+        match registered {
+            Some(record) => self.silence_counts_from(record.last_seen(), record.hearing),
+            None if since < self.listening_since => {
+                self.silence_counts_from(since, Hearing::Earlier)
+            }
+            None => self.silence_counts_from(since, Hearing::Current),
+        }
     }
 
     /// Registrations that were pushed out for others since the last call.
@@ -213,9 +266,17 @@ impl Registry {
         let id = self.choose_id(&intro, owner.as_ref().map(|owner| &owner.instance), now);
         let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
         if before.is_none() {
-            self.make_room()?;
+            self.make_room(owner.as_ref(), now)?;
         }
         let before = before.as_deref();
+        // What another instance said of itself is not this one's.
+        let own = before.filter(|before| {
+            let instance =
+                |owner: &Option<Owner>| owner.as_ref().map(|owner| owner.instance.clone());
+            owner.is_none() || instance(&owner) == instance(&before.owner)
+        });
+        let last_heartbeat = own.and_then(|own| own.last_heartbeat);
+        let metrics = own.map(|own| own.metrics.clone()).unwrap_or_default();
         let mut about = intro.about;
         if about.kind == ServiceKind::Unspecified {
             about.kind = before.map_or(ServiceKind::Unspecified, |before| before.about.kind);
@@ -225,15 +286,14 @@ impl Registry {
             about,
             owner: owner.or_else(|| before.and_then(|before| before.owner.clone())),
             provenance: Provenance::Registered,
-            peer: intro.peer.ip,
+            peer: intro.ip,
             first_seen: before.map_or(now, |before| before.first_seen),
             registered_at: now,
-            last_heartbeat: before.and_then(|before| before.last_heartbeat),
+            last_heartbeat,
             said: ServiceHealth::Healthy,
-            metrics: before
-                .map(|before| before.metrics.clone())
-                .unwrap_or_default(),
+            metrics,
             silent_since: None,
+            hearing: Hearing::Current,
         };
         self.entries.insert(
             id.clone(),
@@ -292,14 +352,14 @@ impl Registry {
 
     /// A component that names nothing is the one that was at this place before.
     fn known_place(&self, intro: &Introduction) -> Option<ServiceId> {
-        if intro.about.health_endpoint.is_empty() || intro.peer.ip.is_none() {
+        if intro.about.health_endpoint.is_empty() || intro.ip.is_none() {
             return None;
         }
         self.records()
             .find(|record| {
                 record.owner.is_none()
                     && record.provenance == Provenance::Registered
-                    && record.peer == intro.peer.ip
+                    && record.peer == intro.ip
                     && record.about.kind == intro.about.kind
                     && record.about.health_endpoint == intro.about.health_endpoint
             })
@@ -325,7 +385,8 @@ impl Registry {
         let before = record.last_heartbeat;
         record.last_heartbeat = Some(before.map_or(beat.at, |before| before.max(beat.at)));
         record.said = beat.said.unwrap_or(record.said);
-        record.peer = beat.peer.ip.or(record.peer);
+        record.peer = beat.ip.or(record.peer);
+        record.hearing = Hearing::Current;
         merge(&mut record.metrics, beat.metrics);
         self.changed();
         Some(if was_silent {
@@ -340,19 +401,20 @@ impl Registry {
         if owner.is_none() {
             self.make_room_for_a_stranger();
         }
-        self.make_room().ok()?;
+        self.make_room(owner.as_ref(), beat.at).ok()?;
         let record = RegistrationRecord {
             service_id: id.clone(),
             about: About::default(),
             owner,
             provenance: Provenance::Adopted,
-            peer: beat.peer.ip,
+            peer: beat.ip,
             first_seen: beat.at,
             registered_at: beat.at,
             last_heartbeat: None,
             said: ServiceHealth::Healthy,
             metrics: Metrics::new(),
             silent_since: None,
+            hearing: Hearing::Current,
         };
         self.entries.insert(
             id.clone(),
@@ -365,10 +427,14 @@ impl Registry {
         Some(())
     }
 
-    /// Says that `id` belongs to `owner`.
+    /// Says that `id` belongs to `owner`, of whom nothing was heard so far.
     pub fn own(&mut self, id: &ServiceId, owner: Owner) {
         if let Some(entry) = self.entries.get_mut(id) {
-            Arc::make_mut(&mut entry.record).owner = Some(owner);
+            let record = Arc::make_mut(&mut entry.record);
+            record.owner = Some(owner);
+            record.last_heartbeat = None;
+            record.metrics = Metrics::new();
+            record.said = ServiceHealth::Healthy;
             self.changed();
         }
     }
@@ -381,15 +447,23 @@ impl Registry {
     /// Finds who fell silent, what nobody owns any more and what is to be recorded.
     pub fn sweep(&mut self, now: Timestamp, is_known: impl Fn(&InstanceId) -> bool) -> Swept {
         let mut swept = Swept::default();
+        if now.since(self.sweep_at) > ABSENCE {
+            self.attentive_since = now;
+        }
         self.sweep_at = now.after(self.patience.sweep);
-        for (id, entry) in &mut self.entries {
+        let counts_from: Vec<Timestamp> = self
+            .records()
+            .map(|record| self.silence_counts_from(record.last_seen(), record.hearing))
+            .collect();
+        for ((id, entry), counts_from) in self.entries.iter_mut().zip(counts_from) {
             let record = &entry.record;
             let seen = record.last_seen().max(self.listening_since);
             let lost = record
                 .owner
                 .as_ref()
                 .is_some_and(|owner| !is_known(&owner.instance));
-            let silent = record.silent_since.is_none() && now.since(seen) > self.patience.ttl;
+            let silent =
+                record.silent_since.is_none() && now.since(counts_from) > self.patience.ttl;
             if lost || silent {
                 let record = Arc::make_mut(&mut entry.record);
                 if lost {
@@ -397,7 +471,7 @@ impl Registry {
                     swept.to_record.push(id.clone());
                 }
                 if silent {
-                    record.silent_since = Some(seen.after(self.patience.ttl));
+                    record.silent_since = Some(counts_from.after(self.patience.ttl));
                     swept.silent.push(id.clone());
                 }
             }
@@ -443,26 +517,51 @@ impl Registry {
             record.silent_since = record.silent_since.map(|at| at.shifted(millis));
         }
         self.listening_since = self.listening_since.shifted(millis);
+        self.attentive_since = self.attentive_since.shifted(millis);
         self.sweep_at = self.sweep_at.shifted(millis);
         self.changed();
     }
 
-    fn make_room(&mut self) -> Result<(), RegistryRefusal> {
-        if self.entries.len() < MAX_RECORDS {
-            return Ok(());
+    /// Makes room for one more at `now`. Whoever has an owner always has room: within its replica's
+    /// share, at the cost of that replica's oldest.
+    fn make_room(&mut self, owner: Option<&Owner>, now: Timestamp) -> Result<(), RegistryRefusal> {
+        if self.entries.is_empty() {
+            self.sweep_at = now.after(self.patience.sweep);
         }
-        let evicted = self.oldest(|record| {
-            record.owner.is_none()
-                && (record.provenance == Provenance::Adopted || record.silent_since.is_some())
-        });
-        match evicted {
-            Some(id) => {
-                self.entries.remove(&id);
-                self.evicted.push(id);
-                Ok(())
+        let Some(owner) = owner else {
+            let strangers = self.records().filter(|record| record.owner.is_none());
+            if strangers.count() < MAX_RECORDS {
+                return Ok(());
             }
-            None => Err(RegistryRefusal::Full),
+            let gone = self.oldest(|record| {
+                record.owner.is_none()
+                    && (record.provenance == Provenance::Adopted || record.silent_since.is_some())
+            });
+            return match gone {
+                Some(id) => {
+                    self.evict(id);
+                    Ok(())
+                }
+                None => Err(RegistryRefusal::Full),
+            };
+        };
+        let same_replica = |record: &RegistrationRecord| {
+            record.owner.as_ref().is_some_and(|other| {
+                other.instance.pipeline == owner.instance.pipeline
+                    && other.instance.replica == owner.instance.replica
+            })
+        };
+        if self.records().filter(|record| same_replica(record)).count() >= MAX_PER_REPLICA
+            && let Some(id) = self.oldest(same_replica)
+        {
+            self.evict(id);
         }
+        Ok(())
+    }
+
+    fn evict(&mut self, id: ServiceId) {
+        self.entries.remove(&id);
+        self.evicted.push(id);
     }
 
     fn make_room_for_a_stranger(&mut self) {
@@ -472,8 +571,7 @@ impl Registry {
         if self.records().filter(|record| is_stranger(record)).count() >= MAX_STRANGERS
             && let Some(id) = self.oldest(is_stranger)
         {
-            self.entries.remove(&id);
-            self.evicted.push(id);
+            self.evict(id);
         }
     }
 

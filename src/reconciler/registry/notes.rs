@@ -1,13 +1,14 @@
 //! What runners tell about runs and chunks: kept for whoever asks, decided upon by nobody.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{ChunkRecord, RunChange, RunRecord, Timestamp};
+use crate::model::{ChunkRecord, RunChange, RunRecord, Teller, Timestamp};
 
-/// Runs that are kept; ended ones go first, then the oldest.
+/// Runs that are kept; those that nobody of here told of go first, then ended ones, then the oldest.
 const MAX_RUNS: usize = 256;
-/// Chunks that are kept; the ones that nobody told of for longest go first.
+/// Chunks that are kept; those of nobody here go first, then the ones that nobody told of for longest.
 const MAX_CHUNKS: usize = 4096;
 
 /// Something that a runner told.
@@ -26,6 +27,33 @@ pub enum NoteKey {
     Run(String),
     /// Of this chunk.
     Chunk(String),
+}
+
+impl Note {
+    /// Of what it is.
+    pub fn key(&self) -> NoteKey {
+        match self {
+            Self::Run(run) => NoteKey::Run(run.id.clone()),
+            Self::Chunk(chunk) => NoteKey::Chunk(chunk.id.clone()),
+        }
+    }
+
+    /// Says who told of it first.
+    pub(super) fn told_by(&mut self, teller: Option<Teller>) {
+        match self {
+            Self::Run(run) => run.teller = teller,
+            Self::Chunk(chunk) => chunk.teller = teller,
+        }
+    }
+}
+
+impl fmt::Display for NoteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(id) => write!(f, "run `{}`", id.escape_default()),
+            Self::Chunk(id) => write!(f, "chunk `{}`", id.escape_default()),
+        }
+    }
 }
 
 /// All that runners told. Cheap to clone.
@@ -63,7 +91,10 @@ impl Notes {
                 while runs.len() > MAX_RUNS {
                     let oldest = runs
                         .values()
-                        .min_by_key(|run| (!run.state.has_ended(), run.started_at))
+                        .min_by_key(|run| {
+                            let of_here = is_of_here(run.teller.as_ref());
+                            (of_here, !run.state.has_ended(), run.started_at)
+                        })
                         .map(|run| run.id.clone());
                     let Some(id) = oldest else { break };
                     runs.remove(&id);
@@ -74,7 +105,9 @@ impl Notes {
                 let chunks = Arc::make_mut(&mut self.chunks);
                 chunks.insert(chunk.id.clone(), Arc::new(chunk));
                 while chunks.len() > MAX_CHUNKS {
-                    let oldest = chunks.values().min_by_key(|chunk| chunk.told_at);
+                    let oldest = chunks
+                        .values()
+                        .min_by_key(|chunk| (is_of_here(chunk.teller.as_ref()), chunk.told_at));
                     let Some(id) = oldest.map(|chunk| chunk.id.clone()) else {
                         break;
                     };
@@ -84,6 +117,14 @@ impl Notes {
             }
         }
         gone
+    }
+
+    /// Who told of a note first; `None` = nobody did, or it is not known.
+    pub(super) fn teller(&self, key: &NoteKey) -> Option<&Teller> {
+        match key {
+            NoteKey::Run(id) => self.runs.get(id)?.teller.as_ref(),
+            NoteKey::Chunk(id) => self.chunks.get(id)?.teller.as_ref(),
+        }
     }
 
     /// Changes a run; `None` when there is none of that id.
@@ -111,6 +152,10 @@ impl Notes {
     }
 }
 
+fn is_of_here(teller: Option<&Teller>) -> bool {
+    teller.is_none_or(Teller::is_of_here)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +172,7 @@ mod tests {
             figures: RunFigures::default(),
             error: String::new(),
             components: vec![],
+            teller: None,
         }
     }
 
@@ -139,6 +185,21 @@ mod tests {
         }
         assert_eq!(notes.runs.len(), MAX_RUNS);
         assert!(notes.runs.contains_key("run-0000") && notes.runs.contains_key("run-0299"));
+    }
+
+    #[test]
+    fn runs_that_strangers_tell_of_push_out_none_of_a_component() {
+        let mut notes = Notes::default();
+        let told_by = |number, teller| RunRecord {
+            teller: Some(teller),
+            ..run(number, RunState::Completed)
+        };
+        notes.put(Note::Run(told_by(0, Teller::Operator)));
+        for number in 1..600 {
+            notes.put(Note::Run(told_by(number, Teller::User(1000))));
+        }
+        assert_eq!(notes.runs.len(), MAX_RUNS);
+        assert!(notes.runs.contains_key("run-0000") && notes.runs.contains_key("run-0599"));
     }
 
     #[test]

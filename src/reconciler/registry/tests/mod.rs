@@ -1,5 +1,8 @@
 //! The registry inside the owner, under a time of its own.
 
+mod absence;
+mod callers;
+
 use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
@@ -189,14 +192,63 @@ impl Owned {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), Metric::number(*v)))
             .collect();
+        self.beat_from(id, Identity::Operator, said, metrics);
+    }
+
+    fn beat_from(
+        &mut self,
+        id: &str,
+        who: Identity,
+        said: Option<ServiceHealth>,
+        metrics: Metrics,
+    ) {
         let beat = Beat {
             at: self.now,
             said,
             metrics,
-            peer: Peer::default(),
-            token: None,
+            ip: None,
+            who,
         };
         self.input(Input::Beats([(id.parse().unwrap(), beat)].into()));
+    }
+
+    /// Ends what runs of a component, as its driver would tell, and lets the next one begin.
+    fn crash(&mut self, component: &str) {
+        let before = self.status(component).instance.unwrap();
+        let ended = crate::model::Sighting {
+            life: crate::model::Life::Lost { at: self.now },
+            ..self
+                .sightings()
+                .into_iter()
+                .find(|seen| seen.instance == before)
+                .unwrap()
+        };
+        let driver = DriverKind::Process;
+        self.core.handle(
+            Input::Hinted {
+                driver,
+                instances: [before.clone()].into(),
+            },
+            self.now,
+        );
+        let turn = self.core.turn(self.now);
+        assert_eq!(turn.looks.len(), 1);
+        self.core.handle(
+            Input::Looked {
+                driver,
+                result: Ok(vec![ended]),
+            },
+            self.now,
+        );
+        self.pass(10_000);
+        assert_ne!(self.status(component).instance, Some(before));
+    }
+
+    fn instance(&self, component: &str) -> Identity {
+        Identity::Instance {
+            id: self.status(component).instance.unwrap(),
+            by: Evidence::Process,
+        }
     }
 
     fn status(&self, component: &str) -> ReplicaStatus {
@@ -246,6 +298,7 @@ fn named(name: &str) -> Introduction {
     Introduction {
         wanted: Some(name.parse().unwrap()),
         names: vec![name.to_owned()],
+        who: Identity::Operator,
         ..Introduction::default()
     }
 }
@@ -258,6 +311,7 @@ fn anonymous(port: u16) -> Introduction {
             health_endpoint: format!("http://localhost:{port}/health"),
             ..About::default()
         },
+        who: Identity::Operator,
         ..Introduction::default()
     }
 }
@@ -430,7 +484,10 @@ fn a_token_decides_whose_registration_it_is_and_anothers_name_is_refused() {
     let instance = owned.status("a").instance.unwrap();
     let by_token = |names: &[&str], token: &InstanceId| Introduction {
         names: names.iter().map(|&name| name.to_owned()).collect(),
-        token: Some(token.clone()),
+        who: Identity::Instance {
+            id: token.clone(),
+            by: Evidence::Token,
+        },
         ..anonymous(2)
     };
     let record = owned.register(by_token(&["nickname"], &instance)).unwrap();
@@ -456,10 +513,8 @@ fn a_token_decides_whose_registration_it_is_and_anothers_name_is_refused() {
 fn an_outsider_without_an_id_keeps_its_made_up_one_when_it_comes_again() {
     let mut owned = Owned::of(vec![]);
     let outsider = || Introduction {
-        peer: Peer {
-            ip: "10.0.0.7".parse().ok(),
-            ..Peer::default()
-        },
+        ip: "10.0.0.7".parse().ok(),
+        who: Identity::User(1000),
         ..anonymous(8088)
     };
     let first = owned.register(outsider()).unwrap();
@@ -467,7 +522,7 @@ fn an_outsider_without_an_id_keeps_its_made_up_one_when_it_comes_again() {
     let second = owned.register(outsider()).unwrap();
     assert_eq!(first.service_id, second.service_id);
     let elsewhere = Introduction {
-        peer: Peer::default(),
+        ip: None,
         ..anonymous(8088)
     };
     assert_ne!(
@@ -484,17 +539,14 @@ fn a_flood_of_made_up_ids_pushes_out_no_component() {
     for round in 0..20 {
         let beats = (0..200).map(|n| {
             let id = format!("flood-{round}-{n}").parse().unwrap();
-            let (metrics, peer) = (Metrics::new(), Peer::default());
-            (
-                id,
-                Beat {
-                    at: owned.now,
-                    said: None,
-                    metrics,
-                    peer,
-                    token: None,
-                },
-            )
+            let beat = Beat {
+                at: owned.now,
+                said: None,
+                metrics: Metrics::new(),
+                ip: None,
+                who: Identity::User(1000),
+            };
+            (id, beat)
         });
         let beats = beats.collect();
         owned.input(Input::Beats(beats));
