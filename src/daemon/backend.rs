@@ -22,6 +22,7 @@ use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
+use super::control::{Kept, Seat};
 use super::leftovers;
 use super::retention;
 use super::sources::{self, Sources};
@@ -42,6 +43,8 @@ pub(super) struct Backend {
     pub sources: Sources,
     /// Where logs lie.
     pub logs: PathBuf,
+    /// The control plane's port; `None` = the control plane is not ours.
+    pub seat: Option<Seat>,
 }
 
 #[async_trait]
@@ -66,13 +69,22 @@ impl api::Backend for Backend {
             .map(without_driver)
             .collect();
         let running = Running::all(&self.owner.snapshots().borrow());
+        let kept = self.before_port(&specs, &running).await;
+        obstacles.extend(kept.iter().flat_map(Kept::problems).map(whole));
         obstacles.extend(self.before_containers(&specs, &running).await);
         let looked = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().collect();
             preflight::preflight(&specs, &running, &Inheritance::of_this_process())
         });
         match timeout(LOOK_PATIENCE, looked).await {
-            Ok(Ok(found)) => obstacles.extend(found.into_iter().map(obstacle)),
+            Ok(Ok(found)) => {
+                // The daemon is a stranger on that port to the preflight, too.
+                let is_told = |problem: &PreflightProblem| {
+                    kept.as_ref().is_some_and(|kept| kept.tells(problem))
+                };
+                let found = found.into_iter().filter(|problem| !is_told(problem));
+                obstacles.extend(found.map(obstacle));
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the preflight broke; the apply goes on without it");
             }
@@ -217,6 +229,13 @@ impl api::Backend for Backend {
 }
 
 impl Backend {
+    /// Has the control plane leave its port to a component that wants it; otherwise who cannot have it.
+    async fn before_port(&self, specs: &[PipelineSpec], running: &[Running]) -> Option<Kept> {
+        let seat = self.seat.as_ref()?;
+        seat.make_way(&preflight::to_start(specs, running), &self.owner)
+            .await
+    }
+
     /// What would keep containers from starting.
     async fn before_containers(&self, specs: &[PipelineSpec], running: &[Running]) -> Vec<Problem> {
         let mut obstacles = Vec::new();

@@ -1,7 +1,7 @@
 //! The control plane of this daemon: its port, its tokens, and what components are told of both.
 //!
-//! A port that components were told of is kept for as long as there are pipelines: no client of
-//! the field looks for another one.
+//! A port that components were told of is kept, whoever they are: no client of the field looks for
+//! another one. Before anybody was told, the default port is left to a component that wants it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,8 @@ use crate::control_plane::{
 };
 use crate::driver::Launch;
 use crate::manifest::HOST_FROM_CONTAINER;
-use crate::model::{DriverKind, InstanceId, Snapshot};
+use crate::model::{ComponentId, ComponentSpec, DriverKind, InstanceId, Snapshot};
+use crate::preflight::{PreflightProblem, wants_port};
 use crate::reconciler::{Environment, ReconcilerHandle};
 use crate::store;
 
@@ -63,9 +64,9 @@ pub enum ControlError {
 /// Whether anybody may have been told of the port that was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// There are pipelines, so their components may.
-    Components,
-    /// There are none, so the port is chosen anew.
+    /// There are pipelines, so their components may, or somebody registered.
+    Somebody,
+    /// The default port is chosen anew.
     Nobody,
 }
 
@@ -83,12 +84,13 @@ pub(super) struct Control {
     plane: Option<ControlPlane>,
     reach: Reached,
     tokens: Option<Tokens>,
+    seat: Option<Seat>,
 }
 
 /// Where components find the control plane.
 #[derive(Clone)]
 enum Reached {
-    At(SocketAddr),
+    At(Doors),
     External(String),
     Nowhere,
 }
@@ -107,6 +109,7 @@ impl Control {
                     plane: None,
                     reach: Reached::External(address),
                     tokens: None,
+                    seat: None,
                 });
             }
             ControlPlaneChoice::Absent => {
@@ -114,31 +117,44 @@ impl Control {
                     plane: None,
                     reach: Reached::Nowhere,
                     tokens: None,
+                    seat: None,
                 });
             }
         };
-        let kept = match told {
-            Told::Components => port_before(state_dir)?,
-            Told::Nobody => None,
+        let asked = options.port;
+        let kept = match (asked, told) {
+            (PortChoice::Default, Told::Somebody) | (PortChoice::Free, _) => {
+                port_before(state_dir)?
+            }
+            (PortChoice::Default, Told::Nobody)
+            | (PortChoice::Exactly(_) | PortChoice::Kept(_), _) => None,
         };
-        options.port = match (options.port, kept) {
-            (PortChoice::Default | PortChoice::Free, Some(port)) => PortChoice::Kept(port),
-            (asked, _) => asked,
-        };
+        options.port = kept.map_or(asked, PortChoice::Kept);
         let tokens = Tokens::open(state_dir)?;
         let plane = ControlPlane::bind(options)?;
         keep_port(state_dir, plane.address().port())?;
-        let reach = Reached::At(plane.address());
+        let reach = Reached::At(plane.doors());
+        let seat = Seat {
+            doors: plane.doors(),
+            state_dir: state_dir.to_owned(),
+            asked,
+        };
         Ok(Self {
             plane: Some(plane),
             reach,
             tokens: Some(tokens),
+            seat: Some(seat),
         })
     }
 
     /// The certificates that it serves, if it does.
     pub fn certificates(&self) -> Option<Certificates> {
         self.plane.as_ref()?.certificates()
+    }
+
+    /// The port, as something that a component may want. `None` when the control plane is not ours.
+    pub fn seat(&self) -> Option<Seat> {
+        self.seat.clone()
     }
 
     /// What `status` shows: where this daemon's own listens.
@@ -206,12 +222,118 @@ impl Control {
     }
 }
 
+/// The control plane's port. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Seat {
+    doors: Doors,
+    state_dir: PathBuf,
+    asked: PortChoice,
+}
+
+/// Why the control plane does not leave its port to a component.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stays {
+    /// A person chose it.
+    #[error("port {0} is flowctl's own control plane, which was told to be there")]
+    Chosen(u16),
+    /// Somebody may look for it there.
+    #[error(
+        "port {0} is flowctl's own control plane, which components that run or have registered look for there"
+    )]
+    Known(u16),
+    /// There is no other, or it could not be kept.
+    #[error("port {port} is flowctl's own control plane, which cannot leave it: {why}")]
+    Failed {
+        /// The port.
+        port: u16,
+        /// What the host said.
+        why: String,
+    },
+}
+
+/// What to do about a port that stays the control plane's.
+const MOVE_HINT: &str = "give this component another port, or start the daemon with another \
+                         `--control-plane-port` (0 = any free one)";
+
+/// Components that want the control plane's port and cannot have it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    port: u16,
+    wanting: Vec<ComponentId>,
+    why: Stays,
+}
+
+impl Kept {
+    /// What to tell people, component by component.
+    pub fn problems(&self) -> Vec<String> {
+        let of = |component: &ComponentId| format!("{component}: {}; {MOVE_HINT}", self.why);
+        self.wanting.iter().map(of).collect()
+    }
+
+    /// Whether `problem` is that the port is taken, which these tell better.
+    pub fn tells(&self, problem: &PreflightProblem) -> bool {
+        self.wanting.contains(&problem.component)
+            && problem.what.starts_with(&format!("port {}/", self.port))
+    }
+}
+
+impl Seat {
+    /// Where the control plane is, when that is not where it is looked for by default and nobody
+    /// chose so.
+    pub fn displaced(&self) -> Option<SocketAddr> {
+        let address = self.doors.address();
+        let by_default = match self.asked {
+            PortChoice::Default => true,
+            PortChoice::Exactly(_) | PortChoice::Kept(_) | PortChoice::Free => false,
+        };
+        (by_default && address.port() != control_plane::DEFAULT_PORT).then_some(address)
+    }
+
+    /// Leaves the port to those of `components` that want it, which are about to start; otherwise
+    /// answers who cannot have it, and why.
+    pub async fn make_way(
+        &self,
+        components: &[&ComponentSpec],
+        owner: &ReconcilerHandle,
+    ) -> Option<Kept> {
+        let port = self.doors.address().port();
+        let wanting = components.iter().filter(|spec| wants_port(spec, port));
+        let wanting: Vec<_> = wanting.map(|spec| spec.id.clone()).collect();
+        if wanting.is_empty() {
+            return None;
+        }
+        let why = self.leave(port, owner).await.err()?;
+        Some(Kept { port, wanting, why })
+    }
+
+    async fn leave(&self, port: u16, owner: &ReconcilerHandle) -> Result<(), Stays> {
+        match self.asked {
+            PortChoice::Default => {}
+            PortChoice::Free | PortChoice::Exactly(_) | PortChoice::Kept(_) => {
+                return Err(Stays::Chosen(port));
+            }
+        }
+        let somebody_runs = owner.snapshots().borrow().live().next().is_some();
+        let somebody_registered = owner.directory().await.is_ok_and(|all| !all.is_empty());
+        if somebody_runs || somebody_registered {
+            return Err(Stays::Known(port));
+        }
+        let failed = |why: String| Stays::Failed { port, why };
+        let moved = self.doors.move_away().await;
+        let address = moved.map_err(|error| failed(super::in_full(error)))?;
+        keep_port(&self.state_dir, address.port())
+            .map_err(|error| failed(super::in_full(error)))?;
+        owner.control_plane_moved(address.to_string()).await;
+        Ok(())
+    }
+}
+
 impl Reached {
     fn from(&self, driver: DriverKind) -> Option<Reach> {
         let own = match self {
             Self::Nowhere => return None,
             Self::External(address) => return Some(Reach(address.clone())),
-            Self::At(own) => own,
+            Self::At(doors) => doors.address(),
         };
         let ip = match (driver, own.ip()) {
             // By name: before its network is made, nobody knows the host's address on it.

@@ -29,6 +29,7 @@ use crate::store::{self, Batch};
 use super::backend;
 use super::{
     ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, Voice, check,
+    control::Seat,
 };
 
 /// The setting by which a directory belongs to a run rather than to a daemon.
@@ -254,6 +255,9 @@ async fn begin(
         return Err(ApiError::new(ErrorCode::Refused, lines.join("\n"))
             .with_hint("mend it, or go on with --force")
             .into());
+    }
+    if let Some(address) = daemon.seat.as_ref().and_then(Seat::displaced) {
+        voice.say(&format!("The control plane is at {address}"));
     }
     for remark in backend::remarks(&checked.loaded, None).await {
         voice.say(&format!("warning: {}", remark.message));

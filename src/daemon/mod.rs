@@ -53,7 +53,7 @@ use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreErro
 
 pub use alone::{Onlooker, down, look, volumes};
 use backend::Backend;
-use control::{Control, Token};
+use control::{Control, Seat, Token};
 pub use control::{ControlError, ControlPlaneChoice};
 use defect::{Beginnings, Defects};
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
@@ -143,6 +143,7 @@ pub struct Daemon {
     docker: Arc<DockerDriver>,
     sources: Sources,
     certificates: Option<Certificates>,
+    seat: Option<Seat>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
@@ -201,10 +202,10 @@ impl Daemon {
         let pipelines = kept.pipelines.values();
         let networks = engine::networks_of(pipelines.map(|record| record.spec.as_ref()));
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
-        let told = if kept.pipelines.is_empty() {
+        let told = if kept.pipelines.is_empty() && kept.registrations.is_empty() {
             control::Told::Nobody
         } else {
-            control::Told::Components
+            control::Told::Somebody
         };
         let control = Control::open(&dir, options.control_plane.clone(), told)?;
         let daemon = DaemonStatus {
@@ -284,6 +285,7 @@ impl Daemon {
         if let Some(doors) = control.doors() {
             engine::open_doors(&docker, doors, networks);
         }
+        let seat = control.seat();
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let certificates = control.certificates();
         let stop = CancellationToken::new();
@@ -319,6 +321,7 @@ impl Daemon {
             docker,
             sources,
             certificates,
+            seat,
             stop,
             tasks,
             settings,
@@ -427,6 +430,7 @@ impl Daemon {
             docker: Arc::clone(&self.docker),
             sources: self.sources.clone(),
             logs: process_config(&self.options.state_dir).logs_dir,
+            seat: self.seat.clone(),
         }
     }
 

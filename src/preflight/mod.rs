@@ -15,6 +15,7 @@ mod conflict;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,8 @@ use crate::model::{
     ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, PipelineStatus, Snapshot,
     SpecHash,
 };
+
+pub use wanted::wants_port;
 
 use ports::Sockets;
 
