@@ -386,3 +386,126 @@ fn a_user_who_sets_a_variable_wins_and_is_warned_of_what_breaks_clients() {
     assert_eq!(variable(pid, "FLOWCTL_HEARTBEAT_INTERVAL"), "10s");
     assert_eq!(variable(pid, "FLOWCTL_HEARTBEAT_INTERVAL_MS"), "10000");
 }
+
+/// Calls the control plane as the user `nobody`, with no token.
+fn call_as_nobody(at: &str, method: &str, request: &Value) -> (bool, Value) {
+    use std::os::unix::process::CommandExt as _;
+    let [python, script] = crate::clients::python("call.py");
+    let mut command = std::process::Command::new(python);
+    command.args([&script, at, method, &request.to_string()]);
+    let output = command.uid(65_534).gid(65_534).output().unwrap();
+    let answer = serde_json::from_slice(&output.stdout);
+    let answer = answer.unwrap_or_else(|_| panic!("{method}: {}", text(&output.stderr)));
+    (output.status.success(), answer)
+}
+
+#[test]
+fn another_user_of_the_machine_stops_nothing_and_is_nobody_of_ours() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can call as another user");
+        return;
+    }
+    let world = World::new();
+    let ports = free_ports(2);
+    let named = component("a", &[&client(), "named"], ports[0], "");
+    // It sends no id, no token, and runs as another user than the daemon.
+    let anonymous = component("b", &[&client(), "legacy"], ports[1], "").replacen(
+        "id: b,",
+        "id: b, user: '1234:1234',",
+        1,
+    );
+    world.apply(&(named + &anonymous));
+    let status = world.until("both are known by themselves", |status| {
+        ["a", "b"]
+            .iter()
+            .all(|id| registration(status, id)["last_heartbeat"].is_string())
+    });
+    let at = address(&status);
+    let run = variable(status.pid("a").unwrap(), "FLOWCTL_RUN_ID");
+    for (method, request) in [
+        ("StopPipelineRun", json!({ "runId": run })),
+        ("Register", json!({ "serviceId": "a" })),
+        ("Register", json!({ "componentId": "b" })),
+        ("Heartbeat", json!({ "serviceId": "a" })),
+    ] {
+        let (taken, answer) = call_as_nobody(&at, &format!("{LEGACY}/{method}"), &request);
+        assert!(
+            !taken && answer["code"] == "PERMISSION_DENIED",
+            "{method}: {answer}"
+        );
+    }
+    let unregister = json!({ "serviceId": "a" });
+    let answer = call_as_nobody(&at, &format!("{SDK}/UnregisterComponent"), &unregister).1;
+    assert_eq!(answer["code"], "PERMISSION_DENIED");
+    let outsider = json!({ "serviceId": "outsider" });
+    assert!(call_as_nobody(&at, &format!("{LEGACY}/Register"), &outsider).0);
+    let after = world.status();
+    assert!(after.settled() && after.pid("a") == status.pid("a"));
+    let stopped = legacy(&at, "StopPipelineRun", json!({ "runId": run }));
+    assert_eq!(stopped["status"], "RUN_STATUS_STOPPED", "its own user may");
+}
+
+/// In a network of its own, where nobody else has the port.
+#[test]
+fn port_8080_is_left_to_the_component_that_wants_it() {
+    let may = std::process::Command::new("unshare")
+        .args(["-n", "true"])
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: this test may not make a network of its own");
+        return;
+    }
+    let world = World::new();
+    let server = "python3 -m http.server 8080 --bind 127.0.0.1";
+    world.write(
+        "p.yaml",
+        &pipeline(&format!(
+            "    - {{ id: web, command: [sh, -c, 'exec {server}'], probes: {{ readiness: {{ http: 8080 }} }} }}\n"
+        )),
+    );
+    let other = pipeline(&format!(
+        "    - {{ id: second, command: [sh, -c, 'exec {server}'] }}\n"
+    ));
+    world.write("q.yaml", &other.replace("name: p", "name: q"));
+    let flowctl = world.command(&[]).get_program().to_owned();
+    let inside = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args([
+                "-n",
+                "sh",
+                "-c",
+                &format!("ip link set lo up; {script}"),
+                "sh",
+            ])
+            .arg(&flowctl)
+            .current_dir(world.path("."))
+            .env("FLOWCTL_STATE_DIR", world.state())
+            .env_remove("FLOWCTL_CONTROL_PLANE_PORT");
+        let output = command.output().unwrap();
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    let said = inside("\"$1\" apply -f p.yaml --wait --timeout 20s; echo rc=$?; \"$1\" status");
+    assert!(said.contains("rc=0"), "{said}");
+    let status = world.status();
+    let moved = address(&status);
+    assert!(
+        status.phase("web") == "running" && !moved.ends_with(":8080"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("control plane  {moved}")), "{said}");
+    let told = variable(status.pid("web").unwrap(), "FLOWCTL_ENDPOINT");
+    assert_eq!(told, moved, "it was told of the new one");
+    world.ok(&["down"]);
+
+    // Where components were told already, it stays, and says how it is moved.
+    world.write("p.yaml", &pipeline(&sleeper("told", "")));
+    let said = inside("\"$1\" apply -f p.yaml --wait; \"$1\" apply -f q.yaml; echo rc=$?");
+    assert!(
+        said.contains("rc=7")
+            && said.contains("second: port 8080 is flowctl's own control plane")
+            && said.contains("--control-plane-port"),
+        "{said}"
+    );
+    assert!(address(&world.status()).ends_with(":8080"));
+}
