@@ -156,8 +156,8 @@ fn is_stopped(plane: &Plane, pipeline: &str) -> bool {
         .iter()
         .find(|one| one.name.as_str() == pipeline);
     found.unwrap().components.iter().any(|component| {
-        let phase = component.replicas[0].phase;
-        phase != crate::model::PhaseName::Running
+        use crate::model::PhaseName::{Stopped, Stopping};
+        matches!(component.replicas[0].phase, Stopping | Stopped)
     })
 }
 

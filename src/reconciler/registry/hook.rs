@@ -146,10 +146,18 @@ impl Core {
 
     fn introduce(
         &mut self,
-        intro: Introduction,
+        mut intro: Introduction,
     ) -> Result<Arc<RegistrationRecord>, RegistryRefusal> {
         let now = self.ledger.now;
         let owner = self.owner_of(&intro)?;
+        // A nickname that is another component's name stays free for that one.
+        if let Some(owner) = &owner {
+            let own = &owner.instance.replica;
+            let others = |wanted: &ServiceId| {
+                self.is_called(wanted.as_str()) && !correlate::is_called(own, wanted.as_str())
+            };
+            intro.wanted = intro.wanted.filter(|wanted| !others(wanted));
+        }
         let id = self.registry.register(intro, owner, now)?;
         self.ledger.registrations.insert(id.clone());
         self.ledger
