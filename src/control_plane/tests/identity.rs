@@ -49,11 +49,14 @@ struct Client<'p> {
 impl<'p> Client<'p> {
     async fn seen(plane: &'p Plane, user: LocalUser, process: PeerProcess) -> Self {
         plane.callers_are(user, process);
-        Self {
+        let client = Self {
             plane,
             channel: plane.channel().await,
             token: None,
-        }
+        };
+        // Who it is is asked with its first call.
+        assert_eq!(client.update("no-such-run").await, Code::NotFound);
+        client
     }
 
     /// Somebody of whom the kernel tells nothing that helps, with a token.
