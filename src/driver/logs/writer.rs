@@ -73,21 +73,20 @@ struct Open {
 #[derive(Clone, Copy)]
 struct Left {
     name: Name,
-    id: (u64, u64),
+    /// Which file it is; its size then is not kept up.
+    file: Stat,
     size: u64,
 }
 
 impl Left {
     fn is_still(&self, stat: &Stat) -> bool {
-        self.id == id(stat) && self.size == size(stat)
+        is_same(&self.file, stat) && self.size == size(stat)
     }
 }
 
-/// Device and inode.
-fn id(stat: &Stat) -> (u64, u64) {
-    // Their types differ between machines.
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    (stat.st_dev as u64, stat.st_ino as u64)
+/// Whether both are of one file.
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 fn size(stat: &Stat) -> u64 {
@@ -124,7 +123,7 @@ impl<D: AsRef<CStr>> Writer<D> {
         });
         self.left = found.ok().map(|stat| Left {
             name,
-            id: id(&stat),
+            file: stat,
             size: size(&stat),
         });
     }
@@ -174,7 +173,7 @@ impl<D: AsRef<CStr>> Writer<D> {
         };
         let there = rustix::fs::stat(self.dir.as_ref());
         let ours = fstat(&open.dir);
-        if !matches!((there, ours), (Ok(there), Ok(ours)) if id(&there) == id(&ours)) {
+        if !matches!((there, ours), (Ok(there), Ok(ours)) if is_same(&there, &ours)) {
             self.open = None;
         }
     }
@@ -244,7 +243,7 @@ impl<D: AsRef<CStr>> Writer<D> {
         self.open = Some(Open { dir, file });
         self.left = Some(Left {
             name,
-            id: id(&stat),
+            file: stat,
             size: size(&stat),
         });
         if is_torn {
@@ -281,7 +280,7 @@ impl<D: AsRef<CStr>> Writer<D> {
         self.open = Some(Open { dir, file });
         self.left = Some(Left {
             name,
-            id: id(&stat),
+            file: stat,
             size: 0,
         });
         if name.0 == self.run {
