@@ -59,7 +59,7 @@ impl KeptLog {
     }
 }
 
-/// All logs below `logs`.
+/// All logs below `logs`, in the order of their names.
 ///
 /// # Errors
 /// When the folders cannot be read.
@@ -80,6 +80,7 @@ pub fn kept(logs: &Path) -> io::Result<Vec<KeptLog>> {
             all.extend(kept_of(logs, &pipeline)?);
         }
     }
+    all.sort_by_cached_key(KeptLog::owner);
     Ok(all)
 }
 
