@@ -24,7 +24,7 @@ use super::sys;
 
 /// Bytes read at once: the usual capacity of a pipe, behind the longest line that is kept whole.
 const INPUT: usize = (64 << 10) + PIECE;
-/// Memory touched by one batch that is not worth giving back.
+/// Memory touched by one batch that is not worth giving back before the file is let go.
 const SMALL: usize = 4 << 10;
 /// After a burst, memory is given back once the pipes were quiet for so long.
 const QUIET_MS: i64 = 50;
@@ -203,14 +203,15 @@ impl<'a> Output<'a> {
     pub(super) fn rest(&mut self) {
         let now = steady_ms();
         self.sink.settle();
-        if self.burst > SMALL && now >= self.heard + QUIET_MS {
+        let is_silent = now >= self.heard + CLOSE_MS;
+        if is_silent || (self.burst > SMALL && now >= self.heard + QUIET_MS) {
             for pipe in &mut self.pipes {
                 sys::discard(&mut pipe.input[pipe.pending..]);
             }
             sys::discard(self.sink.output());
             self.burst = 0;
         }
-        if now >= self.heard + CLOSE_MS {
+        if is_silent {
             self.sink.close();
         }
     }
