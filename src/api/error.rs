@@ -62,6 +62,9 @@ pub struct ApiError {
     /// Where a manifest is wrong, one by one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+    /// What else is worth telling about a manifest that is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
 }
 
 impl ApiError {
@@ -72,6 +75,7 @@ impl ApiError {
             message: message.into(),
             hint: None,
             problems: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -89,7 +93,15 @@ impl ApiError {
             message: rendered.into(),
             hint: None,
             problems,
+            warnings: Vec::new(),
         }
+    }
+
+    /// The same, with what else was noticed.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: Vec<Problem>) -> Self {
+        self.warnings = warnings;
+        self
     }
 }
 

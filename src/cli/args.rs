@@ -238,6 +238,9 @@ pub struct Validate {
     /// Which files.
     #[command(flatten)]
     pub files: Files,
+    /// Where components run whose file leaves that open
+    #[arg(long, value_name = "WHERE")]
+    pub orchestrator: Option<Where>,
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     pub output: TextOrJson,

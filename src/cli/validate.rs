@@ -15,7 +15,7 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
     let checked = cx.host.check(&Question {
         sources: &sources,
         namespace: cx.global.namespace.as_ref(),
-        orchestrator: None,
+        orchestrator: args.orchestrator.map(Into::into),
         style: cx.out.look().style,
     });
     match (checked, args.output) {
@@ -33,8 +33,8 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
             Ok(Exit::Done)
         }
         (Err(Failure::Told(error)), TextOrJson::Json) if !error.problems.is_empty() => {
-            let problems = &error.problems;
-            let answer = json!({ "valid": false, "problems": problems, "warnings": [] });
+            let (problems, warnings) = (&error.problems, &error.warnings);
+            let answer = json!({ "valid": false, "problems": problems, "warnings": warnings });
             cx.out.line(answer.to_string().as_bytes())?;
             Ok(Failure::Told(error).exit())
         }

@@ -16,7 +16,7 @@ use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::model::{
-    ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload,
+    ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload, revision,
 };
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
@@ -58,10 +58,16 @@ impl api::Backend for Backend {
     }
 
     async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
-        let specs: Vec<PipelineSpec> = loaded
+        let mut specs: Vec<PipelineSpec> = loaded
             .iter()
             .flat_map(|loaded| loaded.pipelines.iter().cloned())
             .collect();
+        for spec in &mut specs {
+            // What runs bears the digests of the definition that it was started from.
+            if let Ok(Some(standing)) = self.definition(spec.key.clone()).await {
+                revision::carry(&standing, spec);
+            }
+        }
         let mut obstacles: Vec<Problem> = specs
             .iter()
             .flat_map(|spec| spec.components.values())

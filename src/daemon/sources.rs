@@ -18,7 +18,7 @@ use crate::api::{
     Watching,
 };
 use crate::driver::process;
-use crate::manifest::{self, Colour, Given, Parsed, Problems};
+use crate::manifest::{self, Colour, Given, Parsed, Problems, Severity};
 use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem, path};
 use crate::ownership::{End, Stranger, Trusted};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
@@ -95,14 +95,17 @@ pub fn check(
             }
             Err(found) => {
                 rendered += &found.render(reading.colour);
-                problems.extend(found.first(file.as_deref()));
+                problems.extend(found.rows(Severity::Error, file.as_deref()));
+                let warnings = &mut checked.remarks.warnings;
+                warnings.extend(found.rows(Severity::Warning, file.as_deref()));
             }
         }
     }
     if problems.is_empty() {
         Ok(checked)
     } else {
-        Err(ApiError::manifest(rendered, problems))
+        let warnings = checked.remarks.warnings;
+        Err(ApiError::manifest(rendered, problems).with_warnings(warnings))
     }
 }
 
@@ -168,7 +171,9 @@ fn stranger(path: &Path) -> Option<Stranger> {
 fn remark(remarks: &mut Remarks, warnings: &Problems, file: Option<&Path>, colour: Colour) {
     if !warnings.is_empty() {
         remarks.rendered += &warnings.render(colour);
-        remarks.warnings.extend(warnings.first(file));
+        remarks
+            .warnings
+            .extend(warnings.rows(Severity::Warning, file));
     }
 }
 

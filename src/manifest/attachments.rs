@@ -99,10 +99,12 @@ fn port(field: Field<'_>, findings: &mut Findings<'_>) -> Option<PortDraft> {
         &["container_port", "container", "port"],
     );
     if container_port.is_none() {
-        findings.error(
+        let fix = "add the port that the program listens on".to_owned();
+        fields.missing(
+            &["containerPort"],
             at,
             "the port has no `containerPort`",
-            Some("add the port that the program listens on".to_owned()),
+            fix,
         );
     }
     let port = Port {
@@ -211,6 +213,18 @@ fn volume(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
         .get("tmpfs")
         .and_then(|f| f.truth(findings))
         .unwrap_or(false);
+    if host.is_none() && name.is_none() && !tmpfs {
+        fields.missing(
+            &["host_path", "name", "tmpfs"],
+            at,
+            "the volume does not say where its data lies",
+            "add `host_path`, `name` or `tmpfs: true`".to_owned(),
+        );
+    }
+    if target.is_none() {
+        let names = &["container_path", "mountPath"];
+        fields.missing(names, at, "the volume has no `container_path`", None);
+    }
     fields.close(findings);
     let source = match (host, name) {
         (Some(host), _) if tmpfs => {
@@ -237,19 +251,9 @@ fn volume(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
         }
         (None, _) if tmpfs => VolumeSource::Tmpfs,
         (None, Some(name)) => VolumeSource::Named(name.text.to_owned()),
-        (None, None) => {
-            findings.error(
-                at,
-                "the volume does not say where its data lies",
-                Some("add `host_path`, `name` or `tmpfs: true`".to_owned()),
-            );
-            return None;
-        }
+        (None, None) => return None,
     };
-    let Some(target) = target else {
-        findings.error(at, "the volume has no `container_path`", None);
-        return None;
-    };
+    let target = target?;
     absolute("container_path", target, findings)?;
     Some((
         Volume {
@@ -276,22 +280,22 @@ fn absolute(name: &str, path: Text<'_>, findings: &mut Findings<'_>) -> Option<(
     None
 }
 
-/// Reads `secrets`.
+/// Reads `secrets`; answers also where each of them stands.
 pub(super) fn secrets(
     fields: &mut Fields<'_>,
     base: &Path,
     findings: &mut Findings<'_>,
-) -> Vec<SecretSpec> {
-    let Some(field) = fields.get("secrets") else {
-        return Vec::new();
-    };
+) -> (Vec<SecretSpec>, BTreeMap<String, Span>) {
     let mut secrets: Vec<SecretSpec> = Vec::new();
-    let mut names = BTreeSet::new();
+    let mut names = BTreeMap::new();
+    let Some(field) = fields.get("secrets") else {
+        return (secrets, names);
+    };
     for node in field.list(findings).unwrap_or_default() {
         let Some((secret, at)) = secret(node, base, findings) else {
             continue;
         };
-        if !names.insert(secret.name.clone()) {
+        if names.insert(secret.name.clone(), at).is_some() {
             findings.error(
                 at,
                 format!("two secrets are named `{}`", shown(&secret.name)),
@@ -300,7 +304,7 @@ pub(super) fn secrets(
         }
         secrets.push(secret);
     }
-    secrets
+    (secrets, names)
 }
 
 /// What upstream's `type` says of a secret.
@@ -316,11 +320,8 @@ fn secret(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
     let at = fields.at;
     let name = fields.get("name");
     if name.is_none() {
-        findings.error(
-            at,
-            "the secret has no `name`",
-            Some("it is read from $FLOWCTL_SECRETS_DIR/NAME".to_owned()),
-        );
+        let fix = "it is read from $FLOWCTL_SECRETS_DIR/NAME".to_owned();
+        fields.missing(&["name"], at, "the secret has no `name`", fix);
     }
     let name = name.and_then(|f| f.word(findings));
     let file = fields
@@ -353,6 +354,14 @@ fn secret(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
         "a secret that cannot be read always keeps the component from starting",
     );
     fields.unused(findings, "labels", "leave it out");
+    if file.is_none() && variable.is_none() {
+        fields.missing(
+            &["file", "host_path", "env"],
+            at,
+            "the secret does not say where its value comes from",
+            "add `file: PATH` or `env: VARIABLE`".to_owned(),
+        );
+    }
     fields.close(findings);
     let source = match (file, variable) {
         (Some(file), None) => SecretSource::File(from_base(base, file.text)),
@@ -365,14 +374,7 @@ fn secret(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
             );
             return None;
         }
-        (None, None) => {
-            findings.error(
-                at,
-                "the secret does not say where its value comes from",
-                Some("add `file: PATH` or `env: VARIABLE`".to_owned()),
-            );
-            return None;
-        }
+        (None, None) => return None,
     };
     let name = name?;
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

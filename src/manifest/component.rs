@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use crate::model::{
     ComponentId, ComponentSpec, Condition, Dependency, DriverKind, HumanDuration, LogLimits,
     Registration, Resources, Rlimits, Role, SecretSpec, SpecHash, StopTarget, Umask, Volume,
+    revision,
 };
 
 use super::attachments::{self, PortDraft, from_base};
 use super::clients;
+use super::combinations::Written;
 use super::fields::{Field, Fields, Text, owned, scalar};
-use super::hash;
 use super::health::ProbesDraft;
 use super::limits;
 use super::policy::{RestartDraft, StopDraft};
@@ -81,6 +82,7 @@ pub(super) struct Draft<'t> {
     output_event_types: Vec<String>,
     registration: Registration,
     config: Option<&'t Node<'t>>,
+    written: Written,
 }
 
 impl<'t> Draft<'t> {
@@ -104,6 +106,11 @@ impl<'t> Draft<'t> {
         let mut probes = ProbesDraft::read(f, findings);
         probes.read_shorthands(f, findings);
         let replicas = f.get("replicas");
+        let ready_after = f.get_cased(findings, "ready_after");
+        let registration = f.get("registration");
+        let pull_at = f.position("pull");
+        let has_image = f.position("image").is_some();
+        let (secrets, secrets_at) = attachments::secrets(f, base, findings);
         let event_types = |field: Option<Field<'t>>, findings: &mut Findings<'_>| {
             owned(
                 field
@@ -121,14 +128,14 @@ impl<'t> Draft<'t> {
                 .map(|field| environment(field, findings))
                 .unwrap_or_default(),
             env_file: f
-                .get("env_file")
+                .get_cased(findings, "env_file")
                 .and_then(|field| field.words(findings))
                 .unwrap_or_default()
                 .iter()
                 .map(|file| from_base(base, file.text))
                 .collect(),
             inherit_env: f
-                .get("inherit_env")
+                .get_cased(findings, "inherit_env")
                 .map(|field| inherit_env(field, findings))
                 .unwrap_or_default(),
             inputs: f
@@ -143,8 +150,7 @@ impl<'t> Draft<'t> {
             probes,
             restart: RestartDraft::read(f, findings),
             stop: stop(f, driver, findings),
-            ready_after: f
-                .get("ready_after")
+            ready_after: ready_after
                 .and_then(|field| field.duration(findings, HumanDuration::default()))
                 .unwrap_or(READY_AFTER),
             replicas: replicas
@@ -154,14 +160,14 @@ impl<'t> Draft<'t> {
             resources: limits::resources(f, driver, findings),
             rlimits: limits::rlimits(f, driver, findings),
             volumes: attachments::volumes(f, driver, base, findings),
-            secrets: attachments::secrets(f, base, findings),
+            secrets,
             user: f
                 .get("user")
                 .and_then(|field| field.word(findings))
                 .map(|word| word.text.to_owned()),
             umask: umask(f, driver, findings),
             allow_new_privileges: f
-                .get("allow_new_privileges")
+                .get_cased(findings, "allow_new_privileges")
                 .and_then(|field| field.truth(findings))
                 .unwrap_or_default(),
             logs: limits::logs(f, findings),
@@ -173,8 +179,7 @@ impl<'t> Draft<'t> {
                 let field = f.get_or_legacy(findings, "output_event_types", &["outputEventTypes"]);
                 event_types(field, findings)
             },
-            registration: f
-                .get("registration")
+            registration: registration
                 .and_then(|field| {
                     let words = [
                         ("optional", Registration::Optional),
@@ -183,10 +188,35 @@ impl<'t> Draft<'t> {
                     field.choice(findings, &words)
                 })
                 .unwrap_or_default(),
-            config: f.get("config").map(|field| field.node),
+            config: f.get("config").map(|field| config(field, findings)),
+            written: Written {
+                ready_after: ready_after.map(|field| field.key_at),
+                registration: registration.map(|field| field.key_at),
+                secrets: secrets_at,
+                pull: pull_at,
+                has_image,
+                ..Written::default()
+            },
         };
         fields.close(findings);
         Some(draft)
+    }
+
+    /// Where its fields stand, for what is judged of all of them together.
+    pub(super) fn written(&self, defaults: &Defaults<'_>) -> Written {
+        let env = defaults.env.iter().chain(&self.env);
+        Written {
+            depends_on: self.depends_on.clone(),
+            restart: self.restart.written().clone(),
+            stop_signal: self.stop.signal_at(),
+            probes: self.probes.written(),
+            ports: self.ports.iter().map(|draft| draft.at).collect(),
+            env: env
+                .filter(|(name, _)| is_told(name))
+                .map(|(name, text)| ((*name).to_owned(), text.at))
+                .collect(),
+            ..self.written.clone()
+        }
     }
 
     /// The ports that this component takes on the host when a process runs it.
@@ -252,18 +282,30 @@ impl<'t> Draft<'t> {
             config,
             id,
         };
-        spec.hash = hash::of(&spec);
+        spec.hash = revision::of(&spec);
         Some(spec)
     }
 }
 
+/// Whether a variable is one of those that flowctl gives a meaning.
+fn is_told(name: &str) -> bool {
+    name.starts_with("FLOWCTL_") || matches!(name, "ENABLE_FLOWCTL" | "CONTROL_PLANE_ENDPOINT")
+}
+
+/// Reads `config`, which files of the field have.
+fn config<'t>(field: Field<'t>, findings: &mut Findings<'_>) -> &'t Node<'t> {
+    findings.warn(
+        field.key_at,
+        "`config` reaches no program: no client of the field asks for it",
+        "write what the program reads into `env`, in its own names".to_owned(),
+    );
+    field.node
+}
+
 fn id(fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> Option<(ComponentId, Span)> {
     let Some(field) = fields.get_or_legacy(findings, "id", &["name"]) else {
-        findings.error(
-            fields.at,
-            "the component has no `id`",
-            Some("add `id: NAME`".to_owned()),
-        );
+        let fix = "add `id: NAME`".to_owned();
+        fields.missing(&["id", "name"], fields.at, "the component has no `id`", fix);
         return None;
     };
     let word = field.word(findings)?;
@@ -403,11 +445,8 @@ fn depends_on(
         let at = fields.at;
         let id = fields.get("id");
         if id.is_none() {
-            findings.error(
-                at,
-                "the dependency has no `id`",
-                Some("write `{id: NAME, condition: ready}`".to_owned()),
-            );
+            let fix = "write `{id: NAME, condition: ready}`".to_owned();
+            fields.missing(&["id"], at, "the dependency has no `id`", fix);
         }
         let id = id
             .and_then(|field| field.text(findings))

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::model::{Namespace, PipelineKey, PipelineName, PipelineSpec, Role};
 
+use super::combinations;
 use super::component::{Defaults, Draft, environment};
 use super::fields::{Field, Fields, scalar};
 use super::graph;
 use super::health::ProbesDraft;
 use super::policy::{RestartDraft, StopDraft};
 use super::problem::{Findings, Span, shown};
-use super::references::{Peer, Resolver, Target};
+use super::references::{Ids, Peer, Resolver, Target};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::workload::{self, Cluster, Placement};
@@ -47,11 +48,8 @@ pub(super) fn read<'t>(
     let metadata = Metadata::read(&mut fields, &options.given, findings);
     let spec = fields.get("spec");
     if spec.is_none() {
-        findings.error(
-            fields.at,
-            "the pipeline has no `spec`",
-            Some("add `spec:` with its components".to_owned()),
-        );
+        let fix = "add `spec:` with its components".to_owned();
+        fields.missing(&["spec"], fields.at, "the pipeline has no `spec`", fix);
     }
     fields.close(findings);
     let mut spec = spec?.fields("`spec`", findings)?;
@@ -98,19 +96,18 @@ fn is_pipeline(fields: &mut Fields<'_>, node: &Node<'_>, findings: &mut Findings
             kind.mismatch(findings, "`Pipeline`", None);
             return false;
         }
-        None => findings.error(
-            fields.at,
-            "the file has no `kind`",
-            Some("add `kind: Pipeline`".to_owned()),
-        ),
+        None => {
+            let fix = "add `kind: Pipeline`".to_owned();
+            fields.missing(&["kind"], fields.at, "the file has no `kind`", fix);
+        }
     }
     match version {
         Some(version) => api_version(version, findings),
-        None => findings.error(
-            fields.at,
-            "the file has no `apiVersion`",
-            Some(format!("add `apiVersion: {API_VERSION}`")),
-        ),
+        None => {
+            let fix = format!("add `apiVersion: {API_VERSION}`");
+            let message = "the file has no `apiVersion`";
+            fields.missing(&["apiVersion"], fields.at, message, fix);
+        }
     }
     true
 }
@@ -153,11 +150,9 @@ struct Metadata {
 impl Metadata {
     fn read(fields: &mut Fields<'_>, given: &Given, findings: &mut Findings<'_>) -> Self {
         let Some(field) = fields.get("metadata") else {
-            findings.error(
-                fields.at,
-                "the pipeline has no `metadata`",
-                Some("add `metadata: {name: NAME}`".to_owned()),
-            );
+            let fix = "add `metadata: {name: NAME}`".to_owned();
+            let message = "the pipeline has no `metadata`";
+            fields.missing(&["metadata"], fields.at, message, fix);
             return Self::default();
         };
         let Some(mut fields) = field.fields("`metadata`", findings) else {
@@ -165,11 +160,8 @@ impl Metadata {
         };
         let name = fields.get("name");
         if name.is_none() {
-            findings.error(
-                field.key_at,
-                "the pipeline has no name",
-                Some("add `name: NAME` to `metadata`".to_owned()),
-            );
+            let fix = "add `name: NAME` to `metadata`".to_owned();
+            fields.missing(&["name"], field.key_at, "the pipeline has no name", fix);
         }
         let description = fields.get("description");
         if let Some(description) = description {
@@ -276,7 +268,7 @@ fn read_spec<'t>(
         driver,
         cluster,
     };
-    let mut drafts = components(fields, &placement, findings);
+    let (mut drafts, ids) = components(fields, &placement, findings);
     if defaults.bytes().saturating_mul(drafts.len()) > MAX_SHARED {
         findings.error(
             fields.at,
@@ -288,7 +280,7 @@ fn read_spec<'t>(
         );
         drafts.clear();
     }
-    graph::check(&drafts, findings);
+    graph::check(&drafts, ids, findings);
     graph::check_container_names(&drafts, findings);
     graph::check_host_ports(&drafts, findings);
     let name = metadata.name.as_ref().map(|(name, _)| name.clone());
@@ -305,11 +297,12 @@ fn read_spec<'t>(
         network,
         components: BTreeMap::new(),
     };
-    let ids: Vec<String> = drafts
+    let names: Vec<String> = drafts
         .iter()
         .filter_map(|draft| Some(draft.id.as_ref()?.0.to_string()))
         .collect();
-    let peers = peers(&ids, &drafts);
+    let peers = peers(&names, &drafts);
+    let mut written = BTreeMap::new();
     for draft in drafts {
         let (Some((id, _)), Some(program)) = (draft.id.clone(), &draft.program) else {
             continue;
@@ -319,11 +312,15 @@ fn read_spec<'t>(
             component: &id,
             driver: program.driver(),
             peers: &peers,
+            ids,
         };
+        let places = draft.written(&defaults);
         if let Some(spec) = draft.resolve(&defaults, &resolver, findings) {
+            written.insert(id.clone(), places);
             pipeline.components.insert(id, spec);
         }
     }
+    combinations::check(&pipeline.components, &written, findings);
     pipeline
 }
 
@@ -347,7 +344,7 @@ fn components<'t>(
     fields: &mut Fields<'t>,
     placement: &Placement<'_>,
     findings: &mut Findings<'_>,
-) -> Vec<Draft<'t>> {
+) -> (Vec<Draft<'t>>, Ids) {
     let lists = [
         (fields.get("sources"), Role::Source),
         (fields.get("processors"), Role::Processor),
@@ -358,11 +355,20 @@ fn components<'t>(
         // A whole pipeline in one image produces what it consumes: nothing feeds it.
         (fields.get("pipelines"), Role::Source),
     ];
-    let mut drafts = Vec::new();
+    let names = &["sources", "processors", "sinks"];
+    let mut ids = match fields.misspells(names) {
+        true => Ids::SomeUnread,
+        false => Ids::AllKnown,
+    };
+    let mut drafts: Vec<Draft<'t>> = Vec::new();
     let mut written = 0;
+    let mut faulty = false;
     for (field, role) in lists {
         let Some(field) = field else { continue };
-        let items = field.list(findings).unwrap_or_default();
+        let Some(items) = field.list(findings) else {
+            faulty = true;
+            continue;
+        };
         written += items.len();
         if written > MAX_COMPONENTS {
             findings.error(
@@ -370,7 +376,7 @@ fn components<'t>(
                 format!("the pipeline has more than {MAX_COMPONENTS} components"),
                 Some("split it into several pipelines".to_owned()),
             );
-            return Vec::new();
+            return (Vec::new(), Ids::SomeUnread);
         }
         for node in items {
             if field.name == "pipelines" {
@@ -379,14 +385,14 @@ fn components<'t>(
             drafts.extend(Draft::read(node, role, placement, findings));
         }
     }
-    if written == 0 {
-        findings.error(
-            fields.at,
-            "the pipeline has no components",
-            Some("add at least one to `sources`, `processors` or `sinks`".to_owned()),
-        );
+    if written == 0 && !faulty {
+        let fix = "add at least one to `sources`, `processors` or `sinks`".to_owned();
+        fields.missing(names, fields.at, "the pipeline has no components", fix);
     }
-    drafts
+    if faulty || drafts.len() < written || drafts.iter().any(|draft| draft.id.is_none()) {
+        ids = Ids::SomeUnread;
+    }
+    (drafts, ids)
 }
 
 fn require_image(node: &Node<'_>, findings: &mut Findings<'_>) {

@@ -27,6 +27,17 @@ pub(super) struct Fields<'t> {
     entries: &'t [Entry<'t>],
     taken: Vec<bool>,
     known: Vec<&'static str>,
+    missing: Vec<Missing>,
+}
+
+/// A field that has to be there and is not. It is told of at the end, when it is known whether a
+/// misspelled one stands in its place: one mistake gets one message.
+struct Missing {
+    at: Span,
+    /// Any of these would do.
+    names: &'static [&'static str],
+    message: String,
+    fix: Option<String>,
 }
 
 /// A field that was written.
@@ -71,7 +82,8 @@ impl<'t> Fields<'t> {
             entries,
             taken: vec![false; entries.len()],
             // Room for those of a component, the largest, so that it never grows.
-            known: Vec::with_capacity(48),
+            known: Vec::with_capacity(56),
+            missing: Vec::new(),
         })
     }
 
@@ -82,13 +94,45 @@ impl<'t> Fields<'t> {
         Some(self.take(index, name))
     }
 
-    /// The field of this name, or of one of its other spellings.
-    pub(super) fn get_any(
+    /// The field of this name, or of its camelCase form, which other tools' files have.
+    pub(super) fn get_cased(
         &mut self,
         findings: &mut Findings<'_>,
-        names: &[&'static str],
+        name: &'static str,
     ) -> Option<Field<'t>> {
-        self.first_of(findings, names, &[])
+        self.first_of(findings, &[name], &[])
+    }
+
+    /// Where a field of this name stands, without reading it.
+    pub(super) fn position(&self, name: &str) -> Option<Span> {
+        let entry = self.entries.iter().find(|entry| entry.key == name)?;
+        Some(entry.key_at)
+    }
+
+    /// Whether a field stands there that nobody has asked for, and that may be a misspelling of one
+    /// of `names`.
+    pub(super) fn misspells(&self, names: &[&str]) -> bool {
+        let untaken = self.entries.iter().zip(&self.taken);
+        untaken
+            .filter(|(_, taken)| !**taken)
+            .any(|(entry, _)| suggest::nearest(&entry.key, names.iter().copied()).is_some())
+    }
+
+    /// Reports that none of `names` is there, unless one of them is misspelled: then that is told,
+    /// and this would be a second word about one mistake.
+    pub(super) fn missing(
+        &mut self,
+        names: &'static [&'static str],
+        at: Span,
+        message: impl Into<String>,
+        fix: impl Into<Option<String>>,
+    ) {
+        self.missing.push(Missing {
+            at,
+            names,
+            message: message.into(),
+            fix: fix.into(),
+        });
     }
 
     /// The field of this name, or of a spelling that older files use, which is warned of.
@@ -113,7 +157,16 @@ impl<'t> Fields<'t> {
         for index in 0..self.entries.len() {
             let key = self.entries[index].key.as_ref();
             let current = names.contains(&key);
-            let old = legacy.iter().find(|name| **name == key);
+            let old = legacy
+                .iter()
+                .copied()
+                .find(|name| *name == key)
+                .or_else(|| {
+                    names
+                        .iter()
+                        .find(|name| is_camel_case_of(key, name))
+                        .map(|_| key)
+                });
             if !current && old.is_none() || self.taken[index] {
                 continue;
             }
@@ -178,8 +231,9 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// Reports every field that nobody asked for.
+    /// Reports every field that nobody asked for, and what is missing.
     pub(super) fn close(self, findings: &mut Findings<'_>) {
+        let mut misspelled: Vec<&'static str> = Vec::new();
         for (entry, taken) in self.entries.iter().zip(&self.taken) {
             // A duplicate was reported with the tree.
             let repeats = self.known.iter().any(|known| *known == entry.key);
@@ -193,7 +247,11 @@ impl<'t> Fields<'t> {
                 let list = || {
                     (self.known.len() <= 12).then(|| format!("known are {}", listed(&self.known)))
                 };
-                suggest::did_you_mean(&entry.key, self.known.iter().copied()).or_else(list)
+                let meant = suggest::nearest(&entry.key, self.known.iter().copied());
+                misspelled.extend(self.known.iter().find(|known| Some(**known) == meant));
+                meant
+                    .map(|meant| format!("did you mean `{meant}`?"))
+                    .or_else(list)
             };
             findings.error(
                 entry.key_at,
@@ -201,7 +259,36 @@ impl<'t> Fields<'t> {
                 fix,
             );
         }
+        for missing in self.missing {
+            if !missing.names.iter().any(|name| misspelled.contains(name)) {
+                findings.error(missing.at, missing.message, missing.fix);
+            }
+        }
     }
+}
+
+/// Whether `key` is `snakeCase` for the name `snake_case`.
+fn is_camel_case_of(key: &str, name: &str) -> bool {
+    if !name.contains('_') {
+        return false;
+    }
+    let mut letters = key.chars();
+    let mut up = false;
+    for wanted in name.chars() {
+        if wanted == '_' {
+            up = true;
+            continue;
+        }
+        let wanted = match up {
+            true => wanted.to_ascii_uppercase(),
+            false => wanted,
+        };
+        up = false;
+        if letters.next() != Some(wanted) {
+            return false;
+        }
+    }
+    letters.next().is_none()
 }
 
 fn key_at<'t>(entries: &'t [Entry<'t>], field: Field<'_>) -> &'t str {

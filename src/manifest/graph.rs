@@ -8,6 +8,7 @@ use crate::model::{ComponentId, DriverKind, Protocol, ReplicaKey};
 
 use super::component::Draft;
 use super::problem::{Findings, Span, shown};
+use super::references::Ids;
 use super::suggest;
 use super::workload::Program;
 
@@ -18,8 +19,9 @@ struct Edge {
     at: Span,
 }
 
-/// Checks ids, `inputs` and `depends_on` over all lists.
-pub(super) fn check(drafts: &[Draft<'_>], findings: &mut Findings<'_>) {
+/// Checks ids, `inputs` and `depends_on` over all lists. Where not all `ids` are known, a name that
+/// nobody bears is no mistake of its own.
+pub(super) fn check(drafts: &[Draft<'_>], ids: Ids, findings: &mut Findings<'_>) {
     let mut by_id: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, draft) in drafts.iter().enumerate() {
         let Some((id, at)) = &draft.id else { continue };
@@ -50,6 +52,7 @@ pub(super) fn check(drafts: &[Draft<'_>], findings: &mut Findings<'_>) {
         for (field, id, at) in inputs.chain(depends_on) {
             match by_id.get(id.as_str()) {
                 Some(to) => out.push(Edge { to: *to, at }),
+                None if ids == Ids::SomeUnread => {}
                 None => unknown(field, id, at, &by_id, findings),
             }
         }

@@ -1,5 +1,7 @@
 //! `probes`, and the shorthands `health_check`, `health_port` and `health_endpoint`.
 
+use std::collections::BTreeMap;
+
 use crate::model::{HttpTarget, HumanDuration, Port, Probe, ProbeCheck, Probes};
 
 use super::fields::{Field, Fields, Text};
@@ -113,6 +115,19 @@ impl<'t> ProbesDraft<'t> {
         draft
     }
 
+    /// The probes that were written, and where.
+    pub(super) fn written(&self) -> BTreeMap<&'static str, Span> {
+        let all = [
+            ("startup", &self.startup),
+            ("readiness", &self.readiness),
+            ("liveness", &self.liveness),
+        ];
+        all.into_iter()
+            .filter(|(_, probe)| probe.check.is_some())
+            .map(|(name, probe)| (name, probe.at))
+            .collect()
+    }
+
     /// About how much memory they take where they are used.
     pub(super) fn bytes(&self) -> usize {
         [&self.startup, &self.readiness, &self.liveness]
@@ -133,9 +148,11 @@ impl<'t> ProbesDraft<'t> {
 
     /// Reads the shorthands of a component into the readiness probe.
     pub(super) fn read_shorthands(&mut self, fields: &mut Fields<'t>, findings: &mut Findings<'_>) {
-        let check = fields.get("health_check");
+        let check = fields.get_cased(findings, "health_check");
         let port = fields.get_or_legacy(findings, "health_port", &["healthPort"]);
-        let endpoint = fields.get("health_endpoint");
+        let endpoint = fields
+            .get("health_endpoint")
+            .or_else(|| fields.get("healthEndpoint"));
         if let Some(endpoint) = endpoint {
             findings.warn(
                 endpoint.key_at,
@@ -177,6 +194,7 @@ impl<'t> ProbesDraft<'t> {
             );
             return;
         }
+        self.readiness.at = first.key_at;
         self.readiness.check = Some(CheckDraft::Http {
             host,
             port: PortDraft::Number(port),
@@ -351,7 +369,6 @@ impl<'t> ProbeDraft<'t> {
             first = Some(check);
             draft.check = CheckDraft::read(check, findings);
         }
-        draft.blank = first.is_none().then_some(field.key_at);
         draft.period = fields
             .get("period")
             .and_then(|f| f.duration(findings, LEAST_PERIOD));
@@ -364,6 +381,9 @@ impl<'t> ProbeDraft<'t> {
         draft.successes = fields
             .get("successes")
             .and_then(|f| f.small(findings, 1..=1_000));
+        // A check that is misspelled is told as that.
+        let asks_nothing = first.is_none() && !fields.misspells(&checks);
+        draft.blank = asks_nothing.then_some(field.key_at);
         fields.close(findings);
         draft
     }
@@ -449,11 +469,8 @@ impl<'t> CheckDraft<'t> {
         } else {
             let port = fields.get("port");
             if port.is_none() {
-                findings.error(
-                    field.key_at,
-                    format!("`{}` needs a `port`", field.name),
-                    None,
-                );
+                let message = format!("`{}` needs a `port`", field.name);
+                fields.missing(&["port"], field.key_at, message, None);
             }
             let port = port.and_then(|f| PortDraft::read(f, findings));
             match field.name {

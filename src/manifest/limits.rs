@@ -190,10 +190,10 @@ pub(super) fn logs(fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> LogL
         return own;
     };
     let max_size = fields
-        .get("max_size")
+        .get_cased(findings, "max_size")
         .and_then(|f| amount(f, |text| quantity::bytes(text, LEAST_LOG), findings));
     let max_files = fields
-        .get("max_files")
+        .get_cased(findings, "max_files")
         .and_then(|f| f.small(findings, 1..=1_000));
     fields.close(findings);
     LogLimits {

@@ -14,11 +14,11 @@
 
 mod attachments;
 mod clients;
+mod combinations;
 mod component;
 mod document;
 mod fields;
 mod graph;
-pub mod hash;
 mod health;
 mod limits;
 mod policy;

@@ -2,6 +2,8 @@
 //!
 //! Each has a half-filled form, so that `spec.defaults` can fill what a component leaves open.
 
+use std::collections::BTreeMap;
+
 use crate::model::{
     Backoff, HumanDuration, RestartMode, RestartPolicy, RetryLimit, Signal, StopPolicy, StopTarget,
 };
@@ -23,6 +25,8 @@ pub(super) struct RestartDraft {
     window: Option<(HumanDuration, Span)>,
     reset_after: Option<HumanDuration>,
     success_codes: Option<Vec<i32>>,
+    /// The fields that were written, and where.
+    written: BTreeMap<&'static str, Span>,
 }
 
 /// The words for when a component runs again, those of other tools included.
@@ -55,11 +59,15 @@ impl RestartDraft {
             return Self::default();
         };
         let least = HumanDuration::default();
+        let mut written = BTreeMap::new();
+        let mut take = |name: &'static str, findings: &mut Findings<'_>| {
+            let field = fields.get_cased(findings, name)?;
+            written.insert(name, field.key_at);
+            Some(field)
+        };
         let draft = Self {
-            mode: fields
-                .get_any(findings, &["policy"])
-                .and_then(|f| mode(f, findings)),
-            backoff: fields.get("backoff").and_then(|f| {
+            mode: take("policy", findings).and_then(|f| mode(f, findings)),
+            backoff: take("backoff", findings).and_then(|f| {
                 f.choice(
                     findings,
                     &[
@@ -69,30 +77,18 @@ impl RestartDraft {
                     ],
                 )
             }),
-            initial_delay: fields
-                .get("initial_delay")
+            initial_delay: take("initial_delay", findings)
                 .and_then(|f| f.duration(findings, least)),
-            max_delay: fields
-                .get("max_delay")
-                .and_then(|f| f.duration(findings, least)),
-            factor: fields
-                .get("factor")
-                .and_then(|f| f.number(findings, 1.0..=100.0)),
-            jitter: fields
-                .get("jitter")
-                .and_then(|f| f.number(findings, 0.0..=1.0)),
-            max_retries: fields
-                .get("max_retries")
+            max_delay: take("max_delay", findings).and_then(|f| f.duration(findings, least)),
+            factor: take("factor", findings).and_then(|f| f.number(findings, 1.0..=100.0)),
+            jitter: take("jitter", findings).and_then(|f| f.number(findings, 0.0..=1.0)),
+            max_retries: take("max_retries", findings)
                 .and_then(|f| f.small(findings, 0..=1_000_000)),
-            window: fields
-                .get("window")
+            window: take("window", findings)
                 .and_then(|f| Some((f.duration(findings, HumanDuration::from_secs(1))?, f.key_at))),
-            reset_after: fields
-                .get("reset_after")
-                .and_then(|f| f.duration(findings, least)),
-            success_codes: fields
-                .get("success_codes")
-                .and_then(|f| success_codes(f, findings)),
+            reset_after: take("reset_after", findings).and_then(|f| f.duration(findings, least)),
+            success_codes: take("success_codes", findings).and_then(|f| success_codes(f, findings)),
+            written,
         };
         if let (Some(initial), Some(max)) = (draft.initial_delay, draft.max_delay)
             && initial > max
@@ -105,6 +101,11 @@ impl RestartDraft {
         }
         fields.close(findings);
         draft
+    }
+
+    /// The fields that were written, and where.
+    pub(super) fn written(&self) -> &BTreeMap<&'static str, Span> {
+        &self.written
     }
 
     /// The policy: what was written, then what `defaults` say, then our own defaults.
@@ -191,7 +192,7 @@ fn success_codes(field: Field<'_>, findings: &mut Findings<'_>) -> Option<Vec<i3
 /// What was written of `stop`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StopDraft {
-    signal: Option<Signal>,
+    signal: Option<(Signal, Span)>,
     to: Option<(StopTarget, Span)>,
     grace_period: Option<HumanDuration>,
 }
@@ -206,7 +207,9 @@ impl StopDraft {
             return Self::default();
         };
         let draft = Self {
-            signal: fields.get("signal").and_then(|f| f.parsed(findings)),
+            signal: fields
+                .get("signal")
+                .and_then(|f| Some((f.parsed(findings)?, f.key_at))),
             to: fields.get("to").and_then(|f| {
                 let choices = [
                     ("all", StopTarget::All),
@@ -216,11 +219,16 @@ impl StopDraft {
                 Some((f.choice(findings, &choices)?, f.key_at))
             }),
             grace_period: fields
-                .get("grace_period")
+                .get_cased(findings, "grace_period")
                 .and_then(|f| f.duration(findings, HumanDuration::default())),
         };
         fields.close(findings);
         draft
+    }
+
+    /// Where the component itself names a signal.
+    pub(super) fn signal_at(&self) -> Option<Span> {
+        self.signal.map(|(_, at)| at)
     }
 
     /// Who the component itself wants to be signalled, and where it says so.
@@ -233,7 +241,7 @@ impl StopDraft {
         let own = StopPolicy::default();
         StopPolicy {
             // Without a word an image's own STOPSIGNAL holds, so no default stands here.
-            signal: self.signal.or(defaults.signal),
+            signal: self.signal.or(defaults.signal).map(|(signal, _)| signal),
             to: self.to.or(defaults.to).map_or(own.to, |(to, _)| to),
             grace_period: self
                 .grace_period

@@ -346,6 +346,19 @@ impl Problems {
         serde_json::to_value(rows.collect::<Vec<_>>()).expect("a row is plain data")
     }
 
+    /// All findings of one kind, for programs; `path` is where the file lies.
+    pub fn rows(&self, severity: Severity, path: Option<&Path>) -> Vec<Problem> {
+        let of_kind = self.findings.iter().filter(|it| it.severity == severity);
+        of_kind
+            .map(|finding| Problem {
+                file: path.map(Path::to_path_buf),
+                line: finding.line,
+                column: finding.column,
+                message: finding.one_line(),
+            })
+            .collect()
+    }
+
     /// The first error as `status` shows it, for the file at `path`; `None` without an error.
     pub fn first(&self, path: Option<&Path>) -> Option<Problem> {
         let first = self.errors().next()?;

@@ -14,6 +14,15 @@ use super::suggest;
 /// inside every container.
 pub const HOST_FROM_CONTAINER: &str = "host.flowctl.internal";
 
+/// Whether every component of a file could be read as far as its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ids {
+    /// What is not among them is not there.
+    AllKnown,
+    /// One that is not among them may be one of those that could not be read.
+    SomeUnread,
+}
+
 /// A component that others may ask about.
 #[derive(Clone, Debug)]
 pub(super) enum Peer {
@@ -36,6 +45,8 @@ pub(super) struct Resolver<'a> {
     pub component: &'a ComponentId,
     pub driver: DriverKind,
     pub peers: &'a BTreeMap<&'a str, Peer>,
+    /// Whether the peers are all that there are.
+    pub ids: Ids,
 }
 
 /// The forms of a reference, for messages.
@@ -122,6 +133,7 @@ impl Resolver<'_> {
         match self.peers.get(id) {
             Some(Peer::Known(target)) => Some(target),
             Some(Peer::Faulty) => None,
+            None if self.ids == Ids::SomeUnread => None,
             None => {
                 let fix = match findings.is_full() {
                     true => None,

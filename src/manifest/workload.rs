@@ -242,15 +242,26 @@ impl<'t> Program<'t> {
                 (Some(binary), _) => vec![binary],
                 (None, Some(command)) => command,
                 (None, None) => {
-                    let message = match image {
-                        Some(_) => "the process driver cannot run an image",
-                        None => "the component names nothing to run",
+                    let (message, fix) = match (&image, placement.forced) {
+                        (Some(_), Some(_)) => (
+                            "the process driver cannot run an image",
+                            "add `binary` or `command`, or run it as a container",
+                        ),
+                        (Some(_), None) => (
+                            "the process driver cannot run an image",
+                            "write `driver: docker`, or add the `binary` or `command` of a process",
+                        ),
+                        (None, Some(_)) => (
+                            "the component names nothing to run",
+                            "add `binary` or `command`, or run it as a container",
+                        ),
+                        (None, None) => (
+                            "the component names nothing to run",
+                            "add `binary` or `command`, or an `image` for a container",
+                        ),
                     };
-                    let fix = match placement.forced {
-                        Some(_) => "add `binary` or `command`, or run it as a container",
-                        None => "add `binary` or `command`, or an `image` for a container",
-                    };
-                    findings.error(at, message, Some(fix.to_owned()));
+                    let names = &["binary", "command", "image"];
+                    fields.missing(names, at, message, fix.to_owned());
                     return None;
                 }
             };
@@ -270,19 +281,18 @@ impl<'t> Program<'t> {
                 true => "add `image`, or use the driver `process`",
                 false => "add `image`",
             };
-            findings.error(
-                at,
-                format!("the {driver} driver needs an image"),
-                Some(fix.to_owned()),
-            );
+            let message = format!("the {driver} driver needs an image");
+            fields.missing(&["image"], at, message, fix.to_owned());
             return None;
         };
         let inside = working_dir.filter(|dir| dir.text.starts_with('/'));
         if let (Some(dir), None) = (working_dir, inside) {
-            findings.error(
+            // It is one of the host's, for the component run as a process.
+            findings.warn(
                 dir.at,
-                "`working_dir` of a container must be an absolute path",
-                None,
+                "a relative `working_dir` has no effect on a container",
+                "it starts where its image says; write an absolute path inside the image"
+                    .to_owned(),
             );
         }
         let command = match (command, binary) {

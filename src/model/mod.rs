@@ -14,6 +14,7 @@ mod ids;
 pub mod path;
 mod plan;
 mod registry;
+pub mod revision;
 mod runs;
 mod spec;
 mod state;

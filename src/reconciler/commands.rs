@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::model::{
     ComponentId, EventKind, Generation, PipelineKey, PipelineRecord, PipelineSpec, Problem, Pull,
-    ReplicaKey, RunIntent,
+    ReplicaKey, RunIntent, revision,
 };
 
 use super::core::Core;
@@ -159,11 +159,14 @@ impl Core {
 
     fn apply_one(
         &mut self,
-        spec: PipelineSpec,
+        mut spec: PipelineSpec,
         known: Option<PipelineRecord>,
         source: &Source,
     ) -> Applied {
         let key = spec.key.clone();
+        if let Some(known) = &known {
+            revision::carry(&known.spec, &mut spec);
+        }
         let live = known.as_ref().filter(|known| !known.deleting);
         let change = match live {
             None => Change::Created,

@@ -90,7 +90,7 @@ const CRATES: [(&str, &[&str]); 40] = [
     ("http_body_util", &["api", "probe", "control_plane"]),
     ("axum", &["api", "probe/tests", "control_plane"]),
     ("tower", &["api", "control_plane"]),
-    ("ring", &["manifest", "control_plane"]),
+    ("ring", &["model/revision.rs", "control_plane"]),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::{component, pipeline};
-use crate::manifest::hash;
-use crate::model::SpecHash;
+use crate::model::{SpecHash, revision};
 
 /// The hash of a process component with `extra` fields.
 fn of_process(extra: &str) -> SpecHash {
@@ -49,6 +48,8 @@ fn what_the_running_thing_is_made_of_changes_its_hash() {
         ", umask: 077",
         ", umask: 027",
         ", allow_new_privileges: true",
+        ", health_port: 80",
+        ", health_port: 81",
         ", config: {a: 1}",
         ", config: {a: \"1\"}",
     ];
@@ -90,7 +91,6 @@ fn what_applies_live_changes_no_hash() {
         ", type: other",
         ", inputs: [b]",
         ", depends_on: [{id: b, condition: started}]",
-        ", health_port: 80",
         ", probes: {liveness: {exec: [true], period: 1s}}",
         ", restart: {policy: never, jitter: 0.5}",
         ", stop: {signal: INT, grace_period: 1s}",
@@ -182,11 +182,46 @@ fn hashes_stay_the_same_over_releases() {
     }
 }
 
+/// What a running program was told of its readiness probe is part of it; what it was not told, is
+/// not.
+#[test]
+fn the_port_that_a_program_was_told_is_part_of_it() {
+    let told = of_process(", health_port: 80");
+    let probed = ", probes: {readiness: {http: {port: 80, path: /other}, period: 1s}}";
+    assert_eq!(of_process(probed), told);
+    assert_ne!(of_process(", probes: {readiness: {http: 81}}"), told);
+    assert_eq!(
+        of_process(", probes: {readiness: {tcp: 81}}"),
+        of_process("")
+    );
+    let own = ", env: {HEALTH_PORT: 9}";
+    let with_own = of_process(&format!("{own}, health_port: 80"));
+    assert_eq!(with_own, of_process(own));
+}
+
+/// The release before this one did not look at it: an upgrade restarts nothing, and an edit does.
+#[test]
+fn a_definition_that_says_the_same_keeps_the_hash_that_an_earlier_release_gave_it() {
+    let with = |port: u16| {
+        pipeline(&format!(
+            "  sources: [{{id: a, binary: x, health_port: {port}}}]\n"
+        ))
+    };
+    let mut standing = with(80);
+    let old = of_process("");
+    standing.components.get_mut("a").unwrap().hash = old.clone();
+    let (mut same, mut edited) = (with(80), with(81));
+    revision::carry(&standing, &mut same);
+    assert_eq!(same, standing);
+    revision::carry(&same, &mut edited);
+    assert_ne!(edited.components["a"].hash, old);
+}
+
 #[test]
 fn a_hash_is_recomputed_from_the_spec_alone() {
     let mut a = component("  sources: [{id: a, command: [x, y], env: {A: b}}]\n", "a");
     let hash = std::mem::replace(&mut a.hash, SpecHash::new(""));
-    assert_eq!(hash::of(&a), hash);
+    assert_eq!(revision::of(&a), hash);
     let text = hash.as_str();
     assert!(
         text.starts_with("v1:")
@@ -203,8 +238,8 @@ proptest! {
     ) {
         let mut a = component("  sources: [{id: a, command: [x]}]\n", "a");
         a.env = one.clone();
-        let first = hash::of(&a);
+        let first = revision::of(&a);
         a.env = other.clone();
-        prop_assert_eq!(first == hash::of(&a), one == other);
+        prop_assert_eq!(first == revision::of(&a), one == other);
     }
 }

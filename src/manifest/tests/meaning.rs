@@ -335,7 +335,7 @@ fn a_long_first_delay_lifts_the_longest() {
 
 #[test]
 fn inputs_and_depends_on_make_one_list_in_which_the_condition_counts() {
-    let body = "  sinks:\n    - {id: z, command: [x], inputs: [a, b], depends_on: [{id: a, condition: completed}, c]}\n  sources: [{id: a, command: [x]}, {id: b, command: [x]}, {id: c, command: [x]}]\n";
+    let body = "  sinks:\n    - {id: z, command: [x], inputs: [a, b], depends_on: [{id: a, condition: completed}, c]}\n  sources: [{id: a, command: [x], restart: never}, {id: b, command: [x]}, {id: c, command: [x]}]\n";
     let z = component(body, "z");
     let dependencies: Vec<_> = z
         .dependencies

@@ -1,9 +1,12 @@
 //! The digest that decides whether a running thing must be replaced.
 //!
-//! It covers what the user wrote that the running thing is made of, as canonical JSON, and nothing
-//! that holds a default: a later release with other defaults must restart nobody's components. So
-//! the forms below are not the model's own; a field may only ever be added to them if it is left
-//! out where it was not written.
+//! It covers what the user wrote that the running thing is made of or was told, as canonical JSON,
+//! and nothing that holds a default: a later release with other defaults must restart nobody's
+//! components. So the forms below are not the model's own; a field may only ever be added to them
+//! if it is left out where it was not written.
+//!
+//! A release may look at more than the one before. What it did not look at then is no change now:
+//! [`carry`] keeps the digest of a definition that says the same.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,9 +16,11 @@ use ring::digest;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::model::{
-    ComponentSpec, ContainerSpec, ImagePullPolicy, Port, Protocol, Resources, Rlimits,
-    SecretSource, SecretSpec, SpecHash, Umask, Volume, VolumeSource, Workload, path,
+use super::ids::SpecHash;
+use super::path;
+use super::spec::{
+    ComponentSpec, ContainerSpec, ImagePullPolicy, PipelineSpec, Port, Protocol, Resources,
+    Rlimits, SecretSource, SecretSpec, Umask, Volume, VolumeSource, Workload,
 };
 
 /// Bits of a secret's file unless the manifest says otherwise.
@@ -33,6 +38,24 @@ pub fn of(spec: &ComponentSpec) -> SpecHash {
         }
     }
     SpecHash::new(text)
+}
+
+/// Whether `new` is run by what was started from `standing`: it says nothing else about the running
+/// thing, even if an earlier release took its digest.
+pub fn is_same(standing: &ComponentSpec, new: &ComponentSpec) -> bool {
+    standing.hash == new.hash || of(standing) == new.hash
+}
+
+/// Lets the components of `new` that are the same as in `standing` keep their digests, which is what
+/// their instances bear.
+pub fn carry(standing: &PipelineSpec, new: &mut PipelineSpec) {
+    for (id, spec) in &mut new.components {
+        if let Some(standing) = standing.components.get(id)
+            && is_same(standing, spec)
+        {
+            spec.hash = standing.hash.clone();
+        }
+    }
 }
 
 /// What is hashed of a component.
@@ -63,6 +86,9 @@ struct Written<'a> {
     allow_new_privileges: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<Value>,
+    /// What HEALTH_PORT tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_port: Option<u16>,
 }
 
 impl<'a> Written<'a> {
@@ -112,6 +138,10 @@ impl<'a> Written<'a> {
             umask: Some(*umask).filter(|umask| !umask.is_default()),
             allow_new_privileges: *allow_new_privileges,
             config: config.as_ref().map(sorted),
+            // Its own variable is among its variables.
+            health_port: spec
+                .health_port()
+                .filter(|_| !env.contains_key("HEALTH_PORT")),
         }
     }
 }
