@@ -13,6 +13,8 @@
 mod backend;
 mod client;
 mod error;
+#[cfg(test)]
+mod field_effects;
 mod lines;
 mod routes;
 pub mod server;

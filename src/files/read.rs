@@ -383,10 +383,19 @@ mod tests {
     async fn a_pipe_without_a_writer_ends_at_its_deadline_or_when_it_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = pipe_in(&dir);
-        let (read, _) = reading(&path, Duration::from_millis(20)).await;
-        let error = read.unwrap_err();
+        let Ok(Opened::Pipe(Some(pipe))) = open(&path, 100, Pipes::Opened) else {
+            panic!("it is a pipe");
+        };
+        let patience = Patience {
+            deadline: Duration::from_millis(20),
+            given_up: &CancellationToken::new(),
+            tell: &|_| {},
+        };
+        let begun = Instant::now();
+        let drained = drained(pipe, 100, begun, &patience);
+        let read = until(begun, &patience, Wait::Writer, drained).await;
         assert_eq!(
-            error.to_string(),
+            read.unwrap_err().to_string(),
             "is a named pipe that nobody has written to, for 20ms"
         );
         let given_up = CancellationToken::new();

@@ -5,15 +5,15 @@
 //! [`SpecHash`](crate::model::SpecHash) differs,
 //! since that is what the planner goes by. Values that look like secrets are never shown.
 //!
-//! **How.** Both definitions are compared in their serialised form, so a field that is added to the
-//! model is compared without a line here; only names and effects are refined below.
+//! **How.** Both definitions are compared in the form and under the names that the manifest has
+//! (`wording`); a field that is added to the model is compared without a line here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::model::{ComponentId, ComponentSpec, Dependency, PipelineKey, PipelineSpec, Signal};
+use super::wording::{self, Cost, Shown};
+use crate::model::{ComponentId, ComponentSpec, PipelineKey, PipelineSpec, revision};
 
 /// What stands for a value that must not be shown.
 const HIDDEN: &str = "(hidden)";
@@ -169,18 +169,18 @@ fn component(
 /// The fields of a component that differ. Whether it restarts is decided by its hash alone; which
 /// of its fields is named as the cause is a matter of presentation.
 fn component_fields(old: &ComponentSpec, new: &ComponentSpec) -> Vec<FieldChange> {
-    let mut fields = changes(&shown(old), &shown(new));
-    for field in &mut fields {
-        field.effect = if field.path == "replicas" {
-            scale(old.replicas, new.replicas)
-        } else if old.hash == new.hash || is_live(&field.path) {
-            Effect::AppliesLive
-        } else {
-            Effect::Restarts
-        };
-    }
+    let restarts = !revision::is_same(old, new);
+    let mut fields = changes(
+        &wording::component(old),
+        &wording::component(new),
+        |cost| match cost {
+            Cost::Scales => scale(old.replicas, new.replicas),
+            Cost::Restarts if restarts => Effect::Restarts,
+            Cost::Restarts | Cost::Live => Effect::AppliesLive,
+        },
+    );
     let explained = fields.iter().any(|field| field.effect == Effect::Restarts);
-    if old.hash != new.hash && !explained {
+    if restarts && !explained {
         // The definition was hashed in a way that the shown fields do not explain: say so rather
         // than promise that nothing restarts.
         fields.push(FieldChange {
@@ -201,15 +201,6 @@ fn scale(old: u32, new: u32) -> Effect {
     }
 }
 
-/// Fields that the daemon itself acts on, so that no running instance depends on them.
-fn is_live(path: &str) -> bool {
-    let first = path.split('.').next().unwrap_or(path);
-    matches!(
-        first,
-        "probes" | "restart" | "stop" | "ready_after" | "inputs" | "depends_on" | "registration"
-    )
-}
-
 fn pipeline_fields(
     old: &PipelineSpec,
     new: &PipelineSpec,
@@ -218,7 +209,8 @@ fn pipeline_fields(
     let restarts = components
         .iter()
         .any(|component| component.effect == Effect::Restarts);
-    let mut fields = changes(&pipeline_shown(old), &pipeline_shown(new));
+    let live = |_: Cost| Effect::AppliesLive;
+    let mut fields = changes(&pipeline_shown(old), &pipeline_shown(new), live);
     for field in &mut fields {
         field.effect = if field.path == "network" && restarts {
             Effect::Restarts
@@ -229,145 +221,35 @@ fn pipeline_fields(
     fields
 }
 
-/// The leaves that differ, by path, all with the least effect.
-fn changes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<FieldChange> {
+/// The fields that differ, by path, each with the effect that its cost has here.
+fn changes(
+    old: &BTreeMap<String, Shown>,
+    new: &BTreeMap<String, Shown>,
+    effect: impl Fn(Cost) -> Effect,
+) -> Vec<FieldChange> {
     let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    paths
-        .into_iter()
-        .filter(|path| old.get(*path) != new.get(*path))
-        .map(|path| FieldChange {
+    let changed = paths.into_iter().filter_map(|path| {
+        let (from, to) = (old.get(path), new.get(path));
+        let text = |side: Option<&Shown>| side.map(|shown| shown.value.clone());
+        if text(from) == text(to) {
+            return None;
+        }
+        let costs = [from, to].into_iter().flatten();
+        let effects = costs.map(|shown| effect(shown.cost));
+        Some(FieldChange {
             path: path.clone(),
-            from: old.get(path).map(|value| masked(path, value)),
-            to: new.get(path).map(|value| masked(path, value)),
-            effect: Effect::AppliesLive,
+            from: text(from).map(|value| masked(path, &value)),
+            to: text(to).map(|value| masked(path, &value)),
+            effect: effects.max().unwrap_or(Effect::AppliesLive),
         })
-        .collect()
+    });
+    changed.collect()
 }
 
-fn pipeline_shown(spec: &PipelineSpec) -> BTreeMap<String, String> {
-    let mut leaves = BTreeMap::new();
-    flatten(&to_value(spec), String::new(), &mut leaves);
-    leaves.retain(|path, _| !path.starts_with("components") && !path.starts_with("key"));
-    leaves
-}
-
-/// The fields of a component under the names that the manifest uses, as text.
-fn shown(spec: &ComponentSpec) -> BTreeMap<String, String> {
-    let mut value = to_value(spec);
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("id");
-        fields.remove("hash");
-        fields.remove("dependencies");
-    }
-    let mut raw = BTreeMap::new();
-    flatten(&value, String::new(), &mut raw);
-    let mut leaves: BTreeMap<String, String> = raw
-        .into_iter()
-        .map(|(path, text)| (manifest_name(&path), text))
-        .collect();
-    leaves.insert("driver".to_owned(), spec.driver().to_string());
-    if let Some(number) = leaves.get("stop.signal").and_then(|text| text.parse().ok())
-        && let Some(signal) = Signal::from_number(number)
-    {
-        leaves.insert("stop.signal".to_owned(), signal.to_string());
-    }
-    if !spec.dependencies.is_empty() {
-        leaves.insert("depends_on".to_owned(), dependencies(&spec.dependencies));
-    }
-    leaves
-}
-
-fn dependencies(all: &[Dependency]) -> String {
-    let words: Vec<String> = all
-        .iter()
-        .map(|dependency| format!("{} ({})", dependency.id, dependency.condition))
-        .collect();
-    words.join(", ")
-}
-
-/// A serialised path as the manifest writes it: the workload's fields stand at the top there.
-fn manifest_name(path: &str) -> String {
-    let Some(inner) = path.strip_prefix("workload.") else {
-        return if path == "kind" {
-            "type".to_owned()
-        } else {
-            path.to_owned()
-        };
-    };
-    let field = inner
-        .split_once('.')
-        .map_or(inner, |(_driver, field)| field);
-    let field = field.strip_prefix("container.").unwrap_or(field);
-    if field == "program" {
-        "binary".to_owned()
-    } else {
-        field.to_owned()
-    }
-}
-
-fn to_value<T: Serialize>(spec: &T) -> Value {
-    serde_json::to_value(spec).expect("a definition has string keys only, so it is valid JSON")
-}
-
-/// Objects are descended into, lists are one value: an inserted argument would otherwise read as
-/// a change of all that follow.
-fn flatten(value: &Value, path: String, leaves: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Null => {}
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                flatten(field, path, leaves);
-            }
-        }
-        Value::Array(items) => {
-            leaves.insert(path, list(items));
-        }
-        Value::String(text) => {
-            leaves.insert(path, text.clone());
-        }
-        Value::Bool(_) | Value::Number(_) => {
-            leaves.insert(path, value.to_string());
-        }
-    }
-}
-
-fn list(items: &[Value]) -> String {
-    let words: Vec<String> = items
-        .iter()
-        .map(|item| match item {
-            Value::String(text) if !text.is_empty() && !text.contains([' ', ',', '"']) => {
-                text.clone()
-            }
-            Value::Object(fields) => object(fields),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => item.to_string(),
-        })
-        .collect();
-    format!("[{}]", words.join(", "))
-}
-
-fn object(fields: &serde_json::Map<String, Value>) -> String {
-    let words: Vec<String> = fields
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| match value {
-            Value::String(text) => format!("{name}: {}", masked(name, text)),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::Array(_)
-            | Value::Object(_) => format!("{name}: {value}"),
-        })
-        .collect();
-    format!("{{{}}}", words.join(", "))
+fn pipeline_shown(spec: &PipelineSpec) -> BTreeMap<String, Shown> {
+    let mut fields = wording::plain(spec);
+    fields.retain(|path, _| !path.starts_with("components") && !path.starts_with("key"));
+    fields
 }
 
 /// `value`, unless the last word of `path` or its own form says that it is a secret.
@@ -420,7 +302,8 @@ fn mask_credentials(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{
-        HumanDuration, Probe, ProbeCheck, ProcessSpec, Role, SpecHash, Workload, fixtures,
+        Dependency, HumanDuration, Probe, ProbeCheck, ProcessSpec, Role, Signal, SpecHash,
+        Workload, fixtures,
     };
 
     fn component(id: &str) -> ComponentSpec {

@@ -21,6 +21,7 @@ mod order;
 pub mod restart;
 #[cfg(test)]
 mod tests;
+mod wording;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
