@@ -29,6 +29,7 @@ mod conformance;
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
+mod inputs;
 pub mod logs;
 pub mod process;
 

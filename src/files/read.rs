@@ -52,7 +52,7 @@ impl fmt::Display for Wait {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The system refused it.
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Io(#[from] io::Error),
     /// It is a folder.
     #[error("is a directory")]
@@ -74,6 +74,19 @@ pub enum ReadError {
     /// Nobody wants it any more.
     #[error("is not wanted any more")]
     GivenUp,
+}
+
+fn in_words(error: &io::Error) -> String {
+    let is = |kind| error.kind() == kind;
+    if is(io::ErrorKind::NotFound) {
+        "does not exist: create it, or correct its path".to_owned()
+    } else if is(io::ErrorKind::PermissionDenied) {
+        "may not be read by the daemon's user".to_owned()
+    } else if is(io::ErrorKind::WouldBlock) {
+        "gives nothing to read".to_owned()
+    } else {
+        format!("cannot be read: {error}")
+    }
 }
 
 /// What a look at a file found.

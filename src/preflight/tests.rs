@@ -181,9 +181,9 @@ fn all_problems_are_told_at_once() {
     spec.ports = vec![port(taken.local_addr().unwrap().port(), Protocol::Tcp)];
     let found = problems(spec);
     let starts = [
-        "c: cannot read env_file /no/such/env",
+        "c: env_file /no/such/env does not exist",
         "c: port ",
-        "c: secret `key`: cannot read /no/such/key",
+        "c: secret `key`: /no/such/key does not exist",
         "c: working directory /no/such/folder does not exist",
     ];
     assert_eq!(found.len(), starts.len(), "{found:?}");

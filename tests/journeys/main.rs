@@ -23,6 +23,7 @@ mod folder;
 mod health;
 mod hung;
 mod images;
+mod inputs;
 mod limits;
 mod lives;
 mod logs;

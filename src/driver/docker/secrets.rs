@@ -1,12 +1,13 @@
 //! Secrets of containers: files of this host that only their component sees, mounted read-only.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::failure::{Refusal, StartFailureText};
-use crate::driver::process::{discard_secrets_dir, make_secrets_dir, read_secret};
+use super::failure::Refusal;
+use crate::driver::process::{discard_secrets_dir, make_secrets_dir};
 use crate::model::{ComponentSpec, InstanceId};
 
 /// Who reads the secrets inside the container.
@@ -48,6 +49,7 @@ pub(super) fn write(
     instance: &InstanceId,
     spec: &ComponentSpec,
     reader: Reader,
+    values: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Option<PathBuf>, Refusal> {
     if spec.secrets.is_empty() {
         return Ok(None);
@@ -60,10 +62,10 @@ pub(super) fn write(
     forget(parent, instance).map_err(failed)?;
     make_secrets_dir(&dir, 0o700).map_err(failed)?;
     for secret in &spec.secrets {
-        let value =
-            read_secret(secret).map_err(|failure| Refusal::Input(StartFailureText(failure)))?;
+        // A value was read for each of them.
+        let value = values.get(&secret.name).map_or(&[][..], Vec::as_slice);
         let path = dir.join(&secret.name);
-        write_one(&path, &value, secret.mode & 0o777, reader)
+        write_one(&path, value, secret.mode & 0o777, reader)
             .map_err(|error| Refusal::SecretWrite { path, error })?;
     }
     fs::set_permissions(&dir, Permissions::from_mode(0o555)).map_err(failed)?;

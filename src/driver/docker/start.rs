@@ -18,6 +18,7 @@ use super::mapping::{self, Parts};
 use super::secrets::{self, Reader};
 use super::sight::Seen;
 use super::{DockerDriver, dialect, evidence, identity, network, power};
+use crate::driver::inputs::Inputs;
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{
@@ -89,12 +90,16 @@ impl DockerDriver {
                 endpoint.to_string(),
             )));
         }
-        let mut variables = self.variables(launch)?;
         let token = self.token_dir(&launch.instance);
+        let image = self.image(launch, container).await?;
+        // After the image, since a pipe can be read once, and before anything is made or held: it
+        // may take as long as the user likes.
+        let inputs = Inputs::read(launch, &self.inner.hints).await;
+        let inputs = inputs.map_err(|error| DriverError::Refused(error.into()))?;
+        let mut variables = self.variables(launch, &inputs)?;
         if token.is_none() {
             variables.retain(|_, value| value != mapping::TOKEN_FILE);
         }
-        let image = self.image(launch, container).await?;
         // From here on; a pull may have taken minutes.
         let keeps_network = self.inner.making.clone().read_owned().await;
         let network = self.network(on).await?;
@@ -102,7 +107,7 @@ impl DockerDriver {
             tell(gateway);
         }
         self.make_volumes(spec).await?;
-        let secrets = self.write_secrets(launch, &image).await?;
+        let secrets = self.write_secrets(launch, &image, inputs.secrets).await?;
         let owner = &self.inner.config.owner;
         let boot = endpoint.is_local().then(evidence::boot_id).flatten();
         let labels = identity::labels(owner, launch, &image.reference, boot)
@@ -382,13 +387,15 @@ impl DockerDriver {
         &self,
         launch: &Launch,
         image: &Resolved,
+        values: BTreeMap<String, Vec<u8>>,
     ) -> Result<Option<PathBuf>, DriverError> {
         let user = launch.spec.user.as_deref().or(image.user.as_deref());
         let reader = Reader::of(user);
         let parent = self.inner.secrets.clone();
         let (instance, spec) = (launch.instance.clone(), launch.spec.clone());
-        let written =
-            tokio::task::spawn_blocking(move || secrets::write(&parent, &instance, &spec, reader));
+        let written = tokio::task::spawn_blocking(move || {
+            secrets::write(&parent, &instance, &spec, reader, &values)
+        });
         let written = written
             .await
             .map_err(|error| unreachable(OPERATION, error))?;
@@ -396,14 +403,16 @@ impl DockerDriver {
     }
 
     /// The variables of a new container; later sources win.
-    fn variables(&self, launch: &Launch) -> Result<BTreeMap<String, String>, DriverError> {
+    fn variables(
+        &self,
+        launch: &Launch,
+        inputs: &Inputs,
+    ) -> Result<BTreeMap<String, String>, DriverError> {
         let spec = &launch.spec;
         let mut variables = launch.injected.clone();
-        let given = given_variables(spec)
+        let given = given_variables(spec, &inputs.variables)
             .map_err(|failure| refuse(Refusal::Input(StartFailureText(failure))))?;
-        for (name, value) in given {
-            variables.insert(name, String::from_utf8_lossy(&value).into_owned());
-        }
+        variables.extend(given);
         for (name, value) in &spec.env {
             let value = ComponentSpec::for_replica(value, launch.instance.replica.replica);
             variables.insert(name.clone(), value);

@@ -11,7 +11,7 @@ use crate::model::{ComponentSpec, ProcessSpec, Workload};
 
 use super::Site;
 use super::account::Account;
-use super::environment::{self, Marks};
+use super::environment::{self, FromFiles, Marks};
 use super::failure::Refusal;
 use super::weigh::{Item, Overweight, Scales, is_path_length};
 use super::wire::{Credentials, Limits, NewPrivileges, Program, StringList};
@@ -38,18 +38,25 @@ impl Context {
     /// The context of the instance that `launch` starts, or has started.
     ///
     /// # Errors
-    /// When its user or a file of variables is not there.
+    /// When its user is not there, or its limits are beyond this daemon's.
     pub(super) fn of(
         site: &Site,
         launch: &Launch,
         account: Option<Account>,
         marks: &Marks<'_>,
+        from_files: &FromFiles,
     ) -> Result<Self, Refusal> {
         let spec = &launch.spec;
         let process = process_of(spec)?;
         let inheritance = &site.inheritance;
         Ok(Self {
-            variables: environment::of_instance(launch, inheritance, account.as_ref(), marks)?,
+            variables: environment::of_instance(
+                launch,
+                inheritance,
+                account.as_ref(),
+                marks,
+                from_files,
+            ),
             working_dir: working_dir(process, launch.instance.replica.replica),
             limits: limits(spec, site.open_files)?,
             umask: spec.umask.bits(),

@@ -9,7 +9,6 @@ use crate::driver::Launch;
 use crate::model::ComponentSpec;
 
 use super::account::{Account, Login};
-use super::failure::Refusal;
 
 /// Variables of the daemon that every process gets.
 const INHERITED: [&str; 4] = ["PATH", "LANG", "TZ", "TMPDIR"];
@@ -137,42 +136,39 @@ pub(super) struct Marks<'a> {
     pub(super) secrets: Option<&'a Path>,
 }
 
+/// Variables that files give, in their order.
+pub(super) type FromFiles = [(String, Vec<u8>)];
+
 /// The variables that are known before there is an instance; later sources win.
-///
-/// # Errors
-/// When a file of variables cannot be read.
 pub(super) fn of_component(
     spec: &ComponentSpec,
     replica: u32,
     injected: &BTreeMap<String, String>,
     inheritance: &Inheritance,
     account: Option<&Account>,
-) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
+    from_files: &FromFiles,
+) -> BTreeMap<String, Vec<u8>> {
     let mut variables = inheritance.base(account);
     variables.extend(inheritance.named(&spec.inherit_env, account));
     for (name, value) in injected {
         variables.insert(name.clone(), value.clone().into());
     }
-    for path in &spec.env_file {
-        variables.extend(env_file(path)?);
-    }
+    variables.extend(from_files.iter().cloned());
     for (name, value) in &spec.env {
         let value = ComponentSpec::for_replica(value, replica);
         variables.insert(name.clone(), value.into());
     }
-    Ok(variables)
+    variables
 }
 
 /// The variables of an instance.
-///
-/// # Errors
-/// When a file of variables cannot be read.
 pub(super) fn of_instance(
     launch: &Launch,
     inheritance: &Inheritance,
     account: Option<&Account>,
     marks: &Marks<'_>,
-) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
+    from_files: &FromFiles,
+) -> BTreeMap<String, Vec<u8>> {
     let replica = launch.instance.replica.replica;
     let mut variables = of_component(
         &launch.spec,
@@ -180,7 +176,8 @@ pub(super) fn of_instance(
         &launch.injected,
         inheritance,
         account,
-    )?;
+        from_files,
+    );
     // The marks stand above all: without them what an instance forked could not be found.
     let own = [
         (MARK, Some(launch.instance.to_string().into())),
@@ -196,49 +193,27 @@ pub(super) fn of_instance(
             variables.insert(name.to_owned(), value.as_bytes().to_vec());
         }
     }
-    Ok(variables)
+    variables
 }
 
-/// The variables that `inherit_env` and `env_file` name; later sources win.
-///
-/// # Errors
-/// When a file of variables cannot be read.
-pub(super) fn given(spec: &ComponentSpec) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
+/// The variables that `inherit_env` and env files name; later sources win.
+pub(super) fn given(spec: &ComponentSpec, from_files: &FromFiles) -> BTreeMap<String, Vec<u8>> {
     let mut variables = Inheritance::of_this_process().named(&spec.inherit_env, None);
-    for path in &spec.env_file {
-        variables.extend(env_file(path)?);
-    }
-    Ok(variables)
+    variables.extend(from_files.iter().cloned());
+    variables
 }
 
 /// What a container is given of its files, its manifest and the daemon's own.
-///
-/// # Errors
-/// When a file of variables cannot be read.
 pub(super) fn for_container(
     spec: &ComponentSpec,
     inheritance: &Inheritance,
-) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
+    from_files: &FromFiles,
+) -> BTreeMap<String, Vec<u8>> {
     let mut variables = inheritance.named(&spec.inherit_env, None);
-    for path in &spec.env_file {
-        variables.extend(env_file(path)?);
-    }
+    variables.extend(from_files.iter().cloned());
     let own = spec.env.iter();
     variables.extend(own.map(|(name, value)| (name.clone(), value.clone().into())));
-    Ok(variables)
-}
-
-/// Whether a file of variables can be read, without waiting for it.
-///
-/// # Errors
-/// Those of a start.
-pub(super) fn check_file(path: &Path) -> Result<(), Refusal> {
-    // Opening a pipe would wait for its writer.
-    let waits = std::fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir());
-    if waits {
-        return Ok(());
-    }
-    env_file(path).map(drop)
+    variables
 }
 
 /// Whether `name` is one of `patterns`, which may end in `*`.
@@ -249,37 +224,6 @@ fn is_named(patterns: &[String], name: &str) -> bool {
             Some(prefix) => name.starts_with(prefix),
             None => pattern == name,
         })
-}
-
-/// The variables of a file of `NAME=value` lines; `#` starts a comment, `export` and quotes around
-/// a value are dropped, nothing is expanded.
-pub(super) fn env_file(path: &Path) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
-    let text = std::fs::read_to_string(path).map_err(|error| Refusal::EnvFile {
-        path: path.to_owned(),
-        error,
-    })?;
-    let mut variables = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let (name, value) = line
-            .split_once('=')
-            .map(|(name, value)| (name.trim(), value.trim()))
-            .filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
-            .ok_or_else(|| Refusal::EnvFileLine {
-                path: path.to_owned(),
-                line: index + 1,
-            })?;
-        let value = ['"', '\'']
-            .iter()
-            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
-            .unwrap_or(value);
-        variables.push((name.to_owned(), value.into()));
-    }
-    Ok(variables)
 }
 
 #[cfg(test)]
@@ -368,21 +312,5 @@ mod tests {
         assert!(is_named(&patterns, "AWS_REGION"));
         assert!(is_named(&patterns, "TOKEN"));
         assert!(!is_named(&patterns, "TOKEN_2"));
-    }
-
-    #[test]
-    fn an_env_file_is_read_line_by_line_and_a_bad_line_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("env");
-        std::fs::write(&path, "# note\nA=1\nexport B=\"x y\"\nC='a=b'\n\nD=\n").unwrap();
-        let read = env_file(&path).unwrap();
-        let pairs: Vec<_> = read
-            .iter()
-            .map(|(name, value)| (name.as_str(), str::from_utf8(value).unwrap()))
-            .collect();
-        assert_eq!(pairs, [("A", "1"), ("B", "x y"), ("C", "a=b"), ("D", "")]);
-        std::fs::write(&path, "A=1\nnonsense\n").unwrap();
-        let message = env_file(&path).unwrap_err().to_string();
-        assert!(message.contains("line 2"), "{message}");
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::driver::inputs::InputError;
 use crate::model::{ComponentSpec, StartFailure, Workload};
 
 use super::program::{Fault, Unfit};
@@ -35,25 +36,10 @@ pub(super) enum Refusal {
     UserNotPermitted(String),
     #[error("cannot look up user `{user}`: {error}")]
     UserLookup { user: String, error: io::Error },
-    #[error("cannot read env_file {}: {error}", path.display())]
-    EnvFile { path: PathBuf, error: io::Error },
-    #[error(
-        "env_file {}, line {line}: write NAME=value",
-        path.display()
-    )]
-    EnvFileLine { path: PathBuf, line: usize },
-    #[error("secret `{name}`: cannot read {}: {error}", path.display())]
-    SecretFile {
-        name: String,
-        path: PathBuf,
-        error: io::Error,
-    },
-    #[error(
-        "secret `{name}`: the daemon has no variable {variable}: set it and start the daemon again"
-    )]
-    SecretVariable { name: String, variable: String },
-    #[error("secret `{0}`: a secret's name must be a plain file name")]
-    SecretName(String),
+    #[error(transparent)]
+    Input(InputError),
+    #[error("variable {0} is not UTF-8 text, and an engine takes nothing else: write it as text")]
+    NotText(String),
     #[error("secret `{name}`: cannot write it to {}: {error}", path.display())]
     SecretWrite {
         name: String,
@@ -121,10 +107,8 @@ impl Refusal {
             Self::NoSuchGroup(_) => "NoSuchGroup",
             Self::UserNotPermitted(_) | Self::User { .. } => "UserNotPermitted",
             Self::UserLookup { .. } => "UserLookupFailed",
-            Self::EnvFile { .. } => "EnvFileUnreadable",
-            Self::EnvFileLine { .. } => "EnvFileInvalid",
-            Self::SecretFile { .. } | Self::SecretVariable { .. } => "SecretMissing",
-            Self::SecretName(_) => "SecretNameInvalid",
+            Self::Input(error) => error.reason(),
+            Self::NotText(_) => "VariableNotText",
             Self::SecretWrite { .. } | Self::NoSecretsPlace(_) => "SecretNotWritable",
             Self::StateDir { .. } => "StateDirNotWritable",
             Self::ExecNotFound { .. } => "ExecNotFound",

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::driver::inputs::{Glance, check_secret};
 use crate::model::{ComponentSpec, ProcessSpec, SecretSource, StartFailure, Workload};
 
 use super::account::{self, Account};
 use super::context::{self, Context, OpenFiles};
-use super::environment::{self, Inheritance};
+use super::environment::{self, FromFiles, Inheritance};
 use super::failure::Refusal;
 use super::program;
-use super::secrets;
 
 /// Whether a program can be executed as its context has it: its directory, then its file.
 ///
@@ -58,24 +58,21 @@ fn can_be_entered(dir: &Path) -> Result<(), Refusal> {
 /// Everything that a start of `spec` here would refuse. Reads files and the host's users, and
 /// waits for nothing else.
 pub fn foresee(spec: &ComponentSpec, inheritance: &Inheritance) -> Vec<StartFailure> {
-    let mut refusals = Vec::new();
-    let mut readable = spec.clone();
-    readable.env_file.retain(|path| {
-        let found = environment::check_file(path);
-        let is_good = found.is_ok();
-        refusals.extend(found.err());
-        is_good
-    });
+    let glance = Glance::at_env_files(spec);
+    let mut refusals: Vec<Refusal> = glance.errors.into_iter().map(Refusal::Input).collect();
     for secret in &spec.secrets {
-        refusals.extend(secrets::check(secret).err());
+        refusals.extend(check_secret(secret).err().map(Refusal::Input));
     }
+    let from_files = &glance.variables[..];
     match &spec.workload {
-        Workload::Process(process) => of_process(&readable, process, inheritance, &mut refusals),
+        Workload::Process(process) => {
+            of_process(spec, process, inheritance, from_files, &mut refusals)
+        }
         // What is inside of an image is the engine's to know; what it is given is not.
         Workload::Docker(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => {
-            let variables = environment::for_container(&readable, inheritance);
-            let weighed = variables.and_then(|all| context::weigh(&[], &all, Path::new("/")));
-            refusals.extend(weighed.err());
+            let variables = environment::for_container(spec, inheritance, from_files);
+            refusals.extend(context::weigh(&[], &variables, Path::new("/")).err());
+            refusals.extend(not_text(&variables));
         }
     }
     let mut failures: Vec<StartFailure> = Vec::new();
@@ -87,10 +84,18 @@ pub fn foresee(spec: &ComponentSpec, inheritance: &Inheritance) -> Vec<StartFail
     failures
 }
 
+/// The first variable that is no text, which is all that an engine takes.
+fn not_text(variables: &BTreeMap<String, Vec<u8>>) -> Option<Refusal> {
+    let mut all = variables.iter();
+    let (name, _) = all.find(|(_, value)| str::from_utf8(value).is_err())?;
+    Some(Refusal::NotText(name.clone()))
+}
+
 fn of_process(
     spec: &ComponentSpec,
     process: &ProcessSpec,
     inheritance: &Inheritance,
+    from_files: &FromFiles,
     refusals: &mut Vec<Refusal>,
 ) {
     refusals.extend(context::limits(spec, OpenFiles::of_this_process()).err());
@@ -102,14 +107,8 @@ fn of_process(
     for replica in distinct_replicas(spec, process) {
         let injected = BTreeMap::new();
         let account = account.as_ref();
-        let variables = environment::of_component(spec, replica, &injected, inheritance, account);
-        let variables = match variables {
-            Ok(variables) => variables,
-            Err(refusal) => {
-                refusals.push(refusal);
-                continue;
-            }
-        };
+        let variables =
+            environment::of_component(spec, replica, &injected, inheritance, account, from_files);
         let argv = context::argv(process, replica);
         let dir = context::working_dir(process, replica);
         let path = variables.get("PATH").map_or(&[][..], Vec::as_slice);
@@ -146,6 +145,15 @@ pub fn remarks(spec: &ComponentSpec, inheritance: &Inheritance) -> Vec<String> {
             )
         })
         .collect();
+    for (path, literal) in Glance::at_env_files(spec).literals {
+        remarks.push(format!(
+            "env_file {}, line {}: the `$` in {} is kept as it is written, since nothing is expanded: \
+             put it in single quotes if that is meant",
+            path.display(),
+            literal.line,
+            literal.name
+        ));
+    }
     if let Workload::Process(process) = &spec.workload {
         remarks.extend(raised_rights(spec, process, inheritance));
     }
@@ -166,7 +174,9 @@ fn raised_rights(
     let account = context::account_of(spec).ok()?;
     let account = account.as_ref();
     let injected = BTreeMap::new();
-    let variables = environment::of_component(spec, 0, &injected, inheritance, account).ok()?;
+    let glance = Glance::at_env_files(spec);
+    let variables =
+        environment::of_component(spec, 0, &injected, inheritance, account, &glance.variables);
     let path = variables.get("PATH").map_or(&[][..], Vec::as_slice);
     let argv = context::argv(process, 0);
     let dir = context::working_dir(process, 0);

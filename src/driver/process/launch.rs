@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::driver::Launch;
+use crate::driver::inputs::{Glance, Inputs};
 use crate::model::{InstanceId, Probe, ProbeCheck, Probes};
 
 use super::Site;
@@ -26,19 +27,21 @@ pub(super) struct Prepared {
 
 /// Makes the instance's file and the request for its shim. Only files are touched: what is left of a
 /// failed try is removed with that one.
-pub(super) fn prepare(site: &Site, launch: &Launch) -> Result<Prepared, Refusal> {
+pub(super) fn prepare(site: &Site, launch: &Launch, inputs: &Inputs) -> Result<Prepared, Refusal> {
     let spec = &launch.spec;
     let process = context::process_of(spec)?;
     let account = context::account_of(spec)?;
     let file = site.file_of(&launch.instance);
     make_file(site, launch, &file)?;
     let owner = account.as_ref().map(|who| (who.uid, who.gid));
-    let secrets = site.secrets.write(&launch.instance, spec, owner)?;
+    let secrets = site
+        .secrets
+        .write(&launch.instance, spec, owner, &inputs.secrets)?;
     let marks = Marks {
         file: &file,
         secrets: secrets.as_deref(),
     };
-    let context = Context::of(site, launch, account, &marks)?;
+    let context = Context::of(site, launch, account, &marks, &inputs.variables)?;
     let groups = site
         .groups
         .make(&launch.instance, &spec.resources)
@@ -82,7 +85,10 @@ pub(super) fn context(site: &Site, launch: &Launch) -> Result<Arc<Context>, Refu
         file: &file,
         secrets: secrets.as_deref(),
     };
-    let context = Arc::new(Context::of(site, launch, account, &marks)?);
+    let glance = Glance::at_env_files(&launch.spec);
+    let from_files = glance.complete().map_err(Refusal::Input)?;
+    let context = Context::of(site, launch, account, &marks, &from_files)?;
+    let context = Arc::new(context);
     site.keep_context(&launch.instance, context.clone());
     Ok(context)
 }

@@ -29,7 +29,7 @@ use crate::driver::{
     Scope, Started,
 };
 use crate::model::{
-    ComponentSpec, DriverKind, InstanceId, Limit, SecretSpec, Sighting, StartFailure, StopPolicy,
+    ComponentSpec, DriverKind, InstanceId, Limit, Sighting, StartFailure, StopPolicy,
 };
 
 mod account;
@@ -86,16 +86,20 @@ pub(super) fn secrets_place(dir: &Path) -> PathBuf {
     secrets::Place::find(dir).dir().to_owned()
 }
 
-/// The value of a secret.
-pub(super) fn read_secret(secret: &SecretSpec) -> Result<Vec<u8>, StartFailure> {
-    secrets::read(secret).map_err(StartFailure::from)
-}
-
-/// The variables that a component's files and the daemon's own environment give it.
+/// The variables that a component's files and the daemon's own environment give it, as text.
+///
+/// # Errors
+/// When one of them is none, which an engine does not take.
 pub(super) fn given_variables(
     spec: &ComponentSpec,
-) -> Result<BTreeMap<String, Vec<u8>>, StartFailure> {
-    environment::given(spec).map_err(StartFailure::from)
+    from_files: &[(String, Vec<u8>)],
+) -> Result<BTreeMap<String, String>, StartFailure> {
+    let given = environment::given(spec, from_files).into_iter();
+    let texts = given.map(|(name, value)| match String::from_utf8(value) {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(failure::Refusal::NotText(name).into()),
+    });
+    texts.collect()
 }
 
 /// Where a process driver keeps things.

@@ -1,19 +1,17 @@
 //! Secrets of a component: files that only it can read, in memory where the host has a place for
 //! that, gone with the instance. Their values are in no state, no log and no environment.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::model::{ComponentSpec, InstanceId, SecretSource, SecretSpec};
+use crate::model::{ComponentSpec, InstanceId, SecretSpec};
 
 use super::failure::Refusal;
 use super::text::hash;
-
-/// The largest secret; Kubernetes' limit.
-const MAX_SECRET: u64 = 1 << 20;
 
 /// Where the secrets of all instances of one state directory lie.
 #[derive(Clone, Debug)]
@@ -98,6 +96,7 @@ impl Place {
         instance: &InstanceId,
         spec: &ComponentSpec,
         owner: Option<(u32, u32)>,
+        values: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Option<PathBuf>, Refusal> {
         if spec.secrets.is_empty() {
             return Ok(None);
@@ -115,7 +114,9 @@ impl Place {
         // Others may pass through to what is theirs, and list nothing.
         make(&dir, 0o711).map_err(failed)?;
         for secret in &spec.secrets {
-            write_one(&dir, secret, owner)?;
+            // A value was read for each of them.
+            let value = values.get(&secret.name).map_or(&[][..], Vec::as_slice);
+            write_one(&dir, secret, value, owner)?;
         }
         if let Some((uid, gid)) = owner {
             chown(&dir, Some(uid), Some(gid)).map_err(failed)?;
@@ -194,8 +195,12 @@ pub(in crate::driver) fn discard(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Result<(), Refusal> {
-    let value = read(secret)?;
+fn write_one(
+    dir: &Path,
+    secret: &SecretSpec,
+    value: &[u8],
+    owner: Option<(u32, u32)>,
+) -> Result<(), Refusal> {
     let path = dir.join(&secret.name);
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()
@@ -203,7 +208,7 @@ fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Resu
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
-        file.write_all(&value)?;
+        file.write_all(value)?;
         if let Some((uid, gid)) = owner {
             chown(&path, Some(uid), Some(gid))?;
         }
@@ -214,57 +219,6 @@ fn write_one(dir: &Path, secret: &SecretSpec, owner: Option<(u32, u32)>) -> Resu
         path,
         error,
     })
-}
-
-/// The value of a secret, after its name was checked.
-pub(super) fn read(secret: &SecretSpec) -> Result<Vec<u8>, Refusal> {
-    let plain = Path::new(&secret.name).file_name() == Some(secret.name.as_ref());
-    if !plain || secret.name.contains('\0') {
-        return Err(Refusal::SecretName(secret.name.clone()));
-    }
-    match &secret.source {
-        SecretSource::File(path) => read_limited(path).map_err(|error| Refusal::SecretFile {
-            name: secret.name.clone(),
-            path: path.clone(),
-            error,
-        }),
-        SecretSource::Env(variable) => {
-            use std::os::unix::ffi::OsStringExt;
-            let value = std::env::var_os(variable).ok_or_else(|| Refusal::SecretVariable {
-                name: secret.name.clone(),
-                variable: variable.clone(),
-            })?;
-            Ok(value.into_vec())
-        }
-    }
-}
-
-/// Whether a secret can be read, without waiting for it.
-///
-/// # Errors
-/// Those of [`read`].
-pub(super) fn check(secret: &SecretSpec) -> Result<(), Refusal> {
-    // Opening a pipe would wait for its writer.
-    if let SecretSource::File(path) = &secret.source
-        && fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir())
-    {
-        return Ok(());
-    }
-    read(secret).map(drop)
-}
-
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    let mut value = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_SECRET + 1)
-        .read_to_end(&mut value)?;
-    if value.len() as u64 > MAX_SECRET {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "larger than 1 MiB",
-        ));
-    }
-    Ok(value)
 }
 
 fn is_memory(dir: &Path) -> bool {

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::driver::inputs::Inputs;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{Handle, InstanceId, Life, ProcessIdentity, StartFailure, Timestamp};
 
@@ -103,6 +104,11 @@ impl ProcessDriver {
 
     async fn launch(&self, launch: &Launch) -> Result<Started, DriverError> {
         let operation = "start an instance";
+        // Before anything is made, and without a permit: it may take as long as the user likes.
+        let inputs = match Inputs::read(launch, &self.hints).await {
+            Ok(inputs) => inputs,
+            Err(error) => return Err(self.refuse(launch, error.into()).await),
+        };
         let permit = self
             .launches
             .acquire()
@@ -110,7 +116,7 @@ impl ProcessDriver {
             .map_err(|error| unreachable(operation, error))?;
         let wanted = launch.clone();
         let prepared = self
-            .blocking(operation, move |site, _| Ok(begin(site, &wanted)))
+            .blocking(operation, move |site, _| Ok(begin(site, &wanted, &inputs)))
             .await?;
         let (control, prepared) = match prepared {
             Ok(begun) => begun,
@@ -264,9 +270,13 @@ impl Drop for Starting<'_> {
 }
 
 /// Makes the file and asks for a shim; answers where to speak with it, and what to say.
-pub(super) fn begin(site: &Site, launch: &Launch) -> Result<(StdUnixStream, Prepared), Refusal> {
+pub(super) fn begin(
+    site: &Site,
+    launch: &Launch,
+    inputs: &Inputs,
+) -> Result<(StdUnixStream, Prepared), Refusal> {
     let server = site.server.as_ref().ok_or(Refusal::OnlyLooks)?;
-    let prepared = launch::prepare(site, launch)?;
+    let prepared = launch::prepare(site, launch, inputs)?;
     let open = || -> io::Result<StdUnixStream> {
         let (ours, theirs) = StdUnixStream::pair()?;
         server.launch(Duty::Instance, theirs.as_fd())?;

@@ -4,6 +4,7 @@ use super::super::start::begin;
 use super::super::wire::Reply;
 use super::*;
 use crate::driver::conformance::eventually;
+use crate::driver::inputs::Inputs;
 
 /// What the driver says of `launch`, in boot `boot_id`.
 fn describe(launch: &Launch, boot_id: &str) -> record::Description {
@@ -107,7 +108,7 @@ async fn a_launch_without_the_drivers_word_starts_nothing() {
     let stage = ProcessStage::new();
     let flag = stage.path("started");
     let launch = launch(spec("wordless", "touch", &[&flag]), 1);
-    let (control, prepared) = begin(&stage.driver.site, &launch).unwrap();
+    let (control, prepared) = begin(&stage.driver.site, &launch, &Inputs::default()).unwrap();
     control.set_nonblocking(false).unwrap();
     std::io::Write::write_all(&mut &control, &prepared.request).unwrap();
     let mut reply = [0; Reply::SIZE];
