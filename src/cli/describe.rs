@@ -203,9 +203,17 @@ fn identity(replica: &ReplicaStatus, text: &mut String) {
     let pid = replica.pid.map(|pid| pid.to_string());
     let instance = replica.instance.as_ref().map(ToString::to_string);
     let spec = replica.spec.as_ref().map(ToString::to_string);
+    let container = replica
+        .container
+        .as_ref()
+        .map(|id| match &replica.instance {
+            // By that name it is known to its engine.
+            Some(instance) => format!("{} ({id})", instance.replica.container_name()),
+            None => id.clone(),
+        });
     for (name, value) in [
         ("pid", pid.as_ref()),
-        ("container", replica.container.as_ref()),
+        ("container", container.as_ref()),
         ("instance", instance.as_ref()),
         ("spec", spec.as_ref()),
     ] {

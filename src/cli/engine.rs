@@ -1,5 +1,7 @@
 //! What was typed about the container engine, as the daemon takes it.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::daemon::{EngineChoice, Privileged};
@@ -16,10 +18,19 @@ pub struct Engine {
         value_name = "unix://PATH|tcp://HOST:PORT"
     )]
     pub docker_host: Option<String>,
-    /// Let files ask for containers that can take over this host: privileged ones, its namespaces,
-    /// the engine's own socket
+    /// Let files ask for containers that can take over this host: its network, the engine's own
+    /// socket, any mount
     #[arg(long, env = "FLOWCTL_ALLOW_PRIVILEGED")]
     pub allow_privileged: bool,
+    /// Let containers write below these folders of this host, beside that of their manifest
+    #[arg(
+        long,
+        env = "FLOWCTL_ALLOW_MOUNTS",
+        value_name = "FOLDER",
+        value_delimiter = ',',
+        value_parser = folder
+    )]
+    pub allow_mounts: Vec<PathBuf>,
 }
 
 impl Engine {
@@ -27,11 +38,22 @@ impl Engine {
     pub(super) fn chosen(&self) -> EngineChoice {
         EngineChoice {
             host: self.docker_host.clone(),
+            allowed_mounts: self.allow_mounts.clone(),
             privileged: if self.allow_privileged {
                 Privileged::Allowed
             } else {
                 Privileged::Refused
             },
         }
+    }
+}
+
+/// A folder as the daemon can find it from wherever it runs.
+fn folder(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("write the whole path, from `/` on".to_owned())
     }
 }

@@ -1,6 +1,6 @@
 //! The daemon as the API sees it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ impl api::Backend for Backend {
         let running = Running::all(&self.owner.snapshots().borrow());
         let kept = self.before_port(&specs, &running).await;
         obstacles.extend(kept.iter().flat_map(Kept::problems).map(whole));
-        obstacles.extend(self.before_containers(&specs, &running).await);
+        obstacles.extend(self.before_containers(loaded, &running).await);
         let looked = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().collect();
             preflight::preflight(&specs, &running, &Inheritance::of_this_process())
@@ -243,13 +243,21 @@ impl Backend {
     }
 
     /// What would keep containers from starting.
-    async fn before_containers(&self, specs: &[PipelineSpec], running: &[Running]) -> Vec<Problem> {
+    async fn before_containers(&self, loaded: &[Loaded], running: &[Running]) -> Vec<Problem> {
         let mut obstacles = Vec::new();
-        for component in preflight::to_start(specs, running) {
+        let mut to_start: Vec<(&ComponentSpec, Option<&Path>)> = Vec::new();
+        for loaded in loaded {
+            let file = loaded.source.file.as_deref();
+            for component in preflight::to_start(&loaded.pipelines, running) {
+                to_start.push((component, file));
+            }
+        }
+        for (component, file) in to_start {
             let Workload::Docker(container) = &component.workload else {
                 continue;
             };
-            let Err(found) = self.docker.look_ahead(container).await else {
+            let looked = self.docker.look_ahead(component, container, file).await;
+            let Err(found) = looked else {
                 continue;
             };
             obstacles.push(whole(format!("{}: {found}", component.id)));

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint};
-use crate::model::{ComponentSpec, DriverKind, ExitStatus, InstanceId, PipelineSpec, Workload};
-use crate::probe::{Addresses, Ended, Ending, Host, Inside, NotBegun};
+use crate::model::{DriverKind, ExitStatus, InstanceId, PipelineSpec, Workload};
+use crate::probe::{Ended, Ending, Inside, NotBegun};
 use crate::reconciler::Kept;
 use crate::store::{self, Recovery};
 
@@ -40,6 +40,8 @@ pub struct EngineChoice {
     pub host: Option<String>,
     /// Whether files may ask for containers that can take over the host.
     pub privileged: Privileged,
+    /// Folders of this host, beside that of its manifest, below which a component may write.
+    pub allowed_mounts: Vec<PathBuf>,
 }
 
 impl Default for EngineChoice {
@@ -48,6 +50,7 @@ impl Default for EngineChoice {
         Self {
             host: None,
             privileged: Privileged::Refused,
+            allowed_mounts: Vec::new(),
         }
     }
 }
@@ -101,6 +104,7 @@ fn driver(
         state_dir: state_dir.to_owned(),
         owner: owner(state_dir)?,
         privileged: choice.privileged,
+        allowed_mounts: choice.allowed_mounts.clone(),
         conduct,
     };
     Ok(DockerDriver::new(config, clock.clone()))
@@ -178,20 +182,6 @@ pub(super) fn left_behind(
         return Ok(None);
     }
     onlooker(state_dir, &choice, clock).map(Some)
-}
-
-/// Where the ports that an instance is probed at are reached from this host.
-pub(super) fn addresses(
-    docker: &DockerDriver,
-    instance: &InstanceId,
-    spec: &ComponentSpec,
-) -> Addresses {
-    if spec.driver() != DriverKind::Docker {
-        return Addresses::Host(Host::Loopback);
-    }
-    let ports = spec.probes.ports();
-    let reached = ports.filter_map(|port| Some((port, docker.reach(instance, port)?)));
-    Addresses::Each(reached.collect())
 }
 
 /// The containers of an engine, for those who only know them as somebody's.

@@ -8,6 +8,7 @@
 //! components running; only `down` ends them.
 
 mod alone;
+mod answers;
 mod backend;
 mod control;
 pub mod defect;
@@ -252,7 +253,7 @@ impl Daemon {
                 let (process, injection) = (Arc::clone(&process), Arc::clone(&injection));
                 let docker = Arc::clone(&docker);
                 Box::new(move |instance, spec| Target {
-                    addresses: engine::addresses(&docker, instance, spec),
+                    ports: answers::ports(&process, &docker, instance, spec.driver()),
                     exec: match spec.driver() {
                         DriverKind::Process => {
                             let beside = Beside {

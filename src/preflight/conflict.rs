@@ -1,11 +1,53 @@
 //! Whether the ports of a component are free for it.
 
+use std::net::IpAddr;
+
 use crate::model::{
-    ComponentId, ComponentSpec, InstanceId, PipelineKey, PipelineSpec, Port, Protocol,
+    ComponentId, ComponentSpec, HttpTarget, InstanceId, PipelineKey, PipelineSpec, Port,
+    ProbeCheck, Probes, Protocol,
 };
 
 use super::ports::{Holder, on_host};
 use super::{List, Running, Trouble, World};
+
+/// The ports that a component needs: those that it names, and those that it will be asked at.
+pub(super) fn needed(spec: &ComponentSpec) -> Vec<Port> {
+    let mut needed = spec.ports.clone();
+    for number in asked_here(&spec.probes) {
+        let is_known =
+            |port: &Port| port.protocol == Protocol::Tcp && port.container_port == number;
+        if !needed.iter().any(is_known) {
+            needed.push(Port {
+                name: None,
+                container_port: number,
+                host_port: None,
+                host_ip: None,
+                protocol: Protocol::Tcp,
+            });
+        }
+    }
+    needed
+}
+
+/// The ports at which probes ask the component itself. An HTTP probe may name another machine.
+fn asked_here(probes: &Probes) -> impl Iterator<Item = u16> {
+    let all = [&probes.startup, &probes.readiness, &probes.liveness];
+    let checks = all.into_iter().flatten().map(|probe| &probe.check);
+    checks.filter_map(|check| match check {
+        ProbeCheck::Http(HttpTarget { host, port, .. }) => {
+            let is_here = host.as_deref().is_none_or(is_loopback);
+            is_here.then_some(*port)
+        }
+        ProbeCheck::Grpc { port, .. } | ProbeCheck::Tcp { port } => Some(*port),
+        ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => None,
+    })
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = bare.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}
 
 const HINT: &str = "stop that, or give this component another port";
 
@@ -28,7 +70,7 @@ impl World<'_> {
             Protocol::Sctp => return,
         };
         let subject = || format!("port {number}/{protocol}");
-        let twin = wanted_before(self.pipelines, list.pipeline, port.protocol, number);
+        let twin = wanted_before(self.pipelines, list.pipeline, spec, port.protocol, number);
         if let Some((pipeline, component)) = twin {
             let what = format!("is wanted by {component} of pipeline {pipeline}, too");
             list.add(Some(Trouble::new(what, HINT)), subject);
@@ -83,25 +125,39 @@ fn holds(own: &Running, number: u16, holders: &[Holder]) -> bool {
     }
 }
 
-/// Which component of a pipeline before `this` one wants the same port. Within one pipeline the
-/// manifest's own check has told.
+/// Which component of a pipeline before `this` one wants the same port, or which one before `spec`
+/// in the same pipeline. Of two that name a port of one pipeline the manifest's own check has told.
 fn wanted_before<'a>(
     pipelines: &[&'a PipelineSpec],
     this: &PipelineKey,
+    spec: &ComponentSpec,
     protocol: Protocol,
     number: u16,
 ) -> Option<(&'a PipelineKey, &'a ComponentId)> {
-    let before = pipelines.iter().take_while(|one| one.key != *this);
-    let mut components = before.flat_map(|one| {
-        let specs = one.components.values();
-        specs.map(|spec| (&one.key, spec))
-    });
-    let (pipeline, spec) = components.find(|(_, spec)| wants(spec, protocol, number))?;
-    Some((pipeline, &spec.id))
+    let names = |one: &ComponentSpec| takes(one, &one.ports, protocol, number);
+    let told = |one: &ComponentSpec| names(one) && names(spec);
+    for pipeline in pipelines {
+        let is_this = pipeline.key == *this;
+        let components = pipeline.components.values();
+        let mut before = components.take_while(|one| !is_this || one.id != spec.id);
+        let twin = before.find(|one| wants(one, protocol, number) && !(is_this && told(one)));
+        if let Some(twin) = twin {
+            return Some((&pipeline.key, &twin.id));
+        }
+        if is_this {
+            break;
+        }
+    }
+    None
 }
 
 fn wants(spec: &ComponentSpec, protocol: Protocol, number: u16) -> bool {
-    spec.ports.iter().any(|port| {
+    takes(spec, &needed(spec), protocol, number)
+}
+
+/// Whether one of these ports of a component is that one of the host.
+fn takes(spec: &ComponentSpec, ports: &[Port], protocol: Protocol, number: u16) -> bool {
+    ports.iter().any(|port| {
         let wanted = on_host(&spec.workload, port);
         port.protocol == protocol && wanted.is_some_and(|(wanted, _)| wanted == number)
     })

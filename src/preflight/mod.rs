@@ -12,6 +12,7 @@
 //! tell.
 
 mod conflict;
+mod listeners;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,9 @@ use crate::model::{
 pub use wanted::wants_port;
 
 use ports::Sockets;
+
+pub use listeners::{Answerer, Proof, answerer, taker};
+pub use ports::Holder;
 
 /// Something that would keep a component from running.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,8 +123,8 @@ pub fn preflight(
             for refusal in foresee(spec, inheritance) {
                 list.insert(refusal.message);
             }
-            for port in &spec.ports {
-                world.check_port(own, spec, port, &mut list);
+            for port in conflict::needed(spec) {
+                world.check_port(own, spec, &port, &mut list);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use crate::model::{InstanceId, Port, Protocol, Workload};
 
@@ -22,6 +23,10 @@ pub(super) fn on_host(workload: &Workload, port: &Port) -> Option<(u16, Option<I
     match workload {
         // Which address a program binds is its own affair.
         Workload::Process(_) => Some((port.container_port, None)),
+        // On the host's own network its ports are the host's.
+        Workload::Docker(container) if container.network.as_deref() == Some("host") => {
+            Some((port.container_port, None))
+        }
         Workload::Docker(_) => {
             let address = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             Some((port.host_port.filter(|port| *port != 0)?, Some(address)))
@@ -33,10 +38,12 @@ pub(super) fn on_host(workload: &Workload, port: &Port) -> Option<(u16, Option<I
 /// One socket that keeps others from its port.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Socket {
-    protocol: Protocol,
-    address: IpAddr,
-    port: u16,
-    inode: u64,
+    pub(super) protocol: Protocol,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    /// Whose it is.
+    pub(super) uid: u32,
+    pub(super) inode: u64,
 }
 
 /// All of them.
@@ -49,8 +56,9 @@ pub(super) struct Sockets {
 
 /// A process that has a socket open.
 #[derive(Debug)]
-pub(super) struct Holder {
-    pub(super) pid: u32,
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
     /// It and its ancestors.
     line: Vec<u32>,
     /// What it says about the instance that it belongs to.
@@ -73,10 +81,33 @@ impl Sockets {
                 .into_iter()
                 .filter_map(move |line| socket(&line, protocol))
         });
+        Self::of(sockets.collect())
+    }
+
+    /// These alone.
+    pub(super) fn of(all: Vec<Socket>) -> Self {
         Self {
-            all: sockets.collect(),
+            all,
             owners: OnceCell::new(),
         }
+    }
+
+    /// One of them.
+    pub(super) fn first(&self) -> Option<&Socket> {
+        self.all.first()
+    }
+
+    /// The processes that have any of them open, as far as this user may see.
+    pub(super) fn holders(&self) -> Vec<Holder> {
+        let all = self.all.iter();
+        all.flat_map(|socket| self.holders_of(socket)).collect()
+    }
+
+    /// Those that take connections to `port`.
+    pub(super) fn into_listening(self, port: u16) -> Vec<Socket> {
+        let all = self.all.into_iter();
+        all.filter(|socket| socket.protocol == Protocol::Tcp && socket.port == port)
+            .collect()
     }
 
     /// The processes that have `socket` open, as far as this user may see.
@@ -119,11 +150,13 @@ fn socket(line: &str, protocol: Protocol) -> Option<Socket> {
     };
     (state == wanted).then_some(())?;
     // After the state: queues, timer, retransmits, uid, timeout, inode.
-    let inode = fields.nth(5)?.parse().ok()?;
+    let uid = fields.nth(3)?.parse().ok()?;
+    let inode = fields.nth(1)?.parse().ok()?;
     Some(Socket {
         protocol,
         address: address_of(address)?,
         port: u16::from_str_radix(port, 16).ok()?,
+        uid,
         inode,
     })
 }
@@ -161,16 +194,18 @@ fn owners() -> HashMap<u64, Vec<u32>> {
         let open = fs::read_dir(format!("/proc/{pid}/fd"));
         let links = open.into_iter().flatten().flatten();
         for link in links.filter_map(|entry| fs::read_link(entry.path()).ok()) {
-            let inode = link.to_str().and_then(|link| {
-                let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
-                inode.parse().ok()
-            });
-            if let Some(inode) = inode {
+            if let Some(inode) = inode_of(&link) {
                 owners.entry(inode).or_default().push(pid);
             }
         }
     }
     owners
+}
+
+/// The inode of a socket, by what an open file's link says.
+pub(super) fn inode_of(link: &Path) -> Option<u64> {
+    let inode = link.to_str()?.strip_prefix("socket:[")?;
+    inode.strip_suffix(']')?.parse().ok()
 }
 
 fn command_of(pid: u32) -> String {
@@ -196,12 +231,15 @@ impl Holder {
 
     /// Whether this process is the program of `instance`, or was forked by it.
     pub(super) fn belongs_to(&self, instance: &Running) -> bool {
-        let Some(program) = instance.pid else {
-            return false;
-        };
+        let program = instance.pid;
+        program.is_some_and(|program| self.is_of(&instance.instance, program))
+    }
+
+    /// Whether this process is `program`, that of `instance`, or was forked by it.
+    pub fn is_of(&self, instance: &InstanceId, program: u32) -> bool {
         // What detached itself has another parent, and still the marks of its instance. They
         // carry its state directory, too, so that a namesake of another daemon is told apart.
-        let claims = self.marks.instance().as_ref() == Some(&instance.instance);
+        let claims = self.marks.instance().as_ref() == Some(instance);
         self.line.contains(&program) || (claims && Marks::of(program) == self.marks)
     }
 }

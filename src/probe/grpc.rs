@@ -7,8 +7,9 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, TE, USER_AGENT};
 use hyper::{Request, StatusCode};
 
-use super::connect::{alongside, broken, connect};
-use super::{Host, Trouble};
+use super::Trouble;
+use super::connect::{alongside, broken};
+use super::site::Door;
 
 /// An answer is 7 bytes; more than this is not one.
 const MESSAGE_LIMIT: usize = 4 << 10;
@@ -16,7 +17,8 @@ const MESSAGE_LIMIT: usize = 4 << 10;
 const HEADER_LIMIT: u32 = 16 << 10;
 
 /// Passes when `service` (empty = the whole server) is SERVING.
-pub(super) async fn check(host: &Host, port: u16, service: &str) -> Result<(), Trouble> {
+pub(super) async fn check(door: &Door<'_>, service: &str) -> Result<(), Trouble> {
+    let Door { host, port, .. } = door;
     let request = Request::post(format!("http://{host}:{port}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
@@ -26,7 +28,7 @@ pub(super) async fn check(host: &Host, port: u16, service: &str) -> Result<(), T
         )
         .body(())
         .map_err(|_| Trouble::component("its host is not valid in a URL"))?;
-    let stream = connect(host, port).await?;
+    let stream = door.connect().await?;
     let (sender, connection) = h2::client::Builder::new()
         .enable_push(false)
         .max_header_list_size(HEADER_LIMIT)

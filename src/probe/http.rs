@@ -11,7 +11,8 @@ use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 
-use super::connect::{alongside, broken, connect};
+use super::connect::{alongside, broken};
+use super::site::Door;
 use super::{Host, Trouble};
 
 /// So much of a body is looked at. Health answers are a few hundred bytes.
@@ -26,8 +27,8 @@ const AGENT: &str = concat!("flowctl-probe/", env!("CARGO_PKG_VERSION"));
 ///
 /// A redirect to the same host and port is followed. One that leads elsewhere is a pass by its
 /// status: a component must not be able to make the daemon call others.
-pub(super) async fn get(host: &Host, port: u16, path: &str) -> Result<(), Trouble> {
-    let place = Place { host, port };
+pub(super) async fn get(door: &Door<'_>, path: &str) -> Result<(), Trouble> {
+    let place = Place { door };
     let mut path = path.to_owned();
     for _ in 0..=REDIRECT_LIMIT {
         match place.ask(&path).await? {
@@ -42,8 +43,7 @@ pub(super) async fn get(host: &Host, port: u16, path: &str) -> Result<(), Troubl
 
 /// Host and port that are asked.
 struct Place<'a> {
-    host: &'a Host,
-    port: u16,
+    door: &'a Door<'a>,
 }
 
 enum Answer {
@@ -54,10 +54,10 @@ enum Answer {
 
 impl Place<'_> {
     async fn ask(&self, path: &str) -> Result<Answer, Trouble> {
-        let mut authority = self.host.to_string();
-        if self.port != 80 {
+        let mut authority = self.door.host.to_string();
+        if self.door.port != 80 {
             // Writing to a string cannot fail.
-            write!(authority, ":{}", self.port).ok();
+            write!(authority, ":{}", self.door.port).ok();
         }
         let request = Request::get(path)
             .header(HOST, authority)
@@ -65,7 +65,7 @@ impl Place<'_> {
             .header(CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(|_| Trouble::component("its path or host is not valid in a URL"))?;
-        let stream = connect(self.host, self.port).await?;
+        let stream = self.door.connect().await?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_LIMIT)
             .handshake(TokioIo::new(stream))
@@ -110,7 +110,7 @@ impl Place<'_> {
             Some(host) if location.contains("://") => {
                 let parsed = parsed.as_ref()?;
                 let same = parsed.scheme() == Some(&Scheme::HTTP)
-                    && parsed.port_u16().unwrap_or(80) == self.port
+                    && parsed.port_u16().unwrap_or(80) == self.door.port
                     && self.is_called(host);
                 same.then(|| parsed.path_and_query().map(ToString::to_string))?
             }
@@ -135,11 +135,11 @@ impl Place<'_> {
             Host::Name(_) => false,
         };
         let other = Host::from(name);
-        other == *self.host
-            || (loopback(&other) && loopback(self.host))
+        other == self.door.host
+            || (loopback(&other) && loopback(&self.door.host))
             || other
                 .to_string()
-                .eq_ignore_ascii_case(&self.host.to_string())
+                .eq_ignore_ascii_case(&self.door.host.to_string())
     }
 }
 

@@ -7,7 +7,8 @@
 //! **Guarantees.** At most [`MAX_ASKS`] asks are under way. An ask ends at its timeout, whatever
 //! the other side does, and keeps at most 64 KiB of an answer. It runs no program itself: those of
 //! exec probes are begun by the driver of their instance, as that runs. A report is about an instance that
-//! was still wanted when its ask ended.
+//! was still wanted when its ask ended. Where a port answers is found out at each ask, and no
+//! answer of a stranger, or of the ask itself, passes for the component's.
 //!
 //! **What it does not do.** It judges nothing: thresholds are [`crate::planner`]'s. It never logs
 //! or passes on a body. An error of its own (no descriptors left) is no outcome and is not
@@ -19,12 +20,12 @@ mod grpc;
 mod http;
 mod prober;
 mod schedule;
+mod site;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,41 +39,15 @@ use crate::model::{
 
 pub use prober::{MAX_ASKS, Prober, ProberHandle};
 pub use schedule::{Found, Stage, Watched};
+pub use site::{Located, PortSite, Ports, Whose};
 
 /// Where the probes of one instance ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Where its ports answer.
-    pub addresses: Addresses,
+    pub ports: PortSite,
     /// Where its exec probes run; `None` where its driver cannot run any.
     pub exec: Option<ExecSite>,
-}
-
-/// Where the ports of an instance answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Addresses {
-    /// All of them on this machine, under their own numbers.
-    Host(Host),
-    /// Each at an address of its own, as those of a container. What is not listed is not reached.
-    Each(BTreeMap<u16, SocketAddr>),
-}
-
-impl Addresses {
-    /// Where `port` is asked. A check may name another machine; by loopback it means its own.
-    fn at(&self, named: Option<Host>, port: u16) -> Result<(Host, u16), Trouble> {
-        match (self, named) {
-            (Self::Host(_) | Self::Each(_), Some(named)) if named != Host::Loopback => {
-                Ok((named, port))
-            }
-            (Self::Host(host), named) => Ok((named.unwrap_or_else(|| host.clone()), port)),
-            (Self::Each(ports), _) => match ports.get(&port) {
-                Some(address) => Ok((Host::Ip(address.ip()), address.port())),
-                None => Err(Trouble::component(format!(
-                    "its port {port} cannot be reached from this host"
-                ))),
-            },
-        }
-    }
 }
 
 /// A machine, as far as probes care.
@@ -201,6 +176,14 @@ pub enum AskError {
         /// What is missing.
         why: String,
     },
+    /// Where a port answers has not been seen yet, as after a daemon's start.
+    #[error("cannot ask port {port} of {instance}: where it answers has not been seen yet")]
+    NotSeen {
+        /// Whose port it is.
+        instance: InstanceId,
+        /// Which.
+        port: u16,
+    },
     /// The check is not one that this room asks.
     #[error("a {what} probe cannot be asked here")]
     NotAskable {
@@ -227,17 +210,12 @@ pub async fn ask(
         match check {
             ProbeCheck::Http(at) => {
                 let named = at.host.as_deref().map(Host::from);
-                let (host, port) = target.addresses.at(named, at.port)?;
-                http::get(&host, port, &at.path).await
+                http::get(&target.ports.door(named, at.port)?, &at.path).await
             }
             ProbeCheck::Grpc { port, service } => {
-                let (host, port) = target.addresses.at(None, *port)?;
-                grpc::check(&host, port, service).await
+                grpc::check(&target.ports.door(None, *port)?, service).await
             }
-            ProbeCheck::Tcp { port } => {
-                let (host, port) = target.addresses.at(None, *port)?;
-                connect::connect(&host, port).await.map(drop)
-            }
+            ProbeCheck::Tcp { port } => target.ports.door(None, *port)?.connect().await.map(drop),
             ProbeCheck::Exec { command } => match &target.exec {
                 Some(site) => exec::run(command, site, &asked).await,
                 None => Err(AskError::NotAskable { what: "exec" }.into()),

@@ -174,10 +174,15 @@ impl<F: Future<Output = (Slot, Answer)>> Asks<F> {
     /// Notes that an ask ended, and whether that was our own trouble.
     fn end(&mut self, slot: Slot, trouble: Option<&AskError>) {
         self.aborts.remove(&slot);
-        if let Some(error) = trouble
-            && self.troubled.as_ref() != trouble
-        {
-            tracing::warn!(%error, "probe not asked");
+        match trouble {
+            Some(error @ AskError::NotSeen { .. }) => {
+                tracing::debug!(%error, "probe not asked yet");
+                return;
+            }
+            Some(error) if self.troubled.as_ref() != trouble => {
+                tracing::warn!(%error, "probe not asked");
+            }
+            Some(_) | None => {}
         }
         self.troubled = trouble.cloned();
     }

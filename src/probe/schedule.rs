@@ -238,7 +238,11 @@ impl Schedule {
         let counts = turn
             .pace
             .take_answer(answer.as_ref().ok(), &turn.probe, since);
-        let next = turn.pace.after(&turn.probe, since, now);
+        let next = match &answer {
+            // It is known as soon as the driver has looked.
+            Err(AskError::NotSeen { .. }) => now + EARLY_MAX.min(period(&turn.probe)),
+            Ok(_) | Err(_) => turn.pace.after(&turn.probe, since, now),
+        };
         turn.state = State::Due(next);
         self.due.insert((next, slot));
         Some(Report {

@@ -443,6 +443,7 @@ pub fn resync(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Res
         state_dir: world.dir().join("looks"),
         owner: owner.clone(),
         privileged: Privileged::Refused,
+        allowed_mounts: vec![std::env::temp_dir()],
         conduct: Conduct::OnlyLooks,
     };
     let _inside = engine.runtime.enter();

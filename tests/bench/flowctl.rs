@@ -86,7 +86,9 @@ fn command(state: PathBuf, args: &[&str]) -> Command {
     command
         .args(args)
         .env("FLOWCTL_STATE_DIR", state)
-        .env("FLOWCTL_CONTROL_PLANE_PORT", "0");
+        .env("FLOWCTL_CONTROL_PLANE_PORT", "0")
+        // Containers write beside the manifest.
+        .env("FLOWCTL_ALLOW_MOUNTS", std::env::temp_dir());
     if let Ok(engine) = std::env::var(containers::HOST) {
         command.env("FLOWCTL_DOCKER_HOST", engine);
     }

@@ -374,14 +374,22 @@ fn down_keeps_named_volumes_and_says_so_until_it_is_told_to_remove_them() {
 
 #[test]
 fn a_container_finds_its_token_in_a_file_whoever_it_runs_as() {
-    let (world, _engine) = world_with_engine!("a_container_finds_its_token_…");
+    let (world, engine) = world_with_engine!("a_container_finds_its_token_…");
     let id = unique("knows");
-    let asks = "[ -n \"$COMPONENT_TOKEN\" ] && [ \"$(cat $COMPONENT_TOKEN_FILE)\" = \"$COMPONENT_TOKEN\" ] && echo same; touch /run/flowctl/token/x && echo written; exec sleep 100000";
+    let asks = "[ -z \"$COMPONENT_TOKEN\" ] && grep -q '^[^.]*[.][^.]*[.][^.]*$' $COMPONENT_TOKEN_FILE && echo found; touch /run/flowctl/token/x && echo written; exec sleep 100000";
     world.apply(&container(&id, asks, "").replace(IMAGE, "flowctl-test/user:1"));
     eventually("it read its token", || {
-        world.ok(&["logs", &id]).lines().any(|line| line == "same")
+        world.ok(&["logs", &id]).lines().any(|line| line == "found")
     });
     assert!(!world.ok(&["logs", &id]).contains("written"));
+    let token = fs::read_dir(world.state().join("tokens/containers")).unwrap();
+    let token = token.last().unwrap().unwrap().path().join("token");
+    let token = fs::read_to_string(token).unwrap();
+    let inspected = engine.inspect(&id).unwrap().to_string();
+    assert!(
+        !inspected.contains(token.trim()),
+        "it stands in no variable"
+    );
 }
 
 #[test]
@@ -404,4 +412,68 @@ fn what_keeps_containers_from_starting_is_told_before_anything_is_touched() {
     let refused = world.run(&["apply", "-f", "p.yaml"]);
     let said = text(&refused.stderr);
     assert!(said.contains("does not answer"), "{said}");
+}
+
+#[test]
+fn a_restart_of_the_daemon_leaves_probed_containers_ready_and_asks_them_where_they_are() {
+    let (world, _engine) = world_with_engine!("a_restart_of_the_daemon_leaves_…");
+    let (by_http, by_tcp) = (unique("http"), unique("tcp"));
+    fs::create_dir(world.path("www")).unwrap();
+    world.write("www/health", "ok\n");
+    let mount = ", volumes: [{ host_path: www, container_path: /www }]";
+    let asked = |check: &str| {
+        let probe = format!("{{ {check}, period: 200ms, failures: 2 }}");
+        format!("{mount}, probes: {{ readiness: {probe}, liveness: {probe} }}")
+    };
+    let serve = "exec httpd -f -p 7000 -h /www";
+    world.apply(
+        &(container(
+            &by_http,
+            serve,
+            &asked("http: { port: 7000, path: /health }"),
+        ) + &container(&by_tcp, serve, &asked("tcp: 7000"))),
+    );
+    let before = world.status();
+    world.kill_daemon();
+    world.start_daemon();
+    // Only who asks after the restart sees this.
+    fs::remove_file(world.path("www/health")).unwrap();
+    world.until("it is asked again", |status| status.restarts(&by_http) == 1);
+    world.write("www/health", "ok\n");
+    let after = world.until("it is ready again", Status::settled);
+    let events = world.ok(&["events"]);
+    assert!(events.contains("HTTP 404"), "{events}");
+    assert!(!events.contains("cannot be reached"), "{events}");
+    assert_eq!(after.restarts(&by_tcp), 0, "{events}");
+    assert_eq!(id_of(&after, &by_tcp), id_of(&before, &by_tcp));
+}
+
+#[test]
+fn a_component_writes_to_the_host_where_its_manifest_lies_or_the_daemon_was_told() {
+    let (mut world, engine) = world_with_engine!("a_component_writes_to_the_host_…");
+    let id = unique("writes");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let there = elsewhere.path().display().to_string();
+    fs::create_dir(world.path("mine")).unwrap();
+    let script = "touch /mine/x /there/x; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let mounts = |more: &str| {
+        format!(
+            ", volumes: [{{ host_path: mine, container_path: /mine }}, {{ host_path: \"{there}\", container_path: /there{more} }}]"
+        )
+    };
+    world.save("p.yaml", &pipeline(&container(&id, script, &mounts(""))));
+    let refused = world.fails(7, &["apply", "-f", "p.yaml"]);
+    assert!(
+        refused.contains(&format!("--allow-mounts {there}")),
+        "{refused}"
+    );
+    assert_eq!(engine.containers(&world), Vec::<String>::new());
+    world.apply(&container(&id, script, &mounts(", readonly: true")));
+    eventually("it wrote", || world.path("mine/x").exists());
+    assert!(!elsewhere.path().join("x").exists());
+    world.ok(&["down"]);
+    world.set("FLOWCTL_ALLOW_MOUNTS", &there);
+    world.apply(&container(&id, script, &mounts("")));
+    eventually("it wrote there too", || elsewhere.path().join("x").exists());
+    world.ok(&["down"]);
 }

@@ -1,6 +1,8 @@
 //! Probes, order, and what an upstream's trouble does to others.
 
-use crate::support::{World, eventually, pipeline, shell, sleeper};
+use std::net::TcpListener;
+
+use crate::support::{Status, World, eventually, free_ports, kill, pipeline, shell, sleeper};
 
 #[test]
 fn an_exec_probe_finds_what_its_component_finds_also_after_a_daemon_restart() {
@@ -173,4 +175,66 @@ fn processes() -> impl Iterator<Item = Process> {
             ticks: number(11)? + number(12)?,
         })
     })
+}
+
+#[test]
+fn a_port_that_a_stranger_answers_is_refused_and_makes_nobody_ready() {
+    let world = World::new();
+    let port = free_ports(1)[0];
+    let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    // It tries until the port is free.
+    let program = format!(
+        "import socket, time\nwhile True:\n  try: s = socket.create_server(('127.0.0.1', {port})); time.sleep(1000)\n  except OSError: time.sleep(0.05)"
+    );
+    let component = |probe: &str| {
+        format!(
+            "    - {{ id: a, command: [python3, -c, {}], probes: {{ readiness: {{ {probe}, period: 200ms }} }} }}\n",
+            serde_json::to_string(&program).unwrap()
+        )
+    };
+    world.save("p.yaml", &pipeline(&component(&format!("tcp: {port}"))));
+    let refused = world.fails(7, &["apply", "-f", "p.yaml"]);
+    let holder = format!("port {port}/tcp is held by pid {}", std::process::id());
+    assert!(refused.contains(&holder), "{refused}");
+    world.ok(&["apply", "-f", "p.yaml", "--force"]);
+    let why = format!("port {port} is answered by pid {}", std::process::id());
+    world.until("it says who answers", |status| {
+        status.why("a").contains(&why) && status.replica("a")["ready"] == false
+    });
+    drop(stranger);
+    let ready = world.until("it has its port", Status::settled);
+    // A new daemon knows it for the component's own, too.
+    world.kill_daemon();
+    world.start_daemon();
+    let asked = world.until("it is adopted", Status::settled);
+    assert_eq!(asked.pid("a"), ready.pid("a"));
+}
+
+#[test]
+fn of_replicas_that_share_a_port_each_is_asked_itself() {
+    let world = World::new();
+    let port = free_ports(1)[0];
+    let program = format!(
+        "import socket\ns = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\ns.bind(('127.0.0.1', {port}))\ns.listen(64)\nwhile True: s.accept()[0].recv(1)"
+    );
+    world.apply(&format!(
+        "    - {{ id: a, replicas: 2, command: [python3, -c, {}], probes: {{ readiness: {{ tcp: {port}, period: 200ms, failures: 2 }} }} }}\n",
+        serde_json::to_string(&program).unwrap()
+    ));
+    let pid = |status: &Status| {
+        let replicas = status.replicas("a");
+        u32::try_from(replicas[1]["pid"].as_u64().unwrap()).unwrap()
+    };
+    let stopped = pid(&world.status());
+    kill(stopped, "STOP");
+    world.until(
+        "the one that stands still is not ready, and only that one",
+        |status| {
+            let replicas = status.replicas("a");
+            replicas[1]["ready"] == false && replicas[0]["ready"] == true
+        },
+    );
+    kill(stopped, "CONT");
+    let after = world.until("both are ready", Status::settled);
+    assert_eq!(pid(&after), stopped);
 }

@@ -269,10 +269,8 @@ fn a_container_on_the_hosts_network_finds_the_host_at_its_name_and_is_probed() {
     let probe = format!(", probes: {{ readiness: {{ http: {{ path: /health, port: {port} }} }} }}");
     let file = on_network("host", &container(&id, &script, &probe));
     world.save("p.yaml", &file);
-    world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
-    world.until("it is refused", |status| {
-        status.why(&id).contains("--allow-privileged")
-    });
+    let refused = world.fails(7, &["apply", "-f", "p.yaml"]);
+    assert!(refused.contains("--allow-privileged"), "{refused}");
     world.ok(&["down"]);
     world.set("FLOWCTL_ALLOW_PRIVILEGED", "true");
     world.ok(&["apply", "-f", "p.yaml", "--wait"]);
@@ -280,4 +278,29 @@ fn a_container_on_the_hosts_network_finds_the_host_at_its_name_and_is_probed() {
     eventually("it has said both", || said().lines().count() >= 2);
     assert_eq!(said(), "host answers\ncontrol plane answers\n");
     world.ok(&["down"]);
+}
+
+#[test]
+fn an_image_says_what_asks_its_programs_to_end_unless_the_file_does() {
+    let (world, engine) = world_with_engine!("an_image_says_what_asks_…");
+    let (made, by_image, by_file) = (unique("made"), unique("image"), unique("file"));
+    let image = format!("flowctl-test/{}", unique("quits"));
+    world.apply(&resting(&made, ""));
+    let commit = format!(
+        "/commit?container={}&repo={image}&tag=1&changes=STOPSIGNAL%20SIGQUIT",
+        world.status().replica(&made)["container"].as_str().unwrap()
+    );
+    engine.act("POST", &commit);
+    let script = "trap 'echo drained; exit 0' QUIT; trap 'echo interrupted; exit 0' INT; \
+                  trap 'echo cut off; exit 1' TERM; while :; do sleep 0.1; done";
+    let file = container(&by_image, script, "")
+        + &container(&by_file, script, ", stop: { signal: SIGINT }");
+    world.apply(&file.replace(IMAGE, &format!("{image}:1")));
+    world.ok(&["stop", &by_image, &by_file]);
+    eventually("each was asked in its own way", || {
+        world.ok(&["logs", &by_image]) == "drained\n"
+            && world.ok(&["logs", &by_file]) == "interrupted\n"
+    });
+    world.ok(&["down"]);
+    engine.act("DELETE", &format!("/images/{image}:1"));
 }

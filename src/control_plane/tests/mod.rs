@@ -25,7 +25,7 @@ use crate::model::{
     ComponentSpec, DriverKind, Generation, Handle, Health, Instance, InstanceId, Phase,
     PipelineRecord, ProcessIdentity, Record, RegistrationRecord, ReplicaKey, ServiceId, Timestamp,
 };
-use crate::probe::{Addresses, Host, Prober, Target};
+use crate::probe::{Host, Located, PortSite, Ports, Prober, Target, Whose};
 use crate::reconciler::{Core, Drivers, Kept, PeerProcess, Probes, Reconciler};
 
 /// Whoever calls is who the test says: a process of the daemon's own user, if it says nothing.
@@ -155,8 +155,8 @@ impl Plane {
         let probes = Probes {
             prober,
             reports: answers,
-            target: Box::new(|_, _| Target {
-                addresses: Addresses::Host(Host::Loopback),
+            target: Box::new(|instance, _| Target {
+                ports: PortSite::new(instance.clone(), Arc::new(Loopback)),
                 exec: None,
             }),
         };
@@ -313,4 +313,27 @@ fn by_name(id: &str) -> legacy::ServiceInfo {
 
 fn code<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> Code {
     answer.unwrap_err().code()
+}
+
+/// Components whose ports are this host's.
+struct Loopback;
+
+#[async_trait::async_trait]
+impl Ports for Loopback {
+    fn locate(&self, _: &crate::model::InstanceId, port: u16) -> Located {
+        Located::At(Host::Loopback, port)
+    }
+
+    async fn whose(&self, _: &crate::model::InstanceId, _: SocketAddr) -> Whose {
+        Whose::Own
+    }
+
+    async fn taker(
+        &self,
+        _: &crate::model::InstanceId,
+        _: SocketAddr,
+        _: SocketAddr,
+    ) -> Option<Whose> {
+        Some(Whose::Own)
+    }
 }

@@ -1,9 +1,11 @@
 //! What can be known to keep a container from starting before anything is touched.
 
+use std::path::Path;
+
 use super::engine::{Failure, LOOK, found};
 use super::{DockerDriver, Endpoint, Renewal, images};
 use crate::driver::DriverError;
-use crate::model::{ContainerSpec, ImagePullPolicy};
+use crate::model::{ComponentSpec, ContainerSpec, ImagePullPolicy};
 
 /// What would keep a container from starting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +25,9 @@ pub enum Obstacle {
         "image {0} is not on the engine and its pull policy is `never`; load it, or change the policy"
     )]
     NoImage(String),
+    /// What it asks for of the host is refused, in the words of the start.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl DockerDriver {
@@ -34,11 +39,31 @@ impl DockerDriver {
         images::renew(&self.inner.engine, container).await
     }
 
-    /// Looks whether a container can be started, changing nothing.
+    /// Looks whether a container can be started for a component of the pipeline in `file`, changing
+    /// nothing.
     ///
     /// # Errors
     /// What stands in the way, as far as it can be known.
-    pub async fn look_ahead(&self, container: &ContainerSpec) -> Result<(), Obstacle> {
+    pub async fn look_ahead(
+        &self,
+        spec: &ComponentSpec,
+        container: &ContainerSpec,
+        file: Option<&Path>,
+    ) -> Result<(), Obstacle> {
+        self.look_at_image(container).await?;
+        match self.look_at_host(spec, container, file).await {
+            Ok(()) => Ok(()),
+            Err(DriverError::Refused(failure)) => Err(Obstacle::Refused(failure.message)),
+            Err(error @ (DriverError::Unreachable { .. } | DriverError::StillAlive { .. })) => {
+                Err(Obstacle::NoAnswer {
+                    engine: self.inner.engine.endpoint().clone(),
+                    why: error.to_string(),
+                })
+            }
+        }
+    }
+
+    async fn look_at_image(&self, container: &ContainerSpec) -> Result<(), Obstacle> {
         let engine = &self.inner.engine;
         let no_answer = |failure: Failure| Obstacle::NoAnswer {
             engine: engine.endpoint().clone(),

@@ -7,6 +7,8 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+/// What engines are called among processes.
+const ENGINES: [&str; 2] = ["dockerd", "podman"];
 /// The letters of a full container id, which no other container on earth has.
 const FULL_ID: usize = 64;
 
@@ -63,9 +65,31 @@ impl Listener {
         }
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         match name.trim_end() {
-            "dockerd" | "podman" => Self::Engine,
+            name if ENGINES.contains(&name) => Self::Engine,
             "systemd" => Self::Manager,
             _ => Self::Stranger,
+        }
+    }
+
+    /// Whether every engine that may be the one behind this listener has the mounts that we have.
+    pub(super) fn sees_our_mounts(self) -> bool {
+        let mounts = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let ours = mounts("self");
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut engines = all.filter(|entry| {
+            let name = std::fs::read_to_string(entry.path().join("comm"));
+            name.is_ok_and(|name| ENGINES.contains(&name.trim_end()))
+        });
+        let same = |entry: std::fs::DirEntry| {
+            let pid = entry.file_name();
+            ours.is_some() && pid.to_str().and_then(mounts) == ours
+        };
+        match self {
+            Self::Engine | Self::Manager => {
+                let first = engines.next();
+                first.is_some_and(same) && engines.all(same)
+            }
+            Self::Stranger => false,
         }
     }
 

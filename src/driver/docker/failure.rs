@@ -49,6 +49,22 @@ pub(super) enum Refusal {
     #[error("cannot mount {}: it does not exist on this host: create it first", .0.display())]
     MountMissing(PathBuf),
     #[error(
+        "cannot mount {}: {error}: see that flowctl's daemon can get there", path.display()
+    )]
+    MountUnreadable { path: PathBuf, error: io::Error },
+    #[error(
+        "{} lies neither in the folder of its manifest nor where the daemon was told that components \
+         may write: mount it with `readonly: true`, or start the daemon with --allow-mounts {}",
+        path.display(), path.display()
+    )]
+    MountWritable { path: PathBuf },
+    #[error(
+        "cannot mount {}: what it leads to could be exchanged at {}, which others than root and the \
+         daemon's user may change: give that folder to one of them",
+        path.display(), by.display()
+    )]
+    MountLoose { path: PathBuf, by: PathBuf },
+    #[error(
         "{what} gives power over the whole host: start the daemon with --allow-privileged if that \
          is meant"
     )]
@@ -97,6 +113,9 @@ impl Refusal {
             Self::HostPortTaken { .. } => "HostPortTaken",
             Self::MountMissing(_) => "MountMissing",
             Self::Privileged { .. } => "PrivilegedRefused",
+            Self::MountUnreadable { .. } => "MountUnreadable",
+            Self::MountWritable { .. } => "MountNotWritable",
+            Self::MountLoose { .. } => "MountNotSafe",
             Self::SecretsNeedLocalEngine(_) => "SecretsNeedLocalEngine",
             Self::SecretWrite { .. } => "SecretNotWritable",
             Self::Labels(_) | Self::Container(_) => "ContainerRefused",

@@ -10,6 +10,7 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 
+use super::binds::Binds;
 use super::network;
 use crate::driver::Launch;
 use crate::manifest::HOST_FROM_CONTAINER;
@@ -19,6 +20,8 @@ use crate::model::{
 
 /// Where a container finds its secrets.
 pub(super) const SECRETS: &str = "/run/flowctl/secrets";
+/// The variable of a token.
+pub(super) const TOKEN: &str = "COMPONENT_TOKEN";
 /// Where a container finds its token, and the folder of that.
 pub const TOKEN_FILE: &str = "/run/flowctl/token/token";
 const TOKEN_DIR: &str = "/run/flowctl/token";
@@ -46,6 +49,8 @@ pub(super) struct Parts<'a> {
     /// The host's address on the network.
     pub(super) gateway: Option<IpAddr>,
     pub(super) variables: BTreeMap<String, String>,
+    /// Where the engine finds what its volumes bind.
+    pub(super) binds: &'a Binds,
     /// Where its secrets lie on this host.
     pub(super) secrets: Option<PathBuf>,
     /// Where its token lies on this host.
@@ -62,6 +67,7 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         network,
         gateway,
         variables,
+        binds,
         secrets,
         token,
     } = parts;
@@ -73,7 +79,10 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         .into_iter()
         .chain(container.args.iter().map(fill))
         .collect();
-    let mut mounts: Vec<Mount> = spec.volumes.iter().map(mount).collect();
+    let volumes = spec.volumes.iter().enumerate();
+    let mut mounts: Vec<Mount> = volumes
+        .map(|(number, volume)| mount(volume, binds.source(number)))
+        .collect();
     if let Some(dir) = &token {
         mounts.push(bind(dir, TOKEN_DIR.to_owned(), ReadOnly::Yes));
     }
@@ -225,11 +234,18 @@ fn bind(source: &Path, target: String, read_only: ReadOnly) -> Mount {
     }
 }
 
-fn mount(volume: &Volume) -> Mount {
+/// `source` is where the engine finds what the volume binds, where that is not as it is written.
+fn mount(volume: &Volume, source: Option<&Path>) -> Mount {
     let target = volume.target.clone();
     match &volume.source {
-        VolumeSource::Bind(path) if volume.read_only => bind(path, target, ReadOnly::Yes),
-        VolumeSource::Bind(path) => bind(path, target, ReadOnly::No),
+        VolumeSource::Bind(path) => {
+            let read_only = if volume.read_only {
+                ReadOnly::Yes
+            } else {
+                ReadOnly::No
+            };
+            bind(source.unwrap_or(path), target, read_only)
+        }
         VolumeSource::Named(name) => Mount {
             typ: Some(MountType::VOLUME),
             source: Some(name.clone()),

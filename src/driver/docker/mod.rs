@@ -30,6 +30,7 @@ use crate::model::{DriverKind, InstanceId, Sighting, StopPolicy};
 
 mod ahead;
 mod auth;
+mod binds;
 mod callers;
 mod copy;
 mod dialect;
@@ -93,6 +94,8 @@ pub struct DockerConfig {
     pub owner: String,
     /// Whether components may have what gives them power over the host.
     pub privileged: Privileged,
+    /// Folders of the host, beside that of its manifest, below which a component may write.
+    pub allowed_mounts: Vec<PathBuf>,
     /// What may be done to containers that are seen.
     pub conduct: Conduct,
 }
@@ -109,7 +112,7 @@ pub enum Conduct {
 /// Whether components may have what gives them power over the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privileged {
-    /// The engine's socket cannot be mounted.
+    /// The engine's socket cannot be mounted, nor anything else that rules the host.
     Refused,
     /// The daemon was started with `--allow-privileged`.
     Allowed,
@@ -132,6 +135,15 @@ pub enum Sweep {
     Done,
     /// Something still uses one, or starts and needs its own: ask again.
     Postponed,
+}
+
+/// Where a port of a container is reached from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// There.
+    At(SocketAddr),
+    /// Nowhere: the container has no network, and publishes no port.
+    Nowhere,
 }
 
 /// What a clean-up did.
@@ -176,6 +188,10 @@ struct Inner {
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
     programs: Mutex<HashSet<(String, String)>>,
+    /// Where the engine keeps its data, once it said so.
+    data: tokio::sync::OnceCell<Option<PathBuf>>,
+    /// Where what containers bind is mounted for the engine; `None` where we are not root.
+    binds: Option<PathBuf>,
     /// The ids of the images that the names in files mean, as of the latest full look.
     images: Mutex<HashMap<String, String>>,
     copiers: Mutex<Copiers>,
@@ -225,7 +241,6 @@ impl DockerDriver {
         let inner = Arc::new(Inner {
             engine: Engine::new(config.endpoint.clone()),
             secrets: secrets_place(&config.state_dir.join("containers")),
-            config,
             outages: Outages::watched_from(clock.now()),
             clock,
             hints: Hints::default(),
@@ -234,10 +249,16 @@ impl DockerDriver {
             making: Arc::default(),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
+            data: tokio::sync::OnceCell::new(),
+            binds: binds::folder_of(&config.owner),
             images: Mutex::default(),
             copiers: Mutex::default(),
             callers: Callers::default(),
+            config,
         });
+        if let (Conduct::Tends, Some(folder)) = (inner.config.conduct, &inner.binds) {
+            binds::sweep(folder);
+        }
         let watcher = tokio::spawn(inner.clone().keep_watching());
         Arc::new(Self {
             inner,
@@ -267,8 +288,26 @@ impl DockerDriver {
 
     /// Where `port` of a running instance can be reached from this host: as it is published, else
     /// at the container's own address. From the latest look; `None` before that.
-    pub fn reach(&self, instance: &InstanceId, port: u16) -> Option<SocketAddr> {
-        self.inner.album().reach(instance)?.port(port)
+    pub fn reach(&self, instance: &InstanceId, port: u16) -> Option<Reached> {
+        let album = self.inner.album();
+        let found = album.whereabouts(instance)?.reach.port(port);
+        Some(found.map_or(Reached::Nowhere, Reached::At))
+    }
+
+    /// The first process of an instance that is on the host's own network, where its ports are the
+    /// host's; `None` for one that is not, or whose engine counts processes otherwise.
+    pub fn program_on_host(&self, instance: &InstanceId) -> Option<u32> {
+        let album = self.inner.album();
+        let found = album.whereabouts(instance)?;
+        let pid = found.pid.filter(|_| found.reach.is_on_host())?;
+        evidence::is_of(pid, &found.container).then_some(pid)
+    }
+
+    /// Whether the process `pid` of this host runs in the container of `instance`.
+    pub fn is_inside(&self, pid: u32, instance: &InstanceId) -> bool {
+        let album = self.inner.album();
+        let found = album.whereabouts(instance);
+        found.is_some_and(|found| evidence::is_of(pid, &found.container))
     }
 
     /// Waits until no other call works on this instance.

@@ -40,8 +40,13 @@ pub(super) struct Album {
     undescribed: HashMap<String, Instant>,
 }
 
-struct Whereabouts {
-    reach: Reach,
+/// Where an instance is.
+pub(super) struct Whereabouts {
+    pub(super) reach: Reach,
+    /// Its container.
+    pub(super) container: String,
+    /// The first process of that, as the engine counts.
+    pub(super) pid: Option<u32>,
     seen: Instant,
 }
 
@@ -53,9 +58,9 @@ struct Picture {
 }
 
 impl Album {
-    /// Where an instance is reached.
-    pub(super) fn reach(&self, instance: &InstanceId) -> Option<&Reach> {
-        self.reaches.get(instance).map(|found| &found.reach)
+    /// Where an instance is, if that was ever seen.
+    pub(super) fn whereabouts(&self, instance: &InstanceId) -> Option<&Whereabouts> {
+        self.reaches.get(instance)
     }
 
     fn insert(&mut self, picture: Picture) {
@@ -64,6 +69,8 @@ impl Album {
         if let Life::Running { .. } = seen.life {
             let whereabouts = Whereabouts {
                 reach: seen.reach.clone(),
+                container: seen.id.clone(),
+                pid: seen.pid,
                 seen: picture.taken,
             };
             self.reaches.insert(seen.instance.clone(), whereabouts);
@@ -271,6 +278,14 @@ impl Inner {
             .filter(|seen| at_home || listener.vouches_for(seen.record.as_deref()))
             .map(|seen| seen.id.clone())
             .collect()
+    }
+
+    /// Whether what we mount is there for the engine too.
+    pub(super) async fn sees_our_mounts(&self) -> bool {
+        let listener = self.beginnings().await.listener;
+        tokio::task::spawn_blocking(move || listener.sees_our_mounts())
+            .await
+            .unwrap_or(false)
     }
 
     async fn beginnings(&self) -> Beginnings {

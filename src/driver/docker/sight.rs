@@ -13,8 +13,8 @@ use super::engine::Failure;
 use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
-    ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, SpecHash,
-    StartFailure, StopPolicy, Timestamp, Workload,
+    ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, Signal,
+    SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
 };
 
 use super::failure::Refusal;
@@ -34,6 +34,8 @@ pub(super) struct Seen {
     pub(super) reach: Reach,
     /// The boot of the host in which it was made, if it says so.
     pub(super) boot: Option<String>,
+    /// What its image says that asks it to end, unless the file said it.
+    stop_signal: Option<Signal>,
     /// What its image was resolved to when it was made.
     pub(super) image: Option<String>,
     /// The engine's id of its image.
@@ -56,6 +58,11 @@ impl Reach {
     pub(super) fn port(&self, port: u16) -> Option<SocketAddr> {
         let published = self.published.get(&port).copied();
         published.or_else(|| Some(SocketAddr::new(self.address?, port)))
+    }
+
+    /// Whether it is on the host's own network.
+    pub(super) fn is_on_host(&self) -> bool {
+        self.address.is_some_and(|address| address.is_loopback())
     }
 
     /// By how it is connected and what the engine made of that.
@@ -141,6 +148,8 @@ impl Seen {
                 .filter(|pid| *pid > 0),
             reach: Reach::of(mode.as_deref(), inspected.network_settings.as_ref()),
             boot: labels.get(identity::BOOT).cloned(),
+            // One that is not understood here is as none: then the engine's default is ours.
+            stop_signal: config.stop_signal.and_then(|signal| signal.parse().ok()),
             image: labels.get(identity::IMAGE).cloned(),
             image_id: inspected.image,
             record: record.map(PathBuf::from),
@@ -171,6 +180,7 @@ impl Seen {
             pid: None,
             reach: Reach::default(),
             boot: labels.get(identity::BOOT).cloned(),
+            stop_signal: None,
             image: labels.get(identity::IMAGE).cloned(),
             image_id: listed.image_id.clone(),
             record: None,
@@ -182,6 +192,12 @@ impl Seen {
             container: self.id.clone(),
             image: self.image.clone(),
         }
+    }
+
+    /// What asks it to end: the file's word, the image's, or what every program knows.
+    pub(super) fn asked_to_end_by(&self, how: &StopPolicy) -> Signal {
+        let said = how.signal.or(self.stop_signal);
+        said.unwrap_or_else(|| how.signal_or_term())
     }
 
     /// Its image's name, as the file had it.

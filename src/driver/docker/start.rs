@@ -1,7 +1,7 @@
 //! Starting an instance: image, network, container, program.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
@@ -11,18 +11,20 @@ use bollard::query_parameters::{
 };
 use tokio::sync::OwnedRwLockReadGuard;
 
+use super::binds::{self, Binds};
 use super::engine::{CHANGE, Failure, LOOK, unreachable};
 use super::failure::{Refusal, StartFailureText};
 use super::images::{self, Resolved};
 use super::mapping::{self, Parts};
+use super::power::{self, Ground, Rules};
 use super::secrets::{self, Reader};
 use super::sight::Seen;
-use super::{DockerDriver, dialect, evidence, identity, network, power};
+use super::{DockerDriver, Privileged, dialect, evidence, identity, network};
 use crate::driver::inputs::Inputs;
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
 use crate::model::{
-    ComponentSpec, ContainerSpec, InstanceId, Life, StartFailure, VolumeSource, Workload,
+    ComponentSpec, ContainerSpec, InstanceId, Life, StartFailure, Volume, VolumeSource, Workload,
 };
 
 /// What this is called in errors.
@@ -65,26 +67,27 @@ impl DockerDriver {
             }
         }
         for _ in 0..NETWORKS {
-            let (id, _network) = self.create(launch, container).await?;
-            if let Some(started) = self.run(launch, container, &id).await? {
+            let made = self.create(launch, container).await?;
+            if let Some(started) = self.run(launch, container, &made.id).await? {
                 return Ok(started);
             }
-            self.remove(&id, &launch.instance).await?;
+            self.remove(&made.id, &launch.instance).await?;
         }
         Err(unreachable(OPERATION, "its network goes again and again"))
     }
 
-    /// Makes the container; answers its id, and what keeps its network until it is dropped.
+    /// Makes the container.
     pub(super) async fn create(
         &self,
         launch: &Launch,
         container: &ContainerSpec,
-    ) -> Result<(String, OwnedRwLockReadGuard<()>), DriverError> {
+    ) -> Result<Made, DriverError> {
         let spec = &launch.spec;
         let on = Self::network_of(container);
+        // Before a pull of minutes. What counts is the look after it.
+        let file = launch.file.as_deref();
+        self.look_at_host(spec, container, file).await?;
         let endpoint = self.inner.engine.endpoint();
-        let config = &self.inner.config;
-        power::check(spec, on, config.privileged, endpoint, &config.state_dir).map_err(refuse)?;
         if !spec.secrets.is_empty() && !endpoint.is_local() {
             return Err(refuse(Refusal::SecretsNeedLocalEngine(
                 endpoint.to_string(),
@@ -96,10 +99,7 @@ impl DockerDriver {
         // may take as long as the user likes.
         let inputs = Inputs::read(launch, &self.inner.hints).await;
         let inputs = inputs.map_err(|error| DriverError::Refused(error.into()))?;
-        let mut variables = self.variables(launch, &inputs)?;
-        if token.is_none() {
-            variables.retain(|_, value| value != mapping::TOKEN_FILE);
-        }
+        let variables = self.variables(launch, &inputs, token.as_deref())?;
         // From here on; a pull may have taken minutes.
         let keeps_network = self.inner.making.clone().read_owned().await;
         let network = self.network(on).await?;
@@ -107,6 +107,9 @@ impl DockerDriver {
             tell(gateway);
         }
         self.make_volumes(spec).await?;
+        let binds = self
+            .hold_binds(spec, file, Purpose::Mount(&launch.instance))
+            .await?;
         let secrets = self.write_secrets(launch, &image, inputs.secrets).await?;
         let owner = &self.inner.config.owner;
         let boot = endpoint.is_local().then(evidence::boot_id).flatten();
@@ -120,9 +123,15 @@ impl DockerDriver {
             network: on,
             gateway: network.gateway,
             variables,
+            binds: &binds,
             secrets,
             token,
         });
+        let made = |id| Made {
+            id,
+            _network: keeps_network,
+            _binds: binds,
+        };
         let name = launch.instance.replica.container_name();
         let mut taken = String::new();
         for pause in TAKE_OVERS {
@@ -131,18 +140,21 @@ impl DockerDriver {
                 ..CreateContainerOptions::default()
             };
             let wanted = body.clone();
-            let made = self
+            let answer = self
                 .inner
                 .engine
                 .call(CHANGE, |client| async move {
                     client.create_container(Some(options), wanted).await
                 })
                 .await;
-            match made {
-                Ok(made) => return Ok((made.id, keeps_network)),
+            match answer {
+                Ok(answer) => {
+                    self.tell_warnings(launch, &answer.warnings);
+                    return Ok(made(answer.id));
+                }
                 Err(failure) if failure.is_conflict() => {
                     if let Some(id) = self.take_over(launch, &name).await? {
-                        return Ok((id, keeps_network));
+                        return Ok(made(id));
                     }
                     taken = failure.to_string();
                     tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -372,15 +384,113 @@ impl DockerDriver {
         for volume in &spec.volumes {
             match &volume.source {
                 VolumeSource::Named(name) => self.make_volume(name).await?,
-                VolumeSource::Bind(path) => {
-                    if self.inner.engine.endpoint().is_local() && !path.exists() {
-                        return Err(refuse(Refusal::MountMissing(path.clone())));
-                    }
-                }
-                VolumeSource::Tmpfs => {}
+                VolumeSource::Bind(_) | VolumeSource::Tmpfs => {}
             }
         }
         Ok(())
+    }
+
+    /// Judges what a component asks for of its host.
+    pub(super) async fn look_at_host(
+        &self,
+        spec: &ComponentSpec,
+        container: &ContainerSpec,
+        file: Option<&Path>,
+    ) -> Result<(), DriverError> {
+        let network = Self::network_of(container);
+        power::check_network(network, self.inner.config.privileged).map_err(refuse)?;
+        self.hold_binds(spec, file, Purpose::Look).await.map(drop)
+    }
+
+    /// Judges what the volumes of a component bind, and holds it so that it stays what it is until
+    /// the container has it. An engine on another host has files that are not known here.
+    async fn hold_binds(
+        &self,
+        spec: &ComponentSpec,
+        file: Option<&Path>,
+        purpose: Purpose<'_>,
+    ) -> Result<Binds, DriverError> {
+        let bound: Vec<(&Volume, &Path)> = spec.volumes.iter().filter_map(bound).collect();
+        if bound.is_empty() {
+            return Ok(Binds::default());
+        }
+        let inner = &self.inner;
+        let is_local = inner.engine.endpoint().is_local();
+        match inner.config.privileged {
+            Privileged::Allowed => {
+                let missing = bound.iter().find(|(_, path)| is_local && !path.exists());
+                return match missing {
+                    Some((_, path)) => Err(refuse(Refusal::MountMissing(path.to_path_buf()))),
+                    None => Ok(Binds::default()),
+                };
+            }
+            Privileged::Refused => {}
+        }
+        let rules = self.rules(file).await?;
+        if !is_local {
+            for (volume, path) in bound {
+                rules.judge(volume, path, path).map_err(refuse)?;
+            }
+            return Ok(Binds::default());
+        }
+        let place = match (purpose, &inner.binds) {
+            (Purpose::Mount(instance), Some(folder)) if inner.sees_our_mounts().await => {
+                Some(folder.join(instance.to_string()))
+            }
+            (Purpose::Mount(_) | Purpose::Look, _) => None,
+        };
+        let volumes = spec.volumes.clone();
+        let looks = matches!(purpose, Purpose::Look);
+        let held = tokio::task::spawn_blocking(move || match looks {
+            true => binds::look(&volumes, &rules).map(|()| Binds::default()),
+            false => binds::hold(&volumes, &rules, place),
+        });
+        match tokio::time::timeout(LOOK, held).await {
+            Ok(Ok(held)) => held.map_err(refuse),
+            Ok(Err(error)) => Err(unreachable(OPERATION, error)),
+            Err(_) => Err(unreachable(
+                OPERATION,
+                format!(
+                    "what it mounts cannot be opened within {} s",
+                    LOOK.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// What mounts of the pipeline of this file may show.
+    async fn rules(&self, file: Option<&Path>) -> Result<Rules, DriverError> {
+        let inner = &self.inner;
+        let data = inner.data.get_or_try_init(|| async {
+            let asked = inner
+                .engine
+                .call(LOOK, |client| async move { client.info().await });
+            match asked.await {
+                Ok(info) => Ok(info.docker_root_dir.map(PathBuf::from)),
+                // One that does not tell has it where all have.
+                Err(Failure::Answered { .. }) => Ok(None),
+                Err(failure) => Err(lost(failure)),
+            }
+        });
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        Ok(Rules::on(&Ground {
+            allowed: &inner.config.allowed_mounts,
+            endpoint: inner.engine.endpoint(),
+            data: data.await?.as_deref().filter(|data| data.is_absolute()),
+            state_dir: &inner.config.state_dir,
+            home: home.as_deref(),
+            file,
+        }))
+    }
+
+    /// What the engine could not do as it was asked, such as limits that its host does not have.
+    fn tell_warnings(&self, launch: &Launch, warnings: &[String]) {
+        for warning in warnings.iter().filter(|warning| !warning.is_empty()) {
+            tracing::warn!(instance = %launch.instance, warning, "the engine could not do all");
+            self.inner
+                .hints
+                .say(launch.instance.clone(), warning.clone());
+        }
     }
 
     async fn write_secrets(
@@ -402,14 +512,20 @@ impl DockerDriver {
         written.map_err(refuse)
     }
 
-    /// The variables of a new container; later sources win.
+    /// The variables of a new container, whose token lies in `token`; later sources win.
     fn variables(
         &self,
         launch: &Launch,
         inputs: &Inputs,
+        token: Option<&Path>,
     ) -> Result<BTreeMap<String, String>, DriverError> {
         let spec = &launch.spec;
         let mut variables = launch.injected.clone();
+        match token {
+            // Whoever may look at the container would read it there, and it grows old.
+            Some(_) => drop(variables.remove(mapping::TOKEN)),
+            None => variables.retain(|_, value| value != mapping::TOKEN_FILE),
+        }
         let given = given_variables(spec, &inputs.variables)
             .map_err(|failure| refuse(Refusal::Input(StartFailureText(failure))))?;
         variables.extend(given);
@@ -423,6 +539,32 @@ impl DockerDriver {
             variables.insert("FLOWCTL_SECRETS_DIR".to_owned(), dir);
         }
         Ok(variables)
+    }
+}
+
+/// A container that was made, and what it needs until it runs.
+pub(super) struct Made {
+    pub(super) id: String,
+    /// Keeps its network.
+    _network: OwnedRwLockReadGuard<()>,
+    /// Keep what it mounts where the engine finds it.
+    _binds: Binds,
+}
+
+/// What the volumes of a component are looked at for.
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    /// To know whether they may be mounted.
+    Look,
+    /// To mount them in the container of this instance.
+    Mount(&'a InstanceId),
+}
+
+/// What a volume binds of the host.
+fn bound(volume: &Volume) -> Option<(&Volume, &Path)> {
+    match &volume.source {
+        VolumeSource::Bind(path) => Some((volume, path.as_path())),
+        VolumeSource::Named(_) | VolumeSource::Tmpfs => None,
     }
 }
 

@@ -57,7 +57,7 @@ impl DockerDriver {
             | Life::RuntimeRestarted(_) => return Ok(()),
         }
         let ended = self
-            .signal(&seen.id, how.signal_or_term())
+            .signal(&seen.id, seen.asked_to_end_by(how))
             .await
             .map_err(lost)?
             || self

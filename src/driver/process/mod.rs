@@ -278,6 +278,16 @@ impl ProcessDriver {
         })
     }
 
+    /// The process of an instance's program, by its own file; `None` when it is not known to have
+    /// started. Blocks for that file.
+    pub fn program(&self, instance: &InstanceId) -> Option<u32> {
+        let state = record::State::read(&self.site.file_of(instance)).ok()??;
+        match state.start? {
+            record::Start::Running { child, .. } => Some(child.pid),
+            record::Start::Failed { .. } => None,
+        }
+    }
+
     /// Runs `work`, which touches files, where it may block.
     async fn blocking<T: Send + 'static>(
         &self,

@@ -11,9 +11,10 @@ use axum::routing::get;
 use hyper::body::Bytes;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
+use crate::probe::AskError;
 
 /// What the ports of a component may answer, one path each.
 async fn component() -> u16 {
@@ -104,12 +105,9 @@ async fn a_component_that_listens_on_either_loopback_address_is_found() {
     let port = listener.local_addr().unwrap().port();
     assert_eq!(outcome(ProbeCheck::Tcp { port }).await, ProbeOutcome::Pass);
     for host in ["::1", "[::1]", "localhost", "LOCALHOST"] {
-        let target = Target {
-            addresses: Addresses::Host(Host::from(host)),
-            exec: None,
-        };
-        let (answer, _) = asked(ProbeCheck::Tcp { port }, target, AMPLE).await;
-        assert_eq!(answer, ProbeOutcome::Pass, "{host}");
+        let door = on_loopback();
+        let door = door.ports.door(Some(Host::from(host)), port).unwrap();
+        assert!(door.connect().await.is_ok(), "{host}");
     }
 }
 
@@ -335,4 +333,123 @@ async fn a_heartbeat_is_nothing_to_ask() {
     let ttl = crate::model::HumanDuration::from_secs(1);
     let answer = ask(&ProbeCheck::Heartbeat { ttl }, &on_loopback(), AMPLE).await;
     assert!(answer.is_err());
+}
+
+/// Each way to ask a port.
+fn each_check(port: u16) -> [ProbeCheck; 3] {
+    let service = String::new();
+    [
+        ProbeCheck::Tcp { port },
+        ProbeCheck::Grpc { port, service },
+        http(port, "/"),
+    ]
+}
+
+#[tokio::test]
+async fn what_has_not_been_seen_yet_says_nothing_and_what_cannot_be_reached_is_a_failure() {
+    let port = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    for check in each_check(port) {
+        let unseen = target(|_| Located::NotSeen, Whose::Own);
+        let answer = ask(&check, &unseen, AMPLE).await;
+        let instance = an_instance();
+        assert_eq!(
+            answer,
+            Err(AskError::NotSeen { instance, port }),
+            "{check:?}"
+        );
+        let apart = target(|_| Located::OutOfReach, Whose::Own);
+        let why = failed(&format!("its port {port} cannot be reached from this host"));
+        assert_eq!(asked(check, apart, AMPLE).await.0, why);
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_looked_up_at_each_ask() {
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    let port = serve(|_| async {}).await;
+    let moves = target(
+        |port| match SEEN.load(Ordering::Relaxed) {
+            0 => Located::NotSeen,
+            _ => Located::At(Host::Loopback, port),
+        },
+        Whose::Own,
+    );
+    let check = ProbeCheck::Tcp { port };
+    assert!(ask(&check, &moves, AMPLE).await.is_err());
+    SEEN.store(1, Ordering::Relaxed);
+    assert_eq!(ask(&check, &moves, AMPLE).await, Ok(ProbeOutcome::Pass));
+}
+
+#[tokio::test]
+async fn the_answer_of_a_stranger_is_not_the_components_and_is_not_even_asked_for() {
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&requests);
+    let port = serve(move |mut stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            if !read_head(&mut stream).await.is_empty() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.ok();
+        }
+    })
+    .await;
+    let on = |whose| target(|port| Located::At(Host::Loopback, port), whose);
+    for check in each_check(port) {
+        let strange = on(Whose::Other("pid 7 (nginx)".to_owned()));
+        let answer = asked(check, strange, AMPLE).await.0;
+        let why = format!("port {port} is answered by pid 7 (nginx), not by this component");
+        assert_eq!(answer, failed(&why));
+    }
+    assert_eq!(
+        asked(http(port, "/"), on(Whose::Unknown), AMPLE).await.0,
+        ProbeOutcome::Pass
+    );
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
+}
+
+/// Where the kernel has no other port to give than the one that is asked.
+const ONLY_PORT: u16 = 40_000;
+
+/// In a network of its own, where every ask of that port would find itself.
+#[test]
+fn an_ask_does_not_take_itself_for_its_answer() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root may make a network of its own");
+        return;
+    }
+    let range = format!("{ONLY_PORT} {}", ONLY_PORT + 1);
+    let script = format!(
+        "ip link set lo up && echo '{range}' >/proc/sys/net/ipv4/ip_local_port_range && \
+         exec \"$0\" --ignored --exact probe::tests::answers::in_a_network_with_one_port"
+    );
+    let ran = std::process::Command::new("unshare")
+        .args(["-n", "sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "it needs a network of its own, which the test above makes for it"]
+async fn in_a_network_with_one_port() {
+    // Otherwise nothing is proven.
+    let itself = TcpStream::connect(("127.0.0.1", ONLY_PORT)).await.unwrap();
+    assert_eq!(itself.local_addr().unwrap(), itself.peer_addr().unwrap());
+    itself.set_zero_linger().unwrap();
+    drop(itself);
+    for check in each_check(ONLY_PORT) {
+        assert_eq!(
+            outcome(check.clone()).await,
+            failed("connection refused"),
+            "{check:?}"
+        );
+        // Nor does it keep the component from its port.
+        let free = TcpSocket::new_v4().unwrap();
+        let bound = free.bind(([127, 0, 0, 1], ONLY_PORT).into());
+        assert!(bound.is_ok(), "{check:?}: {bound:?}");
+    }
 }

@@ -5,24 +5,57 @@ mod pace;
 mod programs;
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Addresses, Host, Target, ask};
-use crate::model::{HttpTarget, ProbeCheck, ProbeOutcome};
+use async_trait::async_trait;
+
+use super::{Host, Located, PortSite, Ports, Target, Whose, ask};
+use crate::model::{HttpTarget, InstanceId, ProbeCheck, ProbeOutcome};
 
 /// Long enough for any honest answer on a busy machine.
 const AMPLE: Duration = Duration::from_secs(20);
 /// Short, for those who never answer.
 const SHORT: Duration = Duration::from_millis(300);
 
-fn on_loopback() -> Target {
+/// What is known of an instance whose ports are where a test says, and whose they are.
+struct Known {
+    located: fn(u16) -> Located,
+    whose: Whose,
+}
+
+#[async_trait]
+impl Ports for Known {
+    fn locate(&self, _: &InstanceId, port: u16) -> Located {
+        (self.located)(port)
+    }
+
+    async fn whose(&self, _: &InstanceId, _: SocketAddr) -> Whose {
+        self.whose.clone()
+    }
+
+    async fn taker(&self, _: &InstanceId, _: SocketAddr, _: SocketAddr) -> Option<Whose> {
+        Some(self.whose.clone())
+    }
+}
+
+fn an_instance() -> InstanceId {
+    "default.p.a.0.1".parse().unwrap()
+}
+
+fn target(located: fn(u16) -> Located, whose: Whose) -> Target {
     Target {
-        addresses: Addresses::Host(Host::Loopback),
+        ports: PortSite::new(an_instance(), Arc::new(Known { located, whose })),
         exec: None,
     }
+}
+
+fn on_loopback() -> Target {
+    target(|port| Located::At(Host::Loopback, port), Whose::Own)
 }
 
 fn http(port: u16, path: &str) -> ProbeCheck {

@@ -12,10 +12,7 @@ use crate::model::{
     Counts, HumanDuration, InstanceId, Probe, ProbeCheck, ProbeKind, ProbeOutcome, Probes,
 };
 use crate::probe::schedule::Ask;
-use crate::probe::{
-    Addresses, AskError, Found, Host, MAX_ASKS, Prober, ProberHandle, Report, Stage, Target,
-    Watched,
-};
+use crate::probe::{AskError, Found, MAX_ASKS, Prober, ProberHandle, Report, Stage, Watched};
 
 const STARTUP: u16 = 1;
 const READINESS: u16 = 2;
@@ -47,13 +44,9 @@ fn all_three() -> Probes {
 }
 
 fn watched(probes: Probes, stage: Stage, found: Found) -> Watched {
-    let addresses = Addresses::Host(Host::Loopback);
     Watched {
         probes,
-        target: Arc::new(Target {
-            addresses,
-            exec: None,
-        }),
+        target: Arc::new(super::on_loopback()),
         stage,
         found,
     }

@@ -1,11 +1,7 @@
 //! Exec probes.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-
 use super::*;
-use crate::model::{ExitStatus, InstanceId, Signal};
+use crate::model::{ExitStatus, Signal};
 use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun};
 
 /// Answers each command with what its first word says.
@@ -29,10 +25,9 @@ impl Inside for Scripted {
 }
 
 fn scripted() -> Target {
-    let instance: InstanceId = "default.p.a.0.1".parse().unwrap();
     Target {
-        addresses: Addresses::Host(Host::Loopback),
-        exec: Some(ExecSite::new(instance, Arc::new(Scripted))),
+        ports: on_loopback().ports,
+        exec: Some(ExecSite::new(an_instance(), Arc::new(Scripted))),
     }
 }
 

@@ -122,7 +122,7 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
     let Workload::Docker(container) = &launch.spec.workload else {
         panic!("{launch:?}");
     };
-    let (made, _network) = stage.driver.create(&launch, container).await.unwrap();
+    let made = stage.driver.create(&launch, container).await.unwrap();
     stage.restart().await;
     let seen = sight(&*stage.driver, &launch.instance).await.unwrap();
     assert_eq!(seen.life, Life::Created);
@@ -132,7 +132,7 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
         panic!("{seen:?}");
     };
     assert_ne!(
-        container, made,
+        container, made.id,
         "it is made anew, on the network that is there now"
     );
     assert!(
@@ -140,7 +140,7 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
             .driver
             .inner
             .engine
-            .container(&made)
+            .container(&made.id)
             .await
             .unwrap()
             .is_none()

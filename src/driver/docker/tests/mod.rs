@@ -143,6 +143,7 @@ fn open(root: &tempfile::TempDir, mark: &str, endpoint: &Endpoint) -> Arc<Docker
         state_dir: root.path().join("state"),
         owner: mark.to_owned(),
         privileged: Privileged::Refused,
+        allowed_mounts: vec![root.path().join("stage")],
         conduct: Conduct::Tends,
     };
     DockerDriver::new(config, Clock::new())

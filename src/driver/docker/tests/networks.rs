@@ -45,12 +45,14 @@ async fn of_two_networks_that_two_flowctls_made_at_once_the_older_is_kept() {
     let Workload::Docker(container) = &late.spec.workload else {
         panic!("{late:?}");
     };
-    let (made, network) = stage.driver.create(&late, container).await.unwrap();
+    let made = stage.driver.create(&late, container).await.unwrap();
     make(Some(identity::mark("another"))).await.unwrap();
-    let started = stage.driver.run(&late, container, &made).await;
+    let started = stage.driver.run(&late, container, &made.id).await;
     assert_eq!(started.unwrap(), None, "it has to be made anew");
-    drop(network);
-    stage.driver.remove(&made, &late.instance).await.unwrap();
+    let id = made.id.clone();
+    // What keeps its network goes with it.
+    drop(made);
+    stage.driver.remove(&id, &late.instance).await.unwrap();
     stage.driver.start(&late).await.unwrap();
     eventually_runs(&*stage.driver, &late.instance).await;
     assert_eq!(named().await, ours);
