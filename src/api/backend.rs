@@ -44,6 +44,9 @@ pub trait Backend: Send + Sync + 'static {
     /// folders, or leaves them when that is asked for.
     async fn applied(&self, request: &ApplyRequest);
 
+    /// Told after these pipelines were recorded although something would keep them from running.
+    async fn forced(&self, pipelines: Vec<PipelineKey>);
+
     /// The kept events that `query` wants, oldest first; `query.tail` is honoured,
     /// [`EventQuery::wants`] is the filter.
     ///

@@ -123,7 +123,9 @@ impl From<Refusal> for ApiError {
 impl From<DriverError> for ApiError {
     fn from(error: DriverError) -> Self {
         let code = match &error {
-            DriverError::Refused(_) | DriverError::StillAlive { .. } => ErrorCode::Refused,
+            DriverError::Refused(_)
+            | DriverError::StillAlive { .. }
+            | DriverError::InTheWay { .. } => ErrorCode::Refused,
             DriverError::Unreachable { .. } => ErrorCode::Unreachable,
         };
         Self::new(code, error.to_string())

@@ -136,6 +136,7 @@ async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswe
         WhenUnready::Refuse if !obstacles.is_empty() => return Err(obstructed(obstacles)),
         WhenUnready::Refuse | WhenUnready::Force => {}
     }
+    let is_forced = !obstacles.is_empty();
     let caller = request.caller.as_ref();
     let more = backend.remarks(&checked.loaded, caller).await;
     for remark in obstacles.into_iter().chain(more) {
@@ -144,7 +145,12 @@ async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswe
             .push_str(&format!("warning: {}\n", remark.message));
         remarks.warnings.push(remark);
     }
+    let pipelines = checked.loaded.iter().flat_map(|one| &one.pipelines);
+    let keys: Vec<_> = pipelines.map(|spec| spec.key.clone()).collect();
     let applied = apply_each(shared, checked.loaded).await;
+    if is_forced {
+        backend.forced(keys).await;
+    }
     // What was recorded before another one failed is followed too.
     backend.applied(request).await;
     let pipelines = applied?;

@@ -77,6 +77,8 @@ impl Backend for Scripted {
 
     async fn applied(&self, _: &ApplyRequest) {}
 
+    async fn forced(&self, _: Vec<PipelineKey>) {}
+
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
         let kept = self.kept.lock().unwrap();
         Ok(kept.iter().filter(|e| query.wants(e)).cloned().collect())
@@ -266,6 +268,8 @@ fn obey(command: Command) {
             let why = "no space left".to_owned();
             reply.send(Err(Refusal::NotDurable { why })).is_ok()
         }
+        Command::Note { .. } => {}
+        Command::Leave { reply, .. } => reply.send(()).unwrap(),
         Command::Desired {
             pipeline: wanted,
             reply,

@@ -9,13 +9,15 @@ use super::events;
 use super::exit::{Exit, Failure};
 use super::last_lines::last_lines;
 use super::reader;
-use super::render::{Columns, ended, heading, push, replica_name, status, why as reason};
+use super::render::{
+    Columns, NONE_WANTED, ended, heading, notes_of, push, replica_name, status, why as reason,
+};
 use super::target::{Named, Target, component, either, find, narrowed};
 use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
 use crate::model::{
-    ComponentSpec, ComponentStatus, Event, Limit, PipelineKey, PipelineStatus, ReplicaStatus,
-    Snapshot, StopTarget, Timestamp, Workload,
+    ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
+    StopTarget, Timestamp, Workload,
 };
 
 /// Events shown.
@@ -123,12 +125,19 @@ impl Account<'_> {
         for replica in &self.component.replicas {
             self.replica(replica, style, now, &mut text);
         }
+        self.notes(&mut text);
         if self.component.replicas.is_empty() {
             let id = &self.component.id;
-            push(&mut text, |text| writeln!(text, "{id} has no replicas"));
+            push(&mut text, |text| writeln!(text, "{id}: {NONE_WANTED}"));
         }
         recent_events(&self.events, style, &mut text);
         text
+    }
+
+    fn notes(&self, text: &mut String) {
+        for words in notes_of(self.component) {
+            field(text, "note", &words);
+        }
     }
 
     fn replica(&self, replica: &ReplicaStatus, style: Style, now: Timestamp, text: &mut String) {
@@ -191,9 +200,7 @@ impl Account<'_> {
         if let Some(spec) = spec {
             definition(spec, &mut text);
         }
-        if let Some(words) = Limit::in_vain(&component.unenforced) {
-            field(&mut text, "note", &words);
-        }
+        self.notes(&mut text);
         recent_events(&self.events, look.style, &mut text);
         text
     }

@@ -8,7 +8,7 @@ use crate::model::{
     Snapshot, Timestamp,
 };
 
-use super::render::{pipeline_name, replica_name, standing};
+use super::render::{NONE_WANTED, pipeline_name, replica_name, standing};
 use super::target::{Target, find, key};
 
 /// What is waited for.
@@ -106,7 +106,7 @@ impl Goal {
             Self::Running(components) => components
                 .iter()
                 .flat_map(|before| {
-                    of_component(snapshot, &before.target, now, |replica| {
+                    of_some(snapshot, &before.target, now, |replica| {
                         if before.is_as_before(replica) && is_at_rest(replica.phase) {
                             Stage::Untouched
                         } else {
@@ -118,7 +118,7 @@ impl Goal {
             Self::Replaced(components) => components
                 .iter()
                 .flat_map(|before| {
-                    of_component(snapshot, &before.target, now, |replica| {
+                    of_some(snapshot, &before.target, now, |replica| {
                         if before.is_as_before(replica) {
                             Stage::Untouched
                         } else if before.is_same_instance(replica) {
@@ -226,6 +226,20 @@ fn of_component(
     replicas
         .map(|replica| one(&pipeline, component, replica, stage(replica), now))
         .collect()
+}
+
+/// The same of a component of which something is to run: none is not all.
+fn of_some(
+    snapshot: &Snapshot,
+    target: &Target,
+    now: Timestamp,
+    stage: impl Fn(&ReplicaStatus) -> Stage,
+) -> Vec<Standing> {
+    let all = of_component(snapshot, target, now, stage);
+    if all.is_empty() {
+        return vec![said(target.to_string(), NONE_WANTED, Stage::Failed)];
+    }
+    all
 }
 
 fn one(
@@ -459,6 +473,19 @@ mod tests {
         assert_eq!(stages(&goal, &starting), [Stage::Waiting]);
         let ready = snapshot(vec![next_instance(a(PhaseName::Running))], true);
         assert_eq!(stages(&goal, &ready), [Stage::Done]);
+    }
+
+    #[test]
+    fn a_start_of_a_component_without_replicas_does_not_succeed() {
+        let none = snapshot(vec![], true);
+        for goal in [
+            Goal::Running(vec![Before::of(&none, target())]),
+            Goal::Replaced(vec![Before::of(&none, target())]),
+        ] {
+            assert_eq!(stages(&goal, &none), [Stage::Failed]);
+        }
+        assert_eq!(stages(&Goal::Stopped(vec![target()]), &none), []);
+        assert_eq!(stages(&apply(3, ChangeWord::Changed), &none), []);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn status(snapshot: &Snapshot, columns: Columns, look: Look, now: Timestamp)
             text.push('\n');
         }
         heading(pipeline, look, &mut text);
-        unenforced(pipeline, look, &mut text);
+        notes(pipeline, look, &mut text);
         draw(rows, &shared, look, &mut text);
     }
     text
@@ -156,10 +156,17 @@ pub fn heading(pipeline: &PipelineStatus, look: Look, text: &mut String) {
     }
 }
 
-/// What a pipeline's components ask for in vain, a line each.
-fn unenforced(pipeline: &PipelineStatus, look: Look, text: &mut String) {
+/// What a component asks for in vain, and what is wrong with it all the same.
+pub fn notes_of(component: &ComponentStatus) -> impl Iterator<Item = String> {
+    let in_vain = Limit::in_vain(&component.unenforced);
+    let forced = component.notes.iter().map(|note| clean(note).into_owned());
+    in_vain.into_iter().chain(forced)
+}
+
+/// The notes on a pipeline's components, a line each.
+fn notes(pipeline: &PipelineStatus, look: Look, text: &mut String) {
     for component in &pipeline.components {
-        if let Some(words) = Limit::in_vain(&component.unenforced) {
+        for words in notes_of(component) {
             let line = format!("note     {}: {words}", component.id);
             text.push_str(&paint(&line, Tone::Unknown, look.style));
             text.push('\n');
@@ -244,6 +251,9 @@ fn rows(pipeline: &PipelineStatus, columns: Columns, now: Timestamp) -> Vec<Vec<
     rows
 }
 
+/// Why nothing is to be seen of a component that its file names.
+pub const NONE_WANTED: &str = "no replica of it is wanted: `replicas: 0`";
+
 fn without_replicas(component: &ComponentStatus, columns: Columns) -> Vec<Cell> {
     let blanks = match columns {
         Columns::Usual => 0,
@@ -259,7 +269,7 @@ fn without_replicas(component: &ComponentStatus, columns: Columns) -> Vec<Cell> 
         Cell::new(component.driver.to_string()),
     ];
     row.extend(std::iter::repeat_n(Cell::new("-"), blanks));
-    row.push(Cell::new(format!("{} replicas wanted", component.desired)));
+    row.push(Cell::new(NONE_WANTED));
     row
 }
 

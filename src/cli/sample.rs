@@ -51,6 +51,7 @@ pub fn component(id: &str, role: Role, replicas: Vec<ReplicaStatus>) -> Componen
         driver: DriverKind::Process,
         desired: u32::try_from(replicas.len()).expect("samples are small"),
         unenforced: Vec::new(),
+        notes: Vec::new(),
         replicas,
     }
 }

@@ -160,6 +160,8 @@ impl api::Backend for Onlooker {
 
     async fn applied(&self, _: &ApplyRequest) {}
 
+    async fn forced(&self, _: Vec<PipelineKey>) {}
+
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
         if query.follow {
             return Err(no_daemon("nothing new will happen"));
@@ -213,7 +215,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
     if emptied {
         daemon.swept().await;
     }
-    daemon.close().await;
+    daemon.close(super::DOWN).await;
     asked.map_err(DaemonError::Down)?;
     if emptied {
         Ok(())

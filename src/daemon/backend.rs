@@ -16,14 +16,17 @@ use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::model::{
-    ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, Problem, Workload, revision,
+    ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, PipelineStatus, Problem,
+    Snapshot, Workload, revision,
 };
+use crate::planner::Desired;
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
 
 use super::control::{Kept, Seat};
 use super::leftovers;
+use super::overrides::Overrides;
 use super::retention;
 use super::sources::{self, Sources};
 
@@ -45,6 +48,7 @@ pub(super) struct Backend {
     pub logs: PathBuf,
     /// The control plane's port; `None` = the control plane is not ours.
     pub seat: Option<Seat>,
+    pub overrides: Overrides,
 }
 
 #[async_trait]
@@ -74,12 +78,14 @@ impl api::Backend for Backend {
             .filter(|component| !self.drivers.contains_key(&component.driver()))
             .map(without_driver)
             .collect();
-        let running = Running::all(&self.owner.snapshots().borrow());
+        let snapshot = self.owner.snapshots().borrow().clone();
+        let running = Running::all(&snapshot);
         let kept = self.before_port(&specs, &running).await;
         obstacles.extend(kept.iter().flat_map(Kept::problems).map(whole));
         obstacles.extend(self.before_containers(loaded, &running).await);
+        let leaving = leaving(&snapshot, loaded);
         let looked = tokio::task::spawn_blocking(move || {
-            let specs: Vec<&PipelineSpec> = specs.iter().collect();
+            let specs: Vec<&PipelineSpec> = specs.iter().chain(&leaving).collect();
             preflight::preflight(&specs, &running, &Inheritance::of_this_process())
         });
         match timeout(LOOK_PATIENCE, looked).await {
@@ -109,6 +115,10 @@ impl api::Backend for Backend {
 
     async fn applied(&self, request: &ApplyRequest) {
         self.sources.follow(request).await;
+    }
+
+    async fn forced(&self, pipelines: Vec<PipelineKey>) {
+        self.overrides.add(pipelines);
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
@@ -191,9 +201,9 @@ impl api::Backend for Backend {
                 )]);
             }
             DriverError::Refused(_) => ErrorCode::Refused,
-            DriverError::Unreachable { .. } | DriverError::StillAlive { .. } => {
-                ErrorCode::Unreachable
-            }
+            DriverError::Unreachable { .. }
+            | DriverError::StillAlive { .. }
+            | DriverError::InTheWay { .. } => ErrorCode::Unreachable,
         };
         let message = format!("{error}; {component} was not touched");
         Err(ApiError::new(code, message))
@@ -326,6 +336,33 @@ pub(super) async fn remarks(loaded: &[Loaded], caller: Option<&CallerVariables>)
         // The start waits for it, and says so.
         Err(_) => Vec::new(),
     }
+}
+
+/// The pipelines that are going, or go with this apply since their file names them no more: what they
+/// have will be free. Nothing is wanted of them.
+fn leaving(snapshot: &Snapshot, loaded: &[Loaded]) -> Vec<PipelineSpec> {
+    let is_of = |file: &Path| {
+        loaded
+            .iter()
+            .any(|one| one.source.file.as_deref() == Some(file))
+    };
+    let names = |key: &PipelineKey| {
+        let mut specs = loaded.iter().flat_map(|one| &one.pipelines);
+        specs.any(|spec| spec.key == *key)
+    };
+    let goes = |status: &PipelineStatus| {
+        let key = PipelineKey {
+            namespace: status.namespace.clone(),
+            name: status.name.clone(),
+        };
+        let is_left_out = status.file.as_deref().is_some_and(is_of) && !names(&key);
+        (status.deleting || is_left_out).then(|| Desired::nothing(key).spec.as_ref().clone())
+    };
+    snapshot
+        .pipelines
+        .iter()
+        .filter_map(|it| goes(it))
+        .collect()
 }
 
 /// A problem of no particular place in a file.

@@ -137,7 +137,7 @@ pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> 
     } else {
         Ok(())
     };
-    daemon.close().await;
+    daemon.close("the run is over").await;
     let ended = ended?;
     release?;
     if options.logs == AfterRun::Remove && !had_logs && is_over {
@@ -248,9 +248,9 @@ async fn begin(
     }
     let obstacles = daemon.backend().preflight(&checked.loaded).await;
     if !obstacles.is_empty() && options.when_unready == WhenUnready::Refuse {
-        let lines: Vec<String> = obstacles
-            .into_iter()
-            .map(|problem| problem.message)
+        let lines: Vec<&str> = obstacles
+            .iter()
+            .map(|problem| problem.message.as_str())
             .collect();
         return Err(ApiError::new(ErrorCode::Refused, lines.join("\n"))
             .with_hint("mend it, or go on with --force")
@@ -278,6 +278,9 @@ async fn begin(
             // It was read, and cannot be read again.
             SourceInput::Text { .. } => {}
         }
+    }
+    if !obstacles.is_empty() {
+        daemon.overrides.add(keys.clone());
     }
     for key in keys {
         logs.show(daemon, key, voice.clone());

@@ -15,6 +15,7 @@ pub mod defect;
 mod engine;
 mod foreground;
 mod leftovers;
+mod overrides;
 mod registrations;
 mod retention;
 mod signals;
@@ -60,6 +61,7 @@ use defect::{Beginnings, Defects};
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
+use overrides::Overrides;
 pub use signals::{Asked, Signals};
 use sources::Sources;
 pub use voice::{Said, Voice};
@@ -145,6 +147,7 @@ pub struct Daemon {
     sources: Sources,
     certificates: Option<Certificates>,
     seat: Option<Seat>,
+    overrides: Overrides,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
@@ -227,8 +230,11 @@ impl Daemon {
             core.leave_strangers(*kind);
         }
         match purpose {
-            Purpose::Supervise => {}
-            Purpose::TakeDown => core.freeze("everything is being taken down"),
+            Purpose::Supervise => core.opened("to look after what it owns"),
+            Purpose::TakeDown => {
+                core.opened("to take everything down");
+                core.freeze("everything is being taken down");
+            }
         }
         for driver in drivers.values() {
             core.cannot_enforce(driver.kind(), driver.unenforced());
@@ -307,6 +313,8 @@ impl Daemon {
                 owner.snapshots(),
             )));
         }
+        let overrides = Overrides::new(owner.clone(), store.clone(), &settings);
+        tasks.push(tokio::spawn(overrides.clone().follow()));
         let sources = Sources::start(owner.clone(), store.clone(), &settings, files, &stop)
             .await
             .map_err(|source| DaemonError::Io {
@@ -323,6 +331,7 @@ impl Daemon {
             sources,
             certificates,
             seat,
+            overrides,
             stop,
             tasks,
             settings,
@@ -359,13 +368,18 @@ impl Daemon {
         }
         ready();
         let mut outcome = Ok(());
+        let mut why = DOWN.to_owned();
         tokio::select! {
             // Cancel-safe: a signal that was not taken stays pending.
             signal = self.until_told(signals, log) => {
+                why = signal.to_string();
                 tracing::info!(%signal, "ending; components run on");
             }
             // Cancel-safe: what is under way is begun again by the next program.
-            () = outlived(defects) => outcome = Err(DaemonError::Defect),
+            () = outlived(defects) => {
+                why = "a part of it has panicked".to_owned();
+                outcome = Err(DaemonError::Defect);
+            }
             // Cancel-safe: it only waits for what stays decided.
             () = self.owner.downed() => {
                 tokio::select! {
@@ -383,7 +397,7 @@ impl Daemon {
         self.lock.say(ENDING);
         let ending = async {
             answering.end().await;
-            self.close().await;
+            self.close(&why).await;
         };
         tokio::select! {
             () = ending => {}
@@ -432,6 +446,7 @@ impl Daemon {
             sources: self.sources.clone(),
             logs: process_config(&self.options.state_dir).logs_dir,
             seat: self.seat.clone(),
+            overrides: self.overrides.clone(),
         }
     }
 
@@ -454,8 +469,14 @@ impl Daemon {
         leftovers::tidy(&self.docker, &self.store).await;
     }
 
-    /// Ends the daemon's tasks, hands what is undone to the disk, and lets go of the directory.
-    pub async fn close(self) {
+    /// Records that the daemon ends and what made it, ends its tasks, hands what is undone to the
+    /// disk, and lets go of the directory.
+    pub async fn close(self, why: &str) {
+        match tokio::time::timeout(LAST_WORD, self.owner.leave(why)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "its end is not among the events"),
+            Err(_) => tracing::warn!("the disk does not answer; its end is not among the events"),
+        }
         self.stop.cancel();
         for task in self.tasks {
             task.abort();
@@ -494,6 +515,10 @@ async fn outlived(defects: &mut Defects) {
 
 /// How long the end of a daemon may take whose disk hangs.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// What made a daemon end that nobody sent a signal.
+const DOWN: &str = "everything is down";
+/// How long a disk may take to record that.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// What the holder of a lock that only looks says of itself.
 const LOOKING: &str = "looking";
 /// What the holder of a lock says of itself that lets go of it as soon as it can.

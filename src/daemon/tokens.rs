@@ -379,6 +379,7 @@ mod tests {
             driver: DriverKind::Process,
             desired: 1,
             unenforced: Vec::new(),
+            notes: Vec::new(),
             replicas: vec![replica],
         };
         let pipeline = PipelineStatus {

@@ -49,8 +49,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Starts an instance. Calling it again for the same instance answers what the first call did.
     ///
     /// # Errors
-    /// [`DriverError::Refused`] when certainly nothing runs; any other error leaves that open, and
-    /// only [`Driver::observe`] can tell.
+    /// [`DriverError::Refused`] and [`DriverError::InTheWay`] when certainly nothing runs; any other
+    /// error leaves that open, and only [`Driver::observe`] can tell.
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError>;
 
     /// Stops an instance and all it forked: signal, grace, kill, and a look that nothing is left.
@@ -148,6 +148,14 @@ pub enum DriverError {
     /// Certainly nothing was started.
     #[error("{}", .0.message)]
     Refused(StartFailure),
+    /// Certainly nothing was started, since what an earlier run of the same replica left behind is in
+    /// the way. It is going, by itself or because it was made to: another start soon is worth a
+    /// try, and none of it is a failure of the component.
+    #[error("{what}")]
+    InTheWay {
+        /// What, and what becomes of it.
+        what: String,
+    },
     /// The driver did not answer, or its answer could not be understood: nothing is known.
     #[error("the {driver} driver could not {operation}: {why}")]
     Unreachable {

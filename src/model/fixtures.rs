@@ -48,6 +48,18 @@ pub(crate) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
     }
 }
 
+/// What runs in a container of some image.
+pub(crate) fn container() -> Workload {
+    Workload::Docker(ContainerSpec {
+        image: "a:1".to_owned(),
+        command: None,
+        args: vec![],
+        working_dir: None,
+        pull: None,
+        network: None,
+    })
+}
+
 /// A daemon of no version in `/`, at the beginning of time.
 pub(crate) fn daemon() -> DaemonStatus {
     DaemonStatus {

@@ -7,6 +7,7 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
+mod claim;
 mod entry;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -21,12 +22,13 @@ mod state;
 mod status;
 mod time;
 
+pub use claim::Claim;
 pub use entry::{COMPONENTS_SCHEMA, ComponentEntry, ComponentList};
 pub use ids::{
     ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
     SpecHash,
 };
-pub use plan::{Action, Effort, Hold, InFlight, Plan, Reason, Step};
+pub use plan::{Action, Effort, Ending, Hold, Holder, InFlight, Plan, Reason, Step};
 pub use registry::{
     About, BadServiceId, Evidence, Hearing, Metric, Metrics, Owner, Patience, Provenance,
     RegistrationRecord, ServiceHealth, ServiceId, ServiceKind,
@@ -42,8 +44,8 @@ pub use spec::{
 pub use state::{
     Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
     ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally,
-    ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, StartFailure, StopCause,
-    StopFailure, UnansweredStarts,
+    ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, StartFailure, StartTrouble,
+    StopCause, StopFailure, UnansweredStarts,
 };
 pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,

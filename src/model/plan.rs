@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ComponentId, InstanceId, ReplicaKey, SpecHash};
+use super::claim::Claim;
+use super::ids::{ComponentId, InstanceId, PipelineKey, ReplicaKey, SpecHash};
 use super::spec::{Condition, DriverKind};
 use super::state::{Exit, StartFailure, StopCause};
 use super::time::Timestamp;
@@ -78,8 +79,10 @@ pub enum Reason {
     Restart {
         /// How it ended.
         exit: Exit,
-        /// Failures in a row by now.
+        /// Failures in a row by now, or ends with success, where that was one.
         failures: u32,
+        /// Which of the two.
+        ending: Ending,
     },
     /// Its program could not be started; another try is due.
     Retry {
@@ -113,7 +116,11 @@ impl fmt::Display for Reason {
         match self {
             Self::New => f.write_str("not running yet"),
             Self::SpecChanged { .. } => f.write_str("its definition changed"),
-            Self::Restart { exit, failures } => write!(f, "{exit} (failure {failures})"),
+            Self::Restart {
+                exit,
+                failures,
+                ending,
+            } => write!(f, "{exit} ({})", ending.counted(*failures)),
             Self::Retry { failure, failures } => {
                 write!(f, "{} (failure {failures})", failure.message)
             }
@@ -135,12 +142,20 @@ pub enum Hold {
     Backoff {
         /// When.
         until: Timestamp,
-        /// Failures in a row.
+        /// Failures in a row, or ends with success, where the last was one.
         failures: u32,
         /// What the last one was, in words.
         last: String,
         /// Whether it failed so often that people should look.
         crashloop: bool,
+        /// Whether the last was a failure at all: a policy may ask for another run after success.
+        #[serde(default, skip_serializing_if = "Ending::is_failure")]
+        ending: Ending,
+    },
+    /// What the same edit takes from others, or takes away, is not gone yet.
+    Handover {
+        /// Who has to be gone first.
+        holders: Vec<Holder>,
     },
     /// A dependency is not there yet, or the upstream that its end was charged to is down.
     WaitingFor {
@@ -177,6 +192,13 @@ pub enum Hold {
     /// started at `until`.
     StartFailed {
         /// What the driver said.
+        why: String,
+        /// When.
+        until: Timestamp,
+    },
+    /// What its last run left behind is in the way; another start is tried at `until`.
+    Leftover {
+        /// What.
         why: String,
         /// When.
         until: Timestamp,
@@ -223,6 +245,70 @@ pub enum Hold {
     },
 }
 
+/// Whether a run ended with a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// It did.
+    #[default]
+    Failure,
+    /// It ended with success.
+    Success,
+}
+
+impl Ending {
+    fn is_failure(&self) -> bool {
+        *self == Self::Failure
+    }
+
+    /// `failure 3`, `success 3`: the third in a row.
+    pub fn counted(self, count: u32) -> String {
+        match self {
+            Self::Failure => format!("failure {count}"),
+            Self::Success => format!("success {count}"),
+        }
+    }
+}
+
+/// An instance that has to be gone before another starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Which one.
+    pub instance: InstanceId,
+    /// Its pipeline, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<PipelineKey>,
+    /// What it has that the other is to get; `None` = it leaves with the edit that brings the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.instance.replica)?;
+        if let Some(pipeline) = &self.pipeline {
+            write!(f, " of pipeline {pipeline}")?;
+        }
+        match &self.claim {
+            Some(claim) => write!(f, " (has {claim})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// So many are named; the rest is counted.
+const NAMED: usize = 3;
+
+fn name(f: &mut fmt::Formatter<'_>, holders: &[Holder]) -> fmt::Result {
+    let (named, more) = holders.split_at(holders.len().min(NAMED));
+    let named: Vec<String> = named.iter().map(ToString::to_string).collect();
+    f.write_str(&named.join(", "))?;
+    match more.len() {
+        0 => Ok(()),
+        count => write!(f, " and {count} more"),
+    }
+}
+
 /// Which call has not been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -247,12 +333,14 @@ impl Hold {
     pub fn effort(&self) -> Effort {
         match self {
             Self::Backoff { .. }
+            | Self::Handover { .. }
             | Self::WaitingFor { .. }
             | Self::StopsAfter { .. }
             | Self::InFlight { .. }
             | Self::BecomingReady { .. }
             | Self::Unhealthy { .. }
             | Self::StartFailed { .. }
+            | Self::Leftover { .. }
             | Self::StopFailed { .. }
             | Self::Blind { .. }
             | Self::Frozen { .. } => Effort::Ongoing,
@@ -272,10 +360,15 @@ impl fmt::Display for Hold {
                 failures,
                 last,
                 crashloop,
+                ending,
                 ..
             } => {
                 let word = if *crashloop { "crash loop" } else { "backoff" };
-                write!(f, "{word} (failure {failures}, {last})")
+                write!(f, "{word} ({}, {last})", ending.counted(*failures))
+            }
+            Self::Handover { holders } => {
+                f.write_str("waiting until these are gone: ")?;
+                name(f, holders)
             }
             Self::WaitingFor {
                 component,
@@ -301,6 +394,9 @@ impl fmt::Display for Hold {
             Self::BecomingReady { because, .. } => write!(f, "not ready yet: {because}"),
             Self::Unhealthy { because } => write!(f, "readiness probe fails: {because}"),
             Self::StartFailed { why, .. } => write!(f, "start failed: {why}"),
+            Self::Leftover { why, .. } => {
+                write!(f, "waiting for what its last run left behind: {why}")
+            }
             Self::StopFailed { why, .. } => write!(f, "stop failed: {why}"),
             Self::Blind { driver, because } => {
                 write!(f, "the {driver} driver does not answer: {because}")
@@ -333,9 +429,11 @@ impl Hold {
         match self {
             Self::Backoff { until, .. }
             | Self::StartFailed { until, .. }
+            | Self::Leftover { until, .. }
             | Self::StopFailed { until, .. } => Some(*until),
             Self::BecomingReady { at, .. } => *at,
-            Self::WaitingFor { .. }
+            Self::Handover { .. }
+            | Self::WaitingFor { .. }
             | Self::StopsAfter { .. }
             | Self::InFlight { .. }
             | Self::Unhealthy { .. }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::claim::Claim;
 use super::ids::{ComponentId, InstanceId, SpecHash};
 use super::spec::{DriverKind, Signal, StopPolicy};
 use super::time::Timestamp;
@@ -48,6 +49,20 @@ pub struct UnansweredStarts {
     pub why: String,
     /// When another is started.
     pub retry_at: Timestamp,
+    /// What kept it from being known, or from being.
+    #[serde(default)]
+    pub trouble: StartTrouble,
+}
+
+/// Why a start came to nothing that is no failure of its component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartTrouble {
+    /// Its driver could not say what came of it.
+    #[default]
+    Unanswered,
+    /// What an earlier run left behind is in the way.
+    Leftover,
 }
 
 /// The image that a container ran.
@@ -128,6 +143,10 @@ pub struct Instance {
     /// What it depended on when it started: decides the order of stops after it left the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<ComponentId>,
+    /// What it has for itself, once its component's definition says otherwise or is gone: until its
+    /// end nobody else may take that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Claim>,
     /// How its driver addresses it; `None` until the driver answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<Handle>,
@@ -398,6 +417,10 @@ pub struct History {
     pub restarts: u64,
     /// Failures in a row that are the component's own; decides the next delay.
     pub failures: u32,
+    /// Ends with success since the last reset that a policy of `always` has made restarts of. They
+    /// decide the next delay too, and are no failures.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub successes: u32,
     /// The newest failures since the last reset, oldest first, at most [`History::KEPT`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recent: Vec<Failure>,
@@ -417,11 +440,19 @@ impl History {
     pub const KEPT: usize = 32;
 }
 
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// One failure that may be counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// When it happened.
     pub at: Timestamp,
+    /// When the program had started that ended by itself then; `None` for any other failure, which
+    /// is nobody else's fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// Whose it is.
     pub charge: Charge,
 }
@@ -459,8 +490,10 @@ pub enum EndCause {
     NotStarted(StartFailure),
     /// We stopped it; counts only after a failed probe.
     Stopped(StopCause),
-    /// Its guardian died and took it along, or it vanished: counts.
+    /// Its guardian died and took it along: counts.
     Lost,
+    /// It is gone and left nothing, since somebody removed it behind our back: counts.
+    Vanished,
     /// The host rebooted: does not count.
     HostReboot,
     /// Its container engine stopped it when it went down: does not count.

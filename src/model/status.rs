@@ -118,7 +118,7 @@ pub struct PipelineStatus {
     pub deleting: bool,
     /// Why the file could not be taken over; the last good generation runs on.
     pub problem: Option<Problem>,
-    /// Its components by id.
+    /// Its components, each after those it depends on; then those that are being removed.
     pub components: Vec<ComponentStatus>,
 }
 
@@ -150,6 +150,9 @@ pub struct ComponentStatus {
     /// Limits that it asks for and that cannot be enforced where it runs.
     #[serde(default)]
     pub unenforced: Vec<Limit>,
+    /// What is wrong with it and was gone over by `--force`, while that is so.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Its replicas, those being removed included.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -391,7 +394,7 @@ pub struct Event {
     pub message: String,
 }
 
-/// What kind of thing happened.
+/// What kind of thing happened. Each is among [`EventKind::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -457,6 +460,43 @@ pub enum EventKind {
     Silent,
     /// A silent component sends heartbeats again.
     Heard,
+}
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 31] = [
+        Self::Applied,
+        Self::Deleted,
+        Self::Rejected,
+        Self::Recovered,
+        Self::Starting,
+        Self::Preparing,
+        Self::Started,
+        Self::StartFailed,
+        Self::Ready,
+        Self::Unready,
+        Self::Stopping,
+        Self::Stopped,
+        Self::StopFailed,
+        Self::Exited,
+        Self::Backoff,
+        Self::Crashloop,
+        Self::Completed,
+        Self::Failed,
+        Self::Waiting,
+        Self::Adopted,
+        Self::Blind,
+        Self::Sighted,
+        Self::NotDurable,
+        Self::Durable,
+        Self::Rebuilt,
+        Self::DaemonStarted,
+        Self::DaemonStopping,
+        Self::Requested,
+        Self::Registered,
+        Self::Silent,
+        Self::Heard,
+    ];
 }
 
 impl fmt::Display for EventKind {

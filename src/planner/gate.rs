@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    ComponentSpec, Condition, Health, Phase, Record, ReplicaKey, RunIntent, Timestamp,
+    ComponentSpec, Condition, Health, Phase, Record, ReplicaKey, RestartMode, RunIntent, Timestamp,
 };
 
 use super::restart::{self, Verdict};
@@ -16,6 +16,20 @@ pub fn unmet(
     records: &BTreeMap<ReplicaKey, Record>,
     condition: Condition,
 ) -> Option<String> {
+    // All of none would be true.
+    if upstream.replicas == 0 {
+        return Some("no replica of it is wanted: `replicas: 0`".to_owned());
+    }
+    match (condition, upstream.restart.mode) {
+        (Condition::Completed, RestartMode::Always) => {
+            return Some(
+                "it never completes: its restart policy is `always`; give it `on-failure`"
+                    .to_owned(),
+            );
+        }
+        (Condition::Completed, RestartMode::OnFailure | RestartMode::Never)
+        | (Condition::Started | Condition::Ready, _) => {}
+    }
     (0..upstream.replicas).find_map(|replica| {
         let key = ReplicaKey {
             component: upstream.id.clone(),
@@ -56,9 +70,22 @@ fn unready(health: &Health) -> Option<String> {
     })
 }
 
+/// Whether a person stopped it.
+pub fn is_stopped(record: &Record) -> bool {
+    match record.intent {
+        RunIntent::Stop { .. } => true,
+        RunIntent::Run | RunIntent::Start { .. } | RunIntent::Restart { .. } => false,
+    }
+}
+
+/// Whether a replica without an instance has done its work.
+pub fn is_completed(upstream: &ComponentSpec, record: &Record) -> bool {
+    without_instance(upstream, record).is_none()
+}
+
 /// A replica without an instance satisfies every condition once it has completed.
 fn without_instance(upstream: &ComponentSpec, record: &Record) -> Option<String> {
-    if let RunIntent::Stop { .. } = record.intent {
+    if is_stopped(record) {
         return Some("stopped by request".to_owned());
     }
     let now = Timestamp::from_millis(0);

@@ -9,6 +9,7 @@
 //! - Every unsettled replica has a step with a [`Reason`] or a [`Hold`].
 //! - Starts follow the graph, stops go against it.
 //! - What a blind driver runs is left alone.
+//! - What an edit brings starts once what it takes over, or takes away, is gone.
 //!
 //! **Assumptions.** Ends are recorded (through [`restart::ended`]) before planning, and `busy` names
 //! every replica with an unanswered driver call.
@@ -16,6 +17,7 @@
 pub mod blame;
 pub mod diff;
 mod gate;
+mod handover;
 pub mod health;
 mod order;
 pub mod restart;
@@ -24,14 +26,17 @@ mod tests;
 mod wording;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::{
     Action, ComponentId, ComponentSpec, DriverKind, Health, Hold, InFlight, Instance, InstanceId,
-    Phase, PipelineKey, PipelineSpec, Plan, Reason, Record, ReplicaKey, RunIntent, Step, StopCause,
-    Timestamp,
+    Phase, PipelineKey, PipelineSpec, Plan, Reason, Record, ReplicaKey, RunIntent, StartTrouble,
+    Step, StopCause, Timestamp,
 };
 
+use handover::Handovers;
+pub use handover::{Bond, Leaving, leaving};
 use order::StopGraph;
 use restart::Verdict;
 
@@ -42,6 +47,8 @@ pub struct Desired {
     pub key: PipelineKey,
     /// Its definition; one without components means: nothing.
     pub spec: Arc<PipelineSpec>,
+    /// The folder of its file, where its programs work that name no other; `None` = not known.
+    pub folder: Option<Arc<Path>>,
     /// Components after what they depend on.
     order: Arc<[ComponentId]>,
 }
@@ -52,8 +59,23 @@ impl Desired {
         Self {
             key: spec.key.clone(),
             order: order::start_order(&spec).into(),
+            folder: None,
             spec,
         }
+    }
+
+    /// The same of a file in `folder`.
+    #[must_use]
+    pub fn of_folder(mut self, folder: Option<&Path>) -> Self {
+        self.folder = folder.map(Arc::from);
+        self
+    }
+
+    /// Its components, each after those it depends on.
+    pub fn in_order(&self) -> impl Iterator<Item = &ComponentSpec> {
+        self.order
+            .iter()
+            .filter_map(|id| self.spec.components.get(id))
     }
 
     /// A pipeline of which nothing should be left.
@@ -69,6 +91,7 @@ impl Desired {
         Self {
             key,
             spec: Arc::new(spec),
+            folder: None,
             order: Arc::default(),
         }
     }
@@ -83,20 +106,17 @@ impl Desired {
 
     /// Every replica that should exist, each after those it depends on.
     pub fn replicas(&self) -> impl Iterator<Item = (ReplicaKey, &ComponentSpec)> {
-        self.order
-            .iter()
-            .filter_map(|id| self.spec.components.get(id))
-            .flat_map(|spec| {
-                (0..spec.replicas).map(move |replica| {
-                    (
-                        ReplicaKey {
-                            component: spec.id.clone(),
-                            replica,
-                        },
-                        spec,
-                    )
-                })
+        self.in_order().flat_map(|spec| {
+            (0..spec.replicas).map(move |replica| {
+                (
+                    ReplicaKey {
+                        component: spec.id.clone(),
+                        replica,
+                    },
+                    spec,
+                )
             })
+        })
     }
 }
 
@@ -113,6 +133,10 @@ pub struct Observed<'a> {
     pub drivers: BTreeSet<DriverKind>,
     /// Replicas with an unanswered driver call.
     pub busy: Busy<'a>,
+    /// Instances of other pipelines that have to go.
+    pub leaving_elsewhere: LeavingElsewhere<'a>,
+    /// Instances that something of another pipeline waits for, to take over what they have.
+    pub awaited_elsewhere: BTreeSet<&'a InstanceId>,
     /// Why nothing new may begin, if so.
     pub frozen: Option<&'a str>,
     /// Above every incarnation of this host's past, those of forgotten replicas included: what they
@@ -126,6 +150,8 @@ pub type Records<'a> = std::borrow::Cow<'a, BTreeMap<ReplicaKey, Record>>;
 pub type Strays<'a> = std::borrow::Cow<'a, BTreeMap<InstanceId, Instance>>;
 /// Drivers that do not answer.
 pub type Blind<'a> = std::borrow::Cow<'a, BTreeMap<DriverKind, String>>;
+/// Instances of other pipelines that have to go.
+pub type LeavingElsewhere<'a> = std::borrow::Cow<'a, [Leaving]>;
 /// Unanswered calls.
 pub type Busy<'a> = std::borrow::Cow<'a, BTreeMap<ReplicaKey, InFlight>>;
 
@@ -219,6 +245,7 @@ struct View<'a> {
     doomed: BTreeSet<&'a ComponentId>,
     graph: StopGraph<'a>,
     strays: BTreeMap<&'a ReplicaKey, &'a Instance>,
+    handovers: Handovers<'a>,
 }
 
 impl<'a> View<'a> {
@@ -246,6 +273,7 @@ impl<'a> View<'a> {
             doomed,
             graph,
             strays,
+            handovers: Handovers::new(desired, observed),
         }
     }
 
@@ -316,7 +344,7 @@ impl<'a> View<'a> {
                     return Decision::Settled;
                 };
                 match replacement(record, instance, health, spec) {
-                    Some((cause, reason)) => self.replace(record, instance, spec, cause, reason),
+                    Some((cause, reason)) => self.replace(record, instance, spec, (cause, reason)),
                     None => self.live(spec, instance, health),
                 }
             }
@@ -358,18 +386,22 @@ impl<'a> View<'a> {
     }
 
     /// Stops an instance that another is to follow, once that one could start: until then the old
-    /// one goes on serving.
+    /// one goes on serving, unless somebody else waits for what it has.
     fn replace(
         &self,
         record: &Record,
         instance: &Instance,
         spec: &ComponentSpec,
-        cause: StopCause,
-        reason: Reason,
+        (cause, reason): (StopCause, Reason),
     ) -> Decision {
+        let stops = Decision::Do(stop(instance, &cause), reason);
         match self.may_start(record, spec) {
+            Err(Hold::WaitingFor { .. }) if self.handovers.is_awaited(&instance.id) => stops,
             Err(hold) => Decision::Wait(hold),
-            Ok(()) => Decision::Do(stop(instance, &cause), reason),
+            Ok(()) => match self.handovers.before_replacing(instance, spec) {
+                Some(hold) => Decision::Wait(hold),
+                None => stops,
+            },
         }
     }
 
@@ -419,12 +451,14 @@ impl<'a> View<'a> {
                 failures,
                 last,
                 crashloop,
+                ending,
             } => {
                 return Decision::Wait(Hold::Backoff {
                     until,
                     failures,
                     last,
                     crashloop,
+                    ending,
                 });
             }
             Verdict::AwaitUpstream(upstream) => match self.missing(&upstream) {
@@ -439,21 +473,27 @@ impl<'a> View<'a> {
         };
         if let Some(starts) = restart::holding(record, &spec.hash, self.now) {
             let (why, until) = (starts.why.clone(), starts.retry_at);
-            return Decision::Wait(Hold::StartFailed { why, until });
+            return Decision::Wait(match starts.trouble {
+                StartTrouble::Unanswered => Hold::StartFailed { why, until },
+                StartTrouble::Leftover => Hold::Leftover { why, until },
+            });
         }
         match self.may_start(record, spec) {
             Err(hold) => Decision::Wait(hold),
-            Ok(()) => {
-                let instance = InstanceId {
-                    pipeline: self.desired.key.clone(),
-                    replica: key.clone(),
-                    incarnation: record
-                        .incarnation
-                        .saturating_add(1)
-                        .max(self.observed.next_incarnation),
-                };
-                Decision::Do(Action::Start { instance }, reason)
-            }
+            Ok(()) => match self.handovers.before_starting(key, spec) {
+                Some(hold) => Decision::Wait(hold),
+                None => {
+                    let instance = InstanceId {
+                        pipeline: self.desired.key.clone(),
+                        replica: key.clone(),
+                        incarnation: record
+                            .incarnation
+                            .saturating_add(1)
+                            .max(self.observed.next_incarnation),
+                    };
+                    Decision::Do(Action::Start { instance }, reason)
+                }
+            },
         }
     }
 

@@ -9,9 +9,10 @@ use backoff::ExponentialBackoffBuilder;
 use backoff::backoff::Backoff as _;
 
 use crate::model::{
-    Backoff, Charge, ComponentId, EndCause, Ended, ExitStatus, Failure, Health, History,
+    Backoff, Charge, ComponentId, EndCause, Ended, Ending, ExitStatus, Failure, Health, History,
     HumanDuration, ImageChoice, InstanceId, Phase, Pull, Reason, Record, RestartMode,
-    RestartPolicy, RunIntent, SpecHash, StartFailure, StopCause, Timestamp, UnansweredStarts,
+    RestartPolicy, RunIntent, SpecHash, StartFailure, StartTrouble, StopCause, Timestamp,
+    UnansweredStarts,
 };
 
 /// Failures within [`CRASHLOOP_WINDOW`] that make a crash loop.
@@ -25,6 +26,8 @@ const PULL_AGAIN_AT_MOST: Duration = Duration::from_secs(300);
 /// engine that is back is used within half a minute.
 const START_AGAIN: Duration = Duration::from_secs(1);
 const START_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+/// The pause before it is tried again to start where an earlier run left something behind.
+const LEFTOVER_AGAIN: Duration = Duration::from_secs(1);
 /// Steps after which an exponential delay is taken as it is: 2^64 ms is beyond any cap, and a
 /// factor close to 1 must not turn months of failures into a long loop.
 const MAX_STEPS: u32 = 4096;
@@ -38,12 +41,14 @@ pub enum Verdict {
     Backoff {
         /// When.
         until: Timestamp,
-        /// Failures in a row.
+        /// Failures in a row, or ends with success where the last was one.
         failures: u32,
         /// The last end, in words.
         last: String,
         /// Whether it is a crash loop.
         crashloop: bool,
+        /// Which of the two the last was.
+        ending: Ending,
     },
     /// Start one when this upstream is ready.
     AwaitUpstream(ComponentId),
@@ -94,7 +99,11 @@ pub fn verdict(
         EndCause::Itself(_) if succeeded(policy, last) && policy.mode != RestartMode::Always => {
             Verdict::Completed
         }
-        EndCause::Itself(_) | EndCause::NotStarted(_) | EndCause::Stopped(_) | EndCause::Lost
+        EndCause::Itself(_)
+        | EndCause::NotStarted(_)
+        | EndCause::Stopped(_)
+        | EndCause::Lost
+        | EndCause::Vanished
             if policy.mode == RestartMode::Never =>
         {
             Verdict::Failed {
@@ -108,7 +117,8 @@ pub fn verdict(
         EndCause::Itself(Charge::Own)
         | EndCause::NotStarted(_)
         | EndCause::Stopped(_)
-        | EndCause::Lost => after_failure(policy, &record.history, last, now),
+        | EndCause::Lost
+        | EndCause::Vanished => after_failure(policy, &record.history, last, now),
     }
 }
 
@@ -118,10 +128,21 @@ fn after_failure(
     last: &Ended,
     now: Timestamp,
 ) -> Verdict {
-    let failures = history.failures.max(1);
+    let ends = history.failures.saturating_add(history.successes).max(1);
+    let (ending, failures) = match last.cause {
+        EndCause::Itself(_) if succeeded(policy, last) => (Ending::Success, history.successes),
+        EndCause::Itself(_)
+        | EndCause::NotStarted(_)
+        | EndCause::Stopped(_)
+        | EndCause::Lost
+        | EndCause::Vanished
+        | EndCause::HostReboot
+        | EndCause::RuntimeRestarted => (Ending::Failure, history.failures),
+    };
+    let failures = failures.max(1);
     if let Some(limit) = policy.limit {
         let counted = match limit.window {
-            None => failures,
+            None => ends,
             Some(window) => own_failures_since(history, last.exit.at, window.get()),
         };
         if counted > limit.max_retries {
@@ -131,7 +152,7 @@ fn after_failure(
             };
         }
     }
-    let until = last.exit.at.after(delay(policy, failures, &last.instance));
+    let until = last.exit.at.after(delay(policy, ends, &last.instance));
     if until > now {
         let crashloop = history.crashloop_since.is_some();
         return Verdict::Backoff {
@@ -139,6 +160,7 @@ fn after_failure(
             failures,
             last: in_words(last),
             crashloop,
+            ending,
         };
     }
     Verdict::Start(match &last.cause {
@@ -149,10 +171,12 @@ fn after_failure(
         EndCause::Itself(_)
         | EndCause::Stopped(_)
         | EndCause::Lost
+        | EndCause::Vanished
         | EndCause::HostReboot
         | EndCause::RuntimeRestarted => Reason::Restart {
             exit: last.exit.clone(),
             failures,
+            ending,
         },
     })
 }
@@ -174,6 +198,7 @@ fn after_failed_pull(
             failures,
             last: in_words(last),
             crashloop: false,
+            ending: Ending::Failure,
         };
     }
     Verdict::Start(Reason::Retry {
@@ -214,6 +239,24 @@ pub fn unanswered(
         times,
         why,
         retry_at: now.after(delay(&curve, times, instance)),
+        trouble: StartTrouble::Unanswered,
+    }
+}
+
+/// `before` and one more: `what` an earlier run left behind kept `instance`, of revision `spec`, from
+/// starting. It is going, so it is looked for at a steady pace.
+#[must_use]
+pub fn in_the_way(
+    before: Option<&UnansweredStarts>,
+    instance: &InstanceId,
+    spec: &SpecHash,
+    what: String,
+    now: Timestamp,
+) -> UnansweredStarts {
+    UnansweredStarts {
+        retry_at: now.after(LEFTOVER_AGAIN),
+        trouble: StartTrouble::Leftover,
+        ..unanswered(before, instance, spec, what, now)
     }
 }
 
@@ -304,16 +347,20 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
         | EndCause::Itself(_)
         | EndCause::Stopped(_)
         | EndCause::Lost
+        | EndCause::Vanished
         | EndCause::HostReboot
         | EndCause::RuntimeRestarted => 0,
     };
     let charge = match &ended.cause {
-        EndCause::Itself(_) if succeeded(policy, &ended) && policy.mode != RestartMode::Always => {
+        EndCause::Itself(charge) if succeeded(policy, &ended) => {
+            if policy.mode == RestartMode::Always && *charge == Charge::Own {
+                history.successes = history.successes.saturating_add(1);
+            }
             None
         }
         EndCause::Itself(charge) => Some(charge.clone()),
         EndCause::NotStarted(failure) if failure.is_pull() => None,
-        EndCause::NotStarted(_) | EndCause::Lost => Some(Charge::Own),
+        EndCause::NotStarted(_) | EndCause::Lost | EndCause::Vanished => Some(Charge::Own),
         EndCause::Stopped(cause) => is_failed_probe(cause).then_some(Charge::Own),
         EndCause::HostReboot | EndCause::RuntimeRestarted => None,
     };
@@ -323,15 +370,21 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
         }
         history.recent.push(Failure {
             at: ended.exit.at,
+            since: match &ended.cause {
+                EndCause::Itself(_) => ended.exit.started_at,
+                EndCause::NotStarted(_)
+                | EndCause::Stopped(_)
+                | EndCause::Lost
+                | EndCause::Vanished
+                | EndCause::HostReboot
+                | EndCause::RuntimeRestarted => None,
+            },
             charge,
         });
         if history.recent.len() > History::KEPT {
             history.recent.remove(0);
         }
-        let burst = own_failures_since(&history, ended.exit.at, CRASHLOOP_WINDOW);
-        if history.crashloop_since.is_none()
-            && usize::try_from(burst).unwrap_or(usize::MAX) >= CRASHLOOP_FAILURES
-        {
+        if history.crashloop_since.is_none() && is_crashloop(&history, ended.exit.at) {
             history.crashloop_since = Some(ended.exit.at);
         }
     }
@@ -339,21 +392,53 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
     history
 }
 
-/// `history` when its last failure turns out to be the fault of `upstream`; `None` when there is
-/// nothing to take back.
-pub fn taken_back(history: &History, upstream: &ComponentId) -> Option<History> {
+fn is_crashloop(history: &History, at: Timestamp) -> bool {
+    let burst = own_failures_since(history, at, CRASHLOOP_WINDOW);
+    usize::try_from(burst).unwrap_or(usize::MAX) >= CRASHLOOP_FAILURES
+}
+
+/// `history` when ends that were held against the component turn out to be the fault of `upstream`:
+/// those of which `is_its_fault` says so, given when the program had started, if that is known, and
+/// when it ended. `None` when there is nothing to take back.
+pub fn taken_back(
+    history: &History,
+    upstream: &ComponentId,
+    is_its_fault: impl Fn(Option<Timestamp>, Timestamp) -> bool,
+) -> Option<History> {
     let mut history = history.clone();
-    let last = history.last.as_mut()?;
-    let EndCause::Itself(charge @ Charge::Own) = &mut last.cause else {
+    let mut changed = false;
+    let charge = || Charge::Upstream(upstream.clone());
+    let last_at = history.last.as_ref().map(|last| last.exit.at);
+    let newest = history.recent.len().saturating_sub(1);
+    let mut is_last_counted = false;
+    if let Some(last) = &mut history.last
+        && last.cause == EndCause::Itself(Charge::Own)
+        && is_its_fault(last.exit.started_at, last.exit.at)
+    {
+        last.cause = EndCause::Itself(charge());
+        is_last_counted = history
+            .recent
+            .last()
+            .is_some_and(|one| one.at == last.exit.at);
+        if !is_last_counted {
+            history.successes = history.successes.saturating_sub(1);
+        }
+        changed = true;
+    }
+    for (index, failure) in history.recent.iter_mut().enumerate() {
+        let is_last = is_last_counted && index == newest;
+        // Of what was recorded by an older flowctl, only the last is known to be an end by itself.
+        let is_earlier = failure.since.is_some() && is_its_fault(failure.since, failure.at);
+        if failure.charge == Charge::Own && (is_last || is_earlier) {
+            failure.charge = charge();
+            history.failures = history.failures.saturating_sub(1);
+            changed = true;
+        }
+    }
+    if !changed {
         return None;
-    };
-    *charge = Charge::Upstream(upstream.clone());
-    let failure = history.recent.last_mut()?;
-    failure.charge = Charge::Upstream(upstream.clone());
-    history.failures = history.failures.saturating_sub(1);
-    let last_at = last.exit.at;
-    let burst = own_failures_since(&history, last_at, CRASHLOOP_WINDOW);
-    if usize::try_from(burst).unwrap_or(usize::MAX) < CRASHLOOP_FAILURES {
+    }
+    if !last_at.is_some_and(|at| is_crashloop(&history, at)) {
         history.crashloop_since = None;
     }
     Some(history)
@@ -366,6 +451,7 @@ pub fn cleared(history: &History) -> History {
         restarts: history.restarts,
         last: history.last.clone(),
         failures: 0,
+        successes: 0,
         recent: Vec::new(),
         crashloop_since: None,
         failed_pulls: 0,
@@ -374,7 +460,7 @@ pub fn cleared(history: &History) -> History {
 
 /// When the failures of a replica in `phase` are forgotten, if it stays ready until then.
 pub fn reset_at(history: &History, phase: &Phase, policy: &RestartPolicy) -> Option<Timestamp> {
-    if history.failures == 0 && history.recent.is_empty() {
+    if history.failures == 0 && history.successes == 0 && history.recent.is_empty() {
         return None;
     }
     match phase {
@@ -439,6 +525,9 @@ pub fn in_words(ended: &Ended) -> String {
         EndCause::NotStarted(failure) => failure.message.clone(),
         EndCause::Stopped(cause) => cause.to_string(),
         EndCause::Lost => "its guardian died and took it along, exit unknown".to_owned(),
+        EndCause::Vanished => {
+            "somebody removed it from outside, so nothing tells how it ended".to_owned()
+        }
         EndCause::HostReboot => "the host rebooted".to_owned(),
         EndCause::RuntimeRestarted => "its container engine went down".to_owned(),
         EndCause::Itself(_) => ended.exit.to_string(),

@@ -102,6 +102,33 @@ pub fn preflight(
     running: &[Running],
     inheritance: &Inheritance,
 ) -> Vec<PreflightProblem> {
+    look(Whom::ToStart, pipelines, running, inheritance)
+}
+
+/// What is in the way of these pipelines, also of what runs already: it was started regardless.
+pub fn in_the_way(
+    pipelines: &[&PipelineSpec],
+    running: &[Running],
+    inheritance: &Inheritance,
+) -> Vec<PreflightProblem> {
+    look(Whom::All, pipelines, running, inheritance)
+}
+
+/// Which components are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    /// Those of which something is to be started.
+    ToStart,
+    /// All.
+    All,
+}
+
+fn look(
+    whom: Whom,
+    pipelines: &[&PipelineSpec],
+    running: &[Running],
+    inheritance: &Inheritance,
+) -> Vec<PreflightProblem> {
     let world = World {
         pipelines,
         running: by_component(running),
@@ -112,7 +139,7 @@ pub fn preflight(
         for spec in pipeline.components.values() {
             let own = world.running.get(&(&pipeline.key, &spec.id));
             let own = own.map_or(&[][..], Vec::as_slice);
-            if runs_as_wanted(own, spec) {
+            if whom == Whom::ToStart && runs_as_wanted(own, spec) {
                 continue;
             }
             let mut list = List {

@@ -79,6 +79,19 @@ impl Core {
                     }
                 },
             },
+            Command::Note { pipeline, notes } => {
+                if let Some(pipeline) = self.pipelines.get_mut(&pipeline)
+                    && pipeline.notes != notes
+                {
+                    pipeline.notes = notes;
+                    pipeline.restate = true;
+                }
+            }
+            Command::Leave { why, reply } => {
+                self.tell_of_daemon(EventKind::DaemonStopping, why, "the daemon ends".to_owned());
+                let answer = Answer::Noted { reply };
+                self.ledger.effects.push(Effect::Answer(answer));
+            }
             Command::Desired { pipeline, reply } => {
                 let known = self
                     .pipelines

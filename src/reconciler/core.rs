@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
-    DaemonStatus, DriverKind, EventKind, InstanceId, Limit, Phase, PipelineKey, PipelineRecord,
+    DaemonStatus, DriverKind, EventKind, InstanceId, Limit, PipelineKey, PipelineRecord,
     PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA, ServiceId, Sighting,
-    Snapshot, StopCause, Timestamp,
+    Snapshot, Timestamp,
 };
 
 use crate::probe::Report;
 
+pub use super::commit::Commit;
+use super::commit::{NotDurable, Pending};
 use super::handle::Command;
-use super::ledger::{Answer, Changes, Durability, Effect, Ending, Ledger};
+use super::handover::Handovers;
+use super::ledger::{Effect, Ending, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
 use super::probing::ProbingChange;
@@ -30,8 +33,6 @@ use super::snapshot::Unenforced;
 const RELIST: Duration = Duration::from_secs(10);
 /// The owner never plans for time alone more often than this.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
-/// How soon recording is tried again after it failed.
-const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -125,62 +126,29 @@ pub struct Kept {
     pub next_seq: u64,
 }
 
-/// What is to be recorded as one.
-#[derive(Clone, Debug)]
-pub struct Commit {
-    /// Grows by one with each.
-    pub number: u64,
-    /// What changed.
-    pub changes: Changes,
-    /// How well it has to be kept before it is answered.
-    pub durability: Durability,
-}
-
-/// Why nothing can be recorded.
-struct NotDurable {
-    why: String,
-    /// When it is tried again.
-    again_at: Timestamp,
-    /// The newest commit when that was found out: what older ones answer proves nothing.
-    newest: u64,
-}
-
-/// A commit that has not been answered.
-struct Pending {
-    number: u64,
-    changes: Changes,
-    effects: Vec<Effect>,
-}
-
-impl Pending {
-    /// Whether it was only asked whether anything could be recorded.
-    fn is_empty(&self) -> bool {
-        self.changes == Changes::default() && self.effects.is_empty()
-    }
-}
-
 /// The owner's state.
 pub struct Core {
     pub(super) pipelines: BTreeMap<PipelineKey, Pipeline>,
     pub(super) drivers: BTreeMap<DriverKind, Looking>,
     pub(super) ledger: Ledger,
     pub(super) registry: Registry,
-    daemon: DaemonStatus,
+    pub(super) handovers: Handovers,
+    pub(super) daemon: DaemonStatus,
     /// What each driver cannot enforce.
     unenforced: Unenforced,
     frozen: Option<String>,
     pub(super) ending: Ending,
-    not_durable: Option<NotDurable>,
-    pending: VecDeque<Pending>,
+    pub(super) not_durable: Option<NotDurable>,
+    pub(super) pending: VecDeque<Pending>,
     /// The number of the newest commit.
-    commits: u64,
-    ready: Vec<Effect>,
+    pub(super) commits: u64,
+    pub(super) ready: Vec<Effect>,
     probing: Vec<ProbingChange>,
     relist_at: Timestamp,
     /// Whether to ask for a commit of nothing, if there is nothing else: it tells whether something
     /// could be recorded, before anything needs to be.
-    ask_disk: bool,
-    changed: bool,
+    pub(super) ask_disk: bool,
+    pub(super) changed: bool,
 }
 
 impl Core {
@@ -214,6 +182,7 @@ impl Core {
                 .collect(),
             ledger: Ledger::new(kept.next_seq),
             registry: Registry::new(kept.registrations, kept.notes, now),
+            handovers: Handovers::default(),
             daemon,
             unenforced: Unenforced::new(),
             frozen: None,
@@ -297,9 +266,15 @@ impl Core {
             }
         }
         self.sweep();
-        let keys: Vec<PipelineKey> = self.pipelines.keys().cloned().collect();
-        for key in &keys {
-            self.advance(key);
+        self.find_leaving();
+        let mut keys: Vec<PipelineKey> = self.pipelines.keys().cloned().collect();
+        while !keys.is_empty() {
+            for key in &keys {
+                self.advance(key);
+            }
+            // One that was planned before somebody began to wait for what it has.
+            let awaited = self.pipelines.iter().filter(|(_, one)| one.dirty);
+            keys = awaited.map(|(key, _)| key.clone()).collect();
         }
         let mut turn = Turn {
             effects: std::mem::take(&mut self.ready),
@@ -354,6 +329,7 @@ impl Core {
             self.decide(&mut pipeline);
             self.changed = true;
             self.probing.extend(pipeline.probing_changes());
+            self.note_awaited(key, &pipeline.plan);
             if pipeline.is_gone() {
                 self.ledger.touch_pipeline(key);
                 return;
@@ -364,213 +340,6 @@ impl Core {
             self.changed = true;
         }
         self.pipelines.insert(key.clone(), pipeline);
-    }
-
-    /// Turns what was touched into a commit. While nothing can be recorded, touches pile up and one
-    /// commit a second tries to get rid of them.
-    fn open_commit(&mut self, now_ready: &mut Vec<Effect>) -> Option<Commit> {
-        if let Some(NotDurable { again_at, .. }) = &mut self.not_durable {
-            if self.ledger.now < *again_at || !self.pending.is_empty() {
-                let effects = std::mem::take(&mut self.ledger.effects);
-                now_ready.extend(
-                    effects
-                        .into_iter()
-                        .filter_map(|effect| self.without_record(effect)),
-                );
-                return None;
-            }
-            *again_at = self.ledger.now.after(RECORD_AGAIN);
-        } else if self.ledger.is_empty() && !std::mem::take(&mut self.ask_disk) {
-            return None;
-        }
-        self.ask_disk = false;
-        let changes = Changes {
-            records: std::mem::take(&mut self.ledger.records)
-                .into_iter()
-                .map(|(key, replica)| {
-                    let record = self
-                        .pipelines
-                        .get(&key)
-                        .and_then(|p| p.records.get(&replica));
-                    ((key, replica), record.cloned())
-                })
-                .collect(),
-            pipelines: std::mem::take(&mut self.ledger.pipelines)
-                .into_iter()
-                .map(|key| {
-                    let kept = self
-                        .pipelines
-                        .get(&key)
-                        .map(|pipeline| pipeline.kept.clone());
-                    (key, kept)
-                })
-                .collect(),
-            registrations: std::mem::take(&mut self.ledger.registrations)
-                .into_iter()
-                .map(|id| {
-                    let kept = self.registry.take_record(&id);
-                    (id, kept)
-                })
-                .collect(),
-            notes: std::mem::take(&mut self.ledger.notes)
-                .into_iter()
-                .map(|key| {
-                    let kept = self.registry.notes.get(&key);
-                    (key, kept)
-                })
-                .collect(),
-            events: std::mem::take(&mut self.ledger.events),
-        };
-        let durability = std::mem::replace(&mut self.ledger.durability, Durability::CrashSafe);
-        let effects = std::mem::take(&mut self.ledger.effects);
-        self.commits += 1;
-        let number = self.commits;
-        self.pending.push_back(Pending {
-            number,
-            changes: changes.clone(),
-            effects,
-        });
-        Some(Commit {
-            number,
-            changes,
-            durability,
-        })
-    }
-
-    fn recorded(&mut self, number: u64, result: Result<(), String>) {
-        let found = self.pending.iter().position(|one| one.number == number);
-        let Some(pending) = found.and_then(|found| self.pending.remove(found)) else {
-            return;
-        };
-        match result {
-            Ok(()) => {
-                self.changed |= !pending.is_empty();
-                let healed = self.not_durable.take_if(|trouble| number > trouble.newest);
-                if healed.is_some() {
-                    self.changed = true;
-                    self.daemon.durable = true;
-                    self.daemon.durable_why = None;
-                    self.touch_all();
-                    self.emit_daemon(EventKind::Durable, "the state can be recorded again");
-                }
-                self.ready.extend(pending.effects);
-            }
-            Err(why) => {
-                self.changed = true;
-                if self.not_durable.is_none() {
-                    self.emit_daemon(
-                        EventKind::NotDurable,
-                        &format!("the state cannot be recorded: {why}"),
-                    );
-                    self.touch_all();
-                }
-                self.not_durable = Some(NotDurable {
-                    why: why.clone(),
-                    again_at: self.ledger.now.after(RECORD_AGAIN),
-                    newest: self.commits,
-                });
-                self.daemon.durable = false;
-                self.daemon.durable_why = Some(why);
-                // What the failed commit held is owed still.
-                self.ledger
-                    .records
-                    .extend(pending.changes.records.into_keys());
-                self.ledger
-                    .pipelines
-                    .extend(pending.changes.pipelines.into_keys());
-                self.ledger
-                    .registrations
-                    .extend(pending.changes.registrations.into_keys());
-                self.ledger.notes.extend(pending.changes.notes.into_keys());
-                let mut events = pending.changes.events;
-                events.append(&mut self.ledger.events);
-                self.ledger.events = events;
-                for effect in pending.effects {
-                    let allowed = self.without_record(effect);
-                    self.ready.extend(allowed);
-                }
-            }
-        }
-    }
-
-    /// Everything is recorded anew: after a failed flush nothing on the disk is to be trusted, and
-    /// after a step of the clock its times are another clock's.
-    pub(super) fn touch_all(&mut self) {
-        for (key, pipeline) in &mut self.pipelines {
-            pipeline.dirty = true;
-            self.ledger.pipelines.insert(key.clone());
-            let replicas = pipeline
-                .records
-                .keys()
-                .map(|replica| (key.clone(), replica.clone()));
-            self.ledger.records.extend(replicas);
-        }
-        self.ledger
-            .registrations
-            .extend(self.registry.ids().cloned());
-        self.ledger.notes.extend(self.registry.note_keys());
-    }
-
-    /// What becomes of an effect that could not be announced: new side effects are taken back, ends
-    /// that a person asked for go ahead.
-    fn without_record(&mut self, effect: Effect) -> Option<Effect> {
-        match effect {
-            Effect::Start(launch) => {
-                let instance = launch.instance;
-                if let Some(pipeline) = self.pipelines.get_mut(&instance.pipeline) {
-                    pipeline.busy.remove(&instance.replica);
-                    pipeline.dirty = true;
-                    if let Some(record) = pipeline.records.get_mut(&instance.replica)
-                        && record.instance.as_ref().is_some_and(|i| i.id == instance)
-                    {
-                        record.instance = None;
-                    }
-                }
-                None
-            }
-            Effect::Stop {
-                instance,
-                driver,
-                how,
-                before,
-            } => {
-                let pipeline = self.pipelines.get_mut(&instance.pipeline)?;
-                let current = pipeline
-                    .records
-                    .get_mut(&instance.replica)
-                    .and_then(|record| record.instance.as_mut())
-                    .filter(|current| current.id == instance);
-                if let Some(current) = current
-                    && let Phase::Stopping { cause, .. } = &current.phase
-                    && is_followed_by_a_start(cause)
-                {
-                    current.phase = before;
-                    pipeline.busy.remove(&instance.replica);
-                    pipeline.dirty = true;
-                    return None;
-                }
-                Some(Effect::Stop {
-                    instance,
-                    driver,
-                    how,
-                    before,
-                })
-            }
-            Effect::GiveUp { instance } => Some(Effect::GiveUp { instance }),
-            Effect::Forget { .. } => None,
-            Effect::Answer(answer) => {
-                self.refuse(answer);
-                None
-            }
-        }
-    }
-
-    fn refuse(&mut self, answer: Answer) {
-        let why = self
-            .not_durable
-            .as_ref()
-            .map_or_else(String::new, |trouble| trouble.why.clone());
-        super::commands::refuse(self, answer, why);
     }
 
     /// Why nothing new may begin, if so.
@@ -603,7 +372,18 @@ impl Core {
         self.changed = true;
     }
 
+    /// Says that the daemon looks after all of this from now on, and to what end.
+    pub fn opened(&mut self, why: &str) {
+        let DaemonStatus { version, pid, .. } = &self.daemon;
+        let message = format!("flowctl {version} has started, process {pid}");
+        self.tell_of_daemon(EventKind::DaemonStarted, why.to_owned(), message);
+    }
+
     pub(super) fn emit_daemon(&mut self, kind: EventKind, message: &str) {
+        self.tell_of_daemon(kind, message.to_owned(), message.to_owned());
+    }
+
+    pub(super) fn tell_of_daemon(&mut self, kind: EventKind, reason: String, message: String) {
         let at = self.ledger.now;
         self.ledger.emit(crate::model::Event {
             seq: 0,
@@ -614,8 +394,8 @@ impl Core {
             replica: None,
             instance: None,
             kind,
-            reason: message.to_owned(),
-            message: message.to_owned(),
+            reason,
+            message,
         });
     }
 
@@ -663,20 +443,5 @@ impl Core {
     /// Whether no pipeline is left.
     pub fn is_empty(&self) -> bool {
         self.pipelines.is_empty()
-    }
-}
-
-/// Whether the stop is the first half of a replacement, which must not begin unless the second
-/// half can be recorded.
-fn is_followed_by_a_start(cause: &StopCause) -> bool {
-    match cause {
-        StopCause::SpecChanged
-        | StopCause::RestartRequested
-        | StopCause::LivenessFailed(_)
-        | StopCause::StartupFailed(_) => true,
-        StopCause::Removed
-        | StopCause::ScaledDown
-        | StopCause::StopRequested
-        | StopCause::Stray => false,
     }
 }

@@ -1,5 +1,6 @@
 //! How others speak to the owner: commands in, snapshots and answers out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,6 +66,20 @@ pub enum Command {
     },
     /// Something about who is registered.
     Registry(RegistryCommand),
+    /// What is worth knowing of a pipeline's components that nobody decides by, all of it.
+    Note {
+        /// Which pipeline.
+        pipeline: PipelineKey,
+        /// By component.
+        notes: BTreeMap<ComponentId, Vec<String>>,
+    },
+    /// The daemon ends, and what runs runs on.
+    Leave {
+        /// What made it end.
+        why: String,
+        /// Answered once that is recorded.
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// What becomes of the owner of an emptied state.
@@ -290,6 +305,20 @@ impl ReconcilerHandle {
             reply,
         })
         .await?
+    }
+
+    /// Says all that is worth knowing of a pipeline's components, in place of what was said before.
+    pub async fn note(&self, pipeline: PipelineKey, notes: BTreeMap<ComponentId, Vec<String>>) {
+        self.tell(Command::Note { pipeline, notes }).await;
+    }
+
+    /// Records that the daemon ends, and what made it.
+    ///
+    /// # Errors
+    /// When the owner is gone already.
+    pub async fn leave(&self, why: &str) -> Result<(), Refusal> {
+        let why = why.to_owned();
+        self.ask(|reply| Command::Leave { why, reply }).await
     }
 
     /// The definition that a pipeline runs by.

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{DriverError, Scope};
 use crate::model::{
-    DriverKind, EndCause, Ended, EventKind, InFlight, Instance, InstanceId, Life, Phase,
-    PipelineKey, Sighting, Timestamp,
+    Charge, DriverKind, EndCause, Ended, EventKind, Exit, InFlight, Instance, InstanceId, Life,
+    Phase, PipelineKey, ReplicaKey, Sighting, Timestamp,
 };
+use crate::planner::blame;
 
 use super::core::Core;
 use super::ledger::{Effect, Ledger};
@@ -337,6 +338,14 @@ impl Pipeline {
         else {
             return;
         };
+        if let Life::Running { .. } = sighting.life
+            && self.found.remove(&instance.id)
+        {
+            let message = format!("{key} was found running and kept");
+            let why = "a new daemon looks after it".to_owned();
+            let kind = EventKind::Adopted;
+            self.emit(ledger, &key, Some(&instance.id), kind, why, message);
+        }
         let changed = if sighting.outdated {
             self.outdated.insert(instance.id.clone())
         } else {
@@ -364,7 +373,7 @@ impl Pipeline {
                 let cause = match &instance.phase {
                     Phase::Stopping { cause, .. } => EndCause::Stopped(cause.clone()),
                     Phase::Starting { .. } | Phase::Running { .. } => {
-                        EndCause::Itself(self.charge(&key))
+                        EndCause::Itself(self.charge(&key, &exit))
                     }
                 };
                 self.ended(&instance, exit, cause, ledger);
@@ -440,13 +449,7 @@ impl Pipeline {
         }
     }
 
-    fn ended(
-        &mut self,
-        instance: &Instance,
-        exit: crate::model::Exit,
-        cause: EndCause,
-        ledger: &mut Ledger,
-    ) {
+    fn ended(&mut self, instance: &Instance, exit: Exit, cause: EndCause, ledger: &mut Ledger) {
         let (id, driver) = (instance.id.clone(), instance.driver);
         let ended = Ended {
             instance: id.clone(),
@@ -485,17 +488,18 @@ impl Pipeline {
             }
             Phase::Running { .. } | Phase::Stopping { .. } => {
                 let exit = unknown_exit(&instance.phase, ledger.now);
-                let cause = stopped_or(&instance.phase, EndCause::Lost);
+                let cause = stopped_or(&instance.phase, EndCause::Vanished);
                 self.ended(&instance, exit, cause, ledger);
             }
         }
     }
 
-    fn charge(&self, key: &crate::model::ReplicaKey) -> crate::model::Charge {
-        match self.desired.wants(key) {
-            Some(spec) => crate::planner::blame::charge(&self.desired.spec, &self.records, spec),
-            None => crate::model::Charge::Own,
-        }
+    fn charge(&self, key: &ReplicaKey, exit: &Exit) -> Charge {
+        let Some(spec) = self.desired.wants(key) else {
+            return Charge::Own;
+        };
+        let (since, at) = (exit.started_at, exit.at);
+        blame::charge(&self.desired.spec, &self.records, spec, since, at)
     }
 }
 
@@ -530,6 +534,7 @@ fn instance_of(sighting: &Sighting, now: Timestamp) -> Instance {
         driver: sighting.driver,
         stop: sighting.stop,
         after: sighting.after.clone(),
+        holds: Vec::new(),
         handle: sighting.handle.clone(),
         phase,
     }

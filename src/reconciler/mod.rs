@@ -12,8 +12,10 @@
 //! directory.
 
 mod commands;
+mod commit;
 mod core;
 mod handle;
+mod handover;
 mod ledger;
 mod look;
 mod pipeline;

@@ -1,15 +1,16 @@
 //! One pipeline as the owner holds it, and the small changes that everything is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Launch;
 use crate::model::{
-    DriverKind, Ended, Event, EventKind, Exit, Handle, ImageChoice, InFlight, Instance, InstanceId,
-    Phase, PipelineKey, PipelineRecord, PipelineStatus, Plan, Problem, Record, RecordedImage,
-    RegistrationRecord, ReplicaKey, RestartPolicy, Timestamp,
+    ComponentId, DriverKind, Ended, Event, EventKind, Exit, Handle, ImageChoice, InFlight,
+    Instance, InstanceId, Phase, PipelineKey, PipelineRecord, PipelineStatus, Plan, Problem,
+    Record, RecordedImage, RegistrationRecord, ReplicaKey, RestartPolicy, Timestamp,
 };
 use crate::planner::restart;
 use crate::planner::{Desired, blame};
@@ -34,6 +35,8 @@ pub(super) struct Pipeline {
     pub plan: Plan,
     /// Instances that are probed.
     pub probing: BTreeMap<InstanceId, Probing>,
+    /// Instances of an earlier daemon that this one has not seen yet.
+    pub found: BTreeSet<InstanceId>,
     /// Instances that this daemon started.
     pub fresh: BTreeSet<InstanceId>,
     /// Instances that nobody wants any more, whose starts were told so.
@@ -42,6 +45,8 @@ pub(super) struct Pipeline {
     pub preparing: BTreeMap<ReplicaKey, String>,
     /// Live instances whose image's name means another image by now.
     pub outdated: BTreeSet<InstanceId>,
+    /// What is worth knowing of its components that nobody decides by.
+    pub notes: BTreeMap<ComponentId, Vec<String>>,
     /// Why its file could not be taken over.
     pub problem: Option<Problem>,
     /// What readers see of it.
@@ -67,7 +72,15 @@ impl Pipeline {
 
     pub fn new(kept: PipelineRecord, records: BTreeMap<ReplicaKey, Record>) -> Self {
         let desired = Self::desired_of(&kept);
+        let lives = records.values().filter_map(|record| {
+            let instance = record.instance.as_ref()?;
+            match &instance.phase {
+                Phase::Running { .. } => Some(instance.id.clone()),
+                Phase::Starting { .. } | Phase::Stopping { .. } => None,
+            }
+        });
         Self {
+            found: lives.collect(),
             kept,
             desired,
             records,
@@ -79,6 +92,7 @@ impl Pipeline {
             given_up: BTreeSet::new(),
             preparing: BTreeMap::new(),
             outdated: BTreeSet::new(),
+            notes: BTreeMap::new(),
             problem: None,
             status: None,
             registrations: BTreeMap::new(),
@@ -106,10 +120,11 @@ impl Pipeline {
 
     /// Takes over another definition or origin.
     pub fn keep(&mut self, kept: PipelineRecord, ledger: &mut Ledger) {
-        self.desired = Self::desired_of(&kept);
+        let before = std::mem::replace(&mut self.desired, Self::desired_of(&kept));
         self.kept = kept;
         self.dirty = true;
         ledger.touch_pipeline(self.key());
+        self.note_what_is_held(&before, ledger);
         // A moved edge restarts nothing, but it decides the order of later stops.
         for (key, record) in &mut self.records {
             let (Some(spec), Some(instance)) = (self.desired.wants(key), &mut record.instance)
@@ -126,12 +141,35 @@ impl Pipeline {
         }
     }
 
+    /// What runs by a definition that is replaced, or gone, keeps what it has by that one until it
+    /// ends.
+    fn note_what_is_held(&mut self, before: &Desired, ledger: &mut Ledger) {
+        for (key, record) in &mut self.records {
+            let (Some(old), Some(instance)) = (
+                before.spec.components.get(&key.component),
+                &mut record.instance,
+            ) else {
+                continue;
+            };
+            let wanted = self.desired.wants(key);
+            let is_wanted = wanted.is_some_and(|spec| spec.hash == instance.spec);
+            if old.hash != instance.spec || is_wanted {
+                continue;
+            }
+            let claims = old.claims(key.replica, before.folder.as_deref());
+            if instance.holds.is_empty() && !claims.is_empty() {
+                instance.holds = claims.into_iter().collect();
+                ledger.touch(&self.desired.key, key);
+            }
+        }
+    }
+
     fn desired_of(kept: &PipelineRecord) -> Desired {
         if kept.deleting {
-            Desired::nothing(kept.spec.key.clone())
-        } else {
-            Desired::new(Arc::clone(&kept.spec))
+            return Desired::nothing(kept.spec.key.clone());
         }
+        let folder = kept.file.as_deref().and_then(Path::parent);
+        Desired::new(Arc::clone(&kept.spec)).of_folder(folder)
     }
 
     /// Says anew what readers see of it.
@@ -230,10 +268,12 @@ impl Pipeline {
             crate::model::EndCause::NotStarted(_) => EventKind::StartFailed,
             crate::model::EndCause::Itself(_)
             | crate::model::EndCause::Lost
+            | crate::model::EndCause::Vanished
             | crate::model::EndCause::HostReboot
             | crate::model::EndCause::RuntimeRestarted => EventKind::Exited,
         };
         self.fresh.remove(&instance);
+        self.found.remove(&instance);
         self.outdated.remove(&instance);
         self.registrations.remove(&instance);
         let reboot = ended.cause == crate::model::EndCause::HostReboot;
@@ -266,16 +306,26 @@ impl Pipeline {
         self.take_back_from(key, ledger);
     }
 
-    /// Takes back the failures that were charged to dependents of `upstream`, which is unready.
+    /// Takes back the failures of dependents of `upstream` that turn out to be its fault, now that
+    /// more is known of it.
     pub fn take_back_from(&mut self, upstream: &ReplicaKey, ledger: &mut Ledger) {
         let spec = Arc::clone(&self.desired.spec);
-        for key in blame::wronged(&spec, &self.records, &upstream.component, ledger.now) {
-            let Some(record) = self.records.get(&key) else {
+        let upstream = &upstream.component;
+        let mut corrected = Vec::new();
+        for key in blame::dependents(&spec, &self.records, upstream) {
+            let (Some(record), Some(component)) =
+                (self.records.get(key), spec.components.get(&key.component))
+            else {
                 continue;
             };
-            if let Some(history) = restart::taken_back(&record.history, &upstream.component) {
-                self.change(&key, ledger, |record| record.history = history);
-            }
+            let is_its_fault = |since, at| {
+                blame::is_fault_of(upstream, &spec, &self.records, component, since, at)
+            };
+            let history = restart::taken_back(&record.history, upstream, is_its_fault);
+            corrected.extend(history.map(|history| (key.clone(), history)));
+        }
+        for (key, history) in corrected {
+            self.change(&key, ledger, |record| record.history = history);
         }
     }
 
@@ -333,6 +383,7 @@ fn describe_end(ended: &Ended) -> (String, String) {
         }
         crate::model::EndCause::Itself(crate::model::Charge::Own)
         | crate::model::EndCause::Lost
+        | crate::model::EndCause::Vanished
         | crate::model::EndCause::HostReboot
         | crate::model::EndCause::RuntimeRestarted => words,
     };

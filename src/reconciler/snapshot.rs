@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus, ExitSummary, Handle,
-    Hold, ImageStatus, InFlight, Instance, Limit, Next, Phase, PhaseName, PipelineStatus, Record,
-    RegistrationRecord, RegistrationStatus, ReplicaKey, ReplicaStatus, Role, RunIntent, Signal,
-    Timestamp, Workload,
+    ComponentId, ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus,
+    ExitSummary, Handle, Hold, ImageStatus, InFlight, Instance, Limit, Next, Phase, PhaseName,
+    PipelineStatus, Record, RegistrationRecord, RegistrationStatus, ReplicaKey, ReplicaStatus,
+    Role, RunIntent, Signal, Timestamp, Workload,
 };
 use crate::planner::restart;
 
@@ -44,30 +44,42 @@ fn components(
     now: Timestamp,
     unenforced: &Unenforced,
 ) -> Vec<ComponentStatus> {
-    let mut by_id: BTreeMap<_, Vec<ReplicaStatus>> = BTreeMap::new();
-    let wanted = pipeline.desired.replicas().map(|(key, _)| key);
-    let mut keys: Vec<ReplicaKey> = wanted.chain(pipeline.records.keys().cloned()).collect();
-    keys.sort();
-    keys.dedup();
-    for key in keys {
-        let status = replica(pipeline, &key, now);
-        by_id.entry(key.component).or_default().push(status);
-    }
-    by_id
-        .into_iter()
-        .map(|(id, replicas)| {
+    // What the file says, in the order of the data, then what is left of what it said.
+    let wanted = pipeline.desired.in_order().map(|spec| spec.id.clone());
+    let mut ids: Vec<ComponentId> = wanted.collect();
+    let left: BTreeSet<&ComponentId> = pipeline.records.keys().map(|key| &key.component).collect();
+    let is_left = |id: &&ComponentId| !pipeline.desired.spec.components.contains_key(*id);
+    ids.extend(left.into_iter().filter(is_left).cloned());
+    ids.into_iter()
+        .map(|id| {
             let kept = pipeline.kept.spec.components.get(&id);
             let live = pipeline.desired.spec.components.get(&id);
+            let desired = live.map_or(0, |spec| spec.replicas);
             ComponentStatus {
                 role: kept.map_or(Role::Processor, |spec| spec.role),
                 driver: driver(kept, pipeline, &id),
-                desired: live.map_or(0, |spec| spec.replicas),
+                desired,
                 unenforced: live.map_or_else(Vec::new, |spec| in_vain(spec, unenforced)),
-                replicas,
+                notes: pipeline.notes.get(&id).cloned().unwrap_or_default(),
+                replicas: replicas(pipeline, &id, desired)
+                    .iter()
+                    .map(|key| replica(pipeline, key, now))
+                    .collect(),
                 id,
             }
         })
         .collect()
+}
+
+/// The replicas of a component that are wanted, and those that are there.
+fn replicas(pipeline: &Pipeline, id: &ComponentId, desired: u32) -> BTreeSet<ReplicaKey> {
+    let key = |replica| ReplicaKey {
+        component: id.clone(),
+        replica,
+    };
+    let there = pipeline.records.range(key(0)..=key(u32::MAX));
+    let there = there.map(|(key, _)| key.clone());
+    (0..desired).map(key).chain(there).collect()
 }
 
 /// The limits that `spec` sets and its driver cannot enforce.
@@ -80,11 +92,7 @@ fn in_vain(spec: &ComponentSpec, unenforced: &Unenforced) -> Vec<Limit> {
         .collect()
 }
 
-fn driver(
-    spec: Option<&ComponentSpec>,
-    pipeline: &Pipeline,
-    id: &crate::model::ComponentId,
-) -> DriverKind {
+fn driver(spec: Option<&ComponentSpec>, pipeline: &Pipeline, id: &ComponentId) -> DriverKind {
     let of_record = || {
         pipeline
             .records
@@ -301,16 +309,24 @@ fn idle(
             failures,
             last,
             crashloop,
+            ending,
         }) => {
             let phase = if *crashloop {
                 PhaseName::Crashloop
             } else {
                 PhaseName::Backoff
             };
-            put_off(phase, format!("{last} (failure {failures})"), *until)
+            put_off(
+                phase,
+                format!("{last} ({})", ending.counted(*failures)),
+                *until,
+            )
         }
         Some(hold @ Hold::StartFailed { until, .. }) => {
             put_off(PhaseName::Backoff, hold.to_string(), *until)
+        }
+        Some(hold @ Hold::Leftover { until, .. }) => {
+            put_off(PhaseName::Pending, hold.to_string(), *until)
         }
         Some(Hold::StoppedByRequest) => Told {
             phase: PhaseName::Stopped,
@@ -331,6 +347,7 @@ fn idle(
         }) => told(PhaseName::Stopping, last()),
         Some(
             hold @ (Hold::WaitingFor { .. }
+            | Hold::Handover { .. }
             | Hold::NoDriver { .. }
             | Hold::Frozen { .. }
             | Hold::InFlight {

@@ -66,6 +66,7 @@ fn past(record: &mut Record, change: Move<'_>) {
     }
     for failure in &mut record.history.recent {
         change(&mut failure.at);
+        failure.since.iter_mut().for_each(change);
     }
     record.history.crashloop_since.iter_mut().for_each(change);
     if let Some(instance) = &mut record.instance {

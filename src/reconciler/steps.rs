@@ -27,7 +27,9 @@ fn may_settle(record: &Record) -> bool {
         return false;
     };
     let fulfilled = health.started && health.ready && !health.unregistered;
-    !fulfilled || record.history.failures > 0 || !record.history.recent.is_empty()
+    let history = &record.history;
+    let ended = history.failures > 0 || history.successes > 0 || !history.recent.is_empty();
+    !fulfilled || ended
 }
 
 impl Core {
@@ -105,6 +107,8 @@ impl Core {
                 blind: Cow::Owned(self.blind()),
                 drivers: self.drivers.keys().copied().collect(),
                 busy: Cow::Borrowed(&pipeline.busy),
+                leaving_elsewhere: Cow::Owned(self.leaving_elsewhere(pipeline)),
+                awaited_elsewhere: self.awaited_of(pipeline.key()),
                 frozen: self.frozen(),
                 next_incarnation: self.ledger.next_seq(),
             };
@@ -162,6 +166,7 @@ impl Core {
                 .iter()
                 .map(|dependency| dependency.id.clone())
                 .collect(),
+            holds: Vec::new(),
             handle: None,
             phase: Phase::Starting { since: now },
         };
@@ -359,6 +364,22 @@ impl Core {
                     driver,
                 });
             }
+            // It is as if it had not been: what is in the way is no fault of the component.
+            Err(DriverError::InTheWay { what }) => {
+                let now = self.ledger.now;
+                pipeline.fresh.remove(id);
+                pipeline.change(&key, &mut self.ledger, |record| {
+                    if let Some(Instance { spec, .. }) = record.instance.take() {
+                        let before = record.unanswered.as_ref();
+                        let starts = restart::in_the_way(before, id, &spec, what, now);
+                        record.unanswered = Some(starts);
+                    }
+                });
+                self.ledger.effects.push(Effect::Forget {
+                    instance: id.clone(),
+                    driver,
+                });
+            }
             Err(error @ (DriverError::Unreachable { .. } | DriverError::StillAlive { .. })) => {
                 let (why, now) = (error.to_string(), self.ledger.now);
                 pipeline.change(&key, &mut self.ledger, |record| {
@@ -467,7 +488,9 @@ impl Core {
                     crashloop: false, ..
                 }
                 | Hold::StartFailed { .. } => EventKind::Backoff,
-                Hold::WaitingFor { .. } => EventKind::Waiting,
+                Hold::WaitingFor { .. } | Hold::Handover { .. } | Hold::Leftover { .. } => {
+                    EventKind::Waiting
+                }
                 Hold::Completed => EventKind::Completed,
                 Hold::Failed { .. } | Hold::GaveUp { .. } | Hold::NoDriver { .. } => {
                     EventKind::Failed
@@ -483,7 +506,7 @@ impl Core {
             };
             let message = match (hold, hold.until()) {
                 // No event before it told why.
-                (Hold::StartFailed { .. }, Some(until)) => {
+                (Hold::StartFailed { .. } | Hold::Leftover { .. }, Some(until)) => {
                     format!("{key}: {hold}; next try at {until}")
                 }
                 (_, Some(until)) => format!("{key}: next try at {until}"),

@@ -43,6 +43,11 @@ fn refuse(refusal: Refusal) -> DriverError {
     DriverError::Refused(StartFailure::from(refusal))
 }
 
+fn in_the_way(what: &str) -> DriverError {
+    let what = what.to_owned();
+    DriverError::InTheWay { what }
+}
+
 fn lost(failure: Failure) -> DriverError {
     failure.unreachable(OPERATION)
 }
@@ -198,8 +203,9 @@ impl DockerDriver {
         images::resolve(&self.inner.engine, container, choice, given_up, &tell).await
     }
 
-    /// Looks who has the name. A dead container of an earlier run of this replica is removed; that of
-    /// this very instance is answered.
+    /// Looks who has the name. A dead container of an earlier run of this replica is removed, also one
+    /// that the engine takes for alive although its processes are gone; that of this very instance
+    /// is answered.
     async fn take_over(&self, launch: &Launch, name: &str) -> Result<Option<String>, DriverError> {
         let Some(inspected) = self.inner.engine.container(name).await.map_err(lost)? else {
             return Ok(None);
@@ -228,8 +234,8 @@ impl DockerDriver {
         }
         let same_replica = seen.instance.pipeline == launch.instance.pipeline
             && seen.instance.replica == launch.instance.replica;
-        // The end of another replica may not be recorded yet, and a live one is nobody's to remove.
-        if !same_replica || matches!(seen.life, Life::Running { .. }) {
+        // The end of another replica may not be recorded yet.
+        if !same_replica {
             return Err(conflict(format!(
                 "is pipeline {}'s component {}",
                 seen.instance.pipeline, seen.instance.replica
@@ -237,16 +243,38 @@ impl DockerDriver {
         }
         // Whoever is at it already reads its last lines, and removes it.
         let _turn = self.turn(&seen.instance).await;
-        // Whoever had the turn before may have started it.
-        let now = self.find(&seen.instance).await.map_err(lost)?;
-        if now.is_some_and(|now| matches!(now.life, Life::Running { .. })) {
-            return Err(conflict(format!("is {}, which runs", seen.instance)));
+        // Whoever had the turn before may have started it, or removed it. This look tells those that
+        // run from those of which only the engine says so.
+        let Some(now) = self.find(&seen.instance).await.map_err(lost)? else {
+            return Ok(None);
+        };
+        match now.life {
+            // It is nobody's to remove: once it is seen, it is stopped as is due.
+            Life::Running { .. } => {
+                self.inner.hints.raise(now.instance.clone());
+                let run = now.instance.incarnation;
+                return Err(in_the_way(&format!(
+                    "its run {run} still runs, and is stopped"
+                )));
+            }
+            // The engine believes that it still writes, so its output never ends.
+            Life::Lost { .. } => {}
+            Life::Created
+            | Life::Exited(_)
+            | Life::NotStarted { .. }
+            | Life::HostReboot { .. }
+            | Life::RuntimeRestarted(_) => {
+                if !self.inner.copied(&now.id).await {
+                    tracing::warn!(instance = %now.instance, "its last lines could not be copied");
+                }
+            }
         }
-        if !self.inner.copied(&seen.id).await {
-            tracing::warn!(instance = %seen.instance, "its last lines could not be copied");
+        match self.remove(&now.id, &now.instance).await {
+            Ok(()) => Ok(None),
+            Err(error) => Err(in_the_way(&format!(
+                "container {name} is not gone yet: {error}"
+            ))),
         }
-        self.remove(&seen.id, &seen.instance).await?;
-        Ok(None)
     }
 
     /// Starts the program of a container that was created; `None` when another flowctl has removed
@@ -296,7 +324,7 @@ impl DockerDriver {
             (Some(message), Some(_) | None) => {
                 let spec = Some(&*launch.spec);
                 let refusal = Refusal::of_start(&message, &program, &container.image, spec);
-                Err(refuse(self.name_holder(launch, refusal).await))
+                Err(self.name_holder(launch, refusal).await)
             }
             (None, Some(_) | None) => {
                 Err(unreachable(OPERATION, "it vanished once it was started"))
@@ -304,10 +332,11 @@ impl DockerDriver {
         }
     }
 
-    /// Says which container holds a host port that is taken, if one does.
-    async fn name_holder(&self, launch: &Launch, refusal: Refusal) -> Refusal {
+    /// Says which container holds a host port that is taken, if one does. One of an earlier run of
+    /// this replica is going.
+    async fn name_holder(&self, launch: &Launch, refusal: Refusal) -> DriverError {
         let Refusal::HostPortTaken { port, by } = refusal else {
-            return refusal;
+            return refuse(refusal);
         };
         let answer = self
             .inner
@@ -324,15 +353,25 @@ impl DockerDriver {
             let mut published = ports.iter().filter_map(|port| port.public_port);
             let taken = published.find(|port| wanted.contains(port))?;
             let name = other.names?.into_iter().next()?;
-            Some((taken, name))
+            let whose = other.labels.as_ref().and_then(identity::instance);
+            Some((taken, name, whose))
         });
-        match holder {
-            Some((taken, name)) => Refusal::HostPortTaken {
-                port: taken.to_string(),
-                by: format!("container {}", name.trim_start_matches('/')),
-            },
-            None => Refusal::HostPortTaken { port, by },
+        let is_before = |whose: &InstanceId| {
+            let InstanceId {
+                pipeline, replica, ..
+            } = &launch.instance;
+            (&whose.pipeline, &whose.replica) == (pipeline, replica) && *whose != launch.instance
+        };
+        let Some((taken, name, whose)) = holder else {
+            return refuse(Refusal::HostPortTaken { port, by });
+        };
+        let by = format!("container {}", name.trim_start_matches('/'));
+        if let Some(before) = whose.filter(is_before) {
+            self.inner.hints.raise(before);
+            return in_the_way(&format!("host port {taken} is still held by {by}"));
         }
+        let port = taken.to_string();
+        refuse(Refusal::HostPortTaken { port, by })
     }
 
     /// Refuses a container whose program its image does not have: its init would start, and hide

@@ -1,8 +1,8 @@
 //! The end of a daemon, asked for by a `down`.
 
-use super::super::handle::Afterwards;
-use super::super::ledger::Ending;
 use super::*;
+use crate::reconciler::handle::Afterwards;
+use crate::reconciler::ledger::Ending;
 
 impl World {
     fn down_and_end(&mut self) {

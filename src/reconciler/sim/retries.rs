@@ -39,9 +39,11 @@ fn what_a_driver_tries_again_within_one_start_is_no_failure() {
                 *at = at.shifted(60_000);
                 Some((launch.instance.clone(), launch.spec.hash.clone()))
             }
-            Call::Stop(_) | Call::Forget(_) | Call::Look(_) | Call::Commit(_) | Call::Synced(_) => {
-                None
-            }
+            Call::Stop(..)
+            | Call::Forget(_)
+            | Call::Look(..)
+            | Call::Commit(_)
+            | Call::Synced(_) => None,
         })
     };
     let (id, hash) = loop {
@@ -60,6 +62,7 @@ fn what_a_driver_tries_again_within_one_start_is_no_failure() {
         at: world.now,
     };
     let thing = Thing {
+        driver: DriverKind::Process,
         spec: hash,
         after: vec![],
         life,
@@ -74,6 +77,46 @@ fn what_a_driver_tries_again_within_one_start_is_no_failure() {
     assert_eq!(world.alive(), [id]);
     let snapshot = world.core.snapshot();
     assert_eq!(snapshot.pipelines[0].components[0].replicas[0].restarts, 0);
+}
+
+#[test]
+fn what_the_last_run_left_behind_is_waited_for_and_is_no_failure() {
+    let mut world = World::new(13);
+    world.calm = true;
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    world.apply(spec.clone());
+    world.converge(&spec, &BTreeSet::new());
+    let first = world.alive()[0].clone();
+    // An engine still has its container for a while, and says so.
+    world.left_behind = Some((first.clone(), world.now.shifted(8_000)));
+    world.exit(&first, ExitStatus::Code(137));
+    let (driver, instances) = (DriverKind::Process, [first].into());
+    world
+        .core
+        .handle(Input::Hinted { driver, instances }, world.now);
+    let ended = world.now;
+    let mut told = BTreeSet::new();
+    for _ in 0..2_000 {
+        world.step();
+        let snapshot = world.core.snapshot();
+        let replica = &snapshot.pipelines[0].components[0].replicas[0];
+        if let Some(crate::model::Hold::Leftover { .. }) = replica.hold {
+            assert_eq!(replica.phase, PhaseName::Pending);
+            told.insert(replica.why.clone());
+        }
+        if replica.ready && !world.alive().is_empty() {
+            break;
+        }
+    }
+    let expected = "waiting for what its last run left behind: container a is being removed";
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), [expected]);
+    assert!(world.now.since(ended).as_secs() <= 10, "{}", world.now);
+    let snapshot = world.core.snapshot();
+    let replica = &snapshot.pipelines[0].components[0].replicas[0];
+    assert_eq!((replica.restarts, replica.phase), (1, PhaseName::Running));
+    let kinds = world.events.values().map(|event| event.kind);
+    let failed = kinds.filter(|kind| *kind == EventKind::StartFailed).count();
+    assert_eq!(failed, 0);
 }
 
 #[test]

@@ -124,6 +124,7 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
             driver: DriverKind::Process,
             stop: StopPolicy::default(),
             after: vec!["ledger-source".parse().unwrap()],
+            holds: vec![],
             handle: Some(Handle::Process {
                 shim: process(4711),
                 child: process(4712),

@@ -1,31 +1,28 @@
-//! The owner under simulated time and a scripted world: random edits, exits, slow, blind and
-//! failing drivers, lost hints, a store that fails, a clock that is set, and deaths of the daemon
-//! between any two effects. Each seed replays exactly: `FLOWCTL_SIM_SEED=17 cargo test simulated`.
+//! The simulated host.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::driver::{DriverError, Launch, Scope, Started};
-use crate::model::fixtures::{component, daemon, pipeline};
+use crate::model::fixtures::{daemon, pipeline};
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Event, Exit, ExitStatus, Handle, InstanceId, Life,
-    PhaseName, PipelineSpec, ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy, Timestamp,
+    ComponentId, DriverKind, Event, Exit, ExitStatus, Handle, InstanceId, Life, PipelineSpec,
+    ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy, Timestamp,
 };
 
-use super::core::{Commit, Core, Input, Kept, Turn};
-use super::handle::{Command, Origin, Request, Source};
-use super::ledger::{Durability, Effect};
+use super::super::commands;
+use super::super::core::{Commit, Core, Input, Kept, Turn};
+use super::super::handle::{Command, Origin, Request, Source};
+use super::super::ledger::{Durability, Effect};
+use super::properties::Seen;
 
-mod ending;
-mod retries;
-mod times;
-
-const DAY: i64 = 24 * 3600 * 1000;
+/// The drivers of the simulated host.
+pub(super) const DRIVERS: [DriverKind; 2] = [DriverKind::Process, DriverKind::Docker];
 
 /// SplitMix64: small, and the same in every release.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,87 +30,99 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 /// What really runs.
-struct Thing {
-    spec: SpecHash,
-    after: Vec<ComponentId>,
-    life: Life,
+pub(super) struct Thing {
+    pub driver: DriverKind,
+    pub spec: SpecHash,
+    pub after: Vec<ComponentId>,
+    pub life: Life,
 }
 
-/// A driver call, a look or a commit that has not been answered.
 impl Thing {
     fn is_created(&self) -> bool {
         self.life == Life::Created
     }
 }
 
-enum Call {
+/// A driver call, a look or a commit that has not been answered.
+pub(super) enum Call {
     Start(Box<Launch>),
-    Stop(InstanceId),
+    Stop(InstanceId, DriverKind),
     Forget(InstanceId),
-    Look(Scope),
+    Look(DriverKind, Scope),
     Commit(Box<Commit>),
     /// The disk has a commit that was to be power-safe.
     Synced(u64),
 }
 
-struct World {
-    random: Random,
-    now: Timestamp,
-    core: Core,
-    things: BTreeMap<InstanceId, Thing>,
-    calls: Vec<(Timestamp, Call)>,
-    commits: VecDeque<(Timestamp, Call)>,
-    disk: Kept,
-    events: BTreeMap<u64, Event>,
-    disk_full: bool,
-    blind: bool,
-    /// The driver starts nothing and cannot say so.
-    mute: bool,
-    /// What the mute driver has laid ready for starts, and was not told to forget.
-    laid_ready: BTreeSet<InstanceId>,
-    calm: bool,
+/// A host with two kinds of driver, a disk and a daemon. Nothing happens in it but by
+/// [`World::step`], which lets the daemon plan and then the next thing happen that is due: a driver
+/// call, a look, a commit, or the daemon's own deadline.
+pub(super) struct World {
+    pub random: Random,
+    pub now: Timestamp,
+    pub core: Core,
+    pub things: BTreeMap<InstanceId, Thing>,
+    pub calls: Vec<(Timestamp, Call)>,
+    pub commits: VecDeque<(Timestamp, Call)>,
+    pub disk: Kept,
+    pub events: BTreeMap<u64, Event>,
+    pub disk_full: bool,
+    /// Drivers that do not answer.
+    pub blind: BTreeSet<DriverKind>,
+    /// The drivers start nothing and cannot say so.
+    pub mute: bool,
+    /// An ended instance that keeps its successor from starting, and until when.
+    pub left_behind: Option<(InstanceId, Timestamp)>,
+    /// What the mute drivers have laid ready for starts, and were not told to forget.
+    pub laid_ready: BTreeSet<InstanceId>,
+    /// Nothing fails and all is quick.
+    pub calm: bool,
     /// Every start that took effect, for asserting what was left alone.
-    started: Vec<InstanceId>,
-    deaths: u32,
+    pub started: Vec<InstanceId>,
+    pub deaths: u32,
     /// How far the clock was set.
-    set_by: i64,
+    pub set_by: i64,
+    /// What was true of every state so far.
+    pub seen: Seen,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let now = Timestamp::from_millis(1_795_228_980_123);
         Self {
             random: Random(seed),
             now,
-            core: Core::new(Kept::default(), [DriverKind::Process], daemon(), now),
+            core: Core::new(Kept::default(), DRIVERS, daemon(), now),
             things: BTreeMap::new(),
             calls: vec![],
             commits: VecDeque::new(),
             disk: Kept::default(),
             events: BTreeMap::new(),
             disk_full: false,
-            blind: false,
+            blind: BTreeSet::new(),
             mute: false,
+            left_behind: None,
             laid_ready: BTreeSet::new(),
             calm: false,
             started: vec![],
             deaths: 0,
             set_by: 0,
+            seen: Seen::new(),
         }
     }
 
     /// The daemon dies and another starts from the disk. A call under way took effect or did not.
-    fn die(&mut self) {
+    pub fn die(&mut self) {
         self.deaths += 1;
         for (_, call) in std::mem::take(&mut self.calls) {
             if self.random.one_in(2) {
@@ -136,12 +145,13 @@ impl World {
             }
             self.take_effect(&call);
         }
-        self.core = Core::new(self.disk.clone(), [DriverKind::Process], daemon(), self.now);
+        self.core = Core::new(self.disk.clone(), DRIVERS, daemon(), self.now);
+        self.seen.died(&self.disk);
     }
 
     /// Somebody sets the host's clock. What shims wrote down before stays as it is, what is under
     /// way takes as long as it takes.
-    fn set_clock(&mut self, millis: i64) {
+    pub fn set_clock(&mut self, millis: i64) {
         self.now = self.now.shifted(millis);
         for (at, _) in self.calls.iter_mut().chain(&mut self.commits) {
             *at = at.shifted(millis);
@@ -150,20 +160,21 @@ impl World {
     }
 
     /// The same while the daemon runs, which notices before it takes anything in.
-    fn step_clock(&mut self, millis: i64) {
+    pub fn step_clock(&mut self, millis: i64) {
         self.set_clock(millis);
         self.core.handle(Input::ClockStepped { millis }, self.now);
     }
 
     /// What the time would be had nobody set the clock.
-    fn true_now(&self) -> Timestamp {
+    pub fn true_now(&self) -> Timestamp {
         self.now.shifted(-self.set_by)
     }
 
-    fn take_effect(&mut self, call: &Call) {
+    pub fn take_effect(&mut self, call: &Call) {
         match call {
             Call::Start(launch) => {
                 let thing = Thing {
+                    driver: launch.spec.driver(),
                     spec: launch.spec.hash.clone(),
                     after: launch
                         .spec
@@ -179,10 +190,10 @@ impl World {
                 }
             }
             // What was only created is gone without a trace.
-            Call::Stop(id) if self.things.get(id).is_some_and(Thing::is_created) => {
+            Call::Stop(id, _) if self.things.get(id).is_some_and(Thing::is_created) => {
                 self.things.remove(id);
             }
-            Call::Stop(id) => self.exit(id, ExitStatus::Code(143)),
+            Call::Stop(id, _) => self.exit(id, ExitStatus::Code(143)),
             Call::Forget(id) => {
                 self.laid_ready.remove(id);
                 if self
@@ -193,7 +204,7 @@ impl World {
                     self.things.remove(id);
                 }
             }
-            Call::Look(_) | Call::Synced(_) => {}
+            Call::Look(..) | Call::Synced(_) => {}
             Call::Commit(commit) => {
                 let changes = &commit.changes;
                 for ((pipeline, replica), record) in &changes.records {
@@ -222,7 +233,7 @@ impl World {
         }
     }
 
-    fn exit(&mut self, id: &InstanceId, status: ExitStatus) {
+    pub fn exit(&mut self, id: &InstanceId, status: ExitStatus) {
         if let Some(thing) = self.things.get_mut(id)
             && let Life::Running { since } = thing.life
         {
@@ -236,7 +247,7 @@ impl World {
         }
     }
 
-    fn alive(&self) -> Vec<InstanceId> {
+    pub fn alive(&self) -> Vec<InstanceId> {
         let alive = self
             .things
             .iter()
@@ -244,18 +255,26 @@ impl World {
         alive.map(|(id, _)| id.clone()).collect()
     }
 
-    fn answer(&mut self, call: Call) {
-        let unreachable = |operation: &str| DriverError::Unreachable {
-            driver: DriverKind::Process,
+    pub fn answer(&mut self, call: Call) {
+        let unreachable = |driver, operation: &str| DriverError::Unreachable {
+            driver,
             operation: operation.to_owned(),
             why: "simulated".to_owned(),
         };
         let input = match call {
             Call::Start(launch) if self.mute => {
                 self.laid_ready.insert(launch.instance.clone());
+                let driver = launch.spec.driver();
                 Input::StartAnswered {
                     instance: launch.instance,
-                    result: Err(unreachable("start")),
+                    result: Err(unreachable(driver, "start")),
+                }
+            }
+            Call::Start(launch) if self.is_in_the_way_of(&launch.instance) => {
+                let what = format!("container {} is being removed", launch.instance.replica);
+                Input::StartAnswered {
+                    instance: launch.instance,
+                    result: Err(DriverError::InTheWay { what }),
                 }
             }
             Call::Start(launch) if !self.calm && self.random.one_in(12) => {
@@ -269,7 +288,7 @@ impl World {
                     if self.random.one_in(2) {
                         self.take_effect(&Call::Start(launch.clone()));
                     }
-                    unreachable("start")
+                    unreachable(launch.spec.driver(), "start")
                 });
                 Input::StartAnswered {
                     instance: launch.instance,
@@ -289,15 +308,15 @@ impl World {
                 });
                 Input::StartAnswered { instance, result }
             }
-            Call::Stop(instance) if !self.calm && self.random.one_in(8) => {
+            Call::Stop(instance, _) if !self.calm && self.random.one_in(8) => {
                 let result = Err(DriverError::StillAlive {
                     instance: instance.clone(),
                     why: "simulated".to_owned(),
                 });
                 Input::StopAnswered { instance, result }
             }
-            Call::Stop(instance) => {
-                self.take_effect(&Call::Stop(instance.clone()));
+            Call::Stop(instance, driver) => {
+                self.take_effect(&Call::Stop(instance.clone(), driver));
                 Input::StopAnswered {
                     instance,
                     result: Ok(()),
@@ -307,17 +326,16 @@ impl World {
                 self.take_effect(&call);
                 return;
             }
-            Call::Look(_) if self.blind => {
-                let result = Err(unreachable("list"));
-                Input::Looked {
-                    driver: DriverKind::Process,
-                    result,
-                }
+            Call::Look(driver, scope) => {
+                let is_blind = self.blind.contains(&driver);
+                self.seen.looked(driver, is_blind);
+                let result = if is_blind {
+                    Err(unreachable(driver, "list"))
+                } else {
+                    Ok(self.see(driver, &scope))
+                };
+                Input::Looked { driver, result }
             }
-            Call::Look(scope) => Input::Looked {
-                driver: DriverKind::Process,
-                result: Ok(self.see(&scope)),
-            },
             Call::Commit(commit) => {
                 let (number, durability) = (commit.number, commit.durability);
                 let result = if self.disk_full {
@@ -349,14 +367,19 @@ impl World {
         self.core.handle(input, self.now);
     }
 
-    fn see(&self, scope: &Scope) -> Vec<Sighting> {
+    fn is_in_the_way_of(&self, instance: &InstanceId) -> bool {
+        let left = self.left_behind.as_ref();
+        left.is_some_and(|(left, until)| left.replica == instance.replica && self.now < *until)
+    }
+
+    pub fn see(&self, driver: DriverKind, scope: &Scope) -> Vec<Sighting> {
         let asked = |id: &InstanceId| match scope {
             Scope::All => true,
             Scope::Instances(some) => some.contains(id),
         };
         self.things
             .iter()
-            .filter(|(id, _)| asked(id))
+            .filter(|(id, thing)| thing.driver == driver && asked(id))
             .map(|(id, thing)| Sighting {
                 instance: id.clone(),
                 spec: thing.spec.clone(),
@@ -366,7 +389,7 @@ impl World {
                 }),
                 stop: StopPolicy::default(),
                 after: thing.after.clone(),
-                driver: DriverKind::Process,
+                driver,
                 life: thing.life.clone(),
                 outdated: false,
             })
@@ -374,7 +397,7 @@ impl World {
     }
 
     /// Lets the core plan and queues what it asks for.
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         let Turn {
             commit,
             effects,
@@ -396,24 +419,27 @@ impl World {
         for effect in effects {
             let call = match effect {
                 Effect::Start(launch) => Call::Start(launch),
-                Effect::Stop { instance, .. } => Call::Stop(instance),
+                Effect::Stop {
+                    instance, driver, ..
+                } => Call::Stop(instance, driver),
                 Effect::Forget { instance, .. } => Call::Forget(instance),
                 Effect::GiveUp { instance } => {
                     self.give_up(&instance);
                     continue;
                 }
                 Effect::Answer(answer) => {
-                    super::commands::confirm(answer);
+                    commands::confirm(answer);
                     continue;
                 }
             };
             let at = due(self);
             self.calls.push((at, call));
         }
-        for (_, scope) in looks {
+        for (driver, scope) in looks {
             let at = due(self);
-            self.calls.push((at, Call::Look(scope)));
+            self.calls.push((at, Call::Look(driver, scope)));
         }
+        self.check_plans();
         assert!(
             wake_at.is_some_and(|at| at > self.now),
             "the core would spin"
@@ -421,7 +447,7 @@ impl World {
     }
 
     /// Moves to the next thing that happens and lets it happen.
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.turn();
         let next_call = self.calls.iter().map(|(at, _)| *at).min();
         let next_commit = self.commits.front().map(|(at, _)| *at);
@@ -444,24 +470,17 @@ impl World {
         self.check();
     }
 
-    /// I1: never two live instances of one replica.
-    fn check(&self) {
-        let mut replicas = BTreeSet::new();
-        for id in self.alive() {
-            let replica = id.replica.clone();
-            assert!(
-                replicas.insert(replica),
-                "two live instances of {}",
-                id.replica
-            );
-        }
-    }
-
-    fn apply(&mut self, spec: PipelineSpec) {
+    pub fn apply(&mut self, spec: PipelineSpec) {
         self.apply_from(Origin::Watch, spec);
     }
 
-    fn apply_from(&mut self, origin: Origin, spec: PipelineSpec) {
+    pub fn apply_from(&mut self, origin: Origin, spec: PipelineSpec) {
+        self.apply_all(origin, vec![spec]);
+    }
+
+    /// Applies a file of these pipelines.
+    pub fn apply_all(&mut self, origin: Origin, specs: Vec<PipelineSpec>) {
+        self.seen.applied(&specs);
         let (reply, _) = tokio::sync::oneshot::channel();
         let source = Source {
             file: Some("/p.yaml".into()),
@@ -469,14 +488,14 @@ impl World {
             origin,
         };
         let command = Command::Apply {
-            pipelines: vec![spec],
+            pipelines: specs,
             source,
             reply,
         };
         self.core.handle(Input::Command(command), self.now);
     }
 
-    fn ask(&mut self, component: &str, request: Request) {
+    pub fn ask(&mut self, component: &str, request: Request) {
         let (reply, _) = tokio::sync::oneshot::channel();
         let pipeline = pipeline(vec![]).key;
         let component = component.parse().unwrap();
@@ -489,14 +508,14 @@ impl World {
         self.core.handle(Input::Command(command), self.now);
     }
 
-    fn calm_down(&mut self) {
+    pub fn calm_down(&mut self) {
         self.calm = true;
-        self.blind = false;
+        self.blind.clear();
         self.disk_full = false;
     }
 
     /// Runs until every wanted replica is ready and nothing is under way.
-    fn converge(&mut self, wanted: &PipelineSpec, stopped: &BTreeSet<ComponentId>) {
+    pub fn converge(&mut self, wanted: &PipelineSpec, stopped: &BTreeSet<ComponentId>) {
         for _ in 0..20_000 {
             self.step();
             if self.is_as_wanted(wanted, stopped) {
@@ -537,7 +556,7 @@ impl World {
         );
     }
 
-    fn is_as_wanted(&self, wanted: &PipelineSpec, stopped: &BTreeSet<ComponentId>) -> bool {
+    pub fn is_as_wanted(&self, wanted: &PipelineSpec, stopped: &BTreeSet<ComponentId>) -> bool {
         let expected: BTreeSet<(ReplicaKey, SpecHash)> = wanted
             .components
             .values()
@@ -564,222 +583,4 @@ impl World {
         let settled = snapshot.pipelines.iter().all(|pipeline| pipeline.settled);
         alive == expected && settled && snapshot.daemon.is_some_and(|daemon| daemon.durable)
     }
-}
-
-/// A random pipeline over up to five components, each depending on some before it.
-fn random_spec(random: &mut Random, hashes: &mut BTreeMap<u64, u64>) -> PipelineSpec {
-    const IDS: [&str; 5] = ["a", "b", "c", "d", "e"];
-    let mut components = Vec::new();
-    for (index, id) in IDS.into_iter().enumerate() {
-        if random.one_in(5) {
-            continue;
-        }
-        let hash = hashes.entry(index as u64).or_insert(1);
-        if random.one_in(3) {
-            *hash += 1;
-        }
-        let known: Vec<String> = components
-            .iter()
-            .map(|c: &ComponentSpec| c.id.to_string())
-            .collect();
-        let after: Vec<&str> = known
-            .iter()
-            .map(String::as_str)
-            .filter(|_| random.one_in(3))
-            .collect();
-        let mut spec = component(id, *hash, &after);
-        spec.replicas = 1 + u32::try_from(random.below(3)).unwrap() / 2;
-        components.push(spec);
-    }
-    if components.is_empty() {
-        components.push(component("a", 1, &[]));
-    }
-    pipeline(components)
-}
-
-fn simulate(seed: u64) {
-    let mut world = World::new(seed);
-    let mut hashes = BTreeMap::new();
-    let mut wanted = random_spec(&mut world.random, &mut hashes);
-    let mut stopped = BTreeSet::new();
-    let mut restarts_seen: BTreeMap<ReplicaKey, u64> = BTreeMap::new();
-    world.apply(wanted.clone());
-    for _ in 0..world.random.below(400) {
-        world.step();
-        match world.random.below(60) {
-            0 => {
-                wanted = random_spec(&mut world.random, &mut hashes);
-                world.apply(wanted.clone());
-            }
-            1..4 => {
-                let alive = world.alive();
-                if !alive.is_empty() {
-                    let index = world.random.below(alive.len() as u64) as usize;
-                    let code = i32::try_from(world.random.below(3)).unwrap();
-                    world.exit(&alive[index], ExitStatus::Code(code));
-                    // Half of the hints are lost; the relist has to find the end.
-                    if world.random.one_in(2) {
-                        let instances = [alive[index].clone()].into();
-                        let driver = DriverKind::Process;
-                        world
-                            .core
-                            .handle(Input::Hinted { driver, instances }, world.now);
-                    }
-                }
-            }
-            4 => world.blind = !world.blind,
-            5 => world.disk_full = !world.disk_full,
-            6 | 7 => {
-                world.die();
-                // The watch reads the file again at every start.
-                world.apply(wanted.clone());
-            }
-            8 => {
-                let ids: Vec<ComponentId> = wanted.components.keys().cloned().collect();
-                let id = ids[world.random.below(ids.len() as u64) as usize].clone();
-                let request = match world.random.below(3) {
-                    0 => Request::Stop,
-                    1 => Request::Start,
-                    _ => Request::Restart(crate::model::Pull::No),
-                };
-                world.ask(id.as_str(), request);
-            }
-            9 => {
-                let millis = if world.random.one_in(2) { DAY } else { -DAY };
-                world.step_clock(millis);
-            }
-            _ => {}
-        }
-        for pipeline in &world.core.snapshot().pipelines {
-            for (component, replica) in pipeline
-                .components
-                .iter()
-                .flat_map(|c| c.replicas.iter().map(move |r| (c, r)))
-            {
-                let ready_and_gone = replica.ready && replica.phase == PhaseName::Stopped;
-                assert!(!ready_and_gone, "a stopped replica is shown as ready");
-                let key = ReplicaKey {
-                    component: component.id.clone(),
-                    replica: replica.replica,
-                };
-                if world.deaths == 0 {
-                    let seen = restarts_seen.entry(key).or_default();
-                    *seen = (*seen).min(replica.restarts).max(replica.restarts);
-                }
-            }
-        }
-    }
-    world.calm_down();
-    // A person has the last word on every component, so what is wanted is known.
-    for id in wanted.components.keys().cloned().collect::<Vec<_>>() {
-        let stop = world.random.one_in(6);
-        let mut asked = false;
-        while !asked {
-            world.step();
-            let durable = world.core.snapshot().daemon.is_some_and(|d| d.durable);
-            asked = durable;
-        }
-        world.ask(
-            id.as_str(),
-            if stop { Request::Stop } else { Request::Start },
-        );
-        if stop {
-            stopped.insert(id);
-        }
-    }
-    // What depends on a stopped component and never started waits for it, rightly.
-    let mut waits = true;
-    while waits {
-        waits = false;
-        for spec in wanted.components.values() {
-            let blocked = spec.dependencies.iter().any(|d| stopped.contains(&d.id));
-            if blocked && !stopped.contains(&spec.id) {
-                let id = spec.id.clone();
-                world.ask(id.as_str(), Request::Stop);
-                stopped.insert(id);
-                waits = true;
-            }
-        }
-    }
-    world.converge(&wanted, &stopped);
-    let before = (world.alive(), world.started.len());
-    let until = world.now.shifted(300_000);
-    while world.now < until {
-        world.step();
-    }
-    assert_eq!(
-        (world.alive(), world.started.len()),
-        before,
-        "it acts although nothing changed"
-    );
-}
-
-#[test]
-fn simulated_faults_end_in_the_wanted_state_with_one_instance_each() {
-    if let Ok(seed) = std::env::var("FLOWCTL_SIM_SEED") {
-        return simulate(seed.parse().unwrap());
-    }
-    let seeds: u64 = std::env::var("FLOWCTL_SIM_SEEDS").map_or(1_000, |n| n.parse().unwrap());
-    for seed in 0..seeds {
-        let result = std::panic::catch_unwind(|| simulate(seed));
-        assert!(result.is_ok(), "replay with FLOWCTL_SIM_SEED={seed}");
-    }
-}
-
-#[test]
-fn edit_restarts_only_the_changed_component_in_dependency_order() {
-    let mut world = World::new(7);
-    world.calm = true;
-    let spec = |b: u64, c: u64| {
-        pipeline(vec![
-            component("a", 1, &[]),
-            component("b", b, &["a"]),
-            component("c", c, &["b"]),
-        ])
-    };
-    let none = BTreeSet::new();
-    world.apply(spec(1, 1));
-    world.converge(&spec(1, 1), &none);
-    let order: Vec<String> = world
-        .started
-        .iter()
-        .map(|id| id.replica.to_string())
-        .collect();
-    assert_eq!(order, ["a", "b", "c"]);
-    world.started.clear();
-    world.apply(spec(2, 2));
-    world.converge(&spec(2, 2), &none);
-    let order: Vec<String> = world
-        .started
-        .iter()
-        .map(|id| id.replica.to_string())
-        .collect();
-    assert_eq!(order, ["b", "c"]);
-}
-
-#[test]
-fn a_lost_store_is_rebuilt_from_what_runs_without_a_restart() {
-    let mut world = World::new(9);
-    world.calm = true;
-    let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &["a"])]);
-    let none = BTreeSet::new();
-    world.apply(spec.clone());
-    world.converge(&spec, &none);
-    let before = world.alive();
-    let pipelines = world.disk.pipelines.clone();
-    world.disk = Kept {
-        pipelines,
-        ..Kept::default()
-    };
-    world.events.clear();
-    world.calls.clear();
-    world.commits.clear();
-    world.core = Core::new(
-        world.disk.clone(),
-        [DriverKind::Process],
-        daemon(),
-        world.now,
-    );
-    world.converge(&spec, &none);
-    assert_eq!(world.alive(), before);
 }
