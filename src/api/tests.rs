@@ -268,8 +268,7 @@ fn obey(command: Command) {
             let why = "no space left".to_owned();
             reply.send(Err(Refusal::NotDurable { why })).is_ok()
         }
-        Command::Note { .. } => {}
-        Command::Leave { reply, .. } => reply.send(()).unwrap(),
+        Command::Leave { reply, .. } => reply.send(()).is_ok(),
         Command::Desired {
             pipeline: wanted,
             reply,
@@ -278,7 +277,7 @@ fn obey(command: Command) {
             let found = (wanted == known).then_some((Generation(1), spec));
             reply.send(found).is_ok()
         }
-        Command::Problem { .. } | Command::Registry(_) => true,
+        Command::Problem { .. } | Command::Note { .. } | Command::Registry(_) => true,
     };
     assert!(reached, "the asker waits for its answer");
 }

@@ -269,7 +269,7 @@ fn without_replicas(component: &ComponentStatus, columns: Columns) -> Vec<Cell> 
         Cell::new(component.driver.to_string()),
     ];
     row.extend(std::iter::repeat_n(Cell::new("-"), blanks));
-    row.push(Cell::new(NONE_WANTED));
+    row.push(Cell::new(format!("{} replicas wanted", component.desired)));
     row
 }
 

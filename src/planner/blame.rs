@@ -75,27 +75,6 @@ pub fn charge(
     back.map_or(Charge::Own, |id| Charge::Upstream(id.clone()))
 }
 
-/// The replicas whose failures may have been charged to them wrongly, now that more is known of
-/// `upstream`: all that depend on it, however far.
-pub fn dependents<'a>(
-    spec: &'a PipelineSpec,
-    records: &'a BTreeMap<ReplicaKey, Record>,
-    upstream: &'a ComponentId,
-) -> impl Iterator<Item = &'a ReplicaKey> {
-    let depends = move |component: &ComponentSpec| {
-        upstreams(spec, component).any(|(one, _)| one.id == *upstream)
-    };
-    let dependents: BTreeSet<&ComponentId> = spec
-        .components
-        .values()
-        .filter(|component| depends(component))
-        .map(|component| &component.id)
-        .collect();
-    records
-        .keys()
-        .filter(move |key| dependents.contains(&key.component))
-}
-
 /// Whether `upstream` explains an end of `component`.
 pub fn is_fault_of(
     upstream: &ComponentId,

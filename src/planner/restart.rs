@@ -397,6 +397,13 @@ fn is_crashloop(history: &History, at: Timestamp) -> bool {
     usize::try_from(burst).unwrap_or(usize::MAX) >= CRASHLOOP_FAILURES
 }
 
+/// Whether an end by itself, or a failure, is held against the component.
+pub fn is_charged(history: &History) -> bool {
+    let last = history.last.as_ref();
+    let is_last = last.is_some_and(|last| last.cause == EndCause::Itself(Charge::Own));
+    is_last || history.failures > 0
+}
+
 /// `history` when ends that were held against the component turn out to be the fault of `upstream`:
 /// those of which `is_its_fault` says so, given when the program had started, if that is known, and
 /// when it ended. `None` when there is nothing to take back.

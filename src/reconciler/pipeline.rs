@@ -312,12 +312,15 @@ impl Pipeline {
         let spec = Arc::clone(&self.desired.spec);
         let upstream = &upstream.component;
         let mut corrected = Vec::new();
-        for key in blame::dependents(&spec, &self.records, upstream) {
-            let (Some(record), Some(component)) =
-                (self.records.get(key), spec.components.get(&key.component))
-            else {
+        for (key, record) in &self.records {
+            let Some(component) = spec.components.get(&key.component) else {
                 continue;
             };
+            // Most have no upstream, or nothing to take back: an end costs little however many there
+            // are.
+            if component.dependencies.is_empty() || !restart::is_charged(&record.history) {
+                continue;
+            }
             let is_its_fault = |since, at| {
                 blame::is_fault_of(upstream, &spec, &self.records, component, since, at)
             };

@@ -73,11 +73,16 @@ fn chain() -> PipelineSpec {
     ])
 }
 
+fn sink_of(spec: &PipelineSpec) -> &ComponentSpec {
+    let id: ComponentId = "sink".parse().unwrap();
+    &spec.components[&id]
+}
+
 /// Whom the end of the sink is charged to that lived from `began` to the moment 0.
 fn charged(source: Record, processor: Record, began: f64) -> String {
     let records = [(key("source"), source), (key("processor"), processor)].into();
     let spec = chain();
-    let sink: &ComponentSpec = &spec.components[&"sink".parse().unwrap()];
+    let sink = sink_of(&spec);
     match blame::charge(&spec, &records, sink, Some(at(began)), at(0.0)) {
         Charge::Own => "own".to_owned(),
         Charge::Upstream(id) => id.to_string(),
@@ -214,7 +219,7 @@ fn what_has_to_be_completed_is_nobody_to_blame() {
         }
     }
     let records = [(key("processor"), gone("processor", -0.1))].into();
-    let sink = &spec.components[&"sink".parse().unwrap()];
+    let sink = sink_of(&spec);
     let charge = blame::charge(&spec, &records, sink, Some(at(-60.0)), at(0.0));
     assert_eq!(charge, Charge::Own);
 }
@@ -240,7 +245,7 @@ fn every_end_of_an_outage_is_taken_back_and_no_other_failure() {
     }
     assert_eq!(history.failures, 3);
     let spec = chain();
-    let sink = &spec.components[&"sink".parse().unwrap()];
+    let sink = sink_of(&spec);
     let records = [
         (key("source"), gone("source", -5.0)),
         (key("processor"), steady("processor")),

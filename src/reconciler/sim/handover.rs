@@ -160,7 +160,7 @@ fn who_is_waited_for_is_told_and_the_wait_outlives_the_daemon() {
             *at = at.shifted(5_000);
         }
     }
-    world.step();
+    world.turn();
     let why = |world: &World| {
         let snapshot = world.core.snapshot();
         let components = &snapshot.pipelines[0].components;

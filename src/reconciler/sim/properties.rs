@@ -75,6 +75,7 @@ impl World {
     /// Asserts all that holds of every decision, right after it was made.
     pub fn check_plans(&mut self) {
         self.one_call_per_replica();
+        self.forget_the_forgotten();
         for pipeline in self.core.pipelines.values() {
             let mut stepped = BTreeSet::new();
             for step in &pipeline.plan.steps {
@@ -135,7 +136,11 @@ impl World {
                 *seen = restarts;
             }
         }
-        // A replica that was forgotten begins anew.
+        self.forget_the_forgotten();
+    }
+
+    /// A replica of which nothing was left, and nothing wanted, begins anew.
+    fn forget_the_forgotten(&mut self) {
         let pipelines = &self.core.pipelines;
         self.seen.restarts.retain(|(pipeline, replica), _| {
             let known = pipelines.get(pipeline);
