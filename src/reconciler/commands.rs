@@ -88,7 +88,8 @@ impl Core {
                 }
             }
             Command::Leave { why, reply } => {
-                self.tell_of_daemon(EventKind::DaemonStopping, why, "the daemon ends".to_owned());
+                let message = format!("the daemon ends: {why}");
+                self.tell_of_daemon(EventKind::DaemonStopping, why, message);
                 let answer = Answer::Noted { reply };
                 self.ledger.effects.push(Effect::Answer(answer));
             }
