@@ -263,6 +263,7 @@ fn running(instance: &str, number: u32, now: Timestamp) -> (ReplicaKey, Record) 
         driver: DriverKind::Process,
         stop: spec.stop,
         after: Vec::new(),
+        holds: Vec::new(),
         handle: Some(Handle::Process {
             shim: identity(number),
             child: identity(number + 1),

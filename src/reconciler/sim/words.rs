@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    EventKind, HumanDuration, Instance, Phase, Probe, ProbeCheck, ProbeOutcome, Problem,
+    EventKind, Evidence, HumanDuration, Instance, Phase, Probe, ProbeCheck, ProbeOutcome, Problem,
     RestartMode,
 };
 use crate::probe::Report;
-use crate::reconciler::registry::{Beat, Introduction, Peer, RegistryCommand};
+use crate::reconciler::registry::{Beat, Identity, Introduction, RegistryCommand};
 
 use super::*;
 
@@ -197,9 +197,16 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
         world.step();
     }
     let (reply, _answer) = tokio::sync::oneshot::channel();
+    let alive = world.alive().into_iter();
+    let mut probed = alive.filter(|id| id.replica.component.as_str() == "probed");
+    let who = Identity::Instance {
+        id: probed.next().unwrap(),
+        by: Evidence::Container,
+    };
     let intro = Box::new(Introduction {
         wanted: Some("probed".parse().unwrap()),
         names: vec!["probed".to_owned()],
+        who: who.clone(),
         ..Introduction::default()
     });
     let register = RegistryCommand::Register { intro, reply };
@@ -210,8 +217,8 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
         at: world.now,
         said: None,
         metrics: Default::default(),
-        peer: Peer::default(),
-        token: None,
+        ip: None,
+        who: who.clone(),
     };
     let beats = [("probed".parse().unwrap(), beat)].into();
     world.core.handle(Input::Beats(beats), world.now);
