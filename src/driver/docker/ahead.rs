@@ -54,12 +54,14 @@ impl DockerDriver {
         match self.look_at_host(spec, container, file).await {
             Ok(()) => Ok(()),
             Err(DriverError::Refused(failure)) => Err(Obstacle::Refused(failure.message)),
-            Err(error @ (DriverError::Unreachable { .. } | DriverError::StillAlive { .. })) => {
-                Err(Obstacle::NoAnswer {
-                    engine: self.inner.engine.endpoint().clone(),
-                    why: error.to_string(),
-                })
-            }
+            Err(
+                error @ (DriverError::Unreachable { .. }
+                | DriverError::StillAlive { .. }
+                | DriverError::InTheWay { .. }),
+            ) => Err(Obstacle::NoAnswer {
+                engine: self.inner.engine.endpoint().clone(),
+                why: error.to_string(),
+            }),
         }
     }
 
