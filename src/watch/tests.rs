@@ -249,7 +249,7 @@ async fn a_broken_file_shows_its_line_and_heals() {
         .first(Some(&update.file))
         .unwrap();
     let Problem { line, column, .. } = problem;
-    assert_eq!((line, column), (Some(6), Some(8)));
+    assert_eq!((line, column), (Some(6), Some(15)));
     for (text, part) in [("", "empty"), ("spec: [", "not valid YAML")] {
         world.write("p.yaml", text);
         world.until_problem(part).await;
