@@ -113,7 +113,7 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         init: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(CAPABILITIES.map(str::to_owned).into()),
-        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        security_opt: (!spec.allow_new_privileges).then(|| vec!["no-new-privileges".to_owned()]),
         ..limits(&spec.resources)
     };
     let endpoint = EndpointSettings {
