@@ -189,7 +189,7 @@ fn in_vain(remarks: &mut Remarks, pipelines: &[PipelineSpec], file: Option<&Path
             continue;
         };
         let id = &component.id;
-        let message = format!("{id}: {words}: this host gives us no control group for that");
+        let message = format!("{id}: {words}: {}", process::why_unenforced());
         remarks.rendered += &format!("warning: {message}\n");
         remarks.warnings.push(Problem {
             file: file.map(Path::to_owned),

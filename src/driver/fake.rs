@@ -180,6 +180,7 @@ impl FakeWorld {
                 oom: false,
                 started_at,
                 at,
+                killed: 0,
             })
         });
         drop(state);

@@ -358,6 +358,14 @@ pub struct Exit {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub at: Timestamp,
+    /// Processes of it that had not ended when the grace period of a stop was over, and were killed.
+    #[serde(default, skip_serializing_if = "is_none_killed")]
+    pub killed: u32,
+}
+
+/// Whether there is nothing to say of that.
+fn is_none_killed(killed: &u32) -> bool {
+    *killed == 0
 }
 
 /// Code, signal, or unknown.

@@ -366,6 +366,7 @@ pub(super) fn unknown_exit(phase: &Phase, at: Timestamp) -> Exit {
         oom: false,
         started_at: started_at(phase),
         at,
+        killed: 0,
     }
 }
 
@@ -377,6 +378,13 @@ fn describe_end(ended: &Ended) -> (String, String) {
             format!("{}: {words} after {ran}", ended.instance.replica)
         }
         None => format!("{}: {words}", ended.instance.replica),
+    };
+    let message = match ended.exit.killed {
+        0 => message,
+        1 => format!("{message}; one process did not end in its grace period and was killed"),
+        many => {
+            format!("{message}; {many} processes did not end in their grace period and were killed")
+        }
     };
     let reason = match &ended.cause {
         crate::model::EndCause::Stopped(_) => format!("{words}; {}", ended.exit),

@@ -350,6 +350,7 @@ impl Core {
                     oom: false,
                     started_at: None,
                     at,
+                    killed: 0,
                 };
                 let cause = EndCause::NotStarted(failure);
                 let ended = Ended {

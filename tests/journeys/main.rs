@@ -37,3 +37,4 @@ mod servers;
 mod signals;
 mod soak;
 mod support;
+mod trees;

@@ -198,6 +198,7 @@ mod tests {
             oom: false,
             started_at: Some(at(started)),
             at: at(ended),
+            killed: 0,
         }
     }
 

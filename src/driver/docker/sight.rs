@@ -248,6 +248,7 @@ fn life(
             oom: state.oom_killed == Some(true),
             started_at,
             at: ended.unwrap_or(now),
+            killed: 0,
         })
     };
     match state.status? {
@@ -316,6 +317,7 @@ mod tests {
             oom: true,
             started_at: Some(Timestamp::from_millis(1_000)),
             at: Timestamp::from_millis(2_500),
+            killed: 0,
         };
         assert_eq!(life_of(exited), Some(Life::Exited(exit)));
         // What is removed since its program is not there has not run.

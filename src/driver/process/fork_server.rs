@@ -12,9 +12,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -35,12 +35,16 @@ pub const FORK_SERVER_VERB: &str = "__fork-server";
 pub struct ForkServer {
     program: PathBuf,
     arguments: Vec<String>,
+    /// The control group that all shims are forked in.
+    group: OnceLock<PathBuf>,
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
     process: Child,
     socket: UnixStream,
+    /// Whether it was moved to the group.
+    is_placed: bool,
 }
 
 impl ForkServer {
@@ -63,6 +67,7 @@ impl ForkServer {
         let server = Self {
             program,
             arguments,
+            group: OnceLock::new(),
             running: Mutex::new(None),
         };
         let running = server.spawn()?;
@@ -83,11 +88,29 @@ impl ForkServer {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Running { process, socket })
+        Ok(Running {
+            process,
+            socket,
+            is_placed: false,
+        })
+    }
+
+    /// Forks all shims from now on in this control group. The first of them waits for
+    /// [`Self::place`].
+    pub(super) fn fork_in(&self, group: PathBuf) {
+        // Only its driver says so, and once.
+        self.group.set(group).ok();
+    }
+
+    /// Moves the process to its group. The kernel takes some milliseconds for that, so it is best
+    /// done before somebody waits for a shim.
+    pub(super) fn place(&self) {
+        if let (Some(running), Some(group)) = (&mut *self.lock(), self.group.get()) {
+            running.enter(group);
+        }
     }
 
     /// The fork server's pid.
-    #[cfg(test)]
     pub(super) fn pid(&self) -> Option<u32> {
         self.lock().as_ref().map(|running| running.process.id())
     }
@@ -98,24 +121,48 @@ impl ForkServer {
     /// When there is no fork server and none can be started.
     pub(super) fn launch(&self, duty: Duty, control: BorrowedFd<'_>) -> io::Result<()> {
         let mut running = self.lock();
-        if let Some(server) = &*running
-            && send(&server.socket, duty, control).is_ok()
-        {
-            return Ok(());
+        if let Some(server) = &mut *running {
+            if let Some(group) = self.group.get() {
+                server.enter(group);
+            }
+            if send(&server.socket, duty, control).is_ok() {
+                return Ok(());
+            }
         }
         if let Some(mut dead) = running.take() {
             drop(dead.socket);
             dead.process.wait()?;
         }
-        let server = self.spawn()?;
+        let mut server = self.spawn()?;
+        if let Some(group) = self.group.get() {
+            server.enter(group);
+        }
         send(&server.socket, duty, control)?;
         *running = Some(server);
         Ok(())
     }
 }
 
-impl Drop for ForkServer {
-    fn drop(&mut self) {
+impl Running {
+    /// Moves the process to `group`, once. Without, what clears its environment is still found as long
+    /// as the fork server lives.
+    fn enter(&mut self, group: &Path) {
+        if std::mem::replace(&mut self.is_placed, true) {
+            return;
+        }
+        let joined = std::fs::create_dir_all(group).and_then(|()| {
+            let pid = self.process.id().to_string();
+            std::fs::write(group.join("cgroup.procs"), pid)
+        });
+        if let Err(error) = joined {
+            tracing::warn!(group = %group.display(), %error, "cannot be joined");
+        }
+    }
+}
+
+impl ForkServer {
+    /// Ends the process. Shims live on.
+    pub(super) fn end(&self) {
         if let Some(mut server) = self.lock().take() {
             drop(server.socket);
             // It ends at once, having nothing to do; the wait only avoids a zombie.
@@ -123,6 +170,12 @@ impl Drop for ForkServer {
                 tracing::debug!(%error, "fork server could not be reaped");
             }
         }
+    }
+}
+
+impl Drop for ForkServer {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -176,6 +229,10 @@ pub fn run_fork_server() {
     // The root directory pins no mount.
     if rustix::process::setsid().is_err() || rustix::process::chdir(c"/").is_err() {
         tracing::trace!("the fork server keeps its session or directory");
+    }
+    // What a dead shim has left becomes ours, and so is known for that. The kernel reaps it.
+    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        tracing::trace!(%error, "what dead shims leave is not kept together");
     }
     shim::warm_up();
     let socket = std::io::stdin();

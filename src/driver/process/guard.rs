@@ -10,13 +10,16 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpgid, getpgrp, kill_process,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpgid, getpgrp, getpid, kill_process,
     kill_process_group, wait, waitid,
 };
 use rustix::time::Timespec;
 
+use crate::model::StopTarget;
+
 use super::cgroup;
 use super::descendants;
+use super::identity;
 use super::output::{Log, MEMORY, Output};
 use super::record::{Ended, Line, StateFile};
 use super::shim::{best_effort, steady_ms, wall_ms};
@@ -34,7 +37,7 @@ enum Tree {
     /// Nothing is to end.
     Alive,
     /// A stop was ordered; at this time, of the steady clock, everything is killed.
-    Stopping { signal: u8, deadline: i64 },
+    Stopping { order: StopOrder, deadline: i64 },
     /// What is left is killed; again at this time.
     Killing { again: i64, wait: i64 },
     /// Nothing is left.
@@ -46,11 +49,15 @@ struct Guard<'a> {
     state: &'a StateFile,
     /// The file that counts kills for want of memory; empty = there is none.
     oom: &'a CStr,
+    /// The file that kills all of its control group; empty = there is none.
+    kill_group: &'a CStr,
     tree: Tree,
     /// Whether the program itself has ended and was reaped.
     reaped: bool,
     /// Whether anything was reaped since the last kill: its children are ours now.
     inherited: bool,
+    /// Processes that did not end within the grace period of a stop.
+    killed: u32,
 }
 
 /// Guards the program to its end and that of all it forked; does not return from there.
@@ -59,7 +66,7 @@ pub(super) fn guard(
     signals: &SignalQueue,
     pipes: &[OwnedFd; 2],
     state: &StateFile,
-    oom: &CStr,
+    [oom, kill_group]: [&CStr; 2],
     log: Log<'_>,
 ) {
     let Ok(mut memory) = Mapping::new(MEMORY) else {
@@ -70,9 +77,11 @@ pub(super) fn guard(
         child,
         state,
         oom,
+        kill_group,
         tree: Tree::Alive,
         reaped: false,
         inherited: false,
+        killed: 0,
     };
     // The program may have ended before the queue was first looked at.
     guard.reap();
@@ -87,7 +96,10 @@ pub(super) fn guard(
         guard.step();
     }
     output.finish();
-    best_effort(state.write(&Line::Gone { at: wall_ms() }));
+    best_effort(state.write(&Line::Gone {
+        at: wall_ms(),
+        killed: guard.killed,
+    }));
     // Whoever waits for our end waits for nothing more.
     sys::exit_now(0);
 }
@@ -141,29 +153,55 @@ impl Guard<'_> {
         }
     }
 
-    /// Signals the program's group, once per kind of signal, and sets the deadline; a later order
-    /// can only shorten it.
+    /// Asks the tree to end, once with each signal, and sets the deadline; a later order can only
+    /// shorten it.
     fn stop(&mut self, order: StopOrder) {
         let grace = i64::try_from(order.grace_ms).unwrap_or(i64::MAX);
         let deadline = steady_ms().saturating_add(grace);
         let (repeated, deadline) = match self.tree {
             Tree::Alive => (false, deadline),
             Tree::Stopping {
-                signal,
+                order: earlier,
                 deadline: known,
-            } => (signal == order.signal, deadline.min(known)),
+            } => (earlier.signal == order.signal, deadline.min(known)),
             Tree::Killing { .. } | Tree::Gone => return,
         };
-        // Until it is reaped its number is nobody else's.
-        if !self.reaped && !repeated {
-            sys::signal_group(self.child.as_raw_nonzero().get(), i32::from(order.signal));
-            // A stopped process cannot act on a signal.
-            best_effort(kill_process_group(self.child, Signal::CONT));
+        if !repeated {
+            self.ask(order.signal, order.to);
         }
-        self.tree = Tree::Stopping {
-            signal: order.signal,
-            deadline,
-        };
+        self.tree = Tree::Stopping { order, deadline };
+    }
+
+    /// Sends `signal`, and wakes whoever is stopped: they could not act on it.
+    fn ask(&self, signal: u8, to: StopTarget) {
+        let main = self.child.as_raw_nonzero().get();
+        for signal in [i32::from(signal), libc::SIGCONT] {
+            // Until it is reaped its number is nobody else's.
+            match to {
+                StopTarget::Main if !self.reaped => sys::signal_process(main, signal),
+                StopTarget::Main => {}
+                StopTarget::Group | StopTarget::All => {
+                    if !self.reaped {
+                        sys::signal_group(main, signal);
+                    }
+                }
+            }
+            if to == StopTarget::All {
+                self.ask_others(signal);
+            }
+        }
+    }
+
+    /// Sends `signal` to whatever the program forked that is not in its group any more.
+    fn ask_others(&self, signal: i32) {
+        let own = getpid();
+        descendants::for_each_descendant(own, |pid, parent| {
+            let is_asked = !self.reaped && getpgid(Some(pid)) == Ok(self.child);
+            if !is_asked {
+                // One that has ended meanwhile is what is wanted.
+                descendants::signal_child(pid, parent, own, signal);
+            }
+        });
     }
 
     /// Reaps what has ended, and records the end of the program itself.
@@ -205,8 +243,21 @@ impl Guard<'_> {
                 }
             }
         }
-        if self.reaped && self.tree == Tree::Alive {
-            self.kill(KILL_RETRY_MS);
+        if !self.reaped {
+            return;
+        }
+        match self.tree {
+            Tree::Alive => self.kill(KILL_RETRY_MS),
+            // Whatever it did not end itself is asked before it is killed.
+            Tree::Stopping { order, deadline } if order.to != StopTarget::All => {
+                let order = StopOrder {
+                    to: StopTarget::All,
+                    ..order
+                };
+                self.ask(order.signal, order.to);
+                self.tree = Tree::Stopping { order, deadline };
+            }
+            Tree::Stopping { .. } | Tree::Killing { .. } | Tree::Gone => {}
         }
     }
 
@@ -215,8 +266,12 @@ impl Guard<'_> {
         let now = steady_ms();
         match self.tree {
             Tree::Alive | Tree::Gone => {}
-            Tree::Stopping { deadline, .. } => {
+            Tree::Stopping { order, deadline } => {
                 if now >= deadline {
+                    // Whoever orders a kill gives no grace that could be over.
+                    if order.grace_ms > 0 && i32::from(order.signal) != libc::SIGKILL {
+                        self.killed = self.count();
+                    }
                     self.kill(KILL_RETRY_MS);
                 }
             }
@@ -233,10 +288,24 @@ impl Guard<'_> {
         }
     }
 
+    /// How many processes are left.
+    fn count(&self) -> u32 {
+        let mut count = 0;
+        descendants::for_each_descendant(getpid(), |pid, _| {
+            let stat = identity::stat(pid.as_raw_nonzero().get().unsigned_abs());
+            count += u32::from(stat.is_some_and(|stat| !stat.is_dead));
+        });
+        count
+    }
+
     /// Kills everything that has this shim as its parent. What those leave behind becomes ours in
     /// turn, and is killed as they are reaped.
     fn kill(&mut self, wait: i64) {
         self.inherited = false;
+        if !self.kill_group.is_empty() {
+            // At once, so that nothing forks away from it.
+            best_effort(cgroup::kill_all(self.kill_group));
+        }
         let own = getpgrp();
         descendants::for_each_child(|child| {
             // The number of a child that only we can reap, and of its group, is not re-used.

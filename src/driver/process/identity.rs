@@ -44,6 +44,8 @@ pub(super) struct Stat {
     pub(super) is_dead: bool,
     /// Its parent.
     pub(super) parent: i32,
+    /// Its session: the number of the process that began that.
+    pub(super) session: i32,
     /// Start time in clock ticks since boot.
     pub(super) ticks: u64,
 }
@@ -72,13 +74,39 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    // Start time is field 22; state was field 3, parent field 4.
-    let ticks = fields.nth(17)?.parse().ok()?;
+    // Start time is field 22; state was field 3, parent field 4, session field 6.
+    let session = fields.nth(1)?.parse().ok()?;
+    let ticks = fields.nth(15)?.parse().ok()?;
     Some(Stat {
         is_dead: matches!(state, "Z" | "X" | "x"),
         parent,
+        session,
         ticks,
     })
+}
+
+/// Whose process `pid` is; `None` = there is none.
+pub(super) fn uid(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// As [`open`], for one that says to be a guardian: `None` also when it cannot be one, since it is
+/// another user's or leads no session. A file says much.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_guardian(
+    identity: &ProcessIdentity,
+    boot: &Boot,
+) -> std::io::Result<Option<OwnedFd>> {
+    let opened = open(identity, boot)?;
+    let leads = stat(identity.pid).is_some_and(|stat| {
+        u32::try_from(stat.session).is_ok_and(|session| session == identity.pid)
+    });
+    let is_ours = uid(identity.pid) == Some(rustix::process::getuid().as_raw());
+    Ok(opened.filter(|_| leads && is_ours))
 }
 
 /// Opens a descriptor of exactly the process that `identity` names; `None` when that has ended.
@@ -116,6 +144,7 @@ mod tests {
             Some(Stat {
                 is_dead: true,
                 parent: 3,
+                session: 7,
                 ticks: 4242
             })
         );

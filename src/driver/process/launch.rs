@@ -58,6 +58,7 @@ pub(super) fn prepare(site: &Site, launch: &Launch, inputs: &Inputs) -> Result<P
         file: &c_path(&file)?,
         logs: &c_path(&site.logs_of(&launch.instance))?,
         oom: &c_path(groups.oom.as_deref().unwrap_or(Path::new("")))?,
+        kill: &c_path(groups.kill.as_deref().unwrap_or(Path::new("")))?,
         boot_id: &c_path(Path::new(&site.boot.id))?,
         incarnation: launch.instance.incarnation,
         max_log_size: spec.logs.max_size_bytes,

@@ -46,6 +46,7 @@ mod fork_server;
 mod guard;
 mod handed;
 mod identity;
+mod init;
 mod launch;
 mod leftovers;
 #[cfg(test)]
@@ -72,12 +73,13 @@ use identity::Boot;
 use sentry::Sentry;
 use sight::{Album, Finding};
 
-pub use cgroup::unenforced;
+pub use cgroup::{unenforced, why_unenforced};
 pub use environment::Inheritance;
 pub use exec::{NotBegun, Ran};
 pub use foresee::{foresee, remarks, wanted_variables};
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use handed::{Handed, Reader};
+pub use init::{Split, split};
 pub(super) use secrets::{discard as discard_secrets_dir, make as make_secrets_dir};
 pub use sys::{hide_from_peers, keep_descriptors_from_children, start_afresh};
 
@@ -255,9 +257,13 @@ impl ProcessDriver {
         let hints = Hints::default();
         let sentry = Arc::new(Sentry::new(hints.clone())?);
         let collector = tokio::spawn(sentry.clone().keep_collecting());
+        let groups = match (stance, &server) {
+            (Stance::Owner, Some(server)) => claim_groups(server, &config.instances_dir),
+            (Stance::Owner | Stance::Onlooker, _) => cgroup::Groups::find(&config.instances_dir),
+        };
         let site = Site {
             secrets: secrets::Place::find(&config.instances_dir),
-            groups: cgroup::Groups::find(&config.instances_dir),
+            groups,
             boot: Boot::read()?,
             inheritance: Inheritance::of_this_process(),
             open_files: raise_open_files(),
@@ -269,8 +275,13 @@ impl ProcessDriver {
             memory: Mutex::default(),
             starting: Mutex::default(),
         };
+        let site = Arc::new(site);
+        if stance == Stance::Owner {
+            let site = Arc::clone(&site);
+            tokio::task::spawn_blocking(move || site.server.as_ref().map(ForkServer::place));
+        }
         Ok(Self {
-            site: Arc::new(site),
+            site,
             sentry,
             hints,
             launches: Semaphore::new(start::LAUNCHES),
@@ -317,6 +328,11 @@ impl ProcessDriver {
 impl Drop for ProcessDriver {
     fn drop(&mut self) {
         self.collector.abort();
+        if let Some(server) = &self.site.server {
+            // Where nothing runs any more its group goes as well.
+            server.end();
+            self.site.groups.leave();
+        }
     }
 }
 
@@ -415,6 +431,20 @@ fn unreachable(operation: &str, why: impl std::fmt::Display) -> DriverError {
         operation: operation.to_owned(),
         why: why.to_string(),
     }
+}
+
+/// The control groups of the driver that owns `instances_dir`, with all that will run in them.
+fn claim_groups(server: &ForkServer, instances_dir: &Path) -> cgroup::Groups {
+    let groups = cgroup::Groups::claim(instances_dir, server.pid(), |instance| {
+        let file = instances_dir.join(instance.to_string());
+        // What cannot be read keeps what it has.
+        let description = record::Description::read(&file).ok().flatten()?;
+        Some(description.spec.resources)
+    });
+    if let Some(trees) = groups.trees() {
+        server.fork_in(trees);
+    }
+    groups
 }
 
 /// Raises this process's soft limit on open files to the hard one; answers what it may give.

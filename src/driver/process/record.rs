@@ -7,10 +7,10 @@
 //! line that is blank has not happened yet:
 //!
 //! ```text
-//! shim BOOT_ID PID TICKS                     this process guards the instance
+//! shim BOOT_ID PID TICKS ORDERS              this process guards the instance
 //! child PID TICKS AT | failed STAGE ERRNO AT its program started, or could not
 //! exit code|signal N OOM AT                  its program ended
-//! gone AT | lost AT                          nothing is left; the guardian died
+//! gone AT KILLED | lost AT                   nothing is left; the guardian died
 //! ```
 //!
 //! The driver's part follows, as JSON: what was started. It is complete before a shim is asked for.
@@ -28,7 +28,7 @@ use crate::model::{
 };
 
 use super::text::{Text, hash};
-use super::wire::Stage;
+use super::wire::{Orders, Stage};
 
 /// What was started: all that a lost store needs to know about a running instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,8 @@ pub(super) enum Schema {
 pub(super) struct State {
     /// Who guards the instance.
     pub(super) shim: Option<ProcessIdentity>,
+    /// Which orders it understands.
+    pub(super) orders: Orders,
     /// Whether its program started.
     pub(super) start: Option<Start>,
     /// How its program ended.
@@ -101,7 +103,10 @@ pub(super) enum Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// Its shim saw to it.
-    Gone,
+    Gone {
+        /// Processes that were still there when the grace period of a stop was over.
+        killed: u32,
+    },
     /// Its shim died, and a driver saw to it.
     Lost {
         /// When that was seen.
@@ -152,6 +157,8 @@ pub(super) enum Line<'a> {
     Gone {
         /// When.
         at: i64,
+        /// Processes that were still there when the grace period of a stop was over.
+        killed: u32,
     },
     /// Line 4.
     Lost {
@@ -199,7 +206,10 @@ impl Line<'_> {
                 boot_id,
                 pid,
                 ticks,
-            } => Text::<WIDTH>::format(format_args!("shim {boot_id} {pid} {ticks}")),
+            } => {
+                let orders = Orders::OURS;
+                Text::<WIDTH>::format(format_args!("shim {boot_id} {pid} {ticks} {orders}"))
+            }
             Self::Child { pid, ticks, at } => {
                 Text::format(format_args!("child {pid} {ticks} {at}"))
             }
@@ -214,7 +224,7 @@ impl Line<'_> {
                 let oom = u8::from(oom);
                 Text::format(format_args!("exit {what} {number} {oom} {at}"))
             }
-            Self::Gone { at } => Text::format(format_args!("gone {at}")),
+            Self::Gone { at, killed } => Text::format(format_args!("gone {at} {killed}")),
             Self::Lost { at } => Text::format(format_args!("lost {at}")),
         };
         let text = text.as_bytes();
@@ -314,6 +324,9 @@ impl State {
                 "shim" => {
                     boot = words.next()?.to_owned();
                     state.shim = Some(identity(&boot, &mut words)?);
+                    // The first release said nothing.
+                    let orders = words.next().and_then(|word| word.parse().ok());
+                    state.orders = Orders::from_number(orders);
                 }
                 "child" => {
                     state.start = Some(Start::Running {
@@ -347,9 +360,15 @@ impl State {
                         oom,
                         started_at,
                         at: moment(&mut words)?,
+                        killed: 0,
                     });
                 }
-                "gone" => state.end = Some(End::Gone),
+                "gone" => {
+                    // The first release said nothing more.
+                    let killed = words.nth(1).and_then(|word| word.parse().ok());
+                    let killed = killed.unwrap_or_default();
+                    state.end = Some(End::Gone { killed });
+                }
                 "lost" => {
                     state.end = Some(End::Lost {
                         at: moment(&mut words)?,
@@ -441,7 +460,7 @@ mod tests {
                 oom: true,
                 at: i64::MAX / 2,
             },
-            Line::Gone { at: 12 },
+            Line::Gone { at: 12, killed: 3 },
         ] {
             file.write(&line).unwrap();
         }
@@ -454,7 +473,8 @@ mod tests {
         );
         assert_eq!(exit.started_at, Some(Timestamp::from_millis(9)));
         assert!(exit.oom);
-        assert_eq!(state.end, Some(End::Gone));
+        assert_eq!(state.end, Some(End::Gone { killed: 3 }));
+        assert_eq!(state.orders, Orders::Whom);
     }
 
     #[test]
@@ -464,6 +484,26 @@ mod tests {
         assert_eq!(StateFile::claim(&path, &SHIM).err(), Some(Errno::EXIST));
         drop(claimed);
         assert_eq!(StateFile::claim(&path, &SHIM).err(), Some(Errno::EXIST));
+    }
+
+    #[test]
+    fn lines_of_the_first_release_are_read() {
+        let (_dir, path) = unclaimed();
+        let lines = [
+            (0, "shim 36f2b1d4-8a55-4a07-9c63-e1f2a3b4c5d6 7 8"),
+            (3, "gone 12"),
+        ];
+        let mut file = std::fs::read(&path).unwrap();
+        for (line, text) in lines {
+            let row = &mut file[line * WIDTH..(line + 1) * WIDTH];
+            row[..text.len()].copy_from_slice(text.as_bytes());
+            let sum = format!("{:016x}", hash(&row[..SUM]));
+            row[SUM..WIDTH - 1].copy_from_slice(sum.as_bytes());
+        }
+        std::fs::write(&path, file).unwrap();
+        let state = State::read(&path).unwrap().unwrap();
+        assert_eq!(state.orders, Orders::Group);
+        assert_eq!(state.end, Some(End::Gone { killed: 0 }));
     }
 
     #[test]

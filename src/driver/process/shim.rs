@@ -83,7 +83,10 @@ pub(super) fn run(control: &OwnedFd) {
     let mut word = [0];
     if read_all(control, &mut word).is_err() || word != [GO] {
         // Nothing was started, and saying so lets the file be removed without a search.
-        best_effort(state.write(&Line::Gone { at: wall_ms() }));
+        best_effort(state.write(&Line::Gone {
+            at: wall_ms(),
+            killed: 0,
+        }));
         return;
     }
     let (signals, child, pipes) = match start(&request) {
@@ -100,7 +103,7 @@ pub(super) fn run(control: &OwnedFd) {
     best_effort(state.write(&Line::Child { pid, ticks, at }));
     answer(Reply::Started { pid, ticks, at });
 
-    // Of the request only these two paths are needed from now on; they are near the start.
+    // Of the request only these three paths are needed from now on; they are near the start.
     let run = request.incarnation;
     let budget = Budget {
         max_size: request.max_log_size,
@@ -110,17 +113,16 @@ pub(super) fn run(control: &OwnedFd) {
         let start = path.as_ptr() as usize - body.as_ptr() as usize;
         start..start + path.count_bytes() + 1
     };
-    let (logs, oom) = (place(request.logs), place(request.oom));
-    let (kept, rest) = body.split_at_mut(logs.end.max(oom.end));
+    let places = [request.logs, request.oom, request.kill].map(place);
+    let end = places.iter().map(|place| place.end).max();
+    let (kept, rest) = body.split_at_mut(end.unwrap_or_default());
     sys::discard(rest);
-    let (Ok(dir), Ok(oom)) = (
-        CStr::from_bytes_with_nul(&kept[logs]),
-        CStr::from_bytes_with_nul(&kept[oom]),
-    ) else {
+    let [Ok(dir), Ok(oom), Ok(kill)] = places.map(|place| CStr::from_bytes_with_nul(&kept[place]))
+    else {
         return;
     };
     let log = Log { dir, run, budget };
-    guard(child, &signals, &pipes, &state, oom, log);
+    guard(child, &signals, &pipes, &state, [oom, kill], log);
 }
 
 /// A shim has nobody to tell: what it could not do shows in what its file lacks.

@@ -20,8 +20,10 @@ use crate::model::{
 
 use super::failure::Refusal;
 use super::launch::instance_of;
+use super::leftovers::Whose;
 use super::record::{Description, End, Line, Start, State, StateFile};
 use super::sentry::{Post, Sentry};
+use super::wire::Orders;
 use super::{Site, Stance, identity, leftovers};
 
 /// What is known of the instances of one state directory.
@@ -59,6 +61,8 @@ pub(super) enum Finding {
         handle: Option<Handle>,
         /// Created or running.
         life: Life,
+        /// What the shim can be asked.
+        orders: Orders,
     },
     /// It is over, and nothing of it is left.
     Over {
@@ -99,7 +103,7 @@ pub(super) fn examine(
         && !matches!(state.start, Some(Start::Failed { .. }))
         && let Some(shim) = &state.shim
     {
-        guard = identity::open(shim, &site.boot).map_err(about)?;
+        guard = identity::open_guardian(shim, &site.boot).map_err(about)?;
         if guard.is_none() {
             // It may have finished its record between the read and the look.
             state = State::read(file).map_err(about)?.unwrap_or(state);
@@ -150,16 +154,20 @@ fn classify(
         return Finding::Over { handle, life };
     }
     let over = |handle, life| Finding::Over { handle, life };
+    let orders = state.orders;
     match (state.end, state.exit, state.start) {
-        (Some(End::Gone), Some(exit), _) => over(handle, Life::Exited(exit)),
-        (Some(End::Gone), None, None) => Finding::Debris,
-        (Some(End::Gone), None, Some(Start::Running { .. } | Start::Failed { .. })) => {
+        (Some(End::Gone { killed }), Some(exit), _) => {
+            over(handle, Life::Exited(Exit { killed, ..exit }))
+        }
+        (Some(End::Gone { .. }), None, None) => Finding::Debris,
+        (Some(End::Gone { killed }), None, Some(Start::Running { .. } | Start::Failed { .. })) => {
             // It could not record the exit, but left in good order.
             let exit = Exit {
                 status: ExitStatus::Unknown,
                 oom: false,
                 started_at: None,
                 at: site.clock.now(),
+                killed,
             };
             over(handle, Life::Exited(exit))
         }
@@ -170,11 +178,13 @@ fn classify(
                 process,
                 handle,
                 life: Life::Running { since },
+                orders,
             },
             (Some(process), Some(Start::Failed { .. }) | None) => Finding::Guarded {
                 process,
                 handle,
                 life: Life::Created,
+                orders,
             },
             (None, _) if state.shim.is_some_and(|shim| shim.boot_id != site.boot.id) => {
                 let at = site.boot.began_at;
@@ -355,6 +365,7 @@ fn look_closely(
             process,
             handle,
             life,
+            ..
         } => {
             let sighting = sighting(handle, life);
             album.keep(described, sighting.clone(), Some(process), sentry)?;
@@ -389,8 +400,8 @@ fn settle_abandoned(
     let file_of = |name: &OsString| site.config.instances_dir.join(name);
     let files: Vec<PathBuf> = abandoned.iter().map(|lost| file_of(&lost.name)).collect();
     let left = match site.stance {
-        Stance::Owner => leftovers::end(&files)?,
-        Stance::Onlooker => leftovers::find(&files)?,
+        Stance::Owner => leftovers::end(site, &files, Whose::Orphans)?,
+        Stance::Onlooker => leftovers::find(site, &files, Whose::Orphans)?,
     };
     for Abandoned {
         name,
@@ -400,7 +411,7 @@ fn settle_abandoned(
     {
         let file = file_of(&name);
         let at = site.clock.now();
-        sighting.life = if left.iter().any(|process| process.file == file) {
+        sighting.life = if left.iter().any(|process| process.may_be_of(&file)) {
             // Alive until nothing is left, so that no second one is started beside it.
             Life::Running { since: at }
         } else {
@@ -426,10 +437,10 @@ fn settle_debris(
     }
     let file_of = |sighting: &Sighting| site.file_of(&sighting.instance);
     let files: Vec<PathBuf> = debris.iter().map(file_of).collect();
-    let left = leftovers::find(&files)?;
+    let left = leftovers::find(site, &files, Whose::Theirs)?;
     for mut sighting in debris {
         let file = file_of(&sighting);
-        if left.iter().any(|process| process.file == file) {
+        if left.iter().any(|process| process.may_be_of(&file)) {
             let since = site.clock.now();
             sighting.life = Life::Running { since };
             sightings.push(sighting);

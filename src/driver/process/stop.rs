@@ -4,15 +4,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Pid, Signal, getpgid, pidfd_send_signal};
 use tokio::time::timeout;
 
 use crate::driver::{DriverError, Scope};
-use crate::model::{Handle, InstanceId, StopPolicy};
+use crate::model::{Handle, InstanceId, ProcessIdentity, StopPolicy, StopTarget};
 
+use super::leftovers::Whose;
 use super::sight::{self, Finding};
-use super::wire::StopOrder;
-use super::{ProcessDriver, identity, leftovers, sys, unreachable};
+use super::wire::{Orders, StopOrder};
+use super::{ProcessDriver, descendants, identity, leftovers, sys, unreachable};
 
 /// After the grace period, how long the killed may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -26,16 +27,21 @@ impl ProcessDriver {
     ) -> Result<(), DriverError> {
         match self.examine(instance).await? {
             Finding::Guarded {
-                process, handle, ..
+                process,
+                handle,
+                orders,
+                ..
             } => {
-                self.stop_guarded(instance, process, handle.as_ref(), how)
+                self.stop_guarded(instance, process, handle.as_ref(), orders, how)
                     .await?;
             }
             // Its file may be damaged: then nothing tells of its shim, which leaves with its program.
             Finding::Debris => {
                 let file = self.site.file_of(instance);
-                self.blocking("stop an instance", move |_, _| leftovers::end(&[file]))
-                    .await?;
+                self.blocking("stop an instance", move |site, _| {
+                    leftovers::end(site, &[file], Whose::Theirs)
+                })
+                .await?;
             }
             Finding::Absent | Finding::Over { .. } | Finding::Abandoned { .. } => {}
         }
@@ -58,18 +64,25 @@ impl ProcessDriver {
         Ok(())
     }
 
-    async fn stop_guarded(
+    /// Has a shim that understands `orders` stop the tree, and kills that where the shim does not.
+    pub(super) async fn stop_guarded(
         &self,
         instance: &InstanceId,
         shim: OwnedFd,
         handle: Option<&Handle>,
+        orders: Orders,
         how: &StopPolicy,
     ) -> Result<(), DriverError> {
         let failed = |error: io::Error| unreachable("stop an instance", error);
         let grace = how.grace_period.get();
-        let order = StopOrder {
+        let wanted = StopOrder {
             signal: u8::try_from(how.signal_or_term().number()).unwrap_or(15),
+            to: how.to,
             grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        };
+        let order = match orders {
+            Orders::Whom => wanted,
+            Orders::Group => on_behalf(wanted, handle),
         };
         // Someone may have stopped the shim; one that has just ended needs no order.
         for sent in [
@@ -86,20 +99,21 @@ impl ProcessDriver {
             return ready.map(|mut ended| ended.retain_ready()).map_err(failed);
         }
         // It is stuck on a hung disk, or on a program that the kernel does not let go of.
-        match handle {
-            Some(Handle::Process { child, .. }) => {
+        match process_of(handle) {
+            Some((shim, child)) => {
+                self.site.groups.kill(instance);
                 // The program's number is held by its shim, so its group is nobody else's.
-                if identity::open(child, &self.site.boot)
-                    .map_err(failed)?
-                    .is_some()
-                {
+                let is_its = identity::stat(child.pid)
+                    .is_some_and(|stat| u32::try_from(stat.parent) == Ok(shim.pid));
+                let boot = &self.site.boot;
+                if is_its && identity::open(child, boot).map_err(failed)?.is_some() {
                     let group = i32::try_from(child.pid).unwrap_or_default();
                     sys::signal_group(group, libc::SIGKILL);
                 }
+                signal_below(shim, libc::SIGKILL, |_| true);
             }
             // Its program is not executed yet and may never be: the shim takes it along.
-            Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. })
-            | None => {
+            None => {
                 pidfd_send_signal(ended.get_ref(), Signal::KILL)
                     .map_err(|error| failed(error.into()))?;
             }
@@ -114,4 +128,52 @@ impl ProcessDriver {
             }),
         }
     }
+}
+
+fn process_of(handle: Option<&Handle>) -> Option<(&ProcessIdentity, &ProcessIdentity)> {
+    match handle? {
+        Handle::Process { shim, child } => Some((shim, child)),
+        Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. } => None,
+    }
+}
+
+/// Does what a shim of the first release cannot, and answers what to order of it: it knows of nobody
+/// but its program's group.
+fn on_behalf(wanted: StopOrder, handle: Option<&Handle>) -> StopOrder {
+    let signal = i32::from(wanted.signal);
+    let order = StopOrder {
+        to: StopTarget::Group,
+        ..wanted
+    };
+    let Some((shim, child)) = process_of(handle) else {
+        return order;
+    };
+    let group = i32::try_from(child.pid).ok().and_then(Pid::from_raw);
+    match wanted.to {
+        StopTarget::Group => order,
+        StopTarget::All => {
+            signal_below(shim, signal, |pid| getpgid(Some(pid)).ok() != group);
+            order
+        }
+        StopTarget::Main => {
+            signal_below(shim, signal, |pid| Some(pid) == group);
+            // Wakes them, and begins the grace period.
+            StopOrder {
+                signal: u8::try_from(libc::SIGCONT).unwrap_or(18),
+                ..order
+            }
+        }
+    }
+}
+
+/// Signals those below a shim that are `wanted`.
+fn signal_below(shim: &ProcessIdentity, signal: i32, wanted: impl Fn(Pid) -> bool) {
+    let Some(shim) = i32::try_from(shim.pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    descendants::for_each_descendant(shim, |pid, parent| {
+        if wanted(pid) {
+            descendants::signal_child(pid, parent, shim, signal);
+        }
+    });
 }

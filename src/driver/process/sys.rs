@@ -14,6 +14,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -217,7 +218,7 @@ fn ignore_signals() {
 }
 
 /// Lets every signal arrive in the calling thread, and in those that it starts.
-fn unblock_signals() {
+pub(super) fn unblock_signals() {
     let mut none = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises the set; changing the mask of the only thread is sound.
     unsafe {
@@ -242,6 +243,77 @@ pub(super) fn fork() -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         _ => Ok(Fork::Parent),
     }
+}
+
+/// Which side of a [`fork_child`] this is.
+pub(super) enum Forked {
+    /// The process that called.
+    Parent {
+        /// The new one.
+        child: Pid,
+    },
+    /// The new one.
+    Child,
+}
+
+/// As [`fork`], for who waits for the new process.
+pub(super) fn fork_child() -> io::Result<Forked> {
+    // SAFETY: with one thread no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent {
+            child: Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?,
+        }),
+    }
+}
+
+/// All signals, as a descriptor. They must be blocked.
+pub(super) struct AllSignals(OwnedFd);
+
+/// A received signal.
+pub(super) struct Signalled {
+    /// Which.
+    pub(super) number: c_int,
+    /// Whether the kernel itself sent it, and no process.
+    pub(super) is_from_kernel: bool,
+}
+
+impl AllSignals {
+    /// Opens the queue.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigfillset` initialises the set; `signalfd` returns a fresh descriptor.
+        let fd = unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is open and owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Waits for the next one; `None` when the wait was interrupted.
+    pub(super) fn wait(&self) -> Option<Signalled> {
+        let info = read_info(&self.0)?;
+        Some(Signalled {
+            number: c_int::try_from(info.ssi_signo).ok()?,
+            is_from_kernel: info.ssi_code == libc::SI_KERNEL,
+        })
+    }
+}
+
+fn read_info(queue: &OwnedFd) -> Option<libc::signalfd_siginfo> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the buffer is writable and `size` bytes long; any bytes are a valid value.
+    let (read, info) = unsafe {
+        let read = libc::read(queue.as_raw_fd(), info.as_mut_ptr().cast(), size);
+        (read, info.assume_init())
+    };
+    (usize::try_from(read) == Ok(size)).then_some(info)
 }
 
 /// Ends the process at once: no destructors, no exit handlers.
@@ -286,16 +358,7 @@ impl SignalQueue {
 
     /// The next signal, `None` when there is none.
     pub(super) fn next(&self) -> Option<Received> {
-        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
-        let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the buffer is writable and `size` bytes long; any bytes are a valid value.
-        let (read, info) = unsafe {
-            let read = libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size);
-            (read, info.assume_init())
-        };
-        if usize::try_from(read) != Ok(size) {
-            return None;
-        }
+        let info = read_info(&self.0)?;
         if info.ssi_signo == libc::SIGCHLD as u32 {
             Some(Received::Child)
         } else {
@@ -347,12 +410,32 @@ pub(super) fn send_order(pidfd: BorrowedFd<'_>, payload: u64) -> io::Result<()> 
     Ok(())
 }
 
+/// Sends a signal of any number to the process behind `pidfd`.
+pub(super) fn send_signal(pidfd: &OwnedFd, signal: c_int) -> io::Result<()> {
+    let info: *const libc::siginfo_t = ptr::null();
+    let number = pidfd.as_raw_fd();
+    // SAFETY: without information the kernel makes up its own; the descriptor is open.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, signal, info, 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Sends a signal of any number to a process group that is known to be ours.
 pub(super) fn signal_group(group: libc::pid_t, signal: c_int) {
     // Zero and one would mean other groups than the one named.
     if group > 1 {
         // SAFETY: sending a signal touches no memory.
         unsafe { libc::kill(-group, signal) };
+    }
+}
+
+/// Sends a signal of any number to a process that is known to be ours and not reaped.
+pub(super) fn signal_process(pid: libc::pid_t, signal: c_int) {
+    if pid > 1 {
+        // SAFETY: sending a signal touches no memory.
+        unsafe { libc::kill(pid, signal) };
     }
 }
 

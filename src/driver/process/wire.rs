@@ -9,6 +9,8 @@
 
 use std::ffi::{CStr, CString, NulError};
 
+use crate::model::StopTarget;
+
 /// The driver's word that the shim may start the program.
 pub(super) const GO: u8 = b'G';
 
@@ -23,6 +25,8 @@ pub(super) struct Request<'a> {
     pub(super) logs: &'a CStr,
     /// The file that counts kills of this instance for want of memory; empty = there is none.
     pub(super) oom: &'a CStr,
+    /// The file that kills all of its control group; empty = there is none.
+    pub(super) kill: &'a CStr,
     /// The present boot.
     pub(super) boot_id: &'a CStr,
     /// Which run of the replica this is.
@@ -149,6 +153,7 @@ impl<'a> Request<'a> {
             file: reader.string()?,
             logs: reader.string()?,
             oom: reader.string()?,
+            kill: reader.string()?,
             boot_id: reader.string()?,
             incarnation: reader.number()?,
             max_log_size: reader.number()?,
@@ -160,7 +165,7 @@ impl<'a> Request<'a> {
     /// The request as it is sent, its length in front. The order is that of [`Request::read`].
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer(vec![0; 4]);
-        for string in [self.file, self.logs, self.oom, self.boot_id] {
+        for string in [self.file, self.logs, self.oom, self.kill, self.boot_id] {
             writer.blob(string.to_bytes_with_nul());
         }
         for number in [self.incarnation, self.max_log_size, self.max_log_files] {
@@ -464,27 +469,67 @@ impl Ran {
 /// is an interface between releases: only ever add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StopOrder {
-    /// Sent to the program's group first.
+    /// Sent first.
     pub(super) signal: u8,
+    /// To whom.
+    pub(super) to: StopTarget,
     /// After so many milliseconds everything is killed.
     pub(super) grace_ms: u64,
 }
 
+/// Which orders a shim understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Orders {
+    /// Only those of the first release, which say nothing of whom the signal goes to: its program's
+    /// group.
+    #[default]
+    Group,
+    /// All of [`StopOrder`].
+    Whom,
+}
+
+impl Orders {
+    /// What a shim of this release writes of itself.
+    pub(super) const OURS: u8 = 2;
+
+    /// What a shim that wrote `number`, or nothing, understands.
+    pub(super) fn from_number(number: Option<u8>) -> Self {
+        match number {
+            Some(Self::OURS..) => Self::Whom,
+            Some(_) | None => Self::Group,
+        }
+    }
+}
+
 impl StopOrder {
-    const STOP: u64 = 1;
+    /// The kind of the first release: to the group.
+    const GROUP: u64 = 1;
+    const ALL: u64 = 2;
+    const MAIN: u64 = 3;
 
     /// The order as a payload: signal in byte 0, kind in byte 1, grace above.
     pub(super) fn encode(self) -> u64 {
+        let kind = match self.to {
+            StopTarget::Group => Self::GROUP,
+            StopTarget::All => Self::ALL,
+            StopTarget::Main => Self::MAIN,
+        };
         let grace = self.grace_ms.min((1 << 48) - 1);
-        grace << 16 | Self::STOP << 8 | u64::from(self.signal)
+        grace << 16 | kind << 8 | u64::from(self.signal)
     }
 
     /// The order in `payload`; `None` = one of a later release, or noise.
     pub(super) fn decode(payload: u64) -> Option<Self> {
         let signal = u8::try_from(payload & 0xff).ok()?;
-        let known = (payload >> 8) & 0xff == Self::STOP && (1..=64).contains(&signal);
-        known.then_some(Self {
+        let to = match (payload >> 8) & 0xff {
+            Self::GROUP => StopTarget::Group,
+            Self::ALL => StopTarget::All,
+            Self::MAIN => StopTarget::Main,
+            _ => return None,
+        };
+        (1..=64).contains(&signal).then_some(Self {
             signal,
+            to,
             grace_ms: payload >> 16,
         })
     }
@@ -512,6 +557,7 @@ mod tests {
             file: c"/file",
             logs: c"/logs",
             oom: c"",
+            kill: c"",
             boot_id: c"boot",
             incarnation: 3,
             max_log_size: 10,
@@ -580,11 +626,21 @@ mod tests {
         };
         assert_eq!(Ran::decode(ran.encode()), Some(ran));
         assert_eq!(Ran::decode([0xff; Ran::SIZE]), None);
-        let order = StopOrder {
-            signal: 15,
-            grace_ms: 10_000,
-        };
-        assert_eq!(StopOrder::decode(order.encode()), Some(order));
+        for to in [StopTarget::All, StopTarget::Group, StopTarget::Main] {
+            // The last is a real-time signal.
+            for signal in [15, 37] {
+                let order = StopOrder {
+                    signal,
+                    to,
+                    grace_ms: 10_000,
+                };
+                assert_eq!(StopOrder::decode(order.encode()), Some(order));
+            }
+        }
         assert_eq!(StopOrder::decode(0), None);
+        // As the first release sent it.
+        let first = 10_000 << 16 | 1 << 8 | 15;
+        let group = StopOrder::decode(first).map(|order| order.to);
+        assert_eq!(group, Some(StopTarget::Group));
     }
 }

@@ -80,6 +80,7 @@ fn ended(component: &str, cause: EndCause, status: ExitStatus, ago: u64) -> Reco
         oom: false,
         started_at: Some(at),
         at,
+        killed: 0,
     };
     let ended = Ended {
         instance: id(component, 1),
@@ -320,6 +321,7 @@ fn max_retries_gives_up_and_a_window_forgives_old_failures() {
             oom: false,
             started_at: None,
             at,
+            killed: 0,
         };
         let cause = EndCause::Itself(Charge::Own);
         let ended = Ended {
@@ -361,6 +363,7 @@ fn five_failures_in_five_minutes_are_a_crash_loop_and_taking_one_back_ends_it() 
             oom: false,
             started_at: None,
             at,
+            killed: 0,
         };
         let cause = EndCause::Itself(Charge::Own);
         let ended = Ended {
@@ -394,6 +397,7 @@ fn without_image(times: u64) -> History {
                 oom: false,
                 started_at: None,
                 at: now(),
+                killed: 0,
             },
             cause: EndCause::NotStarted(failure),
         };

@@ -242,6 +242,7 @@ impl World {
                 oom: false,
                 started_at: Some(since),
                 at: self.now,
+                killed: 0,
             };
             thing.life = Life::Exited(exit);
         }

@@ -20,7 +20,7 @@ fn describe(launch: &Launch, boot_id: &str) -> record::Description {
 }
 
 /// Writes the file of an instance as if `shim` had claimed it and started `child`.
-fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks: u64) {
+pub(super) fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks: u64) {
     let file = stage.file_of(launch);
     describe(launch, boot_id).write(&file).unwrap();
     let line = record::Line::Shim {
@@ -83,7 +83,9 @@ async fn half_made_files_are_nothing_and_the_same_instance_can_be_started() {
                 ticks: 1,
             };
             let state = record::StateFile::claim(file, &line).unwrap();
-            state.write(&record::Line::Gone { at: 1 }).unwrap();
+            state
+                .write(&record::Line::Gone { at: 1, killed: 0 })
+                .unwrap();
         }),
     ];
     for (id, crash) in crashes {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::leftovers::Whose;
 use super::*;
 use crate::driver::conformance::{self, Behaviour, Stage, eventually_runs, launch, sight, spec};
 use crate::model::{ExitStatus, Handle, Life, ProcessIdentity, StartFailure, Workload};
@@ -14,6 +15,7 @@ mod faults;
 mod lives;
 mod output;
 mod setup;
+mod trees;
 
 /// This test binary as a fork server: a run of this one test in a process of its own.
 #[test]
@@ -94,7 +96,9 @@ impl ProcessStage {
 
     /// How many processes carry the mark of an instance.
     fn marked(&self, launch: &Launch) -> usize {
-        leftovers::find(&[self.file_of(launch)]).unwrap().len()
+        let files = [self.file_of(launch)];
+        let left = leftovers::find(&self.driver.site, &files, Whose::Theirs);
+        left.unwrap().len()
     }
 }
 
@@ -114,7 +118,7 @@ impl Drop for ProcessStage {
                 pidfd_send_signal(process, Signal::KILL).ok();
             }
         }
-        leftovers::end(&dirs).ok();
+        leftovers::end(&self.driver.site, &dirs, Whose::Orphans).ok();
     }
 }
 
