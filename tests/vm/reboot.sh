@@ -1,0 +1,20 @@
+#!/bin/sh
+# After a reboot, with a clock that is years behind.
+. /stage/common
+export FLOWCTL_STATE_DIR=/stage/state
+cp /stage/flowctl.service /etc/systemd/system/
+systemctl daemon-reload
+check "the clock was set back" says '^2020' date +%Y
+check "it starts" systemctl start flowctl
+check "steady is started again" lines /stage/steady.pid 2
+status() { flowctl status | grep -e "^$1 "; }
+check "steady runs, and a reboot is no restart" says 'running *yes *0 ' status steady
+check "a stop stands" says ' stopped ' status bounded
+# What waited for its next try when the host went down waits for no year.
+tries=$(wc -l </stage/failing.pid)
+check "what fails is tried again" test "$(wc -l </stage/failing.pid)" -gt 0
+more() { [ "$(wc -l </stage/failing.pid)" -gt "$tries" ]; }
+check "and again" more
+check "bounded stays stopped" lines /stage/bounded.pid 1
+check "down" flowctl down
+echo END
