@@ -236,6 +236,7 @@ fn every_end_of_an_outage_is_taken_back_and_no_other_failure() {
             exit: Exit {
                 status: ExitStatus::Code(1),
                 oom: false,
+                killed: 0,
                 started_at: Some(at(moment - 0.5)),
                 at: at(moment),
             },
@@ -276,6 +277,7 @@ fn an_end_with_success_is_no_failure_where_it_is_restarted() {
             exit: Exit {
                 status: ExitStatus::Code(0),
                 oom: false,
+                killed: 0,
                 started_at: Some(now()),
                 at: now(),
             },
