@@ -24,8 +24,8 @@ use crate::store::{self, Store};
 use super::engine::{CleanedUp, Volumes};
 use super::sources;
 use super::{
-    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, engine, process_config,
-    rebuilt,
+    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, engine, judge_recovery,
+    process_config, rebuilt,
 };
 
 /// What was found in a state directory without a daemon: answers whatever only reads. It holds
@@ -78,11 +78,12 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let mut drivers: Drivers = BTreeMap::new();
     drivers.insert(DriverKind::Process, Arc::new(process));
     let engine = engine::as_before(state_dir);
-    if engine::is_asked(&kept, &loaded.recovery, &engine) {
+    let recovery = judge_recovery(loaded.recovery, &loaded.settings, &kept, state_dir);
+    if engine::is_asked(&kept, &recovery, &engine) {
         let docker = engine::onlooker(state_dir, &engine, &clock)?;
         drivers.insert(DriverKind::Docker, docker);
     }
-    let (kept, _) = rebuilt(kept, &drivers, &loaded.recovery).await;
+    let (kept, _) = rebuilt(kept, &drivers, &recovery).await;
     let definitions = kept.pipelines.iter();
     let definitions = definitions
         .map(|(key, record)| (key.clone(), Arc::clone(&record.spec)))

@@ -16,6 +16,7 @@ mod engine;
 mod foreground;
 mod leftovers;
 mod overrides;
+mod recording;
 mod registrations;
 mod retention;
 mod signals;
@@ -32,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -43,13 +44,10 @@ use crate::driver::docker::DockerDriver;
 use crate::driver::logs::kept::Retention;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Launch, Scope};
-use crate::model::{
-    DaemonStatus, DriverKind, Hold, InstanceId, PipelineRecord, PipelineSpec, Signal, Snapshot,
-};
+use crate::model::{DaemonStatus, DriverKind, InstanceId, PipelineRecord, PipelineSpec, Signal};
 use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun, Prober, Target};
 use crate::reconciler::{
-    Changes, Core, Drivers, Durability, Environment, Kept, Probes, Reconciler, ReconcilerHandle,
-    Recorder, Refusal,
+    Core, Drivers, Environment, Kept, Probes, Reconciler, ReconcilerHandle, Refusal,
 };
 use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
 
@@ -62,6 +60,7 @@ pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
 use overrides::Overrides;
+use recording::{end_rebuilding, recorder};
 pub use signals::{Asked, Signals};
 use sources::Sources;
 pub use voice::{Said, Voice};
@@ -189,10 +188,7 @@ impl Daemon {
         };
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
-        let recovery = match loaded.recovery {
-            Recovery::Intact if settings.contains_key(UNDESCRIBED) => Recovery::New,
-            recovery @ (Recovery::Intact | Recovery::New | Recovery::Rebuilt { .. }) => recovery,
-        };
+        let recovery = judge_recovery(loaded.recovery, &settings, &kept, &dir);
         if engine::is_asked(&kept, &recovery, &options.engine) {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
@@ -643,6 +639,26 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
 
 /// Pipelines of a lost store, put together from what their instances carry, and the drivers that
 /// could not say what they run.
+/// What became of a store that knows of nothing, while files of instances or their tokens are there:
+/// it has lost its end. A database that was cut off opens as what it was earlier, which may be before
+/// the first pipeline, and what runs must not be taken for what was removed.
+fn judge_recovery(
+    recovery: Recovery,
+    settings: &BTreeMap<String, String>,
+    kept: &Kept,
+    dir: &Path,
+) -> Recovery {
+    let holds = |folder: &str| {
+        std::fs::read_dir(dir.join(folder)).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    let knows_nothing = kept.pipelines.is_empty() && kept.records.is_empty();
+    let lost_its_end = knows_nothing && (holds("instances") || holds(tokens::FOLDER));
+    if recovery == Recovery::Intact && (lost_its_end || settings.contains_key(UNDESCRIBED)) {
+        return Recovery::New;
+    }
+    recovery
+}
+
 async fn rebuilt(
     mut kept: Kept,
     drivers: &Drivers,
@@ -722,65 +738,6 @@ fn watched_files(kept: &Kept) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
-}
-
-fn recorder(store: &Store) -> Recorder {
-    let store = store.clone();
-    Box::new(move |changes, durability, done| {
-        let durability = match durability {
-            Durability::CrashSafe => store::Durability::CrashSafe,
-            Durability::PowerSafe => store::Durability::PowerSafe,
-        };
-        store.commit(batch(changes), durability, |result| {
-            done(result.map_err(in_full))
-        });
-    })
-}
-
-fn batch(changes: Changes) -> Batch {
-    let mut batch = Batch::new();
-    for (key, record) in changes.pipelines {
-        match record {
-            Some(record) => batch.put_pipeline(key, record),
-            None => batch.forget_pipeline(key),
-        }
-    }
-    for ((key, replica), record) in changes.records {
-        match record {
-            Some(record) => batch.put_record(key, replica, record),
-            None => batch.forget_record(key, replica),
-        }
-    }
-    registrations::put(&mut batch, changes.registrations);
-    registrations::put_notes(&mut batch, changes.notes);
-    for event in changes.events {
-        batch.push_event(event);
-    }
-    batch
-}
-
-/// Tells the store that everything is recorded anew, once every driver has been looked at.
-async fn end_rebuilding(store: Store, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-    let sighted = |snapshot: &Arc<Snapshot>| {
-        let mut replicas = snapshot
-            .pipelines
-            .iter()
-            .flat_map(|pipeline| &pipeline.components)
-            .flat_map(|component| &component.replicas);
-        !replicas.any(|replica| matches!(replica.hold, Some(Hold::Blind { .. })))
-    };
-    if snapshots.wait_for(sighted).await.is_ok() {
-        let mut batch = Batch::new();
-        batch.end_rebuilding();
-        store.commit(batch, store::Durability::PowerSafe, |result| {
-            if let Err(error) = result {
-                tracing::warn!(
-                    error = in_full(error),
-                    "the rebuilt state is not recorded yet"
-                );
-            }
-        });
-    }
 }
 
 /// An error with all its causes, for people.

@@ -21,7 +21,8 @@ use crate::reconciler::ReconcilerHandle;
 use crate::store;
 
 /// The folder of the token files in the state directory.
-const TOKENS: &str = "tokens";
+/// The folder of the state directory that has a token file for each replica.
+pub(super) const FOLDER: &str = "tokens";
 /// How often token files are looked through.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// How often it is looked whether somebody rotated the keys. By the first look it is known what
@@ -45,13 +46,13 @@ pub(super) struct Tokens {
 
 /// The place of token files of processes that run as another user.
 pub(super) fn handed(state_dir: &Path) -> Option<Handed> {
-    Handed::find(&state_dir.join(TOKENS), "token")
+    Handed::find(&state_dir.join(FOLDER), "token")
 }
 
 impl Tokens {
     /// The keys and the folder of a state directory; made when they do not exist.
     pub fn open(state_dir: &Path) -> Result<Self, ControlError> {
-        let folder = state_dir.join(TOKENS);
+        let folder = state_dir.join(FOLDER);
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
