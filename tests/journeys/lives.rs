@@ -285,9 +285,10 @@ fn an_image_says_what_asks_its_programs_to_end_unless_the_file_does() {
     let (world, engine) = world_with_engine!("an_image_says_what_asks_…");
     let (made, by_image, by_file) = (unique("made"), unique("image"), unique("file"));
     let image = format!("flowctl-test/{}", unique("quits"));
-    world.apply(&resting(&made, ""));
+    // What an image is made of says it from then on.
+    world.apply(&resting(&made, ", stop: { signal: SIGQUIT }"));
     let commit = format!(
-        "/commit?container={}&repo={image}&tag=1&changes=STOPSIGNAL%20SIGQUIT",
+        "/commit?container={}&repo={image}&tag=1",
         world.status().replica(&made)["container"].as_str().unwrap()
     );
     engine.act("POST", &commit);

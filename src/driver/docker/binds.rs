@@ -238,6 +238,13 @@ pub(super) fn sweep(folder: &Path) {
     }
 }
 
+/// Leaves no empty folder behind. One that is in use stays, and one that was never made is no matter.
+pub(super) fn leave(folder: &Path) {
+    if let Err(error) = fs::remove_dir(folder) {
+        tracing::debug!(place = %folder.display(), %error, "a folder of mounts was not removed");
+    }
+}
+
 /// Whether the way to what is held can be changed by nobody but root and the daemon's own user.
 fn unchanging(written: &Path, held: &Held) -> Result<(), Refusal> {
     let us = (

@@ -336,6 +336,9 @@ impl Drop for DockerDriver {
     fn drop(&mut self) {
         self.watcher.abort();
         self.inner.copiers().clear();
+        if let (Conduct::Tends, Some(folder)) = (self.inner.config.conduct, &self.inner.binds) {
+            binds::leave(folder);
+        }
     }
 }
 

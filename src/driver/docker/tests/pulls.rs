@@ -125,3 +125,51 @@ async fn an_image_is_pulled_run_by_digest_and_used_when_its_registry_is_gone() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_link_that_is_swapped_during_a_pull_is_judged_by_where_it_leads_after_it() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let (link, own) = (stage.folder().join("link"), stage.folder().join("own"));
+    std::fs::create_dir(&own).unwrap();
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    // Whoever is asked for the image swaps the link, and says nothing.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = registry.local_addr().unwrap();
+    let swapped = link.clone();
+    std::thread::spawn(move || {
+        for asks in registry.incoming() {
+            if std::fs::read_link(&swapped).is_ok_and(|leads_to| leads_to == own) {
+                std::fs::remove_file(&swapped).unwrap();
+                std::os::unix::fs::symlink("/etc", &swapped).unwrap();
+            }
+            drop(asks);
+        }
+    });
+    let client = stage.driver.inner.engine.client().unwrap();
+    let repository = format!("{address}/{}", stage.mark);
+    let tag = TagImageOptions {
+        repo: Some(repository.clone()),
+        tag: Some("1".to_owned()),
+    };
+    client.tag_image(IMAGE, Some(tag)).await.unwrap();
+    let image = format!("{repository}:1");
+    let mut spec = stage.container("swapped", &["sleep", "1000"]);
+    spec.volumes[0].source = VolumeSource::Bind(link.clone());
+    if let Workload::Docker(container) = &mut spec.workload {
+        container.image.clone_from(&image);
+        container.pull = Some(ImagePullPolicy::Always);
+    }
+    match stage.driver.start(&launch(spec, 1)).await {
+        Err(DriverError::Refused(failure)) => assert_eq!(failure.reason, "PrivilegedRefused"),
+        answer => panic!("{answer:?}"),
+    }
+    let leads_to = std::fs::read_link(&link).unwrap();
+    assert_eq!(leads_to, Path::new("/etc"), "it was asked for the image");
+    stage.end().await;
+    client
+        .remove_image(&image, None::<RemoveImageOptions>, None)
+        .await
+        .unwrap();
+}
