@@ -32,14 +32,18 @@ impl First {
         Self { outer }
     }
 
-    /// What `ps` says inside.
-    fn processes(&self) -> String {
+    /// What a program inside writes.
+    fn inside(&self, program: &[&str]) -> String {
         let children = format!("/proc/{0}/task/{0}/children", self.outer.id());
         let inner = std::fs::read_to_string(children).unwrap();
-        let mut look = Command::new("nsenter");
-        look.args(["--target", inner.trim(), "--pid", "--mount"])
-            .args(["ps", "-eo", "stat,pid,ppid,comm", "--no-headers"]);
-        text(&look.output().unwrap().stdout)
+        let mut command = Command::new("nsenter");
+        command.args(["--target", inner.trim(), "--pid", "--mount"]);
+        text(&command.args(program).output().unwrap().stdout)
+    }
+
+    /// What `ps` says inside.
+    fn processes(&self) -> String {
+        self.inside(&["ps", "-eo", "stat,pid,ppid,comm", "--no-headers"])
     }
 }
 
@@ -58,15 +62,17 @@ fn as_process_1_every_orphan_is_reaped_and_a_signal_ends_the_daemon() {
     }
     let world = World::new();
     let mut first = First::begin(&world);
-    let probe = "setsid sh -c 'sleep 0.1; echo >> orphans' & exit 0";
-    let probes =
-        format!(", probes: {{ readiness: {{ exec: [sh, -c, {probe:?}], period: 100ms }} }}");
-    world.apply(&sleeper("a", &probes));
-    let count = |name: &str| {
-        let lines = std::fs::read_to_string(world.path(name)).unwrap_or_default();
+    world.apply(&sleeper("a", ""));
+    // Nobody's child from its first moment on: neither a component's nor a probe's.
+    let orphans = world.path("orphans").display().to_string();
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do \
+                  setsid sh -c 'sleep 0.1; echo >> \"$1\"' sh \"$1\" > /dev/null 2>&1 & done";
+    first.inside(&["sh", "-c", script, "sh", &orphans]);
+    let ended = || {
+        let lines = std::fs::read_to_string(&orphans).unwrap_or_default();
         lines.lines().count()
     };
-    eventually("many orphans have ended", || count("orphans") >= 10);
+    eventually("all orphans have ended", || ended() == 10);
     eventually("none of them is left", || {
         let processes = first.processes();
         processes
