@@ -33,7 +33,7 @@ const ROUNDS: usize = 20;
 /// The limits that this host does not let us enforce. Changes nothing.
 pub fn unenforced() -> BTreeSet<Limit> {
     let host = Host::read();
-    let missing = Groups::offered(&host, Path::new("")).missing();
+    let missing = Groups::offered(&host, host.unified(), Path::new("")).missing();
     if !missing.is_empty() && host.path().is_some_and(scope::is_to_be_had) {
         return BTreeSet::new();
     }
@@ -100,11 +100,11 @@ pub(super) struct Membership {
 impl Groups {
     /// What this host offers to the instances in `instances_dir`. Changes nothing.
     pub(super) fn find(instances_dir: &Path) -> Self {
-        Self::offered(&Host::read(), instances_dir)
+        let host = Host::read();
+        Self::offered(&host, host.unified(), instances_dir)
     }
 
-    fn offered(host: &Host, instances_dir: &Path) -> Self {
-        let top = host.unified();
+    fn offered(host: &Host, top: Option<Top>, instances_dir: &Path) -> Self {
         let parent = |controller: &str| {
             let v2 = || {
                 let top = top.as_ref().filter(|top| top.offers(controller))?;
@@ -132,7 +132,7 @@ impl Groups {
         limits: impl Fn(&InstanceId) -> Option<Resources>,
     ) -> Self {
         let host = Host::read();
-        let mut groups = Self::offered(&host, instances_dir);
+        let mut groups = Self::offered(&host, host.unified(), instances_dir);
         if let Some(server) = server
             && !groups.missing().is_empty()
             && host.path().is_some_and(scope::is_to_be_had)
@@ -141,7 +141,8 @@ impl Groups {
             match scope::ask(&name, server) {
                 Ok(()) => {
                     let host = Host::read_for(&server.to_string());
-                    groups = Self::offered(&host, instances_dir);
+                    // It was given, whatever mark it bears.
+                    groups = Self::offered(&host, host.own(), instances_dir);
                 }
                 Err(why) => tracing::warn!(%why, "limits of components are not enforced"),
             }

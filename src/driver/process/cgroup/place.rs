@@ -42,6 +42,16 @@ impl Host {
         self.own.lines().find_map(|line| line.strip_prefix("0::"))
     }
 
+    /// Our group in the hierarchy of all controllers, as one that is ours to divide.
+    pub(super) fn own(&self) -> Option<Top> {
+        let (_, dir) = unified_place(self.path()?, &self.mounts)?;
+        Some(Top {
+            dir,
+            below: None,
+            vacate: true,
+        })
+    }
+
     /// Where groups may be made in the hierarchy of all controllers.
     pub(super) fn unified(&self) -> Option<Top> {
         let (mount, own) = unified_place(self.path()?, &self.mounts)?;
