@@ -34,6 +34,9 @@ use super::sources::{self, Sources};
 /// that are going.
 const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long what was begun a moment ago takes to be known as running.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+
 /// What a preflight has not seen by then is not waited for.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,24 +54,16 @@ pub(super) struct Backend {
     pub overrides: Overrides,
 }
 
-#[async_trait]
-impl api::Backend for Backend {
-    fn owner(&self) -> &ReconcilerHandle {
-        &self.owner
-    }
-
-    async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
-        sources::load(request).await
-    }
-
-    async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
+impl Backend {
+    /// What would not run, as things stand now.
+    async fn preflight_once(&self, loaded: &[Loaded]) -> Vec<Problem> {
         let mut specs: Vec<PipelineSpec> = loaded
             .iter()
             .flat_map(|loaded| loaded.pipelines.iter().cloned())
             .collect();
         for spec in &mut specs {
             // What runs bears the digests of the definition that it was started from.
-            if let Ok(Some(standing)) = self.definition(spec.key.clone()).await {
+            if let Ok(Some(standing)) = api::Backend::definition(self, spec.key.clone()).await {
                 revision::carry(&standing, spec);
             }
         }
@@ -107,6 +102,28 @@ impl api::Backend for Backend {
             ),
         }
         obstacles
+    }
+}
+
+#[async_trait]
+impl api::Backend for Backend {
+    fn owner(&self) -> &ReconcilerHandle {
+        &self.owner
+    }
+
+    async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {
+        sources::load(request).await
+    }
+
+    async fn preflight(&self, loaded: &[Loaded]) -> Vec<Problem> {
+        let obstacles = self.preflight_once(loaded).await;
+        if obstacles.is_empty() {
+            return obstacles;
+        }
+        // A save of the same file may have been taken over just now: what it starts has its ports
+        // before it is known to run. A refusal is worth a second look.
+        tokio::time::sleep(SECOND_LOOK).await;
+        self.preflight_once(loaded).await
     }
 
     async fn remarks(&self, loaded: &[Loaded], caller: Option<&CallerVariables>) -> Vec<Problem> {
