@@ -4,7 +4,8 @@
 export FLOWCTL_STATE_DIR=/stage/state
 cp /stage/flowctl.service /etc/systemd/system/
 systemctl daemon-reload
-check "the clock was set back" says '^2020' date +%Y
+# Whose clock is older than systemd itself is set to the day when that was built.
+check "the clock was set back" test "$(date +%s)" -lt "$(stat -c %Y /stage/before.json)"
 check "it starts" systemctl start flowctl
 check "steady is started again" lines /stage/steady.pid 2
 status() { flowctl status | grep -e "^$1 "; }
