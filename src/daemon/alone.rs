@@ -78,7 +78,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let mut drivers: Drivers = BTreeMap::new();
     drivers.insert(DriverKind::Process, Arc::new(process));
     let engine = engine::as_before(state_dir);
-    let recovery = judge_recovery(loaded.recovery, &loaded.settings, &kept, state_dir);
+    let recovery = judge_recovery(loaded.recovery, &loaded.settings);
     if engine::is_asked(&kept, &recovery, &engine) {
         let docker = engine::onlooker(state_dir, &engine, &clock)?;
         drivers.insert(DriverKind::Docker, docker);

@@ -188,7 +188,7 @@ impl Daemon {
         };
         let mut drivers: Drivers = BTreeMap::new();
         drivers.insert(DriverKind::Process, Arc::clone(&process) as Arc<dyn Driver>);
-        let recovery = judge_recovery(loaded.recovery, &settings, &kept, &dir);
+        let recovery = judge_recovery(loaded.recovery, &settings);
         if engine::is_asked(&kept, &recovery, &options.engine) {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
@@ -637,28 +637,17 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
         .map_err(|source| failed("make the folder of instances", source))
 }
 
-/// Pipelines of a lost store, put together from what their instances carry, and the drivers that
-/// could not say what they run.
-/// What became of a store that knows of nothing, while files of instances or their tokens are there:
-/// it has lost its end. A database that was cut off opens as what it was earlier, which may be before
-/// the first pipeline, and what runs must not be taken for what was removed.
-fn judge_recovery(
-    recovery: Recovery,
-    settings: &BTreeMap<String, String>,
-    kept: &Kept,
-    dir: &Path,
-) -> Recovery {
-    let holds = |folder: &str| {
-        std::fs::read_dir(dir.join(folder)).is_ok_and(|mut entries| entries.next().is_some())
-    };
-    let knows_nothing = kept.pipelines.is_empty() && kept.records.is_empty();
-    let lost_its_end = knows_nothing && (holds("instances") || holds(tokens::FOLDER));
-    if recovery == Recovery::Intact && (lost_its_end || settings.contains_key(UNDESCRIBED)) {
+/// Whether the store remembers all that runs. An engine that was silent when a store was rebuilt is
+/// asked again.
+fn judge_recovery(recovery: Recovery, settings: &BTreeMap<String, String>) -> Recovery {
+    if recovery == Recovery::Intact && settings.contains_key(UNDESCRIBED) {
         return Recovery::New;
     }
     recovery
 }
 
+/// Pipelines of a lost store, put together from what their instances carry, and the drivers that
+/// could not say what they run.
 async fn rebuilt(
     mut kept: Kept,
     drivers: &Drivers,

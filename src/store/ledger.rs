@@ -48,6 +48,8 @@ pub(super) struct Ledger {
     pub(super) next_section: u64,
     /// The first part number that was never used.
     pub(super) next_part: u64,
+    /// How many pipelines were ever recorded, see [`super::tally`].
+    pub(super) created: u64,
     pub(super) history: History,
 }
 
@@ -65,6 +67,7 @@ impl Ledger {
             parts: HashMap::new(),
             next_section: 0,
             next_part: 0,
+            created: 0,
             history,
         }
     }
@@ -104,6 +107,11 @@ impl Ledger {
         self.next_section = next_section;
         let mut changes = Vec::new();
         let mut outdated = Vec::new();
+        let is_new = |(pipeline, draft): &&(PipelineKey, Option<Draft>)| {
+            draft.is_some() && !self.pipelines.contains_key(pipeline)
+        };
+        let new = drafts.iter().filter(is_new).count() as u64;
+        self.created += new;
         for (pipeline, draft) in drafts {
             self.shelve(pipeline, draft, &mut changes, &mut outdated);
         }
@@ -111,6 +119,12 @@ impl Ledger {
             self.write(key, value.as_deref(), &mut changes, &mut outdated);
         }
         self.history.append(events, &mut changes);
+        // After the pipelines that it counts, since a large batch may be cut anywhere.
+        if new > 0 || ends_rebuilding {
+            let key = Fact::Created.key();
+            let row = rows::seal(&key, self.created.to_string().as_bytes());
+            changes.push((key, Some(row)));
+        }
         if ends_rebuilding {
             changes.push((Fact::Rebuilding.key(), None));
         }

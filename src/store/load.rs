@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) settings: BTreeMap<String, String>,
     pub(super) rebuilding: Option<Rebuilding>,
     pub(super) boot: Option<Boot>,
+    /// Whether pipelines were recorded that are not in it, see [`super::tally`].
+    pub(super) lost_its_end: bool,
     pub(super) ledger: Ledger,
     /// Removes the rows that nothing points at, left by a crash between the steps of a large batch.
     pub(super) garbage: Vec<Change>,
@@ -89,6 +91,7 @@ pub(super) fn state(tree: &Tree) -> Result<State, Unreadable> {
         settings: BTreeMap::new(),
         rebuilding: None,
         boot: None,
+        lost_its_end: false,
         ledger: Ledger::new(History::new(Cap::DEFAULT)),
         garbage: Vec::new(),
     };
@@ -102,6 +105,9 @@ pub(super) fn state(tree: &Tree) -> Result<State, Unreadable> {
             }
             Key::Fact if *key == *Fact::Rebuilding.key() => {
                 state.rebuilding = Some(decoded(&key, payload)?);
+            }
+            Key::Fact if *key == *Fact::Created.key() => {
+                state.ledger.created = decoded(&key, payload)?;
             }
             Key::Fact => {}
             Key::Part(number) => {

@@ -30,6 +30,7 @@ mod open;
 mod private;
 mod rows;
 mod sync;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -90,8 +91,9 @@ pub struct Loaded {
 pub enum Recovery {
     /// All is there that was acknowledged.
     Intact,
-    /// Nothing is remembered: the first start, or the store was deleted. What runs may be known
-    /// from its marks.
+    /// Pipelines may have been forgotten: the first start, or the store was deleted, or it lost its
+    /// end. What runs may be known from its marks. The answer stays this one, over restarts, until
+    /// a batch says [`Batch::end_rebuilding`] or brings a new pipeline.
     New,
     /// The database was damaged and set aside. What could be read for sure was taken over: all but
     /// the history, or nothing. The answer stays this one, over restarts, until a batch says
@@ -127,7 +129,7 @@ impl Store {
                 set_aside: rebuilding.set_aside,
                 why: rebuilding.why,
             },
-            None if is_empty => Recovery::New,
+            None if is_empty || state.lost_its_end => Recovery::New,
             None => Recovery::Intact,
         };
         let mut first = state.garbage;
@@ -142,6 +144,7 @@ impl Store {
         let engine = Engine {
             db,
             folder,
+            tallied: state.ledger.created,
             ledger: state.ledger,
         };
         let link = writer::start(dir, now, engine, first)?;

@@ -23,6 +23,7 @@ use super::folder::{self, Place};
 use super::load::{self, Rebuilding, State, Unreadable};
 use super::migrate;
 use super::rows::{self, Fact, Kind};
+use super::tally;
 use crate::model::Timestamp;
 
 /// How long a locked database is tried again, and how often. A fork takes less than 10 ms.
@@ -63,8 +64,17 @@ enum Fault {
 }
 
 /// Opens the newest database under `dir`; begins an empty one where there is none, or only one that
-/// has to be set aside.
+/// has to be set aside. Says whether it has lost its end.
 pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Opened, StoreError> {
+    let mut opened = open_newest(dir, now)?;
+    let created = tally::read(dir)?;
+    let ledger = &mut opened.state.ledger;
+    opened.state.lost_its_end = created > ledger.created;
+    ledger.created = ledger.created.max(created);
+    Ok(opened)
+}
+
+fn open_newest(dir: &Path, now: Timestamp) -> Result<Opened, StoreError> {
     let newest = match folder::look(dir)? {
         Place::Free => None,
         Place::Folder => {

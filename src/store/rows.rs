@@ -80,6 +80,8 @@ pub(super) enum Fact {
     Boot,
     /// That it was begun empty after a damage, and not all was committed anew since.
     Rebuilding,
+    /// How many pipelines were ever recorded, see [`super::tally`].
+    Created,
 }
 
 impl Fact {
@@ -88,6 +90,7 @@ impl Fact {
             Self::Schema => "schema",
             Self::Boot => "boot",
             Self::Rebuilding => "rebuilding",
+            Self::Created => "pipelines-created",
         };
         text_key(Kind::Fact, name)
     }

@@ -19,6 +19,7 @@ use super::ledger::Ledger;
 use super::open::{self, Found, GROUP_BYTES, Opened};
 use super::rows::{self, Change};
 use super::sync::{self, Done, Syncer};
+use super::tally;
 use crate::model::Timestamp;
 
 /// What the thread is asked.
@@ -65,6 +66,8 @@ pub(super) struct Engine {
     pub(super) db: Db,
     pub(super) folder: PathBuf,
     pub(super) ledger: Ledger,
+    /// How many pipelines the file beside the database knows to have been recorded.
+    pub(super) tallied: u64,
 }
 
 /// Starts the thread, and the one that fsyncs for it. `first` is written before anything else.
@@ -163,7 +166,10 @@ impl Writer {
                 Err(_) => {}
             }
         }
-        let Some(number) = engine.apply(&self.sync, changes) else {
+        let applied = engine
+            .tally(&self.dir, &self.sync)
+            .and_then(|()| engine.apply(&self.sync, changes));
+        let Some(number) = applied else {
             self.retire(engine);
             let error = self.sync.trouble().unwrap_or(StoreError::Closed);
             for (_, done) in accepted {
@@ -215,6 +221,10 @@ impl Writer {
         let now = self.opened_at.0.after(self.opened_at.1.elapsed());
         let opened = open::open(&self.dir, now)?;
         let (opened, lost) = match &opened.found {
+            Found::Sound if opened.state.lost_its_end => {
+                let lost = "it opened as what it was earlier".to_owned();
+                (opened, Some(lost))
+            }
             Found::Sound => {
                 let opened = open::rewrite(&self.dir, opened)?;
                 (opened, None)
@@ -234,6 +244,7 @@ impl Writer {
         let engine = Engine {
             db,
             folder,
+            tallied: state.ledger.created,
             ledger: state.ledger,
         };
         Ok((engine, lost))
@@ -289,6 +300,19 @@ impl Writer {
 }
 
 impl Engine {
+    /// Has the file beside the database know of the pipelines that are about to be recorded; `None`
+    /// when that failed. The database is not to be used any more then.
+    fn tally(&mut self, dir: &Path, sync: &Syncer) -> Option<()> {
+        if self.ledger.created > self.tallied {
+            if let Err(error) = tally::write(dir, self.ledger.created) {
+                sync.failed(error);
+                return None;
+            }
+            self.tallied = self.ledger.created;
+        }
+        Some(())
+    }
+
     /// Writes `changes` and hands them over to be synced; `None` when that failed. The database is
     /// not to be used any more then.
     fn apply(&mut self, sync: &Syncer, changes: Vec<Change>) -> Option<u64> {

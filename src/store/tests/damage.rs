@@ -1,5 +1,6 @@
 //! A store that is not what was written: set aside and begun anew, or refused, never believed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -288,7 +289,8 @@ fn what_an_open_that_was_killed_leaves_behind_does_no_harm() {
     let left = fs::read_dir(&dir)
         .unwrap()
         .map(|entry| entry.unwrap().path());
-    assert_eq!(left.collect::<Vec<_>>(), [database(&dir)]);
+    let kept = BTreeSet::from([database(&dir), dir.join("pipelines-created")]);
+    assert_eq!(left.collect::<BTreeSet<_>>(), kept);
 }
 
 /// A sequence that looks random and is the same each time.
@@ -369,4 +371,70 @@ fn a_database_with_a_page_of_zeros_anywhere_is_answered_and_never_believed() {
         let page = dice(length / 4096) * 4096;
         file.write_all_at(&[0; 4096], page).unwrap();
     });
+}
+
+/// A folder with everything in it, as it is.
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copied(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_database_that_became_what_it_was_says_so_until_its_pipelines_are_there_again() {
+    let (store, loaded, folder) = Store::temporary();
+    let dir = folder.path().join("store");
+    let mut batch = Batch::new();
+    batch.push_event(event(loaded.next_seq));
+    commit(&store, batch, Durability::PowerSafe).unwrap();
+    store.close().unwrap();
+    let earlier = folder.path().join("earlier");
+    copied(&database(&dir), &earlier);
+
+    let (store, loaded) = open(&dir);
+    assert_eq!(loaded.recovery, Recovery::Intact);
+    let with_pipeline = || {
+        let mut batch = Batch::new();
+        batch.put_pipeline(key("ttp"), pipeline("ttp", 3));
+        batch
+    };
+    commit(&store, with_pipeline(), Durability::PowerSafe).unwrap();
+    store.close().unwrap();
+    fs::remove_dir_all(database(&dir)).unwrap();
+    copied(&earlier, &database(&dir));
+
+    for commits_before in 0..2 {
+        let (store, loaded) = open(&dir);
+        assert_eq!(loaded.recovery, Recovery::New, "after {commits_before}");
+        let mut batch = Batch::new();
+        batch.push_event(event(loaded.next_seq));
+        commit(&store, batch, Durability::PowerSafe).unwrap();
+        store.close().unwrap();
+    }
+    let (store, _) = open(&dir);
+    commit(&store, with_pipeline(), Durability::PowerSafe).unwrap();
+    store.close().unwrap();
+    assert_eq!(open(&dir).1.recovery, Recovery::Intact);
+}
+
+#[test]
+fn a_store_from_which_every_pipeline_was_deleted_has_lost_nothing() {
+    let (store, loaded, folder) = Store::temporary();
+    let dir = folder.path().join("store");
+    let mut batch = Batch::new();
+    batch.put_pipeline(key("ttp"), pipeline("ttp", 3));
+    batch.push_event(event(loaded.next_seq));
+    commit(&store, batch, Durability::PowerSafe).unwrap();
+    let mut batch = Batch::new();
+    batch.forget_pipeline(key("ttp"));
+    commit(&store, batch, Durability::PowerSafe).unwrap();
+    store.close().unwrap();
+    assert_eq!(open(&dir).1.recovery, Recovery::Intact);
 }
