@@ -18,7 +18,9 @@ use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use crate::model::path::names;
 
 /// The kernel's limit on links in one path.
 const MAX_LINKS: usize = 40;
@@ -231,15 +233,6 @@ impl Facts {
             kind,
         }
     }
-}
-
-/// The names of a path, `..` included.
-fn names(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_os_string()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
 }
 
 #[cfg(test)]

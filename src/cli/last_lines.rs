@@ -1,6 +1,6 @@
 //! The last lines of components, for those who want to see them beside something else.
 
-use crate::api::{Client, ClientError, LogEntry, LogParams};
+use crate::api::{Client, ClientError, Lines, LogEntry, LogParams};
 
 use super::out::tell;
 
@@ -15,10 +15,21 @@ pub(super) async fn last_lines(
 ) -> Result<Vec<LogEntry>, ClientError> {
     let mut lines: Vec<LogEntry> = Vec::new();
     let mut feed = client.logs(params).await?;
+    while let Some(entry) = next_entry(&mut feed).await? {
+        add(&mut lines, entry);
+    }
+    Ok(lines)
+}
+
+/// The next entry of `feed`; a driver that cannot read its logs says so, and the others go on.
+/// Cancel-safe.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub(super) async fn next_entry(feed: &mut Lines) -> Result<Option<LogEntry>, ClientError> {
     loop {
-        match feed.decoded::<LogEntry>().await {
-            Ok(Some(entry)) => add(&mut lines, entry),
-            Ok(None) => return Ok(lines),
+        match feed.decoded().await {
+            Ok(entry) => return Ok(entry),
             Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
             Err(
                 error @ (ClientError::NoDaemon { .. }

@@ -7,12 +7,12 @@ use futures_util::future::select_all;
 use super::Context;
 use super::args::{Logs, TextOrJson};
 use super::exit::{Exit, Failure};
-use super::out::tell;
+use super::last_lines::next_entry;
 use super::reader;
 use super::status::ended;
 use super::target::{Target, component, deleted, key, pipeline};
 use super::text::{Style, Tone, clean, paint, short, size};
-use crate::api::{ClientError, KeptEntry, Lines, LogEntry, LogParams, StreamName};
+use crate::api::{KeptEntry, Lines, LogEntry, LogParams, StreamName};
 use crate::model::{
     ComponentId, ComponentStatus, InstanceId, Namespace, PipelineKey, ReplicaKey, Snapshot,
     Timestamp,
@@ -164,25 +164,6 @@ struct Feed {
     head: Option<LogEntry>,
 }
 
-impl Feed {
-    /// The next line; a driver that fails says so and the others go on. Cancel-safe.
-    async fn next(&mut self) -> Result<Option<LogEntry>, Failure> {
-        loop {
-            match self.lines.decoded().await {
-                Ok(entry) => return Ok(entry),
-                Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
-                Err(
-                    error @ (ClientError::NoDaemon { .. }
-                    | ClientError::NotOurs { .. }
-                    | ClientError::Unwritten { .. }
-                    | ClientError::Silent { .. }
-                    | ClientError::Broken { .. }),
-                ) => return Err(error.into()),
-            }
-        }
-    }
-}
-
 /// Kept lines of all pipelines in the order of their times.
 async fn merge(
     cx: &mut Context<'_>,
@@ -192,7 +173,7 @@ async fn merge(
     loop {
         for feed in &mut feeds {
             if feed.head.is_none() {
-                feed.head = feed.next().await?;
+                feed.head = next_entry(&mut feed.lines).await?;
             }
         }
         let earliest = feeds
@@ -214,7 +195,9 @@ async fn follow(
 ) -> Result<Exit, Failure> {
     while !feeds.is_empty() {
         let (outcome, index, _) = {
-            let waits = feeds.iter_mut().map(|feed| Box::pin(feed.next()));
+            let waits = feeds
+                .iter_mut()
+                .map(|feed| Box::pin(next_entry(&mut feed.lines)));
             select_all(waits).await
         };
         match outcome? {

@@ -9,10 +9,19 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What a text begins with that is not the path itself.
 const SCHEME: &str = "file://";
+
+/// The names in `path`, from its root on, `..` included.
+pub fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_os_string()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
 
 /// The text of `path`.
 pub fn to_text(path: &Path) -> Cow<'_, str> {

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use crate::model::path::names;
 
 /// The kernel's limit on links in one path.
 const MAX_LINKS: usize = 40;
@@ -76,15 +78,6 @@ impl Route {
         self.dirs.extend(other.dirs);
         self.names.extend(other.names);
     }
-}
-
-/// The names of a path, `..` included.
-fn names(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_os_string()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
 }
 
 #[cfg(test)]
