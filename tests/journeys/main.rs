@@ -38,3 +38,4 @@ mod signals;
 mod soak;
 mod support;
 mod trees;
+mod upgrade;
