@@ -24,8 +24,10 @@
 //! | 2 | [`watch`] | a file, to the last good pipelines in it |
 //! | 3 | [`preflight`] | what will not work on this host, found before anything is started |
 //! | 3 | [`reconciler`] | the only writer: commands in, snapshots out |
+//! | 3 | [`usage`] | what replicas use of their host, measured while somebody asks |
 //! | 4 | [`control_plane`] | what components call: both gRPC services, tokens, TLS |
 //! | 4 | [`api`] | what the command line and scripts call, and its client |
+//! | 4 | [`metrics`] | what scrapers read: a snapshot and the daemon itself, as metrics |
 //! | 4 | [`telemetry`] | the daemon's log |
 //! | 5 | [`daemon`] | wires all of the above |
 //! | 6 | [`cli`] | what people type, and what they read |
@@ -61,6 +63,7 @@ pub mod daemon;
 pub mod driver;
 pub mod files;
 pub mod manifest;
+pub mod metrics;
 pub mod model;
 pub mod ownership;
 pub mod planner;
@@ -69,4 +72,5 @@ pub mod probe;
 pub mod reconciler;
 pub mod store;
 pub mod telemetry;
+pub mod usage;
 pub mod watch;

@@ -10,7 +10,7 @@ use super::wire::{
 };
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Problem};
+use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Problem, Snapshot};
 use crate::reconciler::{ReconcilerHandle, Source};
 
 /// The daemon as the server sees it.
@@ -90,6 +90,26 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When the engine does not answer.
     async fn volumes(&self, asked: VolumesRequest) -> Result<VolumesAnswer, ApiError>;
+
+    /// `snapshot` with what its replicas use, where somebody can measure that.
+    async fn with_usage(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        snapshot
+    }
+
+    /// The metrics, in the form that a scraper with this `Accept` takes.
+    async fn metrics(&self, accept: &str) -> Exposition;
+
+    /// Told of every request that was answered: by which route, with which HTTP status.
+    fn answered(&self, _route: &'static str, _status: u16) {}
+}
+
+/// Metrics as a scraper reads them.
+#[derive(Clone, Debug)]
+pub struct Exposition {
+    /// Their `Content-Type`.
+    pub content_type: &'static str,
+    /// The text; several scrapers may be sent the same one.
+    pub text: Arc<String>,
 }
 
 /// Sources that were read and found good.

@@ -29,7 +29,7 @@ use super::server::Inside;
 use super::socket::{self, ConnectError};
 use super::wire::{
     ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, KeptEntry, KeptLogs,
-    LogParams, RemovedLogs, VersionAnswer, VolumesAnswer, VolumesRequest,
+    LogParams, MetricsForm, RemovedLogs, VersionAnswer, VolumesAnswer, VolumesRequest,
 };
 use crate::model::{ComponentId, ComponentList, Event, PipelineKey, PipelineSpec, Snapshot};
 
@@ -164,6 +164,29 @@ impl Client {
     /// See [`ClientError`].
     pub async fn status(&self) -> Result<Snapshot, ClientError> {
         decode(&self.state_dir, "/v1/status", &self.status_text().await?)
+    }
+
+    /// The latest snapshot with what replicas use, which is measured for it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn usage_text(&self) -> Result<Bytes, ClientError> {
+        let path = "/v1/status?usage";
+        let answer = self.send(Method::GET, path, Bytes::new(), QUESTION).await?;
+        self.whole(answer, path, QUESTION).await
+    }
+
+    /// The metrics as text, as a scraper reads them.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn metrics(&self, form: MetricsForm) -> Result<Bytes, ClientError> {
+        let path = match form {
+            MetricsForm::Classic => "/metrics",
+            MetricsForm::OpenMetrics => "/metrics?format=openmetrics",
+        };
+        let answer = self.send(Method::GET, path, Bytes::new(), QUESTION).await?;
+        self.whole(answer, path, QUESTION).await
     }
 
     /// Everyone who is registered with the control plane.

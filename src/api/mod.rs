@@ -17,6 +17,7 @@ mod error;
 mod field_effects;
 mod lines;
 mod routes;
+mod scrapers;
 pub mod server;
 pub mod socket;
 mod stall;
@@ -26,13 +27,14 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Checked, Loaded};
+pub use backend::{Backend, Checked, Exposition, Loaded};
 pub use client::{Client, ClientError, DaemonProcess};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use lines::Lines;
+pub use scrapers::serve_scrapers;
 pub use wire::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, CallerHas, CallerVariables,
     ChangeWord, DiffAnswer, EventQuery, Fate, KeptEntry, KeptLogs, LogEntry, LogParams, LogsOf,
-    Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName, VersionAnswer, VolumesAnswer,
-    VolumesRequest, Watching, WhenUnready,
+    MetricsForm, Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName, VersionAnswer,
+    VolumesAnswer, VolumesRequest, Watching, WhenUnready,
 };

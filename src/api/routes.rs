@@ -8,7 +8,7 @@ use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::backend::Loaded;
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::server::Shared;
+use super::server::{self, Shared};
 use super::stall::Streaming;
 use super::stream::{self, LogsOfWhom};
 use super::wire::{
@@ -36,6 +36,7 @@ type Answer<T> = Result<T, ApiError>;
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/components", get(components))
@@ -76,6 +77,64 @@ async fn wrong_method() -> ApiError {
     ApiError::new(ErrorCode::BadRequest, "this address has no such method")
 }
 
+pub(super) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    // Asked for by whoever cannot say so in a header, as a person with a browser.
+    let asked = query.is_some_and(|query| query == "format=openmetrics");
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let accept = accept.filter_map(|value| value.to_str().ok());
+    let accept: Vec<_> = asked
+        .then_some(OPENMETRICS)
+        .into_iter()
+        .chain(accept)
+        .collect();
+    let written = shared.backend.metrics(&accept.join(",")).await;
+    let body = Bytes::from_owner(Shareable(written.text));
+    ([(header::CONTENT_TYPE, written.content_type)], body).into_response()
+}
+
+/// What a scraper accepts that wants OpenMetrics.
+const OPENMETRICS: &str = "application/openmetrics-text";
+
+/// A text that is sent to several without being copied for each.
+struct Shareable(Arc<String>);
+
+impl AsRef<[u8]> for Shareable {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// The route that answers `path`, for counting: what users name is not among it.
+pub(super) fn route_of(path: &str) -> &'static str {
+    const WHOLE: [&str; 10] = [
+        "/metrics",
+        "/v1/version",
+        "/v1/status",
+        "/v1/components",
+        "/v1/apply",
+        "/v1/diff",
+        "/v1/events",
+        "/v1/logs",
+        "/v1/down",
+        "/v1/volumes",
+    ];
+    if let Some(route) = WHOLE.into_iter().find(|route| *route == path) {
+        return route;
+    }
+    match path
+        .strip_prefix("/v1/pipelines/")
+        .map(|rest| rest.matches('/').count())
+    {
+        Some(1) => "/v1/pipelines/{namespace}/{name}",
+        Some(4) => "/v1/pipelines/{namespace}/{name}/components/{id}/{request}",
+        Some(_) | None => "other",
+    }
+}
+
 async fn version() -> Json<VersionAnswer> {
     Json(VersionAnswer {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -89,10 +148,14 @@ async fn status(
     Extension(streaming): Extension<Streaming>,
     RawQuery(query): RawQuery,
 ) -> Answer<Response> {
-    if is_watch(query.as_deref()) {
+    if asks_for(query.as_deref(), "watch") {
         return stream::snapshots(shared, &streaming);
     }
     let snapshot = shared.backend.owner().snapshots().borrow().clone();
+    if asks_for(query.as_deref(), "usage") {
+        let snapshot = shared.backend.with_usage(snapshot).await;
+        return Ok(json(server::json_line(&*snapshot)));
+    }
     Ok(json(shared.written(&snapshot)))
 }
 
@@ -102,11 +165,13 @@ async fn components(State(shared): State<Arc<Shared>>) -> Answer<Json<ComponentL
     Ok(Json(ComponentList::new(entries.collect())))
 }
 
-fn is_watch(query: Option<&str>) -> bool {
-    query
-        .unwrap_or_default()
-        .split('&')
-        .any(|part| matches!(part, "watch" | "watch=" | "watch=true" | "watch=1"))
+/// Whether a query says `WHAT`, or that it is true.
+fn asks_for(query: Option<&str>, what: &str) -> bool {
+    let mut parts = query.unwrap_or_default().split('&');
+    parts.any(|part| match part.strip_prefix(what) {
+        Some(value) => matches!(value, "" | "=" | "=true" | "=1"),
+        None => false,
+    })
 }
 
 fn json(body: Bytes) -> Response {

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::http::Request;
 use http_body_util::{BodyExt, Limited};
@@ -13,6 +14,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -74,7 +76,8 @@ pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, closing: Cance
             HURRIED_HEADER_TIMEOUT
         };
         tasks.spawn(async move {
-            converse(stream, patience, shared, closing).await;
+            let router = routes::router(Arc::clone(&shared));
+            converse(stream, patience, shared, router, closing).await;
             drop(permit);
         });
     }
@@ -114,19 +117,25 @@ fn is_permitted(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
-async fn converse(
-    stream: UnixStream,
+/// Answers on one connection until the peer leaves, or `closing` and what is being answered is done.
+pub(super) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     patience: Duration,
     shared: Arc<Shared>,
+    router: Router,
     closing: CancellationToken,
 ) {
     let streaming = Streaming::default();
     let io = TokioIo::new(Impatient::new(stream, READ_PATIENCE, streaming.clone()));
-    let router = routes::router(shared);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(streaming.clone());
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|e| match e {})) }
+        let (router, shared) = (router.clone(), Arc::clone(&shared));
+        let route = routes::route_of(request.uri().path());
+        async move {
+            let answer = router.oneshot(request).await.unwrap_or_else(|e| match e {});
+            shared.backend.answered(route, answer.status().as_u16());
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,7 +168,8 @@ impl Inside {
     pub(super) fn connect(&self) -> io::Result<UnixStream> {
         let (near, far) = UnixStream::pair()?;
         let (shared, closing) = (Arc::clone(&self.0), self.0.closing.clone());
-        tokio::spawn(converse(far, HEADER_TIMEOUT, shared, closing));
+        let router = routes::router(Arc::clone(&shared));
+        tokio::spawn(converse(far, HEADER_TIMEOUT, shared, router, closing));
         Ok(near)
     }
 }
@@ -181,7 +191,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(backend: Arc<dyn Backend>, closing: CancellationToken) -> Self {
+    pub(super) fn new(backend: Arc<dyn Backend>, closing: CancellationToken) -> Self {
         Self {
             backend,
             closing,

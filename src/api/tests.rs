@@ -132,6 +132,13 @@ impl Backend for Scripted {
     async fn volumes(&self, _: VolumesRequest) -> Result<VolumesAnswer, ApiError> {
         Ok(VolumesAnswer::default())
     }
+
+    async fn metrics(&self, accept: &str) -> Exposition {
+        Exposition {
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            text: Arc::new(format!("# for {accept}\n")),
+        }
+    }
 }
 
 fn pipeline(name: &str) -> Result<PipelineSpec, IdError> {
@@ -188,6 +195,7 @@ fn event(seq: u64) -> Event {
         kind: EventKind::Ready,
         reason: String::new(),
         message: format!("event {seq}"),
+        ended_by: None,
     }
 }
 

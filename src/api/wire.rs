@@ -17,6 +17,15 @@ use crate::model::{
 use crate::planner::diff::PipelineDiff;
 use crate::reconciler::{Applied, Change, Request};
 
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsForm {
+    /// Prometheus' text format 0.0.4.
+    Classic,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
 /// Body of `POST /v1/apply` and `POST /v1/diff`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyRequest {

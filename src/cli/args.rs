@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::engine::Engine;
-use crate::api::Orchestrator;
+use crate::api::{MetricsForm, Orchestrator};
 use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
@@ -123,6 +123,10 @@ pub enum Verb {
     Events(Events),
     /// Show what components wrote
     Logs(Logs),
+    /// Show what components use: processor, memory, processes, open files
+    Top(Top),
+    /// Print what scrapers read, once
+    Metrics(Metrics),
     /// Start a component that was stopped, failed or waits
     Start(Steer),
     /// Stop a component; it stays down until `start`, over daemon restarts too
@@ -288,7 +292,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     flowctl status\n  \
-    flowctl status -o wide            with pids, instances, addresses and the last exit\n  \
+    flowctl status -o wide            with what it uses, pids, addresses and the last exit\n  \
     flowctl status --check || page    exit 1 unless all is settled and nothing has failed\n  \
     flowctl status -o json | jq '.pipelines[].components[].replicas[].phase'\n\n\
     Without a daemon it looks for itself and says so.")]
@@ -299,6 +303,9 @@ pub struct Status {
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     pub output: StatusFormat,
+    /// Measure what each replica uses, as `-o wide` does: cores, memory, processes, open files
+    #[arg(long, conflicts_with_all = ["watch", "control_plane_address"])]
+    pub usage: bool,
     /// Go on showing each change
     #[arg(long, short, conflicts_with = "control_plane_address")]
     pub watch: bool,
@@ -397,6 +404,69 @@ pub struct Logs {
     pub output: TextOrJson,
 }
 
+/// `flowctl top`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl top\n  \
+    flowctl top ttp -s mem\n  \
+    flowctl top --once -o json | jq '.pipelines[].components[].replicas[].usage'\n\n\
+    CPU is in cores: 0.50 is half of one. Nothing is measured while nobody asks.")]
+pub struct Top {
+    /// Only these pipelines
+    #[arg(value_name = "PIPELINE")]
+    pub pipelines: Vec<String>,
+    /// What uses most of this comes first
+    #[arg(long, short, value_name = "WHAT", default_value = "cpu")]
+    pub sort: Resource,
+    /// Show it once instead of every two seconds
+    #[arg(long)]
+    pub once: bool,
+    /// How to print the answer; JSON is that of `status`
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
+}
+
+/// By what `top` sorts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Resource {
+    /// Processor time.
+    Cpu,
+    /// Memory.
+    Mem,
+}
+
+/// `flowctl metrics`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl metrics | grep replica_ready\n  \
+    flowctl metrics > /var/lib/node_exporter/flowctl.prom.$$ && mv ...   for its textfile collector\n\n\
+    Without a daemon it tells what is there, and nothing of what a daemon counts.\n\
+    A daemon answers scrapers with the same: `GET /metrics` on its socket, and at\n\
+    `flowctl daemon --metrics-address`.")]
+pub struct Metrics {
+    /// In which form
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: MetricsFormat,
+}
+
+/// The forms of `metrics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MetricsFormat {
+    /// Prometheus' text format, which promtool and node_exporter read too.
+    Text,
+    /// OpenMetrics 1.0.
+    Openmetrics,
+}
+
+impl From<MetricsFormat> for MetricsForm {
+    fn from(format: MetricsFormat) -> Self {
+        match format {
+            MetricsFormat::Text => Self::Classic,
+            MetricsFormat::Openmetrics => Self::OpenMetrics,
+        }
+    }
+}
+
 /// `flowctl start`, `stop` and `restart`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -491,6 +561,14 @@ pub struct Daemon {
         default_value = "7d"
     )]
     pub keep_logs: HumanDuration,
+    /// Answer scrapers there with the metrics, to whoever can reach it. The socket always does
+    #[arg(
+        long,
+        env = "FLOWCTL_METRICS_ADDRESS",
+        hide_env_values = true,
+        value_name = "ADDRESS:PORT"
+    )]
+    pub metrics_address: Option<std::net::SocketAddr>,
     /// Keep nothing: whatever the state directory is, state goes to a folder of its own, which is
     /// removed at the end
     #[arg(long)]

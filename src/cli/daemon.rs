@@ -43,6 +43,7 @@ fn options(global: &Global, state_dir: PathBuf, args: Daemon) -> DaemonOptions {
         control_plane: args.control_plane,
         engine: args.engine,
         keep_logs: args.keep_logs,
+        metrics_address: args.metrics_address,
     }
 }
 

@@ -392,6 +392,7 @@ mod tests {
                 kind: EventKind::Exited,
                 reason: "exit 1".to_owned(),
                 message: "exit 1 after 3s".to_owned(),
+                ended_by: None,
             }],
             lines: vec![line(0, "hello"), line(1, "panic: \x1b[31mno route")],
         };

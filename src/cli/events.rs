@@ -153,6 +153,7 @@ mod tests {
             kind: EventKind::Exited,
             reason: "exit 1".to_owned(),
             message: "exit 1 after 3s\x07".to_owned(),
+            ended_by: None,
         };
         let mut text = line(&event, Style::Plain);
         event.component = None;

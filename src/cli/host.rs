@@ -97,6 +97,8 @@ pub struct DaemonOptions {
     pub engine: Engine,
     /// How long logs are kept of what is deleted.
     pub keep_logs: HumanDuration,
+    /// Where scrapers are answered beside the socket.
+    pub metrics_address: Option<std::net::SocketAddr>,
 }
 
 /// How `flowctl run` is to run.

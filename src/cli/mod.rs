@@ -26,6 +26,7 @@ mod host;
 mod init;
 mod last_lines;
 mod logs;
+mod metrics;
 mod out;
 mod place;
 mod program;
@@ -40,6 +41,7 @@ mod status;
 mod steer;
 mod target;
 mod text;
+mod top;
 mod validate;
 mod wait;
 
@@ -220,6 +222,8 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Describe(args) => cx.with_state(|cx| asking(describe::run(cx, args))),
         Verb::Why(args) => cx.with_state(|cx| asking(describe::why(cx, args))),
         Verb::Events(args) => cx.with_state(|cx| asking(events::run(cx, args))),
+        Verb::Top(args) => cx.with_state(|cx| asking(top::run(cx, args))),
+        Verb::Metrics(args) => cx.with_state(|cx| asking(metrics::run(cx, args))),
         Verb::Logs(args) => cx.with_state(|cx| asking(logs::run(cx, args))),
         Verb::Start(args) => cx.with_state(|cx| asking(steer::run(cx, args, Asked::Start))),
         Verb::Stop(args) => cx.with_state(|cx| asking(steer::run(cx, args, Asked::Stop))),

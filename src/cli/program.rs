@@ -39,6 +39,7 @@ impl Host for Program {
                 age: options.keep_logs.get(),
                 ..Retention::default()
             },
+            metrics: options.metrics_address,
         };
         let log = LogFile::of_stderr(&options.state_dir);
         let defects = defect::watch();

@@ -62,6 +62,24 @@ pub(super) async fn status_text(cx: &mut Context<'_>) -> Result<Vec<u8>, Failure
     }
 }
 
+/// The same with what replicas use, which is measured for it.
+///
+/// # Errors
+/// As [`status_text`].
+pub(super) async fn usage_text(cx: &mut Context<'_>) -> Result<Vec<u8>, Failure> {
+    match cx.client.usage_text().await {
+        Ok(written) => Ok(written.to_vec()),
+        // Whoever answers then, or why nobody does.
+        Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => status_text(cx).await,
+        Err(
+            error @ (ClientError::Silent { .. }
+            | ClientError::NotOurs { .. }
+            | ClientError::Unwritten { .. }
+            | ClientError::Answer(_)),
+        ) => Err(error.into()),
+    }
+}
+
 /// The same, understood.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::control_plane::DEFAULT_PORT;
 use crate::model::{
     ComponentStatus, DaemonStatus, ExitSummary, Limit, Namespace, PhaseName, PipelineStatus,
-    ReplicaKey, ReplicaStatus, Signal, Snapshot, Timestamp,
+    ReplicaKey, ReplicaStatus, Signal, Snapshot, Timestamp, Usage,
 };
 
 use super::components::age;
@@ -224,6 +224,9 @@ fn rows(pipeline: &PipelineStatus, columns: Columns, now: Timestamp) -> Vec<Vec<
     ];
     if columns == Columns::All {
         titles.extend([
+            "CPU",
+            "MEM",
+            "LIMIT",
             "PID/CONTAINER",
             "IMAGE",
             "INSTANCE",
@@ -257,7 +260,7 @@ pub const NONE_WANTED: &str = "no replica of it is wanted: `replicas: 0`";
 fn without_replicas(component: &ComponentStatus, columns: Columns) -> Vec<Cell> {
     let blanks = match columns {
         Columns::Usual => 0,
-        Columns::All => 7,
+        Columns::All => 10,
     };
     let mut row = vec![
         Cell::new(component.id.as_str()),
@@ -290,8 +293,12 @@ fn row(
         Cell::new(component.driver.to_string()),
     ];
     if columns == Columns::All {
+        let usage = replica.usage.as_ref();
         row.extend(
             [
+                usage.and_then(cores),
+                usage.and_then(memory),
+                usage.and_then(limit),
                 carrier(replica),
                 replica.image.as_ref().map(ToString::to_string),
                 replica.instance.as_ref().map(ToString::to_string),
@@ -317,6 +324,51 @@ pub fn replica_name(component: &ComponentStatus, replica: &ReplicaStatus) -> Str
         replica: replica.replica,
     }
     .to_string()
+}
+
+/// How busy it is, in cores.
+pub(super) fn cores(usage: &Usage) -> Option<String> {
+    usage.cpu_cores.map(|cores| format!("{cores:.2}"))
+}
+
+/// The memory that it has.
+pub(super) fn memory(usage: &Usage) -> Option<String> {
+    usage.memory_bytes.map(bytes)
+}
+
+/// The most memory that it may have, and how much of that it has.
+pub(super) fn limit(usage: &Usage) -> Option<String> {
+    let limit = usage.memory_limit_bytes?;
+    let share = usage
+        .memory_bytes
+        .map(|used| used.saturating_mul(100) / limit.max(1));
+    Some(match share {
+        Some(share) => format!("{} ({share}%)", bytes(limit)),
+        None => bytes(limit),
+    })
+}
+
+/// A number of bytes in the unit that fits: `1023B`, `12.3Mi`.
+pub(super) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["Ki", "Mi", "Gi", "Ti", "Pi"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut left = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        if left < 1023.5 {
+            break;
+        }
+        left /= 1024.0;
+        unit = larger;
+    }
+    if left < 99.95 {
+        format!("{left:.1}{unit}")
+    } else {
+        format!("{left:.0}{unit}")
+    }
 }
 
 /// The process id, or the short id of the container as its engine shows it.
@@ -469,15 +521,15 @@ mod tests {
         control plane  127.0.0.1:8080
 
         ttp  generation 3  not settled  1 of 6 ready, 1 failed  /srv/ttp/pipeline.yaml
-        COMPONENT        ROLE       STATE      READY  RESTARTS  SINCE  DRIVER   PID/CONTAINER  IMAGE  INSTANCE                       SPEC                 ADDRESSES             HEARTBEAT  LAST EXIT           WHY
-        ledger-source    source     running    yes    0         3h4m   process  4711           -      default.ttp.ledger-source.0.1  v1:00000000000000aa  grpc=localhost:50051  -          -
-        ttp-processor    processor  starting   no     0         0s     process  -              -      default.ttp.ttp-processor.0.1  v1:00000000000000aa  -                     -          -                   not ready yet: no probe answered
-        ttp-processor-1  processor  crashloop  no     5         16s    process  -              -      default.ttp.ttp-processor.1.1  v1:00000000000000aa  -                     -          exit 1, 16s ago     exit 1 (failure 5); start in 12s
-        sink             sink       pending    no     0         20s    process  -              -      default.ttp.sink.0.1           v1:00000000000000aa  -                     -          -                   waiting for ttp-processor (unready since 02:43:00: connection refused)
-        audit            sink       failed     no     0         3d11h  process  -              -      default.ttp.audit.0.1          v1:00000000000000aa  -                     -          SIGSEGV, 3d11h ago  gave up after 3 restarts (SIGSEGV); `flowctl start` revives it
-        import           source     completed  no     0         1m30s  process  -              -      default.ttp.import.0.1         v1:00000000000000aa  -                     -          -                   exit 0
-        cache            sink       unknown    no     0         1m1s   process  -              -      default.ttp.cache.0.1          v1:00000000000000aa  -                     -          -                   the docker driver does not answer: connection refused
-        spare            sink       -          -      -         -      process  -              -      -                              -                    -                     -          -                   0 replicas wanted
+        COMPONENT        ROLE       STATE      READY  RESTARTS  SINCE  DRIVER   CPU  MEM  LIMIT  PID/CONTAINER  IMAGE  INSTANCE                       SPEC                 ADDRESSES             HEARTBEAT  LAST EXIT           WHY
+        ledger-source    source     running    yes    0         3h4m   process  -    -    -      4711           -      default.ttp.ledger-source.0.1  v1:00000000000000aa  grpc=localhost:50051  -          -
+        ttp-processor    processor  starting   no     0         0s     process  -    -    -      -              -      default.ttp.ttp-processor.0.1  v1:00000000000000aa  -                     -          -                   not ready yet: no probe answered
+        ttp-processor-1  processor  crashloop  no     5         16s    process  -    -    -      -              -      default.ttp.ttp-processor.1.1  v1:00000000000000aa  -                     -          exit 1, 16s ago     exit 1 (failure 5); start in 12s
+        sink             sink       pending    no     0         20s    process  -    -    -      -              -      default.ttp.sink.0.1           v1:00000000000000aa  -                     -          -                   waiting for ttp-processor (unready since 02:43:00: connection refused)
+        audit            sink       failed     no     0         3d11h  process  -    -    -      -              -      default.ttp.audit.0.1          v1:00000000000000aa  -                     -          SIGSEGV, 3d11h ago  gave up after 3 restarts (SIGSEGV); `flowctl start` revives it
+        import           source     completed  no     0         1m30s  process  -    -    -      -              -      default.ttp.import.0.1         v1:00000000000000aa  -                     -          -                   exit 0
+        cache            sink       unknown    no     0         1m1s   process  -    -    -      -              -      default.ttp.cache.0.1          v1:00000000000000aa  -                     -          -                   the docker driver does not answer: connection refused
+        spare            sink       -          -      -         -      process  -    -    -      -              -      -                              -                    -                     -          -                   0 replicas wanted
         ");
     }
 

@@ -40,6 +40,9 @@ pub fn replica(id: &str, number: u32, phase: PhaseName, seconds: i64, why: &str)
         addresses: BTreeMap::new(),
         registration: None,
         hold: None,
+        started_at: None,
+        progress: None,
+        usage: None,
     }
 }
 

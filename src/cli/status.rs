@@ -19,7 +19,12 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
     if args.watch {
         return watch(cx, &args).await;
     }
-    let written = reader::status_text(cx).await?;
+    let measured = args.usage || args.output == StatusFormat::Wide;
+    let written = if measured {
+        reader::usage_text(cx).await?
+    } else {
+        reader::status_text(cx).await?
+    };
     let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
     if is_whole && args.output == StatusFormat::Json && !args.check {
         // The line as it came, which need not be understood to be passed on.

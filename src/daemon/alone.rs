@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::api::{
-    self, ApiError, ApplyRequest, CallerVariables, Checked, ErrorCode, EventQuery, Loaded,
-    VolumesAnswer, VolumesRequest,
+    self, ApiError, ApplyRequest, CallerVariables, Checked, ErrorCode, EventQuery, Exposition,
+    Loaded, VolumesAnswer, VolumesRequest,
 };
 use crate::clock::Clock;
 use crate::driver::logs::kept::{KeptLog, Retention};
 use crate::driver::process::ProcessDriver;
 use crate::driver::{LogQuery, LogStream, Scope, logs};
+use crate::metrics;
 use crate::model::{
     ComponentId, DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot,
 };
@@ -25,7 +26,7 @@ use super::engine::{CleanedUp, Volumes};
 use super::sources;
 use super::{
     ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, engine, judge_recovery,
-    process_config, rebuilt,
+    metering, process_config, rebuilt,
 };
 
 /// What was found in a state directory without a daemon: answers whatever only reads. It holds
@@ -143,6 +144,12 @@ impl api::Backend for Onlooker {
         &self.owner
     }
 
+    async fn metrics(&self, accept: &str) -> Exposition {
+        let snapshot = self.owner.snapshots().borrow().clone();
+        let scrape = metrics::of_snapshot(&snapshot, metrics::Format::accepted(accept));
+        metering::exposed(scrape)
+    }
+
     async fn definition(&self, key: PipelineKey) -> Result<Option<Arc<PipelineSpec>>, ApiError> {
         Ok(self.definitions.get(&key).cloned())
     }
@@ -205,6 +212,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
         control_plane: ControlPlaneChoice::Absent,
         engine: engine::as_before(state_dir),
         retention: Retention::default(),
+        metrics: None,
     };
     let daemon = Daemon::open_to(Purpose::TakeDown, options).await?;
     let asked = daemon.owner().down().await;

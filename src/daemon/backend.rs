@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::api::{
-    self, ApiError, ApplyRequest, CallerHas, CallerVariables, Checked, ErrorCode, EventQuery, Fate,
-    Loaded, VolumesAnswer, VolumesRequest,
+    self, ApiError, ApplyRequest, CallerHas, CallerVariables, Checked, ErrorCode, EventQuery,
+    Exposition, Fate, Loaded, VolumesAnswer, VolumesRequest,
 };
 use crate::driver::docker::{DockerDriver, Obstacle, Renewal, Volumes};
 use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
+use crate::metrics::{Format, Metrics};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, PipelineStatus, Problem,
     Snapshot, Workload, revision,
@@ -23,9 +24,11 @@ use crate::planner::Desired;
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
+use crate::usage::{Busyness, Meters};
 
 use super::control::{Kept, Seat};
 use super::leftovers;
+use super::metering;
 use super::overrides::Overrides;
 use super::retention;
 use super::sources::{self, Sources};
@@ -52,6 +55,8 @@ pub(super) struct Backend {
     /// The control plane's port; `None` = the control plane is not ours.
     pub seat: Option<Seat>,
     pub overrides: Overrides,
+    pub metrics: Arc<Metrics>,
+    pub meters: Arc<Meters>,
 }
 
 impl Backend {
@@ -109,6 +114,22 @@ impl Backend {
 impl api::Backend for Backend {
     fn owner(&self) -> &ReconcilerHandle {
         &self.owner
+    }
+
+    async fn metrics(&self, accept: &str) -> Exposition {
+        let format = Format::accepted(accept);
+        let with_usage = |snapshot: Arc<Snapshot>| async move {
+            self.meters.added_to(&snapshot, Busyness::IfKnown).await
+        };
+        metering::exposed(self.metrics.scrape(format, with_usage).await)
+    }
+
+    async fn with_usage(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.meters.added_to(&snapshot, Busyness::Wanted).await
+    }
+
+    fn answered(&self, route: &'static str, status: u16) {
+        self.metrics.answered(route, status);
     }
 
     async fn load(&self, request: &ApplyRequest) -> Result<Checked, ApiError> {

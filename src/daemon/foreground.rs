@@ -127,6 +127,7 @@ pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> 
         control_plane: options.control_plane.clone(),
         engine: options.engine.clone(),
         retention: Retention::default(),
+        metrics: None,
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, voice).await;

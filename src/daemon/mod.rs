@@ -15,6 +15,7 @@ pub mod defect;
 mod engine;
 mod foreground;
 mod leftovers;
+mod metering;
 mod overrides;
 mod recording;
 mod registrations;
@@ -28,6 +29,7 @@ pub use sources::{Reading, check};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -44,6 +46,7 @@ use crate::driver::docker::DockerDriver;
 use crate::driver::logs::kept::Retention;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Launch, Scope};
+use crate::metrics::Metrics;
 use crate::model::{DaemonStatus, DriverKind, InstanceId, PipelineRecord, PipelineSpec, Signal};
 use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun, Prober, Target};
 use crate::reconciler::{
@@ -66,6 +69,7 @@ use sources::Sources;
 pub use voice::{Said, Voice};
 
 use crate::telemetry::LogFile;
+use crate::usage::Meters;
 
 /// The setting that names those who could not say what they run when the store was lost.
 const UNDESCRIBED: &str = "undescribed";
@@ -81,6 +85,8 @@ pub struct Options {
     pub engine: EngineChoice,
     /// How long logs are kept of what is not defined any more.
     pub retention: Retention,
+    /// Where scrapers are answered beside the socket; `None` = nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why a daemon could not start.
@@ -147,6 +153,8 @@ pub struct Daemon {
     certificates: Option<Certificates>,
     seat: Option<Seat>,
     overrides: Overrides,
+    metrics: Arc<Metrics>,
+    meters: Arc<Meters>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
@@ -288,6 +296,8 @@ impl Daemon {
         if let Some(doors) = control.doors() {
             engine::open_doors(&docker, doors, networks);
         }
+        let metrics = Arc::new(Metrics::new(owner.clone(), clock.clone()));
+        let meters = Arc::new(metering::meters(&process, &docker, &clock));
         let seat = control.seat();
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let certificates = control.certificates();
@@ -328,6 +338,8 @@ impl Daemon {
             certificates,
             seat,
             overrides,
+            metrics,
+            meters,
             stop,
             tasks,
             settings,
@@ -361,6 +373,10 @@ impl Daemon {
             let (owner, retention) = (self.owner.clone(), self.options.retention);
             let sweeping = retention::follow(logs, owner, Clock::new(), retention);
             self.tasks.push(tokio::spawn(sweeping));
+        }
+        if let Some(address) = self.options.metrics {
+            let serving = metering::serve(address, Arc::new(self.backend()), self.stop.clone());
+            self.tasks.push(tokio::spawn(serving));
         }
         ready();
         let mut outcome = Ok(());
@@ -443,6 +459,8 @@ impl Daemon {
             logs: process_config(&self.options.state_dir).logs_dir,
             seat: self.seat.clone(),
             overrides: self.overrides.clone(),
+            metrics: Arc::clone(&self.metrics),
+            meters: Arc::clone(&self.meters),
         }
     }
 

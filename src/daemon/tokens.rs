@@ -373,6 +373,9 @@ mod tests {
             addresses: Default::default(),
             registration: None,
             hold: None,
+            started_at: None,
+            progress: None,
+            usage: None,
         };
         let component = ComponentStatus {
             id: live.replica.component.clone(),

@@ -32,6 +32,7 @@ pub mod fake;
 mod inputs;
 pub mod logs;
 pub mod process;
+pub mod usage;
 
 /// One place where components run.
 #[async_trait]

@@ -9,6 +9,7 @@
 
 mod claim;
 mod entry;
+mod figures;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ids;
@@ -24,6 +25,7 @@ mod time;
 
 pub use claim::Claim;
 pub use entry::{COMPONENTS_SCHEMA, ComponentEntry, ComponentList};
+pub use figures::{Durations, ExitReason, ProgressStatus, Usage};
 pub use ids::{
     ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
     SpecHash,

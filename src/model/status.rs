@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::figures::{ExitReason, ProgressStatus, Usage};
 use super::ids::{
     ComponentId, Generation, InstanceId, Namespace, PipelineKey, PipelineName, SpecHash,
 };
@@ -245,6 +246,15 @@ pub struct ReplicaStatus {
     pub registration: Option<RegistrationStatus>,
     /// The machine-readable reason for what has not happened.
     pub hold: Option<Hold>,
+    /// When the program of the instance started that lives.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// How far its work gets, where its file says how that is seen.
+    #[serde(default)]
+    pub progress: Option<ProgressStatus>,
+    /// What it uses of its host; `None` = nobody asked for it lately.
+    #[serde(default)]
+    pub usage: Option<Usage>,
 }
 
 /// The image that a container runs.
@@ -318,9 +328,25 @@ impl PhaseName {
     }
 }
 
-impl fmt::Display for PhaseName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl PhaseName {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Pending,
+        Self::Starting,
+        Self::Running,
+        Self::Unhealthy,
+        Self::Backoff,
+        Self::Crashloop,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Completed,
+        Self::Failed,
+        Self::Unknown,
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Pending => "pending",
             Self::Starting => "starting",
             Self::Running => "running",
@@ -332,7 +358,13 @@ impl fmt::Display for PhaseName {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Unknown => "unknown",
-        })
+        }
+    }
+}
+
+impl fmt::Display for PhaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
@@ -392,6 +424,9 @@ pub struct Event {
     pub reason: String,
     /// One sentence for people.
     pub message: String,
+    /// What ended the instance, where the event is its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<ExitReason>,
 }
 
 /// What kind of thing happened. Each is among [`EventKind::ALL`].

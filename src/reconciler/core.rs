@@ -396,6 +396,7 @@ impl Core {
             kind,
             reason,
             message,
+            ended_by: None,
         });
     }
 

@@ -12,6 +12,7 @@ use crate::model::{
 };
 
 use super::registry::{Beats, Directory, RegistryCommand};
+use super::vitals::Vitals;
 
 /// What the owner can be asked to do. Each carries where to send the answer.
 #[derive(Debug)]
@@ -186,6 +187,7 @@ pub struct ReconcilerHandle {
     pub(super) events: broadcast::Sender<Arc<Event>>,
     pub(super) directories: watch::Receiver<Arc<Directory>>,
     pub(super) beats: Beats,
+    pub(super) vitals: Vitals,
     /// Cancelled once it is decided that the owner ends.
     pub(super) ending: CancellationToken,
 }
@@ -220,6 +222,7 @@ impl ReconcilerHandle {
             events,
             directories: watch::channel(Arc::default()).1,
             beats: Beats::default(),
+            vitals: Vitals::default(),
             ending: CancellationToken::new(),
         }
     }
@@ -227,6 +230,11 @@ impl ReconcilerHandle {
     /// The latest snapshot, and each later one.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
+    }
+
+    /// How the owner itself is doing.
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.clone()
     }
 
     /// Events from now on. A reader that falls behind by 1,024 is told how many it missed and reads

@@ -27,6 +27,7 @@ mod sim;
 mod snapshot;
 mod stepped;
 mod steps;
+mod vitals;
 
 pub use self::core::{Core, Input, Kept, Turn};
 pub use handle::{
@@ -39,3 +40,4 @@ pub use registry::{
     Peer, PeerProcess, RegistryCommand, RegistryRefusal, Room, Standing, TooMany,
 };
 pub use run::{Drivers, Environment, Probes, Reconciler, Recorder, TargetOf};
+pub use vitals::{Deed, Success, VitalFigures, Vitals};

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Launch;
 use crate::model::{
-    ComponentId, DriverKind, Ended, Event, EventKind, Exit, Handle, ImageChoice, InFlight,
-    Instance, InstanceId, Phase, PipelineKey, PipelineRecord, PipelineStatus, Plan, Problem,
-    Record, RecordedImage, RegistrationRecord, ReplicaKey, RestartPolicy, Timestamp,
+    ComponentId, DriverKind, Ended, Event, EventKind, Exit, ExitReason, Handle, ImageChoice,
+    InFlight, Instance, InstanceId, Phase, PipelineKey, PipelineRecord, PipelineStatus, Plan,
+    Problem, Record, RecordedImage, RegistrationRecord, ReplicaKey, RestartPolicy, Timestamp,
 };
 use crate::planner::restart;
 use crate::planner::{Desired, blame};
@@ -220,6 +220,32 @@ impl Pipeline {
             kind,
             reason,
             message,
+            ended_by: None,
+        });
+    }
+
+    /// Records the event that is the end of `instance`.
+    fn emit_end(
+        &self,
+        ledger: &mut Ledger,
+        instance: &InstanceId,
+        (kind, ended_by): (EventKind, Option<ExitReason>),
+        reason: String,
+        message: String,
+    ) {
+        let PipelineKey { namespace, name } = self.key();
+        ledger.emit(Event {
+            seq: 0,
+            at: ledger.now,
+            namespace: Some(namespace.clone()),
+            pipeline: Some(name.clone()),
+            component: Some(instance.replica.component.clone()),
+            replica: Some(instance.replica.replica),
+            instance: Some(instance.clone()),
+            kind,
+            reason,
+            message,
+            ended_by,
         });
     }
 
@@ -243,6 +269,7 @@ impl Pipeline {
             kind,
             reason,
             message,
+            ended_by: None,
         });
     }
 
@@ -260,6 +287,7 @@ impl Pipeline {
         let policy = self.policy(key);
         let instance = ended.instance.clone();
         let (reason, message) = describe_end(&ended);
+        let ended_by = ExitReason::of(&ended);
         let kind = match &ended.cause {
             crate::model::EndCause::Stopped(_) => EventKind::Stopped,
             crate::model::EndCause::NotStarted(failure) if failure.is_given_up() => {
@@ -302,7 +330,7 @@ impl Pipeline {
                 record.released = None;
             }
         });
-        self.emit(ledger, key, Some(&instance), kind, reason, message);
+        self.emit_end(ledger, &instance, (kind, ended_by), reason, message);
         self.take_back_from(key, ledger);
     }
 

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::driver::{Driver, DriverError, Launch};
+use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
 use crate::probe::{ProberHandle, Report, Target, Watched};
 
@@ -20,6 +20,7 @@ use super::handle::{Command, ReconcilerHandle};
 use super::ledger::{Changes, Durability, Effect, Ending};
 use super::probing::Probing;
 use super::registry::{Beats, Directory};
+use super::vitals::{Deed, Success, Vitals};
 
 /// The drivers of this daemon.
 pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
@@ -68,6 +69,7 @@ pub struct Reconciler {
     events: broadcast::Sender<Arc<Event>>,
     directories: watch::Sender<Arc<Directory>>,
     beats: Beats,
+    vitals: Vitals,
     ending: CancellationToken,
     environment: Option<Environment>,
     /// Starts under way, each with how it is told that nobody wants it any more.
@@ -90,6 +92,7 @@ impl Reconciler {
         let (events, _) = broadcast::channel(EVENTS);
         let (directories, directory) = watch::channel(core.directory());
         let beats = Beats::default();
+        let vitals = Vitals::default();
         let ending = CancellationToken::new();
         let handle = ReconcilerHandle {
             commands: command,
@@ -97,6 +100,7 @@ impl Reconciler {
             events: events.clone(),
             directories: directory,
             beats: beats.clone(),
+            vitals: vitals.clone(),
             ending: ending.clone(),
         };
         let reconciler = Self {
@@ -112,6 +116,7 @@ impl Reconciler {
             events,
             directories,
             beats,
+            vitals,
             ending,
             environment: None,
             starts: HashMap::new(),
@@ -130,9 +135,11 @@ impl Reconciler {
     pub async fn run(mut self, stop: CancellationToken) {
         let hints = self.follow_hints(&stop);
         loop {
+            let begun = Instant::now();
             let turn = self.core.turn(self.clock.now());
             let wake_at = turn.wake_at;
             self.carry_out(turn);
+            self.vitals.round(begun.elapsed());
             let wake = async {
                 match wake_at {
                     Some(at) => tokio::time::sleep_until(self.clock.instant_of(at)).await,
@@ -253,7 +260,11 @@ impl Reconciler {
                 self.events.send(Arc::new(event.clone())).ok();
             }
             let answers = self.answers.clone();
-            let done = move |result| send(&answers, Input::Recorded { number, result });
+            let (vitals, handed_over) = (self.vitals.clone(), Instant::now());
+            let done = move |result: Result<(), String>| {
+                vitals.committed(handed_over.elapsed(), Success::of(&result));
+                send(&answers, Input::Recorded { number, result });
+            };
             (self.recorder)(changes, durability, Box::new(done));
         }
         for effect in turn.effects {
@@ -264,8 +275,12 @@ impl Reconciler {
                 continue;
             };
             let answers = self.answers.clone();
+            let (vitals, clock) = (self.vitals.clone(), self.clock.clone());
             tokio::spawn(async move {
                 let result = answered(kind, "look", driver.observe(&scope)).await;
+                if scope == Scope::All && result.is_ok() {
+                    vitals.saw_all(kind, clock.now());
+                }
                 send(
                     &answers,
                     Input::Looked {
@@ -304,7 +319,7 @@ impl Reconciler {
     }
 
     fn begin(&mut self, effect: Effect) {
-        let answers = self.answers.clone();
+        let (answers, vitals) = (self.answers.clone(), self.vitals.clone());
         match effect {
             Effect::Answer(answer) => commands::confirm(answer),
             Effect::Start(mut launch) => {
@@ -319,6 +334,7 @@ impl Reconciler {
                         launch.injected = environment(&launch);
                     }
                     let result = answered(driver.kind(), "start", driver.start(&launch)).await;
+                    vitals.did(Deed::Start, Success::of(&result));
                     let instance = launch.instance;
                     send(&answers, Input::StartAnswered { instance, result });
                 });
@@ -340,6 +356,7 @@ impl Reconciler {
                 tokio::spawn(async move {
                     let result =
                         answered(driver.kind(), "stop", driver.stop(&instance, &how)).await;
+                    vitals.did(Deed::Stop, Success::of(&result));
                     send(&answers, Input::StopAnswered { instance, result });
                 });
             }
@@ -348,7 +365,9 @@ impl Reconciler {
                     return;
                 };
                 tokio::spawn(async move {
-                    if let Err(error) = driver.forget(&instance).await {
+                    let forgotten = driver.forget(&instance).await;
+                    vitals.did(Deed::Forget, Success::of(&forgotten));
+                    if let Err(error) = forgotten {
                         // The relist sees the leftovers and asks again.
                         tracing::warn!(%instance, %error, "leftovers could not be removed");
                     }

@@ -165,6 +165,18 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
             .and_then(|instance| pipeline.registrations.get(&instance.id))
             .map(|record| registration(record)),
         hold: hold.cloned(),
+        started_at: instance.and_then(started_at),
+        progress: None,
+        usage: None,
+    }
+}
+
+/// When the program of `instance` started.
+fn started_at(instance: &Instance) -> Option<Timestamp> {
+    match &instance.phase {
+        Phase::Starting { .. } => None,
+        Phase::Running { since, .. } => Some(*since),
+        Phase::Stopping { started_at, .. } => Some(*started_at),
     }
 }
 

@@ -15,8 +15,8 @@ use super::error::StoreError;
 use super::load::Unreadable;
 use super::rows::{self, Change, Key, Kind, ROW_MAX};
 use crate::model::{
-    ComponentId, Event, EventKind, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
-    Timestamp,
+    ComponentId, Event, EventKind, ExitReason, InstanceId, Namespace, PipelineKey, PipelineName,
+    ReplicaKey, Timestamp,
 };
 
 /// How much history is kept, whichever is reached first. 10 MB take up to 25 MB on the disk, and
@@ -51,6 +51,7 @@ struct Line(
     Option<Run>,
     String,
     String,
+    #[serde(default, skip_serializing_if = "Option::is_none")] Option<ExitReason>,
 );
 
 /// The instance of an event: nearly always the run of the replica that it names already.
@@ -118,6 +119,7 @@ fn to_line(event: &Event, room: usize) -> Line {
         run,
         cut(&event.reason),
         cut(&event.message),
+        event.ended_by,
     )
 }
 
@@ -134,7 +136,8 @@ fn replica_of(event: &Event) -> Option<(PipelineKey, ReplicaKey)> {
 }
 
 fn from_line(seq: u64, line: Line) -> Option<Event> {
-    let Line(at, kind, namespace, pipeline, component, replica, run, reason, message) = line;
+    let Line(at, kind, namespace, pipeline, component, replica, run, reason, message, ended_by) =
+        line;
     let mut event = Event {
         seq,
         at: Timestamp::from_millis(at),
@@ -146,6 +149,7 @@ fn from_line(seq: u64, line: Line) -> Option<Event> {
         kind,
         reason,
         message,
+        ended_by,
     };
     event.instance = match run {
         None => None,

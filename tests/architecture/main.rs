@@ -16,7 +16,7 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 17] = [
+const ROOMS: [(&str, u8); 19] = [
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),
@@ -29,9 +29,11 @@ const ROOMS: [(&str, u8); 17] = [
     ("watch", 2),
     ("preflight", 3),
     ("reconciler", 3),
+    ("usage", 3),
     ("control_plane", 4),
     ("api", 4),
     ("dashboard", 4),
+    ("metrics", 4),
     ("telemetry", 4),
     ("daemon", 5),
 ];
@@ -80,6 +82,7 @@ const CRATES: [(&str, &[&str]); 40] = [
             "watch",
             "control_plane",
             "api",
+            "metrics",
             "telemetry",
             "daemon",
             "cli",
@@ -112,9 +115,11 @@ const IMPURE: &[&str] = &[
     "probe",
     "watch",
     "reconciler",
+    "usage",
     "control_plane",
     "api",
     "dashboard",
+    "metrics",
     "telemetry",
     "daemon",
     "cli",

@@ -27,6 +27,7 @@ mod inputs;
 mod limits;
 mod lives;
 mod logs;
+mod metrics;
 mod names;
 mod outages;
 mod podman;

@@ -175,7 +175,7 @@ spec:
 }
 
 /// A program on PATH, or where Debian keeps servers.
-fn find(name: &str) -> Option<PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     folders.find_map(|folder| Some(folder.join(name)).filter(|path| Path::is_file(path)))

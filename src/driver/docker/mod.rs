@@ -53,6 +53,7 @@ mod start;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod volumes;
 mod watch;
 

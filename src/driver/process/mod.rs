@@ -65,6 +65,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod text;
+mod usage;
 mod weigh;
 mod wire;
 

@@ -14,8 +14,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::driver::Scope;
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting,
-    SpecHash, StopPolicy,
+    ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Limit,
+    Sighting, SpecHash, StopPolicy,
 };
 
 use super::failure::Refusal;
@@ -290,6 +290,16 @@ impl Album {
     /// What the instance was started from, if that was read before: it cannot change.
     fn spec_of(&self, name: &OsStr) -> Option<Arc<ComponentSpec>> {
         self.seen.get(name)?.spec.clone()
+    }
+
+    /// How one is addressed that runs, and whether it has limits of its own.
+    pub(super) fn handle_of(&self, name: &OsStr) -> Option<(&Handle, bool)> {
+        let entry = self.seen.get(name)?;
+        let is_limited = entry.spec.as_ref().is_some_and(|spec| {
+            let mut limits = Limit::of(&spec.resources);
+            limits.next().is_some()
+        });
+        Some((entry.sighting.handle.as_ref()?, is_limited))
     }
 
     /// Drops one instance.

@@ -496,6 +496,7 @@ impl Core {
             kind,
             reason,
             message,
+            ended_by: None,
         });
     }
 }

@@ -163,6 +163,7 @@ fn event(seq: u64) -> Event {
         kind: EventKind::Exited,
         reason: "exited".to_owned(),
         message: format!("exited with code 1 after 2m 3s; the next try is in {seq} s"),
+        ended_by: None,
     }
 }
 

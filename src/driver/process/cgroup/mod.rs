@@ -18,6 +18,7 @@ use crate::model::{InstanceId, Limit, Resources};
 
 use super::text::hash;
 
+mod measure;
 mod place;
 mod scope;
 

@@ -1,0 +1,494 @@
+//! What a snapshot says of pipelines, components and replicas, family by family.
+//!
+//! The names and labels are an interface: boards and alert rules select them. They only grow. No
+//! label holds what grows without end: no instance, no path, no message. `instance` and `job` are
+//! left to Prometheus, which would rename ours.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use crate::model::{
+    ComponentStatus, DriverKind, EventKind, ExitReason, Hold, Metric, PhaseName, PipelineKey,
+    PipelineStatus, ReplicaKey, ReplicaStatus, Snapshot, Usage,
+};
+
+use super::tally::Tally;
+use super::text::{Kind, Labels, Text};
+
+/// So many figures of one component's heartbeats become series; the rest is left out, in order of
+/// their names.
+const MOST_FIGURES: usize = 64;
+/// A figure's name is cut to so many characters.
+const LONGEST_NAME: usize = 100;
+
+/// A pipeline and its labels.
+struct PipelineRow<'a> {
+    status: &'a PipelineStatus,
+    labels: Labels,
+}
+
+/// A component and its labels.
+struct ComponentRow<'a> {
+    status: &'a ComponentStatus,
+    labels: Labels,
+}
+
+/// A replica and its labels.
+struct ReplicaRow<'a> {
+    status: &'a ReplicaStatus,
+    whose: (PipelineKey, ReplicaKey),
+    labels: Labels,
+}
+
+/// Everything that there is to tell of, with labels made once for all families.
+pub(super) struct Rows<'a> {
+    pipelines: Vec<PipelineRow<'a>>,
+    components: Vec<ComponentRow<'a>>,
+    replicas: Vec<ReplicaRow<'a>>,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
+        let mut rows = Self {
+            pipelines: Vec::new(),
+            components: Vec::new(),
+            replicas: Vec::new(),
+        };
+        for status in &snapshot.pipelines {
+            let labels = Labels::new(&[
+                ("namespace", status.namespace.as_str()),
+                ("pipeline", status.name.as_str()),
+            ]);
+            let key = PipelineKey {
+                namespace: status.namespace.clone(),
+                name: status.name.clone(),
+            };
+            for component in &status.components {
+                let labels = labels.with("component", component.id.as_str());
+                for replica in &component.replicas {
+                    rows.replicas.push(ReplicaRow {
+                        status: replica,
+                        whose: (
+                            key.clone(),
+                            ReplicaKey {
+                                component: component.id.clone(),
+                                replica: replica.replica,
+                            },
+                        ),
+                        labels: labels.with("replica", &replica.replica.to_string()),
+                    });
+                }
+                rows.components.push(ComponentRow {
+                    status: component,
+                    labels,
+                });
+            }
+            rows.pipelines.push(PipelineRow { status, labels });
+        }
+        rows
+    }
+
+    /// How much text they are likely to become.
+    pub(super) fn expected(&self) -> usize {
+        16_384 + 256 * self.pipelines.len() + 4_096 * self.replicas.len()
+    }
+
+    /// All families of what the snapshot says.
+    pub(super) fn write(&self, tally: Option<&Tally>, text: &mut Text) {
+        self.write_drivers(text);
+        self.write_pipelines(text);
+        self.write_components(text);
+        self.write_states(text);
+        self.write_times(text);
+        self.write_ends(tally, text);
+        self.write_usage(text);
+        self.write_registrations(text);
+    }
+
+    /// A driver is up unless it keeps something of a component from being known.
+    fn write_drivers(&self, text: &mut Text) {
+        let mut up: BTreeMap<DriverKind, bool> = BTreeMap::new();
+        for component in &self.components {
+            let blind = component.status.replicas.iter().any(is_blind);
+            *up.entry(component.status.driver).or_insert(true) &= !blind;
+        }
+        text.family(
+            "flowctl_driver_up",
+            Kind::Gauge,
+            "Whether the driver of components answers; 0 means that nothing is known of them.",
+        );
+        for (driver, up) in up {
+            let labels = Labels::new(&[("driver", &driver.to_string())]);
+            text.sample(&labels, up);
+        }
+    }
+
+    fn pipelines(
+        &self,
+        text: &mut Text,
+        (name, help): (&'static str, &str),
+        value: impl Fn(&PipelineStatus) -> u64,
+    ) {
+        text.family(name, Kind::Gauge, help);
+        for row in &self.pipelines {
+            text.sample(&row.labels, value(row.status));
+        }
+    }
+
+    fn write_pipelines(&self, text: &mut Text) {
+        self.pipelines(
+            text,
+            (
+                "flowctl_pipeline_generation",
+                "Version of the pipeline that is wanted.",
+            ),
+            |one| one.generation.0,
+        );
+        self.pipelines(
+            text,
+            (
+                "flowctl_pipeline_observed_generation",
+                "Version that the state of its components is judged by.",
+            ),
+            |one| one.observed_generation.0,
+        );
+        self.pipelines(
+            text,
+            (
+                "flowctl_pipeline_settled",
+                "Whether nothing is being done to it and nothing is waited for.",
+            ),
+            |one| one.settled.into(),
+        );
+        self.pipelines(
+            text,
+            (
+                "flowctl_pipeline_file_valid",
+                "Whether its file could be taken over; 0 means that the last good version runs on.",
+            ),
+            |one| one.problem.is_none().into(),
+        );
+        self.pipelines(
+            text,
+            (
+                "flowctl_pipeline_watched",
+                "Whether saving its file applies it.",
+            ),
+            |one| one.watched.into(),
+        );
+    }
+
+    fn write_components(&self, text: &mut Text) {
+        text.family(
+            "flowctl_component_info",
+            Kind::Gauge,
+            "What a component is; always 1.",
+        );
+        for row in &self.components {
+            let outdated = row.status.replicas.iter().any(|replica| {
+                let image = replica.image.as_ref();
+                image.is_some_and(|image| image.outdated)
+            });
+            let labels = row
+                .labels
+                .with("role", &row.status.role.to_string())
+                .with("driver", &row.status.driver.to_string())
+                .with("image_outdated", if outdated { "true" } else { "false" });
+            text.sample(&labels, true);
+        }
+        text.family(
+            "flowctl_component_replicas_desired",
+            Kind::Gauge,
+            "Replicas that are wanted.",
+        );
+        for row in &self.components {
+            text.sample(&row.labels, row.status.desired);
+        }
+        text.family(
+            "flowctl_component_replicas_ready",
+            Kind::Gauge,
+            "Replicas that dependents may count on.",
+        );
+        for row in &self.components {
+            let ready = row.status.replicas.iter().filter(|one| one.ready).count();
+            text.sample(&row.labels, ready as u64);
+        }
+    }
+
+    fn write_states(&self, text: &mut Text) {
+        text.family(
+            "flowctl_replica_phase",
+            Kind::Gauge,
+            "1 for the state that a replica is in, 0 for each other one.",
+        );
+        for row in &self.replicas {
+            for phase in PhaseName::ALL {
+                let is_it = row.status.phase == phase;
+                text.sample_with(&row.labels, ("phase", phase.as_str()), is_it);
+            }
+        }
+        text.family(
+            "flowctl_replica_hold",
+            Kind::Gauge,
+            "1 for the reason for what has not happened yet, while there is one.",
+        );
+        for row in &self.replicas {
+            if let Some(hold) = &row.status.hold {
+                text.sample_with(&row.labels, ("reason", reason(hold)), true);
+            }
+        }
+        text.family(
+            "flowctl_replica_ready",
+            Kind::Gauge,
+            "Whether dependents may count on it.",
+        );
+        for row in &self.replicas {
+            text.sample(&row.labels, row.status.ready);
+        }
+        text.family(
+            "flowctl_replica_stalled",
+            Kind::Gauge,
+            "Whether its work stands still, where its file says how that is seen.",
+        );
+        for row in &self.replicas {
+            if let Some(progress) = &row.status.progress {
+                text.sample(&row.labels, progress.stalled_since.is_some());
+            }
+        }
+    }
+
+    fn write_times(&self, text: &mut Text) {
+        text.family(
+            "flowctl_replica_phase_since_timestamp_seconds",
+            Kind::Gauge,
+            "Since when its state holds.",
+        );
+        for row in &self.replicas {
+            text.sample(&row.labels, row.status.since);
+        }
+        text.family(
+            "flowctl_replica_start_time_seconds",
+            Kind::Gauge,
+            "When its program started, while it runs.",
+        );
+        for row in &self.replicas {
+            if let Some(started_at) = row.status.started_at {
+                text.sample(&row.labels, started_at);
+            }
+        }
+        text.family(
+            "flowctl_replica_next_try_timestamp_seconds",
+            Kind::Gauge,
+            "When the next thing happens to it, where that is known.",
+        );
+        for row in &self.replicas {
+            if let Some(at) = row.status.next.as_ref().and_then(|next| next.at) {
+                text.sample(&row.labels, at);
+            }
+        }
+        text.family(
+            "flowctl_replica_progress_timestamp_seconds",
+            Kind::Gauge,
+            "When its work last got on, where its file says how that is seen.",
+        );
+        for row in &self.replicas {
+            let progress = row.status.progress.as_ref();
+            if let Some(at) = progress.and_then(|progress| progress.advanced_at) {
+                text.sample(&row.labels, at);
+            }
+        }
+    }
+
+    fn write_ends(&self, tally: Option<&Tally>, text: &mut Text) {
+        text.family(
+            "flowctl_replica_restarts_total",
+            Kind::Counter,
+            "Restarts that were counted, over restarts of the daemon too.",
+        );
+        for row in &self.replicas {
+            text.sample(&row.labels, row.status.restarts);
+        }
+        text.family(
+            "flowctl_replica_last_exit_code",
+            Kind::Gauge,
+            "Exit code of the run that ended last; one that a signal ended has none.",
+        );
+        for row in &self.replicas {
+            if let Some(code) = row.status.exit.as_ref().and_then(|exit| exit.code) {
+                text.sample(&row.labels, f64::from(code));
+            }
+        }
+        let Some(tally) = tally else {
+            return;
+        };
+        text.family(
+            "flowctl_replica_exits_total",
+            Kind::Counter,
+            "Runs that ended since the daemon started, by what ended them.",
+        );
+        let none = BTreeMap::new();
+        for row in &self.replicas {
+            for (reason, count) in tally.exits.get(&row.whose).unwrap_or(&none) {
+                text.sample_with(&row.labels, ("reason", reason.as_str()), *count);
+            }
+        }
+        text.family(
+            "flowctl_replica_oom_kills_total",
+            Kind::Counter,
+            "Runs that the kernel ended for want of memory since the daemon started.",
+        );
+        for row in &self.replicas {
+            let exits = tally.exits.get(&row.whose).unwrap_or(&none);
+            let count = exits.get(&ExitReason::Oom).copied().unwrap_or(0);
+            text.sample(&row.labels, count);
+        }
+    }
+
+    fn write_usage(&self, text: &mut Text) {
+        text.family(
+            "flowctl_replica_cpu_seconds_total",
+            Kind::Counter,
+            "Processor time of its process tree since it started.",
+        );
+        self.usage(text, |usage| usage.cpu_seconds);
+        text.family(
+            "flowctl_replica_memory_bytes",
+            Kind::Gauge,
+            "Memory of its process tree that cannot be taken from it without swapping.",
+        );
+        self.usage(text, |usage| usage.memory_bytes);
+        text.family(
+            "flowctl_replica_memory_limit_bytes",
+            Kind::Gauge,
+            "The most memory that it may have, where a limit is enforced.",
+        );
+        self.usage(text, |usage| usage.memory_limit_bytes);
+        text.family(
+            "flowctl_replica_processes",
+            Kind::Gauge,
+            "Processes of its tree.",
+        );
+        self.usage(text, |usage| usage.processes);
+        text.family(
+            "flowctl_replica_open_fds",
+            Kind::Gauge,
+            "Open files of its process tree.",
+        );
+        self.usage(text, |usage| usage.open_files);
+    }
+
+    fn usage<T: Into<super::text::Value>>(
+        &self,
+        text: &mut Text,
+        value: impl Fn(&Usage) -> Option<T>,
+    ) {
+        for row in &self.replicas {
+            if let Some(value) = row.status.usage.as_ref().and_then(&value) {
+                text.sample(&row.labels, value);
+            }
+        }
+    }
+
+    fn write_registrations(&self, text: &mut Text) {
+        text.family(
+            "flowctl_registration_last_heartbeat_timestamp_seconds",
+            Kind::Gauge,
+            "When it last sent the control plane a heartbeat.",
+        );
+        for row in &self.replicas {
+            let registration = row.status.registration.as_ref();
+            if let Some(at) = registration.and_then(|one| one.last_heartbeat) {
+                text.sample(&row.labels, at);
+            }
+        }
+        text.family(
+            "flowctl_component_metric",
+            Kind::Gauge,
+            "A figure that the component itself sent with its heartbeats.",
+        );
+        for row in &self.replicas {
+            let registration = row.status.registration.as_ref();
+            let figures = registration.iter().flat_map(|one| &one.metrics);
+            let numbers = figures.filter_map(|(name, value)| Some((name, number(value)?)));
+            let mut written = std::collections::BTreeSet::new();
+            for (name, value) in numbers.take(MOST_FIGURES) {
+                let name = sanitised(name);
+                // Two names may have become one, and a series may stand here only once.
+                if written.insert(name.clone()) {
+                    text.sample_with(&row.labels, ("name", &name), value);
+                }
+            }
+        }
+    }
+}
+
+/// Kinds of events and how many there were.
+pub(super) fn write_events(tally: &Tally, text: &mut Text) {
+    text.family(
+        "flowctl_events_total",
+        Kind::Counter,
+        "Events since the daemon started, by kind.",
+    );
+    for kind in EventKind::ALL {
+        let count = tally.events.get(&kind).copied().unwrap_or(0);
+        text.sample_with(&Labels::default(), ("kind", &kind.to_string()), count);
+    }
+    text.family(
+        "flowctl_events_uncounted_total",
+        Kind::Counter,
+        "Events that came faster than they could be counted.",
+    );
+    text.sample(&Labels::default(), tally.missed);
+}
+
+fn is_blind(replica: &ReplicaStatus) -> bool {
+    matches!(replica.hold, Some(Hold::Blind { .. })) || replica.phase == PhaseName::Unknown
+}
+
+/// A figure as a number; what is none is no series.
+fn number(value: &Json) -> Option<f64> {
+    match value {
+        Json::Number(number) => number.as_f64(),
+        Json::String(text) => Metric::text(text.clone()).as_number(),
+        Json::Bool(yes) => Some(u8::from(*yes).into()),
+        Json::Null | Json::Array(_) | Json::Object(_) => None,
+    }
+}
+
+/// A name that a component chose, as a label can hold it.
+fn sanitised(name: &str) -> String {
+    let plain = |c: char| match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.' | ':' | '/' | '-' => c,
+        _ => '_',
+    };
+    name.chars().take(LONGEST_NAME).map(plain).collect()
+}
+
+/// The word for what holds a replica up.
+fn reason(hold: &Hold) -> &'static str {
+    match hold {
+        Hold::Backoff {
+            crashloop: false, ..
+        } => "backoff",
+        Hold::Backoff {
+            crashloop: true, ..
+        } => "crashloop",
+        Hold::Handover { .. } => "handover",
+        Hold::WaitingFor { .. } => "waiting-for",
+        Hold::StopsAfter { .. } => "stops-after",
+        Hold::InFlight { .. } => "in-flight",
+        Hold::BecomingReady { .. } => "becoming-ready",
+        Hold::Unhealthy { .. } => "unhealthy",
+        Hold::StartFailed { .. } => "start-failed",
+        Hold::Leftover { .. } => "leftover",
+        Hold::StopFailed { .. } => "stop-failed",
+        Hold::Blind { .. } => "blind",
+        Hold::NoDriver { .. } => "no-driver",
+        Hold::Frozen { .. } => "frozen",
+        Hold::StoppedByRequest => "stopped-by-request",
+        Hold::Completed => "completed",
+        Hold::Failed { .. } => "failed",
+        Hold::GaveUp { .. } => "gave-up",
+    }
+}

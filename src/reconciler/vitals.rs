@@ -1,0 +1,107 @@
+//! How the owner itself is doing: what it does, how long that takes, when it last saw everything.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::model::{DriverKind, Durations, Timestamp};
+
+/// What the owner has a driver do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deed {
+    /// A start.
+    Start,
+    /// A stop.
+    Stop,
+    /// The removal of what is left of an ended instance.
+    Forget,
+}
+
+impl Deed {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Forget => "forget",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Success {
+    /// It was done.
+    Done,
+    /// It was not, or nobody knows.
+    Failed,
+}
+
+impl Success {
+    pub(super) fn of<T, E>(result: &Result<T, E>) -> Self {
+        match result {
+            Ok(_) => Self::Done,
+            Err(_) => Self::Failed,
+        }
+    }
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The figures.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VitalFigures {
+    /// Rounds of planning, the hand-over of what they decided included.
+    pub rounds: Durations,
+    /// Commits, from the moment that they are handed over until they are recorded.
+    pub commits: Durations,
+    /// Of these, how many were not recorded.
+    pub commits_failed: u64,
+    /// What drivers were asked to do.
+    pub deeds: BTreeMap<(Deed, Success), u64>,
+    /// When each driver last told all that it runs.
+    pub seen: BTreeMap<DriverKind, Timestamp>,
+}
+
+/// The figures while they change. Cheap to clone; a reader holds nobody up for longer than a copy
+/// takes.
+#[derive(Clone, Debug, Default)]
+pub struct Vitals(Arc<Mutex<VitalFigures>>);
+
+impl Vitals {
+    /// The figures as they are now.
+    pub fn figures(&self) -> VitalFigures {
+        self.lock().clone()
+    }
+
+    pub(super) fn round(&self, took: Duration) {
+        self.lock().rounds.observe(took);
+    }
+
+    pub(super) fn committed(&self, took: Duration, success: Success) {
+        let mut figures = self.lock();
+        figures.commits.observe(took);
+        match success {
+            Success::Done => {}
+            Success::Failed => figures.commits_failed += 1,
+        }
+    }
+
+    pub(super) fn did(&self, deed: Deed, success: Success) {
+        *self.lock().deeds.entry((deed, success)).or_default() += 1;
+    }
+
+    pub(super) fn saw_all(&self, driver: DriverKind, at: Timestamp) {
+        self.lock().seen.insert(driver, at);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VitalFigures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,252 @@
+//! What scrapers and people are told of what runs, with the real Prometheus.
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::servers::find;
+use crate::support::{World, eventually, free_ports, kill, shell, sleeper, text};
+
+/// A Prometheus that scrapes every second.
+struct Prometheus {
+    child: Child,
+    port: u16,
+}
+
+impl Prometheus {
+    /// One that scrapes `target`; `None`, said loudly, where there is none.
+    fn start(world: &World, target: u16) -> Option<Self> {
+        let Some(program) = find("prometheus") else {
+            eprintln!("NOT RUN: a scrape needs prometheus; see tests/run");
+            assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+            return None;
+        };
+        let port = free_ports(1)[0];
+        let configuration = format!(
+            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n  \
+             - job_name: flowctl\n    static_configs: [{{ targets: ['127.0.0.1:{target}'] }}]\n"
+        );
+        let configuration = world.write("prometheus.yml", &configuration);
+        let child = Command::new(program)
+            .arg(format!("--config.file={}", configuration.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                world.path("tsdb").display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self { child, port })
+    }
+
+    /// What a query selects now.
+    fn selects(&self, query: &str) -> Vec<Value> {
+        let output = Command::new("curl")
+            .args(["--silent", "--max-time", "10", "--get"])
+            .arg(format!("http://127.0.0.1:{}/api/v1/query", self.port))
+            .arg("--data-urlencode")
+            .arg(format!("query={query}"))
+            .output()
+            .unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let found = answer["data"]["result"].as_array();
+        found.cloned().unwrap_or_default()
+    }
+
+    fn is(&self, query: &str, value: &str) -> bool {
+        self.selects(query)
+            .first()
+            .is_some_and(|found| found["value"][1] == value)
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Everything that is there whatever runs.
+const ALWAYS: [&str; 26] = [
+    "flowctl_build_info",
+    "flowctl_daemon_start_time_seconds",
+    "flowctl_durable",
+    "flowctl_driver_up",
+    "flowctl_pipeline_generation",
+    "flowctl_pipeline_observed_generation",
+    "flowctl_pipeline_settled",
+    "flowctl_pipeline_file_valid",
+    "flowctl_pipeline_watched",
+    "flowctl_component_info",
+    "flowctl_component_replicas_desired",
+    "flowctl_component_replicas_ready",
+    "flowctl_replica_phase",
+    "flowctl_replica_ready",
+    "flowctl_replica_phase_since_timestamp_seconds",
+    "flowctl_replica_start_time_seconds",
+    "flowctl_replica_restarts_total",
+    "flowctl_replica_oom_kills_total",
+    "flowctl_replica_cpu_seconds_total",
+    "flowctl_replica_memory_bytes",
+    "flowctl_replica_processes",
+    "flowctl_events_total",
+    "flowctl_reconcile_duration_seconds_count",
+    "flowctl_store_commit_duration_seconds_count",
+    "flowctl_full_look_age_seconds",
+    "process_resident_memory_bytes",
+];
+
+#[test]
+fn prometheus_scrapes_every_name_sees_a_crash_and_forgets_what_is_deleted() {
+    let mut world = World::new();
+    let address = free_ports(1)[0];
+    world.set("FLOWCTL_METRICS_ADDRESS", &format!("127.0.0.1:{address}"));
+    world.apply(&(sleeper("steady", "") + &sleeper("crashes", "")));
+    let Some(prometheus) = Prometheus::start(&world, address) else {
+        return;
+    };
+    eventually("it is scraped", || prometheus.is("up", "1"));
+    for name in ALWAYS {
+        eventually(name, || !prometheus.selects(name).is_empty());
+    }
+    let of = |name: &str, component: &str| format!("{name}{{component=\"{component}\"}}");
+    assert!(prometheus.is(&of("flowctl_replica_restarts_total", "crashes"), "0"));
+    kill(world.status().pid("crashes").unwrap(), "KILL");
+    eventually("the crash is counted", || {
+        prometheus.is(&of("flowctl_replica_restarts_total", "crashes"), "1")
+            && prometheus.is(
+                "flowctl_replica_exits_total{component=\"crashes\",reason=\"signal\"}",
+                "1",
+            )
+    });
+    assert!(prometheus.is(&of("flowctl_replica_restarts_total", "steady"), "0"));
+
+    world.apply(&sleeper("steady", ""));
+    eventually("what is deleted is gone", || {
+        prometheus
+            .selects(&of("flowctl_replica_ready", "crashes"))
+            .is_empty()
+            && prometheus.is(&of("flowctl_replica_ready", "steady"), "1")
+    });
+    // Labels that Prometheus owns are not ours to set.
+    assert!(prometheus.selects("{exported_instance=~\".+\"}").is_empty());
+}
+
+#[test]
+fn metrics_are_what_promtool_wants_with_and_without_a_daemon() {
+    let world = World::new();
+    let flaky = shell("flaky", "exit 3", "");
+    world.save(
+        "p.yaml",
+        &crate::support::pipeline(&(sleeper("a", "") + &flaky)),
+    );
+    world.ok(&["apply", "-f", "p.yaml"]);
+    world.until("it fails", |status| status.restarts("flaky") > 1);
+    let checked = |metrics: &str| {
+        let Some(promtool) = find("promtool") else {
+            eprintln!("NOT RUN: a check of metrics needs promtool; see tests/run");
+            assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+            return;
+        };
+        let file = world.write("metrics.txt", metrics);
+        let output = Command::new(promtool)
+            .args(["check", "metrics"])
+            .stdin(std::fs::File::open(file).unwrap())
+            .output()
+            .unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    };
+    let told = world.ok(&["metrics"]);
+    assert!(told.contains("phase=\"running\"} 1"), "{told}");
+    assert!(told.contains("reason=\"code\"}"), "{told}");
+    checked(&told);
+    let open = world.ok(&["metrics", "-o", "openmetrics"]);
+    assert!(open.ends_with("# EOF\n") && open.contains("# TYPE flowctl_events counter"));
+    // A run more is no series more.
+    let names = |told: &str| -> std::collections::BTreeSet<String> {
+        let samples = told
+            .lines()
+            .filter(|line| line.starts_with("flowctl_replica_"));
+        let samples = samples.filter(|line| !line.contains("_hold{") && !line.contains("next_try"));
+        let samples = samples.filter(|line| !line.contains("flaky") || line.contains("_total{"));
+        samples
+            .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
+            .collect()
+    };
+    let before = world.status().restarts("flaky");
+    world.until("it fails on", |status| status.restarts("flaky") > before);
+    let usage = |name: &String| !name.contains("cpu_seconds");
+    let later = names(&world.ok(&["metrics"]));
+    let new: Vec<_> = later
+        .difference(&names(&told))
+        .filter(|name| usage(name))
+        .collect();
+    assert!(new.is_empty(), "{new:?}");
+
+    world.kill_daemon();
+    let alone = world.ok(&["metrics"]);
+    assert!(
+        alone.contains("flowctl_replica_restarts_total{") && !alone.contains("flowctl_durable")
+    );
+    checked(&alone);
+}
+
+/// Holds 100 MiB, is busy now and then, and tells how long it was.
+const BUSY: &str = r#"
+import os, sys, time
+hold = bytearray(100 << 20)
+for at in range(0, len(hold), 4096): hold[at] = 1
+while True:
+    until = time.process_time() + 0.05
+    while time.process_time() < until: pass
+    with open(sys.argv[1] + ".new", "w") as f: f.write(str(time.process_time()))
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+    time.sleep(0.05)
+"#;
+
+#[test]
+fn usage_is_what_the_program_itself_measures() {
+    let world = World::new();
+    let (script, said) = (world.write("busy.py", BUSY), world.path("said"));
+    let busy = format!(
+        "    - {{ id: busy, command: [python3, {}, {}] }}\n",
+        script.display(),
+        said.display()
+    );
+    let family = shell("family", "sleep 1000 & sleep 1000 & wait", "");
+    world.apply(&(busy + &family));
+    let own = || world.read("said").parse::<f64>().unwrap_or_default();
+    eventually("it has been busy for a while", || own() > 1.0);
+    let usage = |id: &str| {
+        let told = world.ok(&["top", "--once", "-o", "json"]);
+        crate::support::Status(serde_json::from_str(&told).unwrap()).replica(id)["usage"].clone()
+    };
+    let before = own();
+    let told = usage("busy");
+    let after = own() + 0.1;
+    let seconds = told["cpu_seconds"].as_f64().unwrap();
+    assert!(
+        seconds > before * 0.9 && seconds < after * 1.1,
+        "{before} {seconds} {after}"
+    );
+    let cores = told["cpu_cores"].as_f64().unwrap();
+    assert!(cores > 0.0 && cores < 1.1, "{cores}");
+    let memory = told["memory_bytes"].as_f64().unwrap() / f64::from(100 << 20);
+    assert!((0.9..1.1).contains(&memory), "{memory}");
+    // The shell and what it began, each once, and not the guardian.
+    assert_eq!(usage("family")["processes"], 3);
+    let table = world.ok(&["top", "--once"]);
+    let first = table.lines().nth(2).unwrap();
+    assert!(
+        first.starts_with("p  ") && first.contains("busy"),
+        "{table}"
+    );
+    // Nobody asks for it here.
+    assert_eq!(world.status().replica("busy")["usage"], Value::Null);
+    let wide = world.ok(&["status", "-o", "wide"]);
+    assert!(wide.contains(" CPU ") && wide.contains("Mi"), "{wide}");
+}
