@@ -250,3 +250,65 @@ fn usage_is_what_the_program_itself_measures() {
     let wide = world.ok(&["status", "-o", "wide"]);
     assert!(wide.contains(" CPU ") && wide.contains("Mi"), "{wide}");
 }
+
+#[test]
+fn what_the_rules_and_the_board_select_exists() {
+    let world = World::new();
+    world.apply(&sleeper("a", ""));
+    let told = world.ok(&["metrics"]);
+    let types = told.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let known: std::collections::BTreeSet<&str> =
+        types.filter_map(|line| line.split(' ').next()).collect();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring");
+    for file in ["flowctl.rules.yml", "flowctl.dashboard.json"] {
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: std::collections::BTreeSet<&str> = words
+            .filter(|word| word.starts_with("flowctl_") || word.starts_with("process_"))
+            .map(|word| word.strip_suffix("_bucket").unwrap_or(word))
+            .collect();
+        assert!(named.len() > 10, "{file}: {named:?}");
+        let unknown: Vec<_> = named.difference(&known).collect();
+        assert!(unknown.is_empty(), "{file} selects {unknown:?}");
+    }
+    let Some(promtool) = find("promtool") else {
+        return;
+    };
+    for arguments in [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "flowctl.rules.yml"],
+        ["test", "rules", "flowctl.rules.test.yml"],
+    ] {
+        let output = Command::new(&promtool)
+            .args(arguments)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "promtool {arguments:?}: {said}");
+    }
+    // Every panel's expression is one, with Grafana's variables filled in.
+    let board = std::fs::read_to_string(folder.join("flowctl.dashboard.json")).unwrap();
+    let board: Value = serde_json::from_str(&board).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut rules = "groups:\n  - name: board\n    rules:\n".to_owned();
+    for (number, target) in targets.enumerate() {
+        let mut filled = target["expr"]
+            .as_str()
+            .unwrap()
+            .replace("$__rate_interval", "1m");
+        for variable in ["$job", "$instance", "$namespace", "$pipeline"] {
+            filled = filled.replace(variable, ".+");
+        }
+        let quoted = serde_json::to_string(&filled).unwrap();
+        rules += &format!("      - record: board:panel{number}\n        expr: {quoted}\n");
+    }
+    let rules = world.write("board.yml", &rules);
+    let output = Command::new(&promtool)
+        .args(["check", "rules"])
+        .arg(rules)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
