@@ -140,7 +140,7 @@ impl Meters {
         let asking = wanted.into_iter().filter_map(|(driver, instances)| {
             let meter = Arc::clone(self.meters.get(&driver)?);
             let patient = !instances.is_empty();
-            patient.then(|| async move {
+            patient.then_some(async move {
                 let asked = tokio::time::timeout(PATIENCE, meter.measure(instances)).await;
                 let readings = asked.unwrap_or_default();
                 (readings, Instant::now())

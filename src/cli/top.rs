@@ -87,7 +87,7 @@ fn table(snapshot: &Snapshot, by: Resource, look: Look) -> String {
             .map(|title| Cell::new(title).toned(Tone::Dim))
             .to_vec(),
     ];
-    cells.extend(rows.iter().map(|row| line(row)));
+    cells.extend(rows.iter().map(line));
     let mut text = total(&rows);
     draw(&cells, &widths(&cells), look, &mut text);
     text
