@@ -180,9 +180,9 @@ fn metrics_are_what_promtool_wants_with_and_without_a_daemon() {
     let before = world.status().restarts("flaky");
     world.until("it fails on", |status| status.restarts("flaky") > before);
     let usage = |name: &String| !name.contains("cpu_seconds");
-    let later = names(&world.ok(&["metrics"]));
+    let (earlier, later) = (names(&told), names(&world.ok(&["metrics"])));
     let new: Vec<_> = later
-        .difference(&names(&told))
+        .difference(&earlier)
         .filter(|name| usage(name))
         .collect();
     assert!(new.is_empty(), "{new:?}");
