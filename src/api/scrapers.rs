@@ -22,6 +22,9 @@ use super::server::{self, Shared};
 const MOST: usize = 16;
 /// A request's head arrives within this; so long an idle connection is kept open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same while more than half of all places are taken: whoever dawdles must not keep a scraper
+/// out for longer than that waits.
+const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection takes no further request after this: Prometheus opens another without a word.
 const LIFE: Duration = Duration::from_secs(60);
 /// And is cut off so long after that, whatever is still being sent.
@@ -62,9 +65,14 @@ pub async fn serve_scrapers(
             };
             let (router, shared) = (router.clone(), Arc::clone(&shared));
             let leaving = closing.child_token();
+            let patience = if places.available_permits() > MOST / 2 {
+                HEADER_TIMEOUT
+            } else {
+                HURRIED_HEADER_TIMEOUT
+            };
             tasks.spawn(async move {
                 let leave = leaving.clone();
-                let answering = server::converse(stream, HEADER_TIMEOUT, shared, router, leaving);
+                let answering = server::converse(stream, patience, shared, router, leaving);
                 tokio::pin!(answering);
                 tokio::select! {
                     () = answering.as_mut() => {}
