@@ -9,14 +9,19 @@
 //! owns `/` (in a user namespace root may be shown as nobody). A folder that others may write is no
 //! hindrance where it is sticky, as `/tmp` is, and what is ours in it is ours.
 //!
+//! What a stranger may change is read all the same where the author of a manifest names it, since a
+//! service's settings may well be its user's. But it may lead to nothing that is not the stranger's:
+//! see [`Trusted::lured`].
+//!
 //! **What it does not do.** It opens nothing: once all who could change a path are trusted, nobody
 //! else can change it between this look and the use.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +86,45 @@ impl Stranger {
     }
 }
 
+/// A path led to something that its author cannot have meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lured {
+    /// Somebody who could change the path made it lead to what is not theirs.
+    To {
+        /// What it led to.
+        to: PathBuf,
+        /// Who could.
+        by: Stranger,
+    },
+    /// It leads elsewhere by now.
+    Meanwhile,
+}
+
+impl fmt::Display for Lured {
+    /// As it follows the name of the path.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::To { to, by } => write!(
+                f,
+                "leads to {}, which is not theirs who could make it lead anywhere ({by}): name that \
+                 file itself, or take their rights to the path away",
+                to.display()
+            ),
+            Self::Meanwhile => f.write_str("led elsewhere while it was opened"),
+        }
+    }
+}
+
+/// Where the names of a path lead, one after the other.
+enum Way {
+    /// A stranger could change one of them.
+    Strange(Stranger),
+    /// To nothing that could be seen.
+    Nowhere,
+    /// To this, which nobody else could exchange.
+    To(Metadata),
+}
+
 /// What is asked about the end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -112,6 +156,39 @@ impl Trusted {
     /// Who else could change what the absolute `path` names; `None` = nobody. A path whose end is
     /// missing is judged as far as it goes.
     pub fn stranger(&self, path: &Path, end: End) -> Option<Stranger> {
+        match self.way(path, end) {
+            Way::Strange(stranger) => Some(stranger),
+            Way::Nowhere | Way::To(_) => None,
+        }
+    }
+
+    /// Whether what was `opened` at `path` is something that a stranger has put in the way of what
+    /// its author meant; `None` = it is not. Where a stranger could have made the path lead
+    /// elsewhere, good is only what is theirs: their own file, or one that lies below what they could
+    /// change and has no second name.
+    ///
+    /// # Errors
+    /// When the kernel does not say what was opened.
+    pub fn lured(&self, path: &Path, opened: &File) -> io::Result<Option<Lured>> {
+        let found = opened.metadata()?;
+        let to = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
+        Ok(match self.way(&std::path::absolute(path)?, End::Itself) {
+            Way::Strange(by) => {
+                let is_theirs = by.how == How::Owns(found.uid());
+                let lies_there = found.nlink() == 1 && to.starts_with(&by.path);
+                (!is_theirs && !lies_there).then_some(Lured::To { to, by })
+            }
+            // Looked at only now: a link of theirs may be gone again.
+            Way::To(there) => {
+                let same = (there.dev(), there.ino()) == (found.dev(), found.ino());
+                (!same).then_some(Lured::Meanwhile)
+            }
+            // What never had a path, as a pipe between programs, has no stranger on it.
+            Way::Nowhere => to.is_absolute().then_some(Lured::Meanwhile),
+        })
+    }
+
+    fn way(&self, path: &Path, end: End) -> Way {
         let mut at = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = names(path).collect();
         let mut links = 0;
@@ -129,17 +206,25 @@ impl Trusted {
             }
             let next = at.join(&name);
             // Missing, or not to be looked at by us: whoever may make it was judged before.
-            let found = fs::symlink_metadata(&next).ok()?;
+            let Ok(found) = fs::symlink_metadata(&next) else {
+                return Way::Nowhere;
+            };
             let at_end = if rest.is_empty() { end } else { End::Itself };
             if let Some(stranger) = judged(&next, &found, at_end) {
-                return Some(stranger);
+                return Way::Strange(stranger);
             }
             if !found.is_symlink() {
+                if rest.is_empty() {
+                    return Way::To(found);
+                }
                 at = next;
                 continue;
             }
             links += 1;
-            let target = fs::read_link(&next).ok().filter(|_| links <= MAX_LINKS)?;
+            let target = fs::read_link(&next).ok().filter(|_| links <= MAX_LINKS);
+            let Some(target) = target else {
+                return Way::Nowhere;
+            };
             if target.is_absolute() {
                 at = PathBuf::from("/");
             }
@@ -147,7 +232,8 @@ impl Trusted {
                 rest.push_front(name);
             }
         }
-        None
+        // It ends in `..`, or is the root.
+        fs::symlink_metadata(&at).map_or(Way::Nowhere, Way::To)
     }
 
     /// The same of a folder and of what lies in it, one level deep: what was put there before the
@@ -311,6 +397,55 @@ mod tests {
             let owned = found("link.yaml").unwrap();
             assert_eq!(owned.how, How::Owns(54321));
             assert_eq!(trusted.stranger_in(&base).unwrap(), Some(owned));
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_could_make_a_path_lead_to_is_theirs_or_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let theirs = base.join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(base.join("secret"), "").unwrap();
+        fs::write(theirs.join("settings"), "").unwrap();
+        symlink("settings", theirs.join("current")).unwrap();
+        symlink("../secret", theirs.join("trap")).unwrap();
+        fs::hard_link(base.join("secret"), theirs.join("second-name")).unwrap();
+        symlink("theirs/settings", base.join("ours")).unwrap();
+        let trusted = Trusted::ours();
+        let lured = |name: &str| {
+            let path = base.join(name);
+            trusted.lured(&path, &File::open(&path).unwrap()).unwrap()
+        };
+        let names = ["settings", "current", "trap", "second-name"];
+        for name in names {
+            assert_eq!(
+                lured(&format!("theirs/{name}")),
+                None,
+                "all is ours: {name}"
+            );
+        }
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
+        let is_lured = |name: &str| matches!(lured(name), Some(Lured::To { .. }));
+        assert_eq!(
+            names.map(|name| is_lured(&format!("theirs/{name}"))),
+            [false, false, true, true]
+        );
+        assert!(!is_lured("ours"));
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o755)).unwrap();
+        // One that was exchanged after it was opened, and put back.
+        let opened = File::open(base.join("secret")).unwrap();
+        let settings = theirs.join("settings");
+        assert_eq!(
+            trusted.lured(&settings, &opened).unwrap(),
+            Some(Lured::Meanwhile)
+        );
+        let gone = trusted.lured(&theirs.join("none"), &opened).unwrap();
+        assert_eq!(gone, Some(Lured::Meanwhile));
+        if chown(&theirs, Some(54321), None).is_ok() {
+            assert!(is_lured("theirs/trap"));
+            chown(base.join("secret"), Some(54321), None).unwrap();
+            assert!(!is_lured("theirs/trap"), "it is their own");
         }
     }
 }

@@ -9,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Hints, Launch};
 use crate::files::{
-    EnvFile, EnvProblem, LARGEST, Literal, Looked, Patience, ReadError, Wait, look, parse_env, read,
+    EnvFile, EnvProblem, LARGEST, Literal, Looked, Patience, ReadError, Wait, Wanted, look,
+    parse_env, read,
 };
 use crate::model::{ComponentSpec, SecretSource, SecretSpec, StartFailure};
+use crate::ownership::Trusted;
 
 /// How long a start waits for one of its files. Somebody may unlock a vault by hand meanwhile; the
 /// next try goes on waiting.
@@ -154,6 +156,19 @@ impl Inputs {
     }
 }
 
+/// A file that a manifest names. The daemon may read more than whoever could change its path.
+fn wanted(path: &Path) -> Wanted<'_> {
+    Wanted {
+        path,
+        limit: LARGEST,
+        judge: |path, file| match Trusted::ours().lured(path, file) {
+            Ok(None) => Ok(()),
+            Ok(Some(lured)) => Err(lured.to_string()),
+            Err(error) => Err(format!("cannot be judged: {error}")),
+        },
+    }
+}
+
 async fn patiently(
     path: &Path,
     given_up: &CancellationToken,
@@ -164,7 +179,7 @@ async fn patiently(
         given_up,
         tell,
     };
-    read(path, LARGEST, &patience).await
+    read(wanted(path), &patience).await
 }
 
 fn parsed(path: &Path, text: &[u8]) -> Result<EnvFile, InputError> {
@@ -192,7 +207,7 @@ impl Glance {
     pub fn at_env_files(spec: &ComponentSpec) -> Self {
         let mut glance = Self::default();
         for path in &spec.env_file {
-            let text = match look(path, LARGEST, GLANCE) {
+            let text = match look(wanted(path), GLANCE) {
                 Ok(Looked::Whole(text)) => text,
                 Ok(Looked::Pipe) => {
                     glance.pipes.push(path.clone());
@@ -239,7 +254,7 @@ pub fn check_secret(secret: &SecretSpec) -> Result<(), InputError> {
     check_name(secret)?;
     match &secret.source {
         SecretSource::Env(variable) => of_variable(secret, variable).map(drop),
-        SecretSource::File(path) => match look(path, LARGEST, GLANCE) {
+        SecretSource::File(path) => match look(wanted(path), GLANCE) {
             Ok(Looked::Whole(_) | Looked::Pipe) => Ok(()),
             Err(error) => Err(of_file(secret, path, error)),
         },

@@ -15,7 +15,7 @@ mod env;
 mod read;
 
 pub use env::{EnvFile, EnvMistake, EnvProblem, Literal, parse_env};
-pub use read::{Looked, Patience, ReadError, Wait, look, read};
+pub use read::{Judge, Looked, Patience, ReadError, Wait, Wanted, look, read};
 
 /// The largest env file, and the largest secret (Kubernetes' limit).
 pub const LARGEST: u64 = 1 << 20;

@@ -71,9 +71,27 @@ pub enum ReadError {
         /// How long.
         waited: Duration,
     },
+    /// What was opened is not what is wanted, in the words of whoever judged it.
+    #[error("{0}")]
+    Refused(String),
     /// Nobody wants it any more.
     #[error("is not wanted any more")]
     GivenUp,
+}
+
+/// Looks at a file that was opened at a path, before anything of it is read; answers why it must not
+/// be.
+pub type Judge = fn(&Path, &File) -> Result<(), String>;
+
+/// Which file is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Beyond so many bytes it is refused.
+    pub limit: u64,
+    /// Judges what is found there.
+    pub judge: Judge,
 }
 
 fn in_words(error: &io::Error) -> String {
@@ -112,19 +130,19 @@ enum Pipes {
     LeftAlone,
 }
 
-/// Reads all of `path`, which is refused beyond `limit` bytes. A named pipe is read once somebody
-/// writes to it, to the end of what that one writes.
+/// Reads all of a file. A named pipe is read once somebody writes to it, to the end of what that one
+/// writes.
 ///
 /// # Errors
 /// Why there is nothing, see [`ReadError`].
-pub async fn read(path: &Path, limit: u64, patience: &Patience<'_>) -> Result<Vec<u8>, ReadError> {
+pub async fn read(wanted: Wanted<'_>, patience: &Patience<'_>) -> Result<Vec<u8>, ReadError> {
     let begun = Instant::now();
     let reading = async {
-        let opened = opened(path, limit, begun, patience);
+        let opened = opened(wanted, begun, patience);
         match until(begun, patience, Wait::FileSystem, opened).await? {
             Opened::Whole(bytes) => Ok(bytes),
             Opened::Pipe(Some(pipe)) => {
-                let drained = drained(pipe, limit, begun, patience);
+                let drained = drained(pipe, wanted.limit, begun, patience);
                 until(begun, patience, Wait::Writer, drained).await
             }
             Opened::Pipe(None) => Ok(Vec::new()),
@@ -150,15 +168,14 @@ async fn until<T>(
 
 /// The bytes of a file, or the pipe that it is, from a thread of its own.
 async fn opened(
-    path: &Path,
-    limit: u64,
+    wanted: Wanted<'_>,
     begun: Instant,
     patience: &Patience<'_>,
 ) -> Result<Opened, ReadError> {
     let slow = begun + SLOW;
     let mut told = false;
     // A second thread would only hang beside one that hangs there already.
-    while let Some(over) = hanging(path) {
+    while let Some(over) = hanging(wanted.path) {
         if !told && timeout_at(slow, over.cancelled()).await.is_err() {
             (patience.tell)(Wait::FileSystem);
             told = true;
@@ -166,7 +183,7 @@ async fn opened(
         over.cancelled().await;
     }
     let (answer, answered) = oneshot::channel();
-    let mut reader = Reader::begin(path, limit, Pipes::Opened, move |opened| {
+    let mut reader = Reader::begin(wanted, Pipes::Opened, move |opened| {
         drop(answer.send(opened));
     })?;
     tokio::pin!(answered);
@@ -209,16 +226,16 @@ async fn drained(
 ///
 /// # Errors
 /// Why there is nothing, see [`ReadError`].
-pub fn look(path: &Path, limit: u64, patience: Duration) -> Result<Looked, ReadError> {
+pub fn look(wanted: Wanted<'_>, patience: Duration) -> Result<Looked, ReadError> {
     let hangs = ReadError::Hangs {
         wait: Wait::FileSystem,
         waited: patience,
     };
-    if hanging(path).is_some() {
+    if hanging(wanted.path).is_some() {
         return Err(hangs);
     }
     let (answer, answered) = mpsc::sync_channel(1);
-    let mut reader = Reader::begin(path, limit, Pipes::LeftAlone, move |opened| {
+    let mut reader = Reader::begin(wanted, Pipes::LeftAlone, move |opened| {
         drop(answer.send(opened));
     })?;
     let Ok(opened) = answered.recv_timeout(patience) else {
@@ -251,19 +268,24 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn begin(
-        path: &'a Path,
-        limit: u64,
+        wanted: Wanted<'a>,
         pipes: Pipes,
         answer: impl FnOnce(Result<Opened, ReadError>) + Send + 'static,
     ) -> io::Result<Self> {
         let over = CancellationToken::new();
         let guard = over.clone().drop_guard();
+        let Wanted { path, limit, judge } = wanted;
         let file = path.to_path_buf();
         std::thread::Builder::new()
             .name("read-file".to_owned())
             .spawn(move || {
                 let _guard = guard;
-                answer(open(&file, limit, pipes));
+                let wanted = Wanted {
+                    path: &file,
+                    limit,
+                    judge,
+                };
+                answer(open(wanted, pipes));
             })?;
         Ok(Self {
             path,
@@ -287,7 +309,8 @@ impl Drop for Reader<'_> {
 }
 
 /// Opens a file and reads it, unless it is a pipe. It may hang in every line.
-fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<Opened, ReadError> {
+fn open(wanted: Wanted<'_>, pipes: Pipes) -> Result<Opened, ReadError> {
+    let Wanted { path, limit, judge } = wanted;
     if let Pipes::LeftAlone = pipes
         && std::fs::metadata(path)?.file_type().is_fifo()
     {
@@ -295,7 +318,17 @@ fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<Opened, ReadError> {
     }
     // Without NONBLOCK the opening of a pipe waits for its writer. Files know nothing of it.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
+    let mut refused = 0;
+    let file = loop {
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
+        let file = File::from(file);
+        match judge(path, &file) {
+            Ok(()) => break file,
+            // One that its owner exchanges at this moment is not what was opened.
+            Err(_) if refused < 2 => refused += 1,
+            Err(why) => return Err(ReadError::Refused(why)),
+        }
+    };
     let kind = file.metadata()?.file_type();
     if kind.is_fifo() {
         return Ok(Opened::Pipe(Some(file)));
@@ -318,6 +351,39 @@ fn within(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, ReadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever is there.
+    fn wanted(path: &Path) -> Wanted<'_> {
+        Wanted {
+            path,
+            limit: 100,
+            judge: |_, _| Ok(()),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_not_read_and_one_that_was_exchanged_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"new").unwrap();
+        let never = Wanted {
+            judge: |_, _| Err("leads astray".to_owned()),
+            ..wanted(&path)
+        };
+        let refused = look(never, LONG).unwrap_err();
+        assert_eq!(refused.to_string(), "leads astray");
+        let once = Wanted {
+            judge: |path, _| {
+                match path.with_extension("seen") {
+                    seen if seen.exists() => Ok(()),
+                    seen => std::fs::write(seen, "").and(Err(io::Error::other("not yet"))),
+                }
+                .map_err(|error| error.to_string())
+            },
+            ..wanted(&path)
+        };
+        assert!(matches!(look(once, LONG), Ok(Looked::Whole(new)) if new == b"new"));
+    }
 
     /// Its path, in a folder that goes with it.
     fn pipe_in(dir: &tempfile::TempDir) -> PathBuf {
@@ -342,7 +408,7 @@ mod tests {
             given_up: &CancellationToken::new(),
             tell: &tell,
         };
-        let read = read(path, 100, &patience).await;
+        let read = read(wanted(path), &patience).await;
         (read, told.into_inner().unwrap())
     }
 
@@ -387,7 +453,7 @@ mod tests {
             coming.recv().await;
             tokio::fs::write(&path, b"A=1").await.unwrap();
         };
-        let (read, ()) = tokio::join!(read(&path, 100, &patience), writing);
+        let (read, ()) = tokio::join!(read(wanted(&path), &patience), writing);
         assert_eq!(read.unwrap(), b"A=1");
         assert_eq!(told.into_inner().unwrap(), Some(Wait::Writer));
     }
@@ -396,7 +462,7 @@ mod tests {
     async fn a_pipe_without_a_writer_ends_at_its_deadline_or_when_it_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = pipe_in(&dir);
-        let Ok(Opened::Pipe(Some(pipe))) = open(&path, 100, Pipes::Opened) else {
+        let Ok(Opened::Pipe(Some(pipe))) = open(wanted(&path), Pipes::Opened) else {
             panic!("it is a pipe");
         };
         let patience = Patience {
@@ -422,7 +488,7 @@ mod tests {
     }
 
     async fn read_of(path: &Path, patience: &Patience<'_>) -> Result<Vec<u8>, ReadError> {
-        read(path, 100, patience).await
+        read(wanted(path), patience).await
     }
 
     #[tokio::test]
@@ -431,7 +497,7 @@ mod tests {
         let path = pipe_in(&dir);
         let of_writer = path.clone();
         let writer = std::thread::spawn(move || std::fs::write(of_writer, b"A=1").unwrap());
-        assert!(matches!(look(&path, 100, LONG), Ok(Looked::Pipe)));
+        assert!(matches!(look(wanted(&path), LONG), Ok(Looked::Pipe)));
         let (read, _) = reading(&path, LONG).await;
         assert_eq!(read.unwrap(), b"A=1");
         writer.join().unwrap();
@@ -450,7 +516,7 @@ mod tests {
             done: false,
         });
         assert!(matches!(
-            look(&path, 100, LONG),
+            look(wanted(&path), LONG),
             Err(ReadError::Hangs { .. })
         ));
         let (hung, _) = reading(&path, Duration::from_millis(20)).await;
