@@ -11,6 +11,7 @@
 //! handle, answers come from the latest snapshot.
 
 mod backend;
+mod body;
 mod client;
 mod error;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 
 use super::backend::Loaded;
+use super::body::Sent;
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::server::{self, Shared};
 use super::stall::Streaming;
@@ -178,8 +179,8 @@ fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn apply(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<ApplyAnswer>> {
-    let request: ApplyRequest = parsed(&shared.body(body).await?)?;
+async fn apply(State(shared): State<Arc<Shared>>, sent: Sent) -> Answer<Json<ApplyAnswer>> {
+    let request: ApplyRequest = parsed(&shared.bodies.read(sent).await?)?;
     // In a task of its own: what was begun is finished, also when the asker has gone.
     let work = tokio::spawn(async move { apply_all(&shared, &request).await });
     work.await
@@ -265,8 +266,8 @@ fn refuse_twins(loaded: &[Loaded]) -> Answer<()> {
     Ok(())
 }
 
-async fn compare(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<DiffAnswer>> {
-    let request: ApplyRequest = parsed(&shared.body(body).await?)?;
+async fn compare(State(shared): State<Arc<Shared>>, sent: Sent) -> Answer<Json<DiffAnswer>> {
+    let request: ApplyRequest = parsed(&shared.bodies.read(sent).await?)?;
     let checked = shared.backend.load(&request).await?;
     refuse_twins(&checked.loaded)?;
     let mut pipelines = Vec::new();
@@ -421,8 +422,8 @@ async fn ask(
     Ok(Json(AskAnswer { warnings }).into_response())
 }
 
-async fn volumes(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Json<VolumesAnswer>> {
-    let request: VolumesRequest = parsed(&shared.body(body).await?)?;
+async fn volumes(State(shared): State<Arc<Shared>>, sent: Sent) -> Answer<Json<VolumesAnswer>> {
+    let request: VolumesRequest = parsed(&shared.bodies.read(sent).await?)?;
     Ok(Json(shared.backend.volumes(request).await?))
 }
 

@@ -6,23 +6,22 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::http::Request;
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body as _, Incoming};
+use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::backend::Backend;
+use super::body::{Bodies, Peer};
 use super::error::{ApiError, ErrorCode};
 use super::routes;
 use super::socket::Listener;
@@ -33,18 +32,6 @@ use crate::model::Snapshot;
 const MAX_CONNECTIONS: usize = 256;
 /// Of these, how many may be streams, which last: the rest stays free for questions.
 const MAX_STREAMS: usize = 128;
-/// Larger request bodies read at once: with [`BODY_LIMIT`] this bounds what senders can make us hold.
-const MAX_BODIES: usize = 4;
-/// Up to this a body is read without a turn: nearly all are, and wait for no slow sender.
-const SMALL_BODY: usize = 64 << 10;
-/// How long a larger one waits for its turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(30);
-/// And how long it may hold it. A sender that means it needs a tenth of a second for the largest.
-const TURN: Duration = Duration::from_secs(2);
-/// Largest body: sixteen manifests of the largest size that is read.
-const BODY_LIMIT: usize = 16 << 20;
-/// A body arrives within this.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request's head arrives within this, also on a connection that is kept open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same while more than half of all connections are taken: whoever means it sends its head at
@@ -76,7 +63,7 @@ pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, closing: Cance
             HURRIED_HEADER_TIMEOUT
         };
         tasks.spawn(async move {
-            let router = routes::router(Arc::clone(&shared));
+            let router = router_for(&stream, &shared);
             converse(stream, patience, shared, router, closing).await;
             drop(permit);
         });
@@ -115,6 +102,11 @@ fn is_permitted(stream: &UnixStream) -> bool {
     stream
         .peer_cred()
         .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+/// The routes, for whoever is at the other end.
+fn router_for(stream: &UnixStream, shared: &Arc<Shared>) -> Router {
+    routes::router(Arc::clone(shared)).layer(Extension(Peer::of(stream)))
 }
 
 /// Answers on one connection until the peer leaves, or `closing` and what is being answered is done.
@@ -168,7 +160,7 @@ impl Inside {
     pub(super) fn connect(&self) -> io::Result<UnixStream> {
         let (near, far) = UnixStream::pair()?;
         let (shared, closing) = (Arc::clone(&self.0), self.0.closing.clone());
-        let router = routes::router(Arc::clone(&shared));
+        let router = router_for(&far, &shared);
         tokio::spawn(converse(far, HEADER_TIMEOUT, shared, router, closing));
         Ok(near)
     }
@@ -184,7 +176,7 @@ impl fmt::Debug for Inside {
 pub(super) struct Shared {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) closing: CancellationToken,
-    bodies: Semaphore,
+    pub(super) bodies: Bodies,
     streams: Arc<Semaphore>,
     /// The latest snapshot that was asked for, as JSON: it is written once for all readers.
     written: Mutex<Option<(Arc<Snapshot>, Bytes)>>,
@@ -195,7 +187,7 @@ impl Shared {
         Self {
             backend,
             closing,
-            bodies: Semaphore::new(MAX_BODIES),
+            bodies: Bodies::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             written: Mutex::new(None),
         }
@@ -224,64 +216,6 @@ impl Shared {
             .with_hint("end a `logs -f`, `events -f` or `status --watch` and repeat")
         })
     }
-
-    /// The body of a request, read within limits of size, time and number.
-    pub(super) async fn body(&self, body: axum::body::Body) -> Result<Bytes, ApiError> {
-        let too_large = |why: &dyn std::fmt::Display| {
-            ApiError::new(
-                ErrorCode::BadRequest,
-                format!("could not read the request's body (at most {BODY_LIMIT} bytes): {why}"),
-            )
-        };
-        // A length that is announced is judged before a single byte is read.
-        if usize::try_from(body.size_hint().lower()).is_ok_and(|length| length > BODY_LIMIT) {
-            return Err(too_large(&"it is larger"));
-        }
-        let mut body = Limited::new(body, BODY_LIMIT);
-        let mut read = Vec::new();
-        let late = |within: Duration| {
-            let message = format!("the request's body did not arrive within {within:?}");
-            ApiError::new(ErrorCode::Busy, message)
-        };
-        let begun = timeout(BODY_TIMEOUT, fill(&mut body, &mut read, SMALL_BODY)).await;
-        let begun = begun.map_err(|_| late(BODY_TIMEOUT))?;
-        if begun.map_err(|error| too_large(&error))? == Filled::Whole {
-            return Ok(read.into());
-        }
-        // Nobody waits here for a body that is under way, but for one that others are sending.
-        let turn = timeout(TURN_PATIENCE, self.bodies.acquire()).await;
-        let _turn = turn
-            .map_err(|_| ApiError::new(ErrorCode::Busy, "too many send large requests at once"))?
-            .expect("the semaphore is never closed");
-        let rest = timeout(TURN, fill(&mut body, &mut read, usize::MAX)).await;
-        rest.map_err(|_| late(TURN))?
-            .map_err(|error| too_large(&error))?;
-        Ok(read.into())
-    }
-}
-
-/// How far a body was read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Filled {
-    Whole,
-    InPart,
-}
-
-/// Reads `body` into `read` until it ends, or more than `enough` is there.
-async fn fill(
-    body: &mut Limited<axum::body::Body>,
-    read: &mut Vec<u8>,
-    enough: usize,
-) -> Result<Filled, Box<dyn std::error::Error + Send + Sync>> {
-    while read.len() <= enough {
-        let Some(frame) = body.frame().await else {
-            return Ok(Filled::Whole);
-        };
-        if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data);
-        }
-    }
-    Ok(Filled::InPart)
 }
 
 /// `value` as JSON with a newline at its end.
