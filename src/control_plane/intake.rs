@@ -2,7 +2,8 @@
 //!
 //! **Guarantees.** A request that has begun is whole within 5 s or refused. What has arrived of all
 //! unfinished requests is bounded, however many connections and streams they come over; the first
-//! 4 KiB of each are free, so that heartbeats pass while somebody else fills the rest.
+//! 4 KiB of each are free, so that heartbeats pass while somebody else fills the rest. Another user of
+//! this machine, or another host, fills a quarter of it at most.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,12 +18,16 @@ use tonic::body::Body;
 use tonic::codegen::http::Request;
 use tower::{Layer, Service};
 
+use super::places::Line;
+
 /// A request is whole within this.
 const WHOLE_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of each request that count for nothing.
 const FREE: usize = 4 * 1024;
 /// Bytes of all unfinished requests together, beyond those.
 const ROOM: usize = 16 * 1024 * 1024;
+/// How much of that one origin may hold that is not the daemon's own user.
+const ROOM_OF_A_STRANGER: usize = ROOM / 4;
 /// Bytes of one request: the largest message and its frame; for a stream, all of its messages.
 const LARGEST: usize = super::MAX_MESSAGE + FREE;
 /// Services whose requests are streams, which may stay open.
@@ -36,13 +41,22 @@ pub(super) struct Intake {
 
 impl Default for Intake {
     fn default() -> Self {
-        Self {
-            left: Arc::new(AtomicUsize::new(ROOM)),
-        }
+        Self::of(ROOM)
     }
 }
 
 impl Intake {
+    /// The part of one origin, which counts beside the room of all.
+    pub(super) fn of_a_stranger() -> Self {
+        Self::of(ROOM_OF_A_STRANGER)
+    }
+
+    fn of(bytes: usize) -> Self {
+        Self {
+            left: Arc::new(AtomicUsize::new(bytes)),
+        }
+    }
+
     fn take(&self, bytes: usize) -> bool {
         let left = |left: usize| left.checked_sub(bytes);
         self.left
@@ -86,10 +100,13 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Weighing<S> {
         } else {
             Pace::Prompt(None)
         };
+        let line = request.extensions().get::<Line>();
+        let share = line.and_then(Line::intake).cloned();
         let weighed = |body| Weighed {
             body,
             pace,
             intake: self.intake.clone(),
+            share,
             seen: 0,
             held: 0,
         };
@@ -111,6 +128,8 @@ struct Weighed {
     body: Body,
     pace: Pace,
     intake: Intake,
+    /// What its origin may hold of that; `None` = all.
+    share: Option<Intake>,
     seen: usize,
     held: usize,
 }
@@ -122,10 +141,15 @@ impl Weighed {
             return Err(Status::resource_exhausted("the request is too large"));
         }
         let more = self.seen.saturating_sub(FREE) - self.held;
+        let full = || Status::resource_exhausted("too many unfinished requests; try again later");
+        if self.share.as_ref().is_some_and(|share| !share.take(more)) {
+            return Err(full());
+        }
         if !self.intake.take(more) {
-            return Err(Status::resource_exhausted(
-                "too many unfinished requests; try again later",
-            ));
+            if let Some(share) = &self.share {
+                share.give_back(more);
+            }
+            return Err(full());
         }
         self.held += more;
         Ok(())
@@ -188,7 +212,12 @@ fn late() -> Status {
 
 impl Drop for Weighed {
     fn drop(&mut self) {
-        self.intake.give_back(self.held);
+        for intake in [Some(&self.intake), self.share.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            intake.give_back(self.held);
+        }
     }
 }
 
@@ -197,10 +226,15 @@ mod tests {
     use super::*;
 
     fn unfinished(intake: &Intake) -> Weighed {
+        of(None, intake)
+    }
+
+    fn of(share: Option<&Intake>, intake: &Intake) -> Weighed {
         Weighed {
             body: Body::empty(),
             pace: Pace::Any,
             intake: intake.clone(),
+            share: share.cloned(),
             seen: 0,
             held: 0,
         }
@@ -222,5 +256,20 @@ mod tests {
         drop(slow);
         assert_eq!(intake.left.load(Ordering::Relaxed), ROOM);
         assert!(unfinished(&intake).weigh(LARGEST + 1).is_err());
+    }
+
+    #[test]
+    fn a_stranger_fills_its_own_part_of_the_room_and_leaves_the_rest_to_others() {
+        let (intake, share) = (Intake::default(), Intake::of_a_stranger());
+        let mut slow: Vec<_> = (0..10_000).map(|_| of(Some(&share), &intake)).collect();
+        let whole = |request: &mut Weighed| (0..16).all(|_| request.weigh(FREE).is_ok());
+        let taken = slow.iter_mut().map(whole).filter(|whole| *whole).count();
+        assert_eq!(taken, ROOM_OF_A_STRANGER / (15 * FREE));
+        assert!(unfinished(&intake).weigh(LARGEST).is_ok());
+        assert!(of(Some(&share), &intake).weigh(1024).is_ok(), "a heartbeat");
+        drop(slow);
+        assert_eq!(intake.left.load(Ordering::Relaxed), ROOM);
+        assert_eq!(share.left.load(Ordering::Relaxed), ROOM_OF_A_STRANGER);
+        const { assert!(LARGEST < ROOM_OF_A_STRANGER) };
     }
 }

@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::intake::Intake;
 use super::listen::Limits;
 use crate::reconciler::Identity;
 
@@ -29,6 +30,7 @@ pub(super) struct Line {
     /// Our end, as the client reached it.
     pub local: SocketAddr,
     budget: Arc<Mutex<Budget>>,
+    intake: Option<Intake>,
     use_of: Use,
     who: Who,
 }
@@ -47,6 +49,11 @@ impl Line {
     /// Where it is kept who is at the other end.
     pub fn who(&self) -> &Who {
         &self.who
+    }
+
+    /// What its origin may hold of the room for unfinished requests; `None` = all of it.
+    pub fn intake(&self) -> Option<&Intake> {
+        self.intake.as_ref()
     }
 
     /// Takes one call off the budget; `false` when none is left.
@@ -137,6 +144,14 @@ impl Origin {
             Self::Host(_) => limits.connections_per_host,
         }
     }
+
+    /// What it may hold of the room for unfinished requests; `None` = all of it.
+    fn intake(self) -> Option<Intake> {
+        match self {
+            Self::Here => None,
+            Self::User(_) | Self::Host(_) => Some(Intake::of_a_stranger()),
+        }
+    }
 }
 
 /// An origin that has connections.
@@ -144,6 +159,7 @@ impl Origin {
 struct Guest {
     connections: usize,
     budget: Arc<Mutex<Budget>>,
+    intake: Option<Intake>,
 }
 
 /// One taken place. Dropping it tells its holder to go.
@@ -160,6 +176,7 @@ pub(super) struct Place {
     places: Places,
     number: u64,
     budget: Arc<Mutex<Budget>>,
+    intake: Option<Intake>,
     use_of: Use,
     held: Held,
 }
@@ -190,8 +207,10 @@ impl Places {
         let guest = taken.origins.entry(origin).or_insert_with(|| Guest {
             connections: 0,
             budget: new_budget(),
+            intake: origin.intake(),
         });
         guest.connections += 1;
+        let intake = guest.intake.clone();
         // On this machine, each connection is another component's.
         let budget = match origin {
             Origin::Here | Origin::User(_) => new_budget(),
@@ -214,6 +233,7 @@ impl Places {
             places: self.clone(),
             number,
             budget,
+            intake,
             use_of,
             held: Held::Until(held),
         }
@@ -259,6 +279,7 @@ impl Place {
             peer,
             local,
             budget: Arc::clone(&self.budget),
+            intake: self.intake.clone(),
             use_of: self.use_of.clone(),
             who: Who::default(),
         }
