@@ -59,6 +59,8 @@ pub(super) struct Sockets {
 pub struct Holder {
     /// Its number.
     pub pid: u32,
+    /// As whom it runs; `None` = it has ended.
+    user: Option<u32>,
     /// It and its ancestors.
     line: Vec<u32>,
     /// What it says about the instance that it belongs to.
@@ -220,9 +222,10 @@ fn command_of(pid: u32) -> String {
 
 impl Holder {
     fn of(pid: u32) -> Self {
-        let line = std::iter::successors(Some(pid), |pid| parent_of(*pid));
+        let line = std::iter::successors(Some(pid), |pid| Place::of(*pid)?.above());
         Self {
             pid,
+            user: user_of(pid),
             // Pids are re-used while they are read: a ring would be endless.
             line: line.take(1000).collect(),
             marks: Marks::of(pid),
@@ -237,10 +240,24 @@ impl Holder {
 
     /// Whether this process is `program`, that of `instance`, or was forked by it.
     pub fn is_of(&self, instance: &InstanceId, program: u32) -> bool {
-        // What detached itself has another parent, and still the marks of its instance. They
-        // carry its state directory, too, so that a namesake of another daemon is told apart.
-        let claims = self.marks.instance().as_ref() == Some(instance);
-        self.line.contains(&program) || (claims && Marks::of(program) == self.marks)
+        self.line.contains(&program) || self.is_left_to_guardian(program) || {
+            // One that left its guardian as well still bears the marks of its instance. They carry
+            // its state directory, too, so that a namesake of another daemon is told apart. Anybody
+            // can write them, so they are believed of the program's own user alone.
+            let claims = self.marks.instance().as_ref() == Some(instance);
+            let is_its_user = self.user.is_some() && self.user == user_of(program);
+            claims && is_its_user && Marks::of(program) == self.marks
+        }
+    }
+
+    /// Whether this is what `program` forked and left behind: its guardian is handed that, whatever
+    /// the process has made of its session, its user and its environment.
+    fn is_left_to_guardian(&self, program: u32) -> bool {
+        let guardian = Place::of(program).and_then(|place| place.above());
+        guardian.is_some_and(|guardian| {
+            let leads = Place::of(guardian).is_some_and(|place| place.session == guardian);
+            leads && self.line.contains(&guardian)
+        })
     }
 }
 
@@ -250,12 +267,36 @@ impl fmt::Display for Holder {
     }
 }
 
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in brackets, may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    (parent > 1).then_some(parent)
+/// Where a process stands among the others.
+struct Place {
+    parent: u32,
+    /// The process that began its session.
+    session: u32,
+}
+
+impl Place {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in brackets, may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        Some(Self {
+            parent: fields.nth(1)?.parse().ok()?,
+            session: fields.nth(1)?.parse().ok()?,
+        })
+    }
+
+    /// The parent, unless that is the first of all processes.
+    fn above(&self) -> Option<u32> {
+        (self.parent > 1).then_some(self.parent)
+    }
+}
+
+/// As whom process `pid` runs; `None` = it has ended.
+fn user_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// The variables by which a process tells which instance it belongs to.
@@ -288,6 +329,48 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    /// A program that is ended when this is dropped.
+    struct Program(Child);
+
+    impl Program {
+        fn marked(instance: &str, user: Option<u32>) -> Self {
+            let mut command = Command::new("sleep");
+            command.arg("600").stdin(Stdio::null());
+            command.env_clear().env("FLOWCTL_INSTANCE", instance);
+            command.env("FLOWCTL_INSTANCE_FILE", "/there/state/instances/one");
+            if let Some(user) = user {
+                command.uid(user);
+            }
+            Self(command.spawn().unwrap())
+        }
+    }
+
+    impl Drop for Program {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_marks_of_an_instance_are_believed_of_the_user_of_its_program_alone() {
+        let instance = "default.p.a.1.7";
+        let id: InstanceId = instance.parse().unwrap();
+        let program = Program::marked(instance, None);
+        let is_its = |other: &Program| Holder::of(other.0.id()).is_of(&id, program.0.id());
+        assert!(is_its(&program));
+        assert!(is_its(&Program::marked(instance, None)), "a detached one");
+        assert!(!is_its(&Program::marked("default.p.a.1.8", None)));
+        if rustix::process::geteuid().is_root() {
+            let strangers = Program::marked(instance, Some(65534));
+            assert!(!is_its(&strangers), "whoever likes can write the marks");
+        } else {
+            println!("SKIPPED: only root may start programs of other users");
+        }
+    }
 
     #[test]
     fn the_kernels_tables_are_understood() {
