@@ -17,7 +17,7 @@ use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
-    StopTarget, Timestamp, Workload,
+    StopTarget, Timestamp, VolumeSource, Workload,
 };
 
 /// Events shown.
@@ -294,6 +294,9 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
             field(text, "probe", &words);
         }
     }
+    for mount in mounts(spec) {
+        field(text, "mount", &mount);
+    }
     // Names only: values may be secrets.
     let names: Vec<&str> = spec.env.keys().map(String::as_str).collect();
     if !names.is_empty() {
@@ -306,6 +309,27 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
         let names = spec.inherit_env.join(" ");
         field(text, "variables", &format!("{names} of the daemon's own"));
     }
+}
+
+/// What a container is given of the host, of the engine and of memory.
+fn mounts(spec: &ComponentSpec) -> impl Iterator<Item = String> {
+    let is_container = matches!(spec.workload, Workload::Docker(_));
+    spec.volumes
+        .iter()
+        .filter(move |_| is_container)
+        .map(|volume| {
+            let what = match &volume.source {
+                VolumeSource::Bind(path) => format!("{} of the host", path.display()),
+                VolumeSource::Named(name) => format!("volume {name}"),
+                VolumeSource::Tmpfs => "memory".to_owned(),
+            };
+            let how = if volume.read_only {
+                "to read"
+            } else {
+                "to write"
+            };
+            format!("{what} at {}, {how}", volume.target)
+        })
 }
 
 /// Who is asked with what, and for how long it has time.
@@ -348,7 +372,8 @@ mod tests {
     use super::super::sample::{ago, now, snapshot};
     use super::*;
     use crate::driver::{LogLine, OutputStream};
-    use crate::model::{EventKind, ReplicaKey};
+    use crate::model::fixtures::{component, container};
+    use crate::model::{EventKind, ReplicaKey, Volume};
 
     fn target() -> Target {
         Target {
@@ -357,6 +382,31 @@ mod tests {
                 name: "ttp".parse().unwrap(),
             },
             component: "ttp-processor".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_a_container_has_of_the_host_is_listed() {
+        let mut spec = component("a", 1, &[]);
+        spec.workload = container();
+        let volume = |source, read_only| Volume {
+            source,
+            target: "/there".to_owned(),
+            read_only,
+        };
+        spec.volumes = vec![
+            volume(VolumeSource::Bind("/etc/hosts".into()), true),
+            volume(VolumeSource::Bind("/srv/p/out".into()), false),
+            volume(VolumeSource::Named("kept".to_owned()), false),
+        ];
+        let mut text = String::new();
+        definition(&spec, &mut text);
+        for line in [
+            "mount      /etc/hosts of the host at /there, to read",
+            "mount      /srv/p/out of the host at /there, to write",
+            "mount      volume kept at /there, to write",
+        ] {
+            assert!(text.contains(line), "{text}");
         }
     }
 
