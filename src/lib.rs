@@ -62,6 +62,8 @@ pub mod control_plane;
 pub mod daemon;
 pub mod driver;
 pub mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod manifest;
 pub mod metrics;
 pub mod model;

@@ -16,6 +16,8 @@ mod client;
 mod error;
 #[cfg(test)]
 mod field_effects;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod lines;
 mod routes;
 mod scrapers;

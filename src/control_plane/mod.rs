@@ -20,6 +20,8 @@ mod desk;
 mod diag;
 mod doors;
 mod environment;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod intake;
 mod legacy;
 mod listen;

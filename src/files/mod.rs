@@ -12,6 +12,8 @@
 //! **What it does not do.** It keeps nothing that it read, and logs nothing: contents are secrets.
 
 mod env;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod read;
 
 pub use env::{EnvFile, EnvMistake, EnvProblem, Literal, parse_env};

@@ -18,6 +18,8 @@ mod combinations;
 mod component;
 mod document;
 mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod graph;
 mod health;
 mod limits;

@@ -21,6 +21,8 @@
 mod batch;
 mod error;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod history;
 mod ledger;
 mod load;

@@ -16,7 +16,8 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 19] = [
+const ROOMS: [(&str, u8); 20] = [
+    ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),

@@ -6,8 +6,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::convert;
-use super::super::runs;
+use super::super::fuzzing::messages;
 use super::*;
 
 /// What an HTTP/2 client says first: the preface and an empty settings frame.
@@ -614,44 +613,12 @@ async fn health_and_reflection_answer_any_message_and_any_bytes_with_a_proper_co
     plane.end().await;
 }
 
-/// Any bytes as any request: it is decoded or refused, and what was decoded is converted or
-/// refused; nothing crashes.
-fn feed(bytes: &[u8]) {
-    if let Ok(info) = legacy::ServiceInfo::decode(bytes)
-        && let Ok(intro) = convert::introduction(info)
-    {
-        convert::topics(&intro.about);
-    }
-    if let Ok(request) = v1::RegisterRequest::decode(bytes) {
-        convert::introduction_v1(request).ok();
-    }
-    if let Ok(beat) = legacy::ServiceHeartbeat::decode(bytes) {
-        convert::id("service_id", &beat.service_id).ok();
-        convert::metrics_of_legacy(beat.metrics);
-    }
-    if let Ok(beat) = v1::HeartbeatRequest::decode(bytes) {
-        convert::health_of_v1(beat.status);
-        convert::metrics_of_v1(beat.metrics);
-    }
-    if let Ok(update) = legacy::UpdatePipelineRunRequest::decode(bytes) {
-        runs::change_of(update);
-    }
-    if let Ok(legacy::UpsertChunkRunRequest { chunk: Some(chunk) }) =
-        legacy::UpsertChunkRunRequest::decode(bytes)
-    {
-        let kept = runs::chunk_of(chunk, Timestamp::default());
-        serde_json::to_string(&runs::wire_chunk(&kept).chunk_id).unwrap();
-    }
-    v1::DiscoveryRequest::decode(bytes).ok();
-    v1::WaitForComponentRequest::decode(bytes).ok();
-}
-
 proptest! {
     #[test]
     fn no_bytes_crash_the_way_from_the_wire_to_the_owner(
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
-        feed(&bytes);
+        messages(&bytes);
     }
 
     #[test]
@@ -671,9 +638,9 @@ proptest! {
             let mut bytes = good;
             let position = position % bytes.len();
             bytes[position] = byte;
-            feed(&bytes);
+            messages(&bytes);
             bytes.truncate(cut % (bytes.len() + 1));
-            feed(&bytes);
+            messages(&bytes);
         }
     }
 }

@@ -194,6 +194,23 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Reads `bytes` as a configuration, and as what a helper answers.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn read_any(bytes: &[u8]) {
+    if let Ok(config) = serde_json::from_slice::<Config>(bytes) {
+        for key in [HUB_KEY, "registry.example:5000"] {
+            find(&config.auths, key).and_then(|entry| from_entry(entry, key));
+        }
+        for (key, entry) in &config.auths {
+            assert!(find(&config.auths, key).is_some());
+            from_entry(entry, key);
+        }
+    }
+    if let Ok(kept) = serde_json::from_slice::<Kept>(bytes) {
+        from_helper(kept, HUB_KEY);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,6 +40,8 @@ mod evidence;
 mod exec;
 mod failure;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod identity;
 mod images;
 mod mapping;

@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod kept;
 mod name;
 mod replica;

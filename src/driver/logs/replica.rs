@@ -605,7 +605,10 @@ pub(super) fn time(header: &[u8]) -> Option<i64> {
     let of_era = year.rem_euclid(400);
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
     let seconds = days * 86_400 + number(11, 13)? * 3_600 + number(14, 16)? * 60 + number(17, 19)?;
-    Some(seconds * 1_000_000_000 + number(20, 29)?)
+    // The years of four digits go on longer than 64 bits of nanoseconds do.
+    seconds
+        .checked_mul(1_000_000_000)?
+        .checked_add(number(20, 29)?)
 }
 
 #[cfg(test)]
@@ -622,6 +625,12 @@ mod tests {
             );
             assert_eq!(time(text.as_bytes()), Some(millis * 1_000_000), "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_counted_is_none() {
+        assert_eq!(time(b"9999-12-31T23:59:59.999999999Z"), None);
+        assert!(time(b"2262-04-11T23:47:16.854775807Z").is_some());
     }
 
     #[test]

@@ -43,6 +43,8 @@ mod exec;
 mod failure;
 mod foresee;
 mod fork_server;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod guard;
 mod handed;
 mod identity;

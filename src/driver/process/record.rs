@@ -426,6 +426,26 @@ impl Description {
     }
 }
 
+/// Reads `bytes` as the file of an instance: as it is, and with the checksums that it should have.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_any(bytes: &[u8]) {
+    let mut block = [b' '; SIZE];
+    let len = bytes.len().min(SIZE);
+    block[..len].copy_from_slice(&bytes[..len]);
+    let as_it_is = State::parse(&block);
+    for row in block.chunks_exact_mut(WIDTH) {
+        let sum = format!("{:016x}", hash(&row[..SUM]));
+        row[SUM..WIDTH - 1].copy_from_slice(sum.as_bytes());
+    }
+    for state in [as_it_is, State::parse(&block)].into_iter().flatten() {
+        assert!(!format!("{state:?}").is_empty());
+    }
+    let description = bytes.get(SIZE..).unwrap_or(bytes);
+    if let Ok(read) = serde_json::from_slice::<Description>(description) {
+        serde_json::to_vec(&read).expect("what was read can be written");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -275,7 +275,10 @@ impl<'a> Reader<'a> {
     fn strings(&mut self) -> Option<Strings<'a>> {
         let count = usize::try_from(self.number()?).ok()?;
         let bytes = self.blob()?;
-        Some(Strings { count, bytes })
+        // The count decides about memory, so it is not believed.
+        let are_all = memchr::memchr_iter(0, bytes).count() == count;
+        let is_ended = bytes.last().is_none_or(|last| *last == 0);
+        (are_all && is_ended).then_some(Strings { count, bytes })
     }
 
     fn program(&mut self) -> Option<Program<'a>> {
