@@ -15,6 +15,7 @@
 //! | 0 | [`model`] | the vocabulary: every concept as one type, from YAML to status |
 //! | 1 | [`manifest`] | YAML text to pipelines, or to every problem with its place |
 //! | 1 | [`planner`] | what to do, given what is wanted, what is seen, and the time |
+//! | 1 | [`conditions`] | what is wrong, since when, and whom it holds up |
 //! | 1 | [`clock`] | wall time that tests can move |
 //! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
 //! | 1 | [`ownership`] | who else could change what a path names |
@@ -28,6 +29,7 @@
 //! | 4 | [`control_plane`] | what components call: both gRPC services, tokens, TLS |
 //! | 4 | [`api`] | what the command line and scripts call, and its client |
 //! | 4 | [`metrics`] | what scrapers read: a snapshot and the daemon itself, as metrics |
+//! | 4 | [`notify`] | tells people and programs what is wrong, without being asked |
 //! | 4 | [`telemetry`] | the daemon's log |
 //! | 5 | [`daemon`] | wires all of the above |
 //! | 6 | [`cli`] | what people type, and what they read |
@@ -58,6 +60,7 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod conditions;
 pub mod control_plane;
 pub mod daemon;
 pub mod driver;
@@ -67,6 +70,7 @@ pub mod fuzzing;
 pub mod manifest;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod ownership;
 pub mod planner;
 pub mod preflight;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorCode};
 use super::wire::{
     ApplyRequest, CallerVariables, EventQuery, Remarks, VolumesAnswer, VolumesRequest,
 };
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogQuery, LogStream};
-use crate::model::{ComponentId, Event, PipelineKey, PipelineSpec, Problem, Snapshot};
+use crate::model::{
+    ComponentId, Event, Notifications, PipelineKey, PipelineSpec, Problem, Snapshot, TargetName,
+};
 use crate::reconciler::{ReconcilerHandle, Source};
 
 /// The daemon as the server sees it.
@@ -101,6 +103,32 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Told of every request that was answered: by which route, with which HTTP status.
     fn answered(&self, _route: &'static str, _status: u16) {}
+
+    /// Who is told of what is wrong, and what waits to be.
+    ///
+    /// # Errors
+    /// When nobody tells anybody, since no daemon runs.
+    async fn notifications(&self) -> Result<Notifications, ApiError> {
+        Err(nobody_is_told())
+    }
+
+    /// Sends a test to a target by the very way that messages take.
+    ///
+    /// # Errors
+    /// When there is no such target, or it does not take it.
+    async fn notify_test(&self, target: TargetName) -> Result<(), ApiError> {
+        tracing::debug!(%target, "nobody is there to tell it");
+        Err(nobody_is_told())
+    }
+}
+
+/// Why there are no notifications.
+pub fn nobody_is_told() -> ApiError {
+    ApiError::new(
+        ErrorCode::ShuttingDown,
+        "no daemon runs, so nobody is told of anything",
+    )
+    .with_hint("`flowctl daemon` or `flowctl apply` starts one")
 }
 
 /// Metrics as a scraper reads them.

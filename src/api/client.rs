@@ -31,7 +31,10 @@ use super::wire::{
     ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, KeptEntry, KeptLogs,
     LogParams, MetricsForm, RemovedLogs, VersionAnswer, VolumesAnswer, VolumesRequest,
 };
-use crate::model::{ComponentId, ComponentList, Event, PipelineKey, PipelineSpec, Snapshot};
+use crate::model::{
+    ComponentId, ComponentList, Event, Notifications, PipelineKey, PipelineSpec, Snapshot,
+    TargetName,
+};
 
 /// A daemon that is alive accepts within this, unless thousands wait before us.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -321,6 +324,24 @@ impl Client {
     /// See [`ClientError`].
     pub async fn volumes(&self, request: &VolumesRequest) -> Result<VolumesAnswer, ClientError> {
         self.post("/v1/volumes", request).await
+    }
+
+    /// Who is told of what is wrong, and what waits to be.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn notifications(&self) -> Result<Notifications, ClientError> {
+        self.ask(Method::GET, "/v1/notify", QUESTION).await
+    }
+
+    /// Sends a test to a notification target; answered once that took it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn notify_test(&self, target: &TargetName) -> Result<(), ClientError> {
+        let path = format!("/v1/notify/{target}/test");
+        let _taken: serde_json::Value = self.ask(Method::POST, &path, COMMAND).await?;
+        Ok(())
     }
 
     /// Takes everything down and ends the daemon; answered once that is recorded.

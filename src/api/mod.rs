@@ -30,7 +30,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Checked, Exposition, Loaded};
+pub use backend::{Backend, Checked, Exposition, Loaded, nobody_is_told};
 pub use client::{Client, ClientError, DaemonProcess};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use lines::Lines;

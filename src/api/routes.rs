@@ -25,8 +25,12 @@ use super::wire::{
     KeptEntry, KeptLogs, LogParams, LogsOf, RemovedLogs, VersionAnswer, VolumesAnswer,
     VolumesRequest, WhenUnready,
 };
+use crate::conditions::{Health, health};
 use crate::driver::{Follow, LogQuery, Runs};
-use crate::model::{ComponentId, ComponentList, Namespace, PipelineKey, PipelineName, Problem};
+use crate::model::{
+    ComponentId, ComponentList, Namespace, Notifications, PipelineKey, PipelineName, Problem,
+    TargetName,
+};
 use crate::planner::diff::{PipelineDiff, diff};
 use crate::reconciler::Refusal;
 
@@ -40,6 +44,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
+        .route("/v1/health", get(verdict))
         .route("/v1/components", get(components))
         .route("/v1/apply", post(apply))
         .route("/v1/diff", post(compare))
@@ -48,6 +53,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/logs/kept", get(kept_logs))
         .route("/v1/down", post(down))
         .route("/v1/volumes", post(volumes))
+        .route("/v1/notify", get(notifications))
+        .route("/v1/notify/{name}/test", post(notify_test))
         .route(
             "/v1/pipelines/{namespace}/{name}",
             get(definition).delete(delete),
@@ -158,6 +165,11 @@ async fn status(
         return Ok(json(server::json_line(&*snapshot)));
     }
     Ok(json(shared.written(&snapshot)))
+}
+
+/// 200 as long as the daemon answers: how all of it is stands in the body.
+async fn verdict(State(shared): State<Arc<Shared>>) -> Json<Health> {
+    Json(health(&shared.backend.owner().snapshots().borrow()))
 }
 
 async fn components(State(shared): State<Arc<Shared>>) -> Answer<Json<ComponentList>> {
@@ -425,6 +437,19 @@ async fn ask(
 async fn volumes(State(shared): State<Arc<Shared>>, sent: Sent) -> Answer<Json<VolumesAnswer>> {
     let request: VolumesRequest = parsed(&shared.bodies.read(sent).await?)?;
     Ok(Json(shared.backend.volumes(request).await?))
+}
+
+async fn notifications(State(shared): State<Arc<Shared>>) -> Answer<Json<Notifications>> {
+    Ok(Json(shared.backend.notifications().await?))
+}
+
+async fn notify_test(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<TargetName>, PathRejection>,
+) -> Answer<Response> {
+    let Path(target) = understood(path)?;
+    shared.backend.notify_test(target).await?;
+    Ok(done())
 }
 
 async fn down(State(shared): State<Arc<Shared>>) -> Answer<Response> {

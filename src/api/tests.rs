@@ -179,6 +179,7 @@ fn snapshot(generation: u64) -> Arc<Snapshot> {
             durable_why: None,
             control_plane: None,
         }),
+        conditions: Vec::new(),
         pipelines: vec![Arc::new(pipeline.unwrap())],
     })
 }
@@ -285,7 +286,10 @@ fn obey(command: Command) {
             let found = (wanted == known).then_some((Generation(1), spec));
             reply.send(found).is_ok()
         }
-        Command::Problem { .. } | Command::Note { .. } | Command::Registry(_) => true,
+        Command::Problem { .. }
+        | Command::Note { .. }
+        | Command::Reported { .. }
+        | Command::Registry(_) => true,
     };
     assert!(reached, "the asker waits for its answer");
 }

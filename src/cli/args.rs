@@ -1,6 +1,9 @@
 //! What can be typed. Nothing but clap, and the words that only clap needs.
 
 mod control;
+mod notify;
+mod status;
+mod steer;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +15,9 @@ use crate::api::{MetricsForm, Orchestrator};
 use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
+pub use notify::{Notify, NotifyVerb};
+pub use status::{CheckHow, Status};
+pub use steer::{Delete, Restart, Steer};
 
 /// Runs data pipelines unattended: declared in a file, kept as declared.
 ///
@@ -121,6 +127,8 @@ pub enum Verb {
     Why(Why),
     /// Show what happened
     Events(Events),
+    /// Show who is told of what is wrong, and try whether that works
+    Notify(Notify),
     /// Show what components wrote
     Logs(Logs),
     /// Show what components use: processor, memory, processes, open files
@@ -288,36 +296,6 @@ pub struct Run {
     pub engine: Engine,
 }
 
-/// `flowctl status`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    flowctl status\n  \
-    flowctl status -o wide            with what it uses, pids, addresses and the last exit\n  \
-    flowctl status --check || page    exit 1 unless all is settled and nothing has failed\n  \
-    flowctl status -o json | jq '.pipelines[].components[].replicas[].phase'\n\n\
-    Without a daemon it looks for itself and says so.")]
-pub struct Status {
-    /// Only these pipelines
-    #[arg(value_name = "PIPELINE", conflicts_with = "control_plane_address")]
-    pub pipelines: Vec<String>,
-    /// How to print the answer
-    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
-    pub output: StatusFormat,
-    /// Measure what each replica uses, as `-o wide` does: cores, memory, processes, open files
-    #[arg(long, conflicts_with_all = ["watch", "control_plane_address"])]
-    pub usage: bool,
-    /// Go on showing each change
-    #[arg(long, short, conflicts_with = "control_plane_address")]
-    pub watch: bool,
-    /// Show instead who is registered elsewhere.
-    #[command(flatten)]
-    pub remote: Remote,
-    /// Exit 1 unless a daemon is in charge, every pipeline is settled, its file is good and
-    /// nothing has failed
-    #[arg(long, conflicts_with_all = ["watch", "control_plane_address"])]
-    pub check: bool,
-}
-
 /// `flowctl describe`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -327,6 +305,9 @@ pub struct Describe {
     /// A pipeline, or a component as [PIPELINE/]COMPONENT
     #[arg(value_name = "NAME")]
     pub name: String,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
 }
 
 /// `flowctl why`.
@@ -337,6 +318,9 @@ pub struct Why {
     /// Which component
     #[arg(value_name = "[PIPELINE/]COMPONENT")]
     pub component: String,
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
 }
 
 /// `flowctl events`.
@@ -349,6 +333,14 @@ pub struct Events {
     /// Only of this pipeline or component
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
+    /// Only of pipelines that are there and bear this label; may be repeated
+    #[arg(
+        long = "label",
+        short = 'l',
+        value_name = "KEY=VALUE",
+        conflicts_with = "name"
+    )]
+    pub labels: Vec<Pair>,
     /// Go on with what happens from now on
     #[arg(long, short)]
     pub follow: bool,
@@ -375,8 +367,16 @@ pub struct Logs {
     /// Which components or pipelines, deleted ones too; none = all that are there
     #[arg(value_name = "[PIPELINE/]COMPONENT")]
     pub components: Vec<String>,
+    /// Only of pipelines that bear this label; may be repeated
+    #[arg(
+        long = "label",
+        short = 'l',
+        value_name = "KEY=VALUE",
+        conflicts_with = "components"
+    )]
+    pub labels: Vec<Pair>,
     /// List the logs that are kept of what is deleted
-    #[arg(long, conflicts_with_all = ["components", "follow", "previous", "since", "until", "tail"])]
+    #[arg(long, conflicts_with_all = ["labels", "components", "follow", "previous", "since", "until", "tail"])]
     pub deleted: bool,
     /// Go on with what is written from now on
     #[arg(long, short)]
@@ -467,53 +467,6 @@ impl From<MetricsFormat> for MetricsForm {
     }
 }
 
-/// `flowctl start`, `stop` and `restart`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    flowctl restart ledger-source\n  \
-    flowctl stop ttp/ledger-source --no-wait")]
-pub struct Steer {
-    /// Which components
-    #[arg(value_name = "[PIPELINE/]COMPONENT", required = true)]
-    pub components: Vec<String>,
-    /// Whether and how long to wait.
-    #[command(flatten)]
-    pub patience: Patience,
-}
-
-/// `flowctl restart`.
-#[derive(Debug, Args)]
-pub struct Restart {
-    /// Which components, and whether to wait.
-    #[command(flatten)]
-    pub steer: Steer,
-    /// Pull the image of a container first, and run what its name means then. It is stopped once
-    /// that has succeeded. Without this the image that it ran runs again
-    #[arg(long)]
-    pub pull: bool,
-}
-
-/// `flowctl delete`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    flowctl delete ttp\n\n\
-    Its components are stopped in reverse order. The file is left alone.")]
-pub struct Delete {
-    /// Which pipelines, as [NAMESPACE/]NAME
-    #[arg(value_name = "PIPELINE", required = true)]
-    pub pipelines: Vec<String>,
-    /// Remove the named volumes of its containers too, with their data. Without it they are kept
-    #[arg(long, conflicts_with = "no_wait")]
-    pub volumes: bool,
-    /// Remove its logs too, also of a pipeline that is deleted already. Without it they are kept for
-    /// the daemon's `--keep-logs`
-    #[arg(long, conflicts_with = "no_wait")]
-    pub logs: bool,
-    /// Whether and how long to wait.
-    #[command(flatten)]
-    pub patience: Patience,
-}
-
 /// `flowctl down`.
 #[derive(Debug, Args)]
 #[command(
@@ -522,6 +475,9 @@ pub struct Delete {
     repeated."
 )]
 pub struct Down {
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
     /// Remove the named volumes of containers too, with their data. Without it they are kept
     #[arg(long)]
     pub volumes: bool,
@@ -569,6 +525,14 @@ pub struct Daemon {
         value_name = "ADDRESS:PORT"
     )]
     pub metrics_address: Option<std::net::SocketAddr>,
+    /// The file that says who is told of what is wrong [default: notify.yaml in the state directory]
+    #[arg(
+        long,
+        env = "FLOWCTL_NOTIFY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub notify: Option<PathBuf>,
     /// Keep nothing: whatever the state directory is, state goes to a folder of its own, which is
     /// removed at the end
     #[arg(long)]
@@ -723,6 +687,9 @@ mod tests {
             "run --orchestrator docker --keep-logs",
             "status -o wide --check",
             "status --watch -o json",
+            "status --check=nagios -l team=data ttp",
+            "stop -l team=data -o json",
+            "notify test on-call -o json",
             "why ttp/source",
             "events -f -o json",
             "logs a b -f --since 10m --tail 100 --timestamps",

@@ -9,6 +9,7 @@ use super::host::DaemonOptions;
 use super::spawn;
 use super::{Context, Global, Stateless};
 use crate::driver::process;
+use crate::notify::{FILE, Source};
 
 pub(super) fn run(cx: &mut Context<'_>, args: Daemon) -> Result<Exit, Failure> {
     begin(&args)?;
@@ -36,7 +37,13 @@ fn begin(args: &Daemon) -> Result<(), Failure> {
 }
 
 fn options(global: &Global, state_dir: PathBuf, args: Daemon) -> DaemonOptions {
+    let notify = match args.notify {
+        // The daemon may work elsewhere than here.
+        Some(file) => Source::Named(std::path::absolute(&file).unwrap_or(file)),
+        None => Source::Usual(state_dir.join(FILE)),
+    };
     DaemonOptions {
+        notify,
         state_dir,
         log: global.log.clone(),
         log_format: args.log_format.into(),

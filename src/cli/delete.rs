@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::args::Delete;
+use serde_json::json;
+
+use super::args::{Delete, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::logs::kept_targets;
@@ -47,8 +49,22 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
         let reached = wait::until(&cx.client, &goal, args.patience.timeout).await?;
         ("deleted", wait::unrecorded(reached))
     };
-    for key in &keys {
-        cx.out.put(&format!("{key} {word}\n"))?;
+    match args.output {
+        TextOrJson::Text => {
+            for key in &keys {
+                cx.out.put(&format!("{key} {word}\n"))?;
+            }
+        }
+        TextOrJson::Json => {
+            let all = keys.iter().map(
+                |key| json!({"namespace": key.namespace, "pipeline": key.name, "outcome": word}),
+            );
+            let answer = json!({
+                "pipelines": all.collect::<Vec<_>>(),
+                "recorded": unrecorded.is_none(),
+            });
+            cx.out.line(answer.to_string().as_bytes())?;
+        }
     }
     if let Some(why) = unrecorded {
         tell(&format!(
@@ -60,16 +76,19 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
     if args.logs {
         for key in keys.iter().chain(&gone) {
             let bytes = cx.client.remove_logs(key).await?;
-            cx.out
-                .put(&format!("logs of {key} removed ({})\n", size(bytes)))?;
+            say(
+                cx,
+                args.output,
+                &format!("logs of {key} removed ({})", size(bytes)),
+            )?;
         }
     }
     if names.is_empty() {
         return Ok(Exit::Done);
     }
     if args.volumes {
-        tell_volumes(cx, names, Fate::Remove).await?;
-    } else if let Err(error) = tell_volumes(cx, names, Fate::Keep).await {
+        tell_volumes(cx, args.output, names, Fate::Remove).await?;
+    } else if let Err(error) = tell_volumes(cx, args.output, names, Fate::Keep).await {
         // What was asked for is done.
         tell(&format!(
             "warning: which volumes are kept is not known: {error}"
@@ -98,18 +117,32 @@ async fn volumes_of(cx: &Context<'_>, keys: &[PipelineKey]) -> Result<Vec<String
     Ok(names.into_iter().collect())
 }
 
+/// A line for people: beside the answer, where that is for programs.
+fn say(cx: &mut Context<'_>, output: TextOrJson, line: &str) -> Result<(), Failure> {
+    match output {
+        TextOrJson::Text => cx.out.put(&format!("{line}\n"))?,
+        TextOrJson::Json => tell(line),
+    }
+    Ok(())
+}
+
 /// Says what became of named volumes.
-async fn tell_volumes(cx: &mut Context<'_>, names: Vec<String>, fate: Fate) -> Result<(), Failure> {
+async fn tell_volumes(
+    cx: &mut Context<'_>,
+    output: TextOrJson,
+    names: Vec<String>,
+    fate: Fate,
+) -> Result<(), Failure> {
     let why = match fate {
         Fate::Keep => "`--volumes` would have removed it, and `flowctl down --volumes` does",
         Fate::Remove => "another pipeline names it, or a container uses it",
     };
     let answer = cx.client.volumes(&VolumesRequest { names, fate }).await?;
     for name in answer.removed {
-        cx.out.put(&format!("volume {name} removed\n"))?;
+        say(cx, output, &format!("volume {name} removed"))?;
     }
     for name in answer.kept {
-        cx.out.put(&format!("volume {name} kept; {why}\n"))?;
+        say(cx, output, &format!("volume {name} kept; {why}"))?;
     }
     Ok(())
 }

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::Context;
-use super::args::{Describe, Why};
+use super::args::{Describe, TextOrJson, Why};
 use super::components::age;
 use super::events;
 use super::exit::{Exit, Failure};
@@ -17,7 +19,7 @@ use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
-    StopTarget, Timestamp, VolumeSource, Workload,
+    StatusCondition, StopTarget, Timestamp, VolumeSource, Workload,
 };
 
 /// Events shown.
@@ -29,6 +31,10 @@ pub(super) async fn why(cx: &mut Context<'_>, args: Why) -> Result<Exit, Failure
     let snapshot = reader::status(cx).await?;
     let target = component(&snapshot, cx.global.namespace.as_ref(), &args.component)?;
     let account = account(cx, &snapshot, target).await?;
+    if args.output == TextOrJson::Json {
+        cx.out.line(account.json().to_string().as_bytes())?;
+        return Ok(Exit::Done);
+    }
     let text = account.why(cx.out.look().style, cx.clock.now());
     cx.out.put(&text)?;
     Ok(Exit::Done)
@@ -41,6 +47,11 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Fa
         Named::Pipeline(key) => {
             let events = recent(cx, &key, None).await?;
             let only = narrowed(snapshot, Some(&key.namespace), &[key.name.to_string()])?;
+            if args.output == TextOrJson::Json {
+                let answer = json!({"pipeline": only.pipelines.first(), "events": events});
+                cx.out.line(answer.to_string().as_bytes())?;
+                return Ok(Exit::Done);
+            }
             let mut text = status(&only, Columns::Usual, look, now);
             recent_events(&events, look.style, &mut text);
             text
@@ -60,6 +71,11 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Fa
                 ) => return Err(error.into()),
             };
             let account = account(cx, &snapshot, target).await?;
+            if args.output == TextOrJson::Json {
+                // Without the definition: its values may be secrets.
+                cx.out.line(account.json().to_string().as_bytes())?;
+                return Ok(Exit::Done);
+            }
             account.whole(spec.as_ref(), look, now)
         }
     };
@@ -119,6 +135,24 @@ async fn recent(
 }
 
 impl Account<'_> {
+    /// All of it, for programs.
+    fn json(&self) -> serde_json::Value {
+        let id = &self.component.id;
+        let concerns = |condition: &&StatusCondition| {
+            condition.component.as_ref() == Some(id)
+                || condition.blocks.iter().any(|path| path.component == *id)
+        };
+        let conditions: Vec<_> = self.pipeline.conditions.iter().filter(concerns).collect();
+        json!({
+            "namespace": self.pipeline.namespace,
+            "pipeline": self.pipeline.name,
+            "component": self.component,
+            "conditions": conditions,
+            "events": self.events,
+            "last_lines": self.lines,
+        })
+    }
+
     /// The state of each replica, why it is so, what comes next, and what led there.
     fn why(&self, style: Style, now: Timestamp) -> String {
         let mut text = String::new();

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::args::Down;
+use serde_json::json;
+
+use super::args::{Down, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::out::tell;
@@ -43,6 +45,16 @@ fn volumes(cx: &mut Context<'_>, args: &Down, exit: Exit) -> Result<(), Failure>
         (Volumes::Keep, "`flowctl down --volumes` removes it")
     };
     let cleaned = cx.host.volumes(&cx.state_dir, fate)?;
+    if args.output == TextOrJson::Json {
+        let answer = json!({
+            "outcome": "down",
+            "recorded": !starts_again,
+            "volumes_removed": cleaned.volumes_removed,
+            "volumes_kept": cleaned.volumes_kept,
+        });
+        cx.out.line(answer.to_string().as_bytes())?;
+        return Ok(());
+    }
     for name in &cleaned.volumes_removed {
         cx.out.put(&format!("volume {name} removed\n"))?;
     }
@@ -70,7 +82,9 @@ fn attempt(cx: &mut Context<'_>, args: &Down) -> Result<Exit, Failure> {
         }
         Err(other) => return Err(other),
     }
-    cx.out.put("everything is down\n")?;
+    if args.output == TextOrJson::Text {
+        cx.out.put("everything is down\n")?;
+    }
     match (memory(cx), durability) {
         (Memory::Empty, _) | (Memory::Unknown, Durability::Recorded) => Ok(Exit::Done),
         (Memory::Pipelines, _) | (Memory::Unknown, Durability::Failing) => {

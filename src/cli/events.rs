@@ -5,7 +5,7 @@ use super::args::{Events, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::reader;
 use super::status::ended;
-use super::target::{Named, either};
+use super::target::{Named, either, labelled};
 use super::text::{Style, Tone, clean, paint};
 use crate::api::{ClientError, EventQuery};
 use crate::model::{Event, EventKind, Namespace, ReplicaKey, Snapshot};
@@ -17,20 +17,23 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Fail
     } else {
         reader::status(cx).await?
     };
-    let query = query(cx, &args, &snapshot)?;
+    let snapshot = labelled(snapshot, &args.labels)?;
+    let mut query = query(cx, &args, &snapshot)?;
+    // The newest of those that are meant are picked here.
+    let is_picked = !args.labels.is_empty() && !args.follow;
+    if let Some(tail) = query.tail.take_if(|_| is_picked) {
+        return last_labelled(cx, &args, &snapshot, query, tail).await;
+    }
     let mut lines = cx.client.events(&query).await?;
     let style = cx.out.look().style;
     while let Some(written) = lines.next().await? {
+        if !args.labels.is_empty() && !is_of(&snapshot, &understood(cx, &written)?) {
+            continue;
+        }
         match args.output {
             TextOrJson::Json => cx.out.line(&written)?,
             TextOrJson::Text => {
-                let event = serde_json::from_slice(&written).map_err(|error| {
-                    Failure::Daemon(ClientError::Broken {
-                        state_dir: cx.state_dir.clone(),
-                        question: "/v1/events".to_owned(),
-                        why: error.to_string(),
-                    })
-                })?;
+                let event = understood(cx, &written)?;
                 cx.out.put(&line(&event, style))?;
             }
         }
@@ -42,6 +45,48 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Fail
         return Err(ended(cx));
     }
     Ok(Exit::Done)
+}
+
+/// The last `tail` events of pipelines that are in `snapshot`.
+async fn last_labelled(
+    cx: &mut Context<'_>,
+    args: &Events,
+    snapshot: &Snapshot,
+    query: EventQuery,
+    tail: usize,
+) -> Result<Exit, Failure> {
+    let mut events = cx.client.kept_events(query).await?;
+    events.retain(|event| is_of(snapshot, event));
+    let style = cx.out.look().style;
+    for event in events.iter().skip(events.len().saturating_sub(tail)) {
+        match args.output {
+            TextOrJson::Json => {
+                let json = serde_json::to_vec(event).expect("an event has string keys only");
+                cx.out.line(&json)?;
+            }
+            TextOrJson::Text => cx.out.put(&line(event, style))?,
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn understood(cx: &Context<'_>, written: &[u8]) -> Result<Event, Failure> {
+    serde_json::from_slice(written).map_err(|error| {
+        Failure::Daemon(ClientError::Broken {
+            state_dir: cx.state_dir.clone(),
+            question: "/v1/events".to_owned(),
+            why: error.to_string(),
+        })
+    })
+}
+
+/// Whether an event is of a pipeline that is in `snapshot`.
+fn is_of(snapshot: &Snapshot, event: &Event) -> bool {
+    let mut pipelines = snapshot.pipelines.iter();
+    pipelines.any(|status| {
+        event.namespace.as_ref() == Some(&status.namespace)
+            && event.pipeline.as_ref() == Some(&status.name)
+    })
 }
 
 fn query(cx: &Context<'_>, args: &Events, snapshot: &Snapshot) -> Result<EventQuery, Failure> {

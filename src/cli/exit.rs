@@ -39,6 +39,15 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// What a check plugin ends with when somebody should look.
+    pub const WARNING: Self = Self::Differs;
+    /// What a check plugin ends with when something is badly wrong.
+    pub const CRITICAL: Self = Self::Usage;
+    /// What a check plugin ends with when nothing could be found out.
+    pub const UNKNOWN: Self = Self::ManifestInvalid;
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -367,6 +367,7 @@ mod tests {
         Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: None,
+            conditions: Vec::new(),
             pipelines: vec![Arc::new(status)],
         }
     }

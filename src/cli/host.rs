@@ -11,6 +11,7 @@ use super::text::Style;
 use crate::api::{Backend, Orchestrator, Remarks, SourceInput};
 use crate::daemon::{CleanedUp, Volumes};
 use crate::model::{HumanDuration, Namespace, PipelineSpec};
+use crate::notify::Source;
 use crate::telemetry::LogFormat;
 
 /// The rest of the program, as the command line sees it. None of its functions needs a runtime;
@@ -99,6 +100,8 @@ pub struct DaemonOptions {
     pub keep_logs: HumanDuration,
     /// Where scrapers are answered beside the socket.
     pub metrics_address: Option<std::net::SocketAddr>,
+    /// Which file says who is told of what is wrong.
+    pub notify: Source,
 }
 
 /// How `flowctl run` is to run.

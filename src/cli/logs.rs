@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::last_lines::next_entry;
 use super::reader;
 use super::status::ended;
-use super::target::{Target, component, deleted, key, pipeline};
+use super::target::{Target, component, deleted, key, labelled, pipeline};
 use super::text::{Style, Tone, clean, paint, short, size};
 use crate::api::{KeptEntry, Lines, LogEntry, LogParams, StreamName};
 use crate::model::{
@@ -58,7 +58,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
 }
 
 async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
-    let snapshot = reader::status(cx).await?;
+    let snapshot = labelled(reader::status(cx).await?, &args.labels)?;
     let namespace = cx.global.namespace.clone();
     let namespace = namespace.as_ref();
     let mut wanted = Wanted::new();

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use crate::control_plane::DEFAULT_PORT;
 use crate::model::{
-    ComponentStatus, DaemonStatus, ExitSummary, Limit, Namespace, PhaseName, PipelineStatus,
-    ReplicaKey, ReplicaStatus, Signal, Snapshot, Timestamp, Usage,
+    ComponentPath, ComponentStatus, ConditionKind, DaemonStatus, ExitSummary, Limit, Namespace,
+    PhaseName, PipelineStatus, ReplicaKey, ReplicaStatus, Severity, Signal, Snapshot, Timestamp,
+    Usage,
 };
 
 use super::components::age;
@@ -35,6 +36,7 @@ pub fn status(snapshot: &Snapshot, columns: Columns, look: Look, now: Timestamp)
         not_durable(daemon, look, &mut text);
         control_plane(daemon, columns, &mut text);
     }
+    troubles(snapshot, look, now, &mut text);
     if snapshot.pipelines.is_empty() {
         text.push_str("no pipelines; `flowctl apply -f FILE` brings one\n");
         return text;
@@ -101,6 +103,60 @@ fn not_durable(daemon: &DaemonStatus, look: Look, text: &mut String) {
     );
     text.push_str(&paint(&line, Tone::Bad, look.style));
     text.push_str("\n\n");
+}
+
+/// So many components that a condition holds up are named.
+const NAMED: usize = 3;
+
+/// What is wrong, the gravest first, a line each, and whom it holds up.
+fn troubles(snapshot: &Snapshot, look: Look, now: Timestamp, text: &mut String) {
+    let mut is_any = false;
+    for condition in snapshot.all_conditions() {
+        match condition.kind {
+            // Told already, with what it means.
+            ConditionKind::NotDurable => continue,
+            ConditionKind::Blind
+            | ConditionKind::Failed
+            | ConditionKind::Crashloop
+            | ConditionKind::Unready
+            | ConditionKind::Stalled
+            | ConditionKind::Rejected
+            | ConditionKind::Oom
+            | ConditionKind::OverRestarting
+            | ConditionKind::Undelivered => is_any = true,
+        }
+        let tone = match condition.kind.severity() {
+            Severity::Critical => Tone::Bad,
+            Severity::Warning => Tone::Moving,
+        };
+        let kind = paint(&condition.kind.to_string(), tone, look.style);
+        let mut line = format!(
+            "{kind}  {}  for {}",
+            condition.subject(),
+            short(now.since(condition.since))
+        );
+        if !condition.why.is_empty() {
+            line.push_str(&format!(": {}", clean(&condition.why)));
+        }
+        line.push_str(&held_up(&condition.blocks));
+        text.push_str(&line);
+        text.push('\n');
+    }
+    if is_any {
+        text.push('\n');
+    }
+}
+
+/// `; holds up ttp/reader, ttp/sink and 3 more`.
+fn held_up(blocks: &[ComponentPath]) -> String {
+    let (named, more) = blocks.split_at(blocks.len().min(NAMED));
+    let name = |path: &ComponentPath| format!("{}/{}", path.pipeline, path.component);
+    let named: Vec<String> = named.iter().map(name).collect();
+    match (named.is_empty(), more.len()) {
+        (true, _) => String::new(),
+        (false, 0) => format!("; holds up {}", named.join(", ")),
+        (false, more) => format!("; holds up {} and {more} more", named.join(", ")),
+    }
 }
 
 /// Where components reach us, when it is asked for or is not where they look by themselves.
@@ -530,6 +586,33 @@ mod tests {
         import           source     completed  no     0         1m30s  process  -    -    -      -              -      default.ttp.import.0.1         v1:00000000000000aa  -                     -          -                   exit 0
         cache            sink       unknown    no     0         1m1s   process  -    -    -      -              -      default.ttp.cache.0.1          v1:00000000000000aa  -                     -          -                   the docker driver does not answer: connection refused
         spare            sink       -          -      -         -      process  -    -    -      -              -      -                              -                    -                     -          -                   0 replicas wanted
+        ");
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first_with_its_cause_and_whom_it_holds_up() {
+        let mut wrong = snapshot();
+        edit(&mut wrong, |pipeline| {
+            pipeline.components.truncate(1);
+            let path = |id: &str| format!("default/ttp/{id}").try_into().unwrap();
+            pipeline.conditions = vec![crate::model::StatusCondition {
+                component: Some("ttp-processor".parse().unwrap()),
+                namespace: Some(pipeline.namespace.clone()),
+                pipeline: Some(pipeline.name.clone()),
+                blocks: ["a", "b", "c", "d"].map(path).to_vec(),
+                ..crate::conditions::whole(
+                    ConditionKind::Crashloop,
+                    super::super::sample::ago(300),
+                    "exit 1 (failure 5)".to_owned(),
+                )
+            }];
+        });
+        insta::assert_snapshot!(status(&wrong, Columns::Usual, plain(None), now()), @r"
+        crashloop  ttp/ttp-processor  for 5m0s: exit 1 (failure 5); holds up ttp/a, ttp/b, ttp/c and 1 more
+
+        ttp  generation 3  not settled  1 of 1 ready  /srv/ttp/pipeline.yaml
+        COMPONENT      ROLE    STATE    READY  RESTARTS  SINCE  DRIVER   WHY
+        ledger-source  source  running  yes    0         3h4m   process
         ");
     }
 

@@ -71,6 +71,8 @@ pub fn pipeline(components: Vec<ComponentStatus>) -> PipelineStatus {
         settled: false,
         deleting: false,
         problem: None,
+        labels: BTreeMap::new(),
+        conditions: Vec::new(),
         components,
     }
 }
@@ -121,6 +123,7 @@ pub fn snapshot() -> Snapshot {
             durable_why: None,
             control_plane: Some("127.0.0.1:8080".to_owned()),
         }),
+        conditions: Vec::new(),
         pipelines: vec![Arc::new(pipeline(vec![
             component("ledger-source", Role::Source, vec![source]),
             component("ttp-processor", Role::Processor, vec![first, second]),

@@ -4,20 +4,25 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::args::{Status, StatusFormat};
+use super::args::{CheckHow, Status, StatusFormat};
 use super::components;
 use super::exit::{Exit, Failure};
 use super::out::tell;
 use super::reader::{self, understood};
 use super::render::{Columns, status, unsettled};
-use super::target::narrowed;
+use super::target::{labelled, narrowed};
+use super::text::clean;
 use super::{Context, Stateless};
 use crate::api::ClientError;
+use crate::conditions::{Health, HealthColour, health};
 use crate::model::{ComponentList, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
         return watch(cx, &args).await;
+    }
+    if args.check == Some(CheckHow::Nagios) {
+        return plugin(cx, &args).await;
     }
     let measured = args.usage || args.output == StatusFormat::Wide;
     let written = if measured {
@@ -25,8 +30,9 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
     } else {
         reader::status_text(cx).await?
     };
-    let is_whole = args.pipelines.is_empty() && cx.global.namespace.is_none();
-    if is_whole && args.output == StatusFormat::Json && !args.check {
+    let is_whole =
+        args.pipelines.is_empty() && args.labels.is_empty() && cx.global.namespace.is_none();
+    if is_whole && args.output == StatusFormat::Json && args.check.is_none() {
         // The line as it came, which need not be understood to be passed on.
         cx.out.put(&String::from_utf8_lossy(&written))?;
         return Ok(Exit::Done);
@@ -66,9 +72,13 @@ pub(super) async fn run_elsewhere(cx: &mut Stateless<'_>, args: Status) -> Resul
 }
 
 fn show(cx: &mut Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Exit, Failure> {
-    let snapshot = narrowed(snapshot, cx.global.namespace.as_ref(), &args.pipelines)?;
-    print(cx, args.output, &snapshot)?;
-    if !args.check {
+    let snapshot = meant(cx, args, snapshot)?;
+    if args.check.is_some() && args.output == StatusFormat::Json {
+        judged(cx, &snapshot)?;
+    } else {
+        print(cx, args.output, &snapshot)?;
+    }
+    if args.check.is_none() {
         return Ok(Exit::Done);
     }
     let open = unsettled(&snapshot, cx.clock.now());
@@ -80,6 +90,70 @@ fn show(cx: &mut Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Exit,
         tell(line);
     }
     Ok(Exit::Differs)
+}
+
+/// What of a snapshot is asked for.
+fn meant(cx: &Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Snapshot, Failure> {
+    let snapshot = labelled(snapshot, &args.labels)?;
+    narrowed(snapshot, cx.global.namespace.as_ref(), &args.pipelines)
+}
+
+/// The status with the verdict on it.
+fn judged(cx: &mut Context<'_>, snapshot: &Snapshot) -> Result<(), Failure> {
+    let mut value = serde_json::to_value(snapshot).expect("a snapshot has string keys only");
+    value["health"] = serde_json::to_value(health(snapshot)).expect("a verdict is plain data");
+    cx.out.line(value.to_string().as_bytes())?;
+    Ok(())
+}
+
+/// One line and an exit code, as check plugins have them. What cannot be found out is unknown.
+async fn plugin(cx: &mut Context<'_>, args: &Status) -> Result<Exit, Failure> {
+    let found = async {
+        let snapshot = reader::status(cx).await?;
+        meant(cx, args, snapshot)
+    };
+    let (line, exit) = match found.await {
+        Ok(snapshot) => {
+            let health = health(&snapshot);
+            let exit = match health.status {
+                HealthColour::Green => Exit::Done,
+                HealthColour::Yellow => Exit::WARNING,
+                HealthColour::Red => Exit::CRITICAL,
+            };
+            (plugin_line(&health), exit)
+        }
+        Err(failure) => (format!("FLOWCTL UNKNOWN - {failure}"), Exit::UNKNOWN),
+    };
+    // A line of its own, whatever was said; `|` would begin the figures.
+    let (text, figures) = line.split_once(FIGURES).unwrap_or((line.as_str(), ""));
+    let text = clean(&text.replace('|', "/").replace('\n', " ")).into_owned();
+    cx.out.put(&format!("{text}{figures}\n"))?;
+    Ok(exit)
+}
+
+/// Stands between the text and the figures until the text is clean.
+const FIGURES: char = '\u{1f}';
+
+/// `FLOWCTL CRITICAL - crashloop ttp/sink: exit 1 (failure 5); and 2 more | ready=3 wanted=5 ..`
+fn plugin_line(health: &Health) -> String {
+    let word = match health.status {
+        HealthColour::Green => "OK",
+        HealthColour::Yellow => "WARNING",
+        HealthColour::Red => "CRITICAL",
+    };
+    let (ready, wanted, wrong) = (health.ready, health.wanted, health.indicators.len());
+    let text = match health.indicators.as_slice() {
+        [] => format!("{ready} of {wanted} ready"),
+        [one] => format!("{} {}: {}", one.name, one.subject, one.cause),
+        [first, rest @ ..] => format!(
+            "{} {}: {}; and {} more",
+            first.name,
+            first.subject,
+            first.cause,
+            rest.len()
+        ),
+    };
+    format!("FLOWCTL {word} - {text}{FIGURES} | ready={ready} wanted={wanted} wrong={wrong}")
 }
 
 fn print(cx: &mut Context<'_>, format: StatusFormat, snapshot: &Snapshot) -> Result<(), Failure> {
@@ -122,8 +196,7 @@ async fn watch(cx: &mut Context<'_>, args: &Status) -> Result<Exit, Failure> {
                 return Err(ended(cx));
             };
             let snapshot = understood(cx, &line)?;
-            let namespace = cx.global.namespace.as_ref();
-            shown = Some(narrowed(snapshot, namespace, &args.pipelines)?);
+            shown = Some(meant(cx, args, snapshot)?);
         }
         if is_redrawn {
             cx.out.clear()?;
@@ -143,4 +216,27 @@ pub(super) fn ended(cx: &Context<'_>) -> Failure {
         state_dir: cx.state_dir.clone(),
         why: "it has just ended".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::snapshot;
+    use super::*;
+
+    #[test]
+    fn a_check_plugin_says_it_in_one_line() {
+        let all = health(&snapshot());
+        assert_eq!(all.status, HealthColour::Yellow);
+        let line = plugin_line(&all);
+        assert!(
+            line.starts_with("FLOWCTL WARNING - settling ttp: "),
+            "{line}"
+        );
+        assert!(line.ends_with(" | ready=1 wanted=6 wrong=1"), "{line}");
+        let mut well = snapshot();
+        well.pipelines.clear();
+        assert!(plugin_line(&health(&well)).starts_with("FLOWCTL OK - 0 of 0 ready"));
+        well.daemon = None;
+        assert_eq!(health(&well).status, HealthColour::Red);
+    }
 }

@@ -1,10 +1,12 @@
 //! `flowctl start`, `stop` and `restart`.
 
-use super::args::Steer;
+use serde_json::json;
+
+use super::args::{Steer, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::goal::{Before, Goal};
 use super::out::tell;
-use super::target::{Target, component};
+use super::target::{Target, all, component, labelled};
 use super::{Context, wait};
 use crate::api::Asked;
 
@@ -12,11 +14,15 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
     let snapshot = cx.client.status().await?;
     let namespace = cx.global.namespace.clone();
     // All names are understood before anything is asked for.
-    let mut targets = args
-        .components
-        .iter()
-        .map(|text| component(&snapshot, namespace.as_ref(), text))
-        .collect::<Result<Vec<Target>, _>>()?;
+    let mut targets = if args.labels.is_empty() {
+        args.components
+            .iter()
+            .map(|text| component(&snapshot, namespace.as_ref(), text))
+            .collect::<Result<Vec<Target>, _>>()?
+    } else {
+        let bearing = labelled(snapshot.clone(), &args.labels)?;
+        all(&bearing, namespace.as_ref()).collect()
+    };
     targets.sort();
     targets.dedup();
     let before: Vec<Before> = targets
@@ -36,7 +42,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
         }
     }
     if args.patience.no_wait {
-        return tell_all(cx, &targets, &format!("{asked} requested"));
+        return tell_all(cx, &args, &targets, &format!("{asked} requested"));
     }
     let (goal, word) = match asked {
         Asked::Start => (Goal::Running(before), "runs"),
@@ -44,7 +50,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
         Asked::Restart | Asked::Pull => (Goal::Replaced(before), "restarted"),
     };
     let reached = wait::until(&cx.client, &goal, args.patience.timeout).await?;
-    tell_all(cx, &targets, word)?;
+    tell_all(cx, &args, &targets, word)?;
     // What cannot be recorded is refused, but for a stop.
     if asked == Asked::Stop
         && let Some(why) = wait::unrecorded(reached)
@@ -58,7 +64,25 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
     Ok(Exit::Done)
 }
 
-fn tell_all(cx: &mut Context<'_>, targets: &[Target], word: &str) -> Result<Exit, Failure> {
+fn tell_all(
+    cx: &mut Context<'_>,
+    args: &Steer,
+    targets: &[Target],
+    word: &str,
+) -> Result<Exit, Failure> {
+    if args.output == TextOrJson::Json {
+        let all = targets.iter().map(|target| {
+            json!({
+                "namespace": target.pipeline.namespace,
+                "pipeline": target.pipeline.name,
+                "component": target.component,
+                "outcome": word,
+            })
+        });
+        let answer = json!({"components": all.collect::<Vec<_>>()});
+        cx.out.line(answer.to_string().as_bytes())?;
+        return Ok(Exit::Done);
+    }
     for target in targets {
         cx.out.put(&format!("{target} {word}\n"))?;
     }

@@ -4,6 +4,7 @@ use crate::model::{
     ComponentId, ComponentStatus, Namespace, PipelineKey, PipelineStatus, Snapshot,
 };
 
+use super::args::Pair;
 use super::exit::Failure;
 
 /// A component of a pipeline.
@@ -178,6 +179,38 @@ pub fn narrowed(
     Ok(snapshot)
 }
 
+/// `snapshot` with only the pipelines that bear all of `labels`; none = all.
+///
+/// # Errors
+/// When labels are asked for and no pipeline bears them.
+pub fn labelled(mut snapshot: Snapshot, labels: &[Pair]) -> Result<Snapshot, Failure> {
+    if labels.is_empty() {
+        return Ok(snapshot);
+    }
+    let bears = |status: &PipelineStatus| {
+        let mut labels = labels.iter();
+        labels.all(|pair| status.labels.get(&pair.key) == Some(&pair.value))
+    };
+    snapshot.pipelines.retain(|status| bears(status));
+    if snapshot.pipelines.is_empty() {
+        let asked: Vec<String> = labels
+            .iter()
+            .map(|pair| format!("{}={}", pair.key, pair.value))
+            .collect();
+        let message = format!("no pipeline bears the label {}", asked.join(" and "));
+        return Err(Failure::NotFound(message));
+    }
+    Ok(snapshot)
+}
+
+/// All components of `namespace`; none = of all.
+pub fn all<'a>(
+    snapshot: &'a Snapshot,
+    namespace: Option<&'a Namespace>,
+) -> impl Iterator<Item = Target> {
+    targets(snapshot, namespace)
+}
+
 fn pipelines<'a>(
     snapshot: &'a Snapshot,
     namespace: Option<&'a Namespace>,
@@ -310,6 +343,22 @@ mod tests {
             either(&snapshot, None, "lab/other"),
             Ok(Named::Pipeline(_))
         ));
+    }
+
+    #[test]
+    fn a_label_means_the_pipelines_that_bear_it() {
+        let mut snapshot = two();
+        let pipeline = Arc::make_mut(&mut snapshot.pipelines[1]);
+        pipeline.labels.insert("team".to_owned(), "data".to_owned());
+        let pair = |text: &str| text.parse::<Pair>().unwrap();
+        let found = labelled(snapshot.clone(), &[pair("team=data")]).unwrap();
+        assert_eq!(names(&found), ["lab/other"]);
+        let missing = labelled(snapshot.clone(), &[pair("team=data"), pair("a=b")]);
+        assert_eq!(missing.unwrap_err().exit(), Exit::NotFound);
+        assert_eq!(
+            names(&labelled(snapshot.clone(), &[]).unwrap()),
+            names(&snapshot)
+        );
     }
 
     #[test]

@@ -166,6 +166,7 @@ mod tests {
         let snapshot = Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: None,
+            conditions: Vec::new(),
             pipelines: vec![Arc::new(pipeline(vec![
                 component("fresh", Role::Source, vec![unmeasured]),
                 component("over", Role::Source, vec![ended]),

@@ -1,5 +1,7 @@
 //! `flowctl validate`.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::args::{TextOrJson, Validate};
@@ -7,11 +9,31 @@ use super::exit::{Exit, Failure};
 use super::host::{Approved, Question};
 use super::out::tell;
 use super::sources::{PATIENCE, gather};
+use super::text::Style;
 use super::{Stateless, asking};
 use crate::api::SourceInput;
+use crate::manifest::{self, Colour, Problems, Severity};
+use crate::notify::look;
 
 pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failure> {
     let sources = asking(gather(args.files.all(), PATIENCE))?;
+    let (notify, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_notify);
+    let mut found = Vec::new();
+    for source in &notify {
+        found.push(check_notify(source)?);
+    }
+    let is_bad = found
+        .iter()
+        .any(|(_, problems)| problems.errors().next().is_some());
+    if !found.is_empty() && (sources.is_empty() || is_bad) {
+        return tell_of_notify(cx, &args, &found, is_bad);
+    }
+    if let TextOrJson::Text = args.output {
+        for (name, _) in &found {
+            cx.out
+                .put(&format!("{name}: valid; a notification file\n"))?;
+        }
+    }
     let checked = cx.host.check(&Question {
         sources: &sources,
         namespace: cx.global.namespace.as_ref(),
@@ -40,6 +62,83 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
         }
         (Err(failure), _) => Err(failure),
     }
+}
+
+/// Whether a source is a notification file. What cannot be read is told of with the manifests.
+fn is_notify(source: &SourceInput) -> bool {
+    match source {
+        SourceInput::File(path) => {
+            look(path).is_ok_and(|text| manifest::is_notify(text.as_bytes()))
+        }
+        SourceInput::Text { text, .. } => manifest::is_notify(text.as_bytes()),
+    }
+}
+
+/// A notification file's name, and what is wrong with it.
+fn check_notify(source: &SourceInput) -> Result<(String, Problems), Failure> {
+    let (name, text, base) = match source {
+        SourceInput::File(path) => {
+            let text =
+                look(path).map_err(|why| Failure::Usage(format!("{} {why}", path.display())))?;
+            (path.display().to_string(), text, path.parent())
+        }
+        SourceInput::Text { text, name, .. } => {
+            let name = name.clone().unwrap_or_else(|| "standard input".to_owned());
+            (name, text.clone(), None)
+        }
+    };
+    let readable = |path: &Path| look(path).map(|_| ());
+    let base = base.unwrap_or(Path::new("/"));
+    let parsed = manifest::parse_notify(&name, text.as_bytes(), base, &readable);
+    let problems = match parsed {
+        Ok(parsed) => parsed.warnings,
+        Err(problems) => problems,
+    };
+    Ok((name, problems))
+}
+
+fn tell_of_notify(
+    cx: &mut Stateless<'_>,
+    args: &Validate,
+    found: &[(String, Problems)],
+    is_bad: bool,
+) -> Result<Exit, Failure> {
+    let colour = match cx.out.look().style {
+        Style::Plain => Colour::Off,
+        Style::Coloured => Colour::On,
+    };
+    match args.output {
+        TextOrJson::Json => {
+            let rows = |severity| {
+                let all = found
+                    .iter()
+                    .flat_map(|(name, problems)| problems.rows(severity, Some(Path::new(name))));
+                all.collect::<Vec<_>>()
+            };
+            let answer = json!({
+                "valid": !is_bad,
+                "problems": rows(Severity::Error),
+                "warnings": rows(Severity::Warning),
+            });
+            cx.out.line(answer.to_string().as_bytes())?;
+        }
+        TextOrJson::Text => {
+            for (name, problems) in found {
+                if !problems.is_empty() {
+                    tell(problems.render(colour).trim_end());
+                }
+                if problems.errors().next().is_none() {
+                    cx.out
+                        .put(&format!("{name}: valid; a notification file\n"))?;
+                }
+            }
+        }
+    }
+    Ok(if is_bad {
+        Exit::ManifestInvalid
+    } else {
+        Exit::Done
+    })
 }
 
 /// `pipeline.yaml: valid; pipeline ttp with 3 components`, a line per pipeline.

@@ -17,9 +17,10 @@ use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::metrics::{Format, Metrics};
 use crate::model::{
-    ComponentId, ComponentSpec, Event, Hold, PipelineKey, PipelineSpec, PipelineStatus, Problem,
-    Snapshot, Workload, revision,
+    ComponentId, ComponentSpec, Event, Hold, Notifications, PipelineKey, PipelineSpec,
+    PipelineStatus, Problem, Snapshot, TargetName, Workload, revision,
 };
+use crate::notify::{NotifyError, NotifyHandle};
 use crate::planner::Desired;
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
@@ -57,6 +58,8 @@ pub(super) struct Backend {
     pub overrides: Overrides,
     pub metrics: Arc<Metrics>,
     pub meters: Arc<Meters>,
+    /// Who is told of what is wrong; `None` = nobody is.
+    pub notifier: Option<NotifyHandle>,
 }
 
 impl Backend {
@@ -110,8 +113,31 @@ impl Backend {
     }
 }
 
+fn not_told(error: NotifyError) -> ApiError {
+    let code = match &error {
+        NotifyError::NoSuchTarget(_) => ErrorCode::NotFound,
+        NotifyError::Refused { .. } => ErrorCode::Refused,
+        NotifyError::Ending => ErrorCode::ShuttingDown,
+    };
+    ApiError::new(code, error.to_string()).with_hint("see `flowctl notify list`")
+}
+
 #[async_trait]
 impl api::Backend for Backend {
+    async fn notifications(&self) -> Result<Notifications, ApiError> {
+        let Some(notifier) = &self.notifier else {
+            return Err(api::nobody_is_told());
+        };
+        notifier.list().await.map_err(not_told)
+    }
+
+    async fn notify_test(&self, target: TargetName) -> Result<(), ApiError> {
+        let Some(notifier) = &self.notifier else {
+            return Err(api::nobody_is_told());
+        };
+        notifier.test(target).await.map_err(not_told)
+    }
+
     fn owner(&self) -> &ReconcilerHandle {
         &self.owner
     }

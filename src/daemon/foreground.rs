@@ -128,6 +128,7 @@ pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> 
         engine: options.engine.clone(),
         retention: Retention::default(),
         metrics: None,
+        notify: None,
     })
     .await?;
     let ended = supervise(&daemon, &options, checked, voice).await;

@@ -48,6 +48,7 @@ use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::metrics::Metrics;
 use crate::model::{DaemonStatus, DriverKind, InstanceId, PipelineRecord, PipelineSpec, Signal};
+use crate::notify::{Notifier, NotifyHandle, Source as NotifySource};
 use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun, Prober, Target};
 use crate::reconciler::{
     Core, Drivers, Environment, Kept, Probes, Reconciler, ReconcilerHandle, Refusal,
@@ -87,6 +88,8 @@ pub struct Options {
     pub retention: Retention,
     /// Where scrapers are answered beside the socket; `None` = nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Which file says who is told of what is wrong; `None` = nobody is.
+    pub notify: Option<NotifySource>,
 }
 
 /// Why a daemon could not start.
@@ -158,6 +161,7 @@ pub struct Daemon {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     settings: BTreeMap<String, String>,
+    notifier: Option<NotifyHandle>,
     /// Whether everybody could say what they run: else logs may be of what nobody knows of yet.
     knows_all: bool,
     lock: StateLock,
@@ -302,6 +306,7 @@ impl Daemon {
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let certificates = control.certificates();
         let stop = CancellationToken::new();
+        let clock_of_notifier = clock.clone();
         let mut tasks = vec![
             tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
@@ -318,6 +323,18 @@ impl Daemon {
                 store.clone(),
                 owner.snapshots(),
             )));
+        }
+        let mut notifier = None;
+        if let Some(source) = options.notify.clone() {
+            let (telling, handle) = Notifier::new(
+                clock_of_notifier,
+                store.clone(),
+                owner.clone(),
+                &settings,
+                source,
+            );
+            tasks.push(tokio::spawn(telling.run(stop.clone())));
+            notifier = Some(handle);
         }
         let overrides = Overrides::new(owner.clone(), store.clone(), &settings);
         tasks.push(tokio::spawn(overrides.clone().follow()));
@@ -343,6 +360,7 @@ impl Daemon {
             stop,
             tasks,
             settings,
+            notifier,
             knows_all: silent.is_empty(),
             lock,
         })
@@ -461,6 +479,7 @@ impl Daemon {
             overrides: self.overrides.clone(),
             metrics: Arc::clone(&self.metrics),
             meters: Arc::clone(&self.meters),
+            notifier: self.notifier.clone(),
         }
     }
 

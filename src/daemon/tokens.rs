@@ -396,11 +396,14 @@ mod tests {
             settled: true,
             deleting: false,
             problem: None,
+            labels: Default::default(),
+            conditions: Vec::new(),
             components: vec![component],
         };
         Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: None::<DaemonStatus>,
+            conditions: Vec::new(),
             pipelines: vec![Arc::new(pipeline)],
         }
     }

@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod graph;
 mod health;
 mod limits;
+mod notify;
 mod policy;
 mod problem;
 mod quantity;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Namespace, PipelineSpec};
 
+pub use notify::{LookAt, ParsedNotify, check_url, is_notify, parse_notify};
 pub use problem::{Colour, Finding, Problems, Severity};
 pub use references::HOST_FROM_CONTAINER;
 pub use tree::MAX_BYTES;

@@ -151,6 +151,7 @@ mod tests {
         let snapshot = Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: None,
+            conditions: Vec::new(),
             pipelines: vec![Arc::new(pipeline)],
         };
         let (sender, events) = broadcast::channel(16_384);

@@ -37,6 +37,7 @@ fn snapshot(replicas: Vec<ReplicaStatus>) -> Snapshot {
             durable_why: None,
             control_plane: None,
         }),
+        conditions: Vec::new(),
         pipelines: vec![Arc::new(pipeline)],
     }
 }

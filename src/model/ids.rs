@@ -103,6 +103,12 @@ label!(
     "namespace"
 );
 
+label!(
+    /// The name of somebody who is told of what is wrong. A DNS label.
+    TargetName,
+    "target name"
+);
+
 impl Default for Namespace {
     fn default() -> Self {
         Self("default".into())

@@ -8,11 +8,13 @@
 //! [`crate::planner`], keeping is [`crate::store`].
 
 mod claim;
+mod condition;
 mod entry;
 mod figures;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ids;
+mod notified;
 pub mod path;
 mod plan;
 mod registry;
@@ -24,18 +26,26 @@ mod status;
 mod time;
 
 pub use claim::Claim;
+pub use condition::{
+    ComponentPath, ConditionKey, ConditionKind, NoSuchCondition, Severity, StatusCondition,
+};
 pub use entry::{COMPONENTS_SCHEMA, ComponentEntry, ComponentList};
 pub use figures::{Durations, ExitReason, ProgressStatus, Usage};
 pub use ids::{
     ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
-    SpecHash,
+    SpecHash, TargetName,
 };
+pub use notified::{MessageStatus, Notifications, PendingMessage, TargetStatus};
 pub use plan::{Action, Effort, Ending, Hold, Holder, InFlight, Plan, Reason, Step};
 pub use registry::{
     About, BadServiceId, Evidence, Hearing, Metric, Metrics, Owner, Patience, Provenance,
     RegistrationRecord, ServiceHealth, ServiceId, ServiceKind,
 };
 pub use runs::{ChunkRecord, FlowFigures, RunChange, RunFigures, RunRecord, RunState, Teller};
+pub use spec::{
+    Address, Destination, HeartbeatSpec, NotifyMatch, NotifySpec, NotifyTarget, TellEnd,
+    WebhookFormat,
+};
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
     ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAUmask, PipelineSpec,

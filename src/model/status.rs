@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::StatusCondition;
 use super::figures::{ExitReason, ProgressStatus, Usage};
 use super::ids::{
     ComponentId, Generation, InstanceId, Namespace, PipelineKey, PipelineName, SpecHash,
@@ -27,11 +28,22 @@ pub struct Snapshot {
     pub schema: String,
     /// The daemon that says so; `None` when `status` looked for itself.
     pub daemon: Option<DaemonStatus>,
+    /// What is wrong with the daemon as a whole, the gravest first.
+    #[serde(default)]
+    pub conditions: Vec<StatusCondition>,
     /// Every pipeline, by namespace and name.
     pub pipelines: Vec<std::sync::Arc<PipelineStatus>>,
 }
 
 impl Snapshot {
+    /// All that is wrong, the gravest and oldest first.
+    pub fn all_conditions(&self) -> Vec<&StatusCondition> {
+        let of_pipelines = self.pipelines.iter().flat_map(|one| &one.conditions);
+        let mut all: Vec<_> = self.conditions.iter().chain(of_pipelines).collect();
+        all.sort_by_key(|one| (one.kind, one.since));
+        all
+    }
+
     /// The replica that `instance` is or was a run of.
     pub fn replica_of(&self, instance: &InstanceId) -> Option<&ReplicaStatus> {
         let key = &instance.pipeline;
@@ -119,6 +131,12 @@ pub struct PipelineStatus {
     pub deleting: bool,
     /// Why the file could not be taken over; the last good generation runs on.
     pub problem: Option<Problem>,
+    /// `metadata.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What is wrong with it, the gravest first; only root causes.
+    #[serde(default)]
+    pub conditions: Vec<StatusCondition>,
     /// Its components, each after those it depends on; then those that are being removed.
     pub components: Vec<ComponentStatus>,
 }
@@ -135,6 +153,22 @@ pub struct Problem {
     pub column: Option<u32>,
     /// What is wrong and what to write instead; the first of them when there are several.
     pub message: String,
+}
+
+impl Problem {
+    /// Its first line behind its place: `FILE:LINE:COLUMN: what`.
+    pub fn in_place(&self) -> String {
+        let file = self.file.as_deref().map(super::path::to_text);
+        let numbers = [self.line, self.column].into_iter().flatten();
+        let file = file.unwrap_or_default().into_owned();
+        let place = numbers.fold(file, |place, number| format!("{place}:{number}"));
+        let first = self.message.lines().next().unwrap_or_default();
+        if place.is_empty() {
+            first.to_owned()
+        } else {
+            format!("{place}: {first}")
+        }
+    }
 }
 
 /// One component.

@@ -87,6 +87,12 @@ impl Core {
                     pipeline.restate = true;
                 }
             }
+            Command::Reported { conditions } => {
+                if self.reported != conditions {
+                    self.reported = conditions;
+                    self.changed = true;
+                }
+            }
             Command::Leave { why, reply } => {
                 let message = format!("the daemon ends: {why}");
                 self.tell_of_daemon(EventKind::DaemonStopping, why, message);

@@ -24,6 +24,8 @@ pub struct Commit {
 /// Why nothing can be recorded.
 pub(super) struct NotDurable {
     pub why: String,
+    /// When that was found out.
+    pub since: Timestamp,
     /// When it is tried again.
     pub again_at: Timestamp,
     /// The newest commit when that was found out: what older ones answer proves nothing.
@@ -143,8 +145,10 @@ impl Core {
                     );
                     self.touch_all();
                 }
+                let since = self.not_durable.as_ref().map(|trouble| trouble.since);
                 self.not_durable = Some(NotDurable {
                     why: why.clone(),
+                    since: since.unwrap_or(self.ledger.now),
                     again_at: self.ledger.now.after(RECORD_AGAIN),
                     newest: self.commits,
                 });

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::conditions;
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
     DaemonStatus, DriverKind, EventKind, InstanceId, Limit, PipelineKey, PipelineRecord,
     PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA, ServiceId, Sighting,
-    Snapshot, Timestamp,
+    Snapshot, StatusCondition, Timestamp,
 };
 
 use crate::probe::Report;
@@ -149,6 +150,8 @@ pub struct Core {
     /// could be recorded, before anything needs to be.
     pub(super) ask_disk: bool,
     pub(super) changed: bool,
+    /// What other parts of the daemon found wrong.
+    pub(super) reported: Vec<StatusCondition>,
 }
 
 impl Core {
@@ -195,6 +198,7 @@ impl Core {
             relist_at: now,
             ask_disk: false,
             changed: true,
+            reported: Vec::new(),
         };
         core.ledger.now = now;
         core.clamp_to(now);
@@ -335,7 +339,7 @@ impl Core {
                 return;
             }
             pipeline.state(self.ledger.now, &self.unenforced);
-        } else if pipeline.restate {
+        } else if pipeline.restate || pipeline.memory.is_due(self.ledger.now) {
             pipeline.state(self.ledger.now, &self.unenforced);
             self.changed = true;
         }
@@ -362,9 +366,14 @@ impl Core {
     pub(super) fn shift_own(&mut self, millis: i64) {
         self.daemon.started_at = self.daemon.started_at.shifted(millis);
         self.relist_at = self.relist_at.shifted(millis);
-        if let Some(NotDurable { again_at, .. }) = &mut self.not_durable {
+        if let Some(NotDurable {
+            since, again_at, ..
+        }) = &mut self.not_durable
+        {
+            *since = since.shifted(millis);
             *again_at = again_at.shifted(millis);
         }
+        self.shift_blindness(millis);
     }
 
     pub(super) fn control_plane_moved(&mut self, address: String) {
@@ -401,10 +410,11 @@ impl Core {
     }
 
     fn wake_at(&self) -> Timestamp {
-        let plans = self
-            .pipelines
-            .values()
-            .filter_map(|pipeline| pipeline.plan.wake_at);
+        let plans = self.pipelines.values().flat_map(|pipeline| {
+            [pipeline.plan.wake_at, pipeline.memory.wake_at()]
+                .into_iter()
+                .flatten()
+        });
         let record_again = self.not_durable.as_ref().map(|trouble| trouble.again_at);
         // A commit under way answers by itself.
         let record_again = record_again.filter(|_| self.pending.is_empty());
@@ -423,9 +433,15 @@ impl Core {
             .values()
             .filter_map(|pipeline| pipeline.status.clone())
             .collect();
+        let not_durable = self.not_durable.as_ref();
+        let not_durable = not_durable.map(|one| conditions::not_durable(one.since, &one.why));
+        let mut conditions: Vec<StatusCondition> = not_durable.into_iter().collect();
+        conditions.extend(self.blind_conditions());
+        conditions.extend(self.reported.iter().cloned());
         Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: Some(self.daemon.clone()),
+            conditions,
             pipelines,
         }
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{
     ComponentId, Event, Generation, PipelineKey, PipelineSpec, Problem, Pull, Snapshot,
+    StatusCondition,
 };
 
 use super::registry::{Beats, Directory, RegistryCommand};
@@ -73,6 +74,11 @@ pub enum Command {
         pipeline: PipelineKey,
         /// By component.
         notes: BTreeMap<ComponentId, Vec<String>>,
+    },
+    /// What another part of the daemon finds wrong, all of it.
+    Reported {
+        /// In place of what was said before.
+        conditions: Vec<StatusCondition>,
     },
     /// The daemon ends, and what runs runs on.
     Leave {
@@ -320,6 +326,12 @@ impl ReconcilerHandle {
         self.tell(Command::Note { pipeline, notes }).await;
     }
 
+    /// Says all that the asker finds wrong with the daemon as a whole, in place of what was said
+    /// before.
+    pub async fn report_conditions(&self, conditions: Vec<StatusCondition>) {
+        self.tell(Command::Reported { conditions }).await;
+    }
+
     /// Records that the daemon ends, and what made it.
     ///
     /// # Errors
@@ -370,6 +382,7 @@ mod tests {
         let snapshot = Snapshot {
             schema: String::new(),
             daemon: None,
+            conditions: Vec::new(),
             pipelines: Vec::new(),
         };
         let (_snapshot, snapshots) = watch::channel(Arc::new(snapshot));

@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::conditions;
 use crate::driver::{DriverError, Scope};
 use crate::model::{
     Charge, DriverKind, EndCause, Ended, EventKind, Exit, InFlight, Instance, InstanceId, Life,
-    Phase, PipelineKey, ReplicaKey, Sighting, Timestamp,
+    Phase, PipelineKey, ReplicaKey, Sighting, StatusCondition, Timestamp,
 };
 use crate::planner::blame;
 
@@ -30,12 +31,19 @@ pub(super) struct Looking {
     spare: bool,
     /// Whether it was ever listed in full: nothing is decided before.
     listed: bool,
-    /// Why it does not answer.
-    blind: Option<String>,
+    /// Why it does not answer, and since when.
+    blind: Option<Blindness>,
     /// Whether what it has of pipelines that are not known is left alone.
     strangers_stay: bool,
     /// Stopped instances whose leftovers tell how they ended.
     confirmed: BTreeSet<InstanceId>,
+}
+
+/// A driver that does not answer.
+#[derive(Debug)]
+struct Blindness {
+    why: String,
+    since: Timestamp,
 }
 
 #[derive(Debug)]
@@ -115,7 +123,7 @@ impl Looking {
 
     fn blindness(&self) -> Option<String> {
         match (&self.blind, self.listed) {
-            (Some(why), _) => Some(why.clone()),
+            (Some(blind), _) => Some(blind.why.clone()),
             (None, false) => Some("it has not been looked at yet".to_owned()),
             (None, true) => None,
         }
@@ -155,6 +163,27 @@ impl Core {
             .collect()
     }
 
+    /// The conditions of drivers that components need and that do not answer.
+    pub(super) fn blind_conditions(&self) -> Vec<StatusCondition> {
+        let blind = self.drivers.iter().filter_map(|(kind, looking)| {
+            let Blindness { why, since } = looking.blind.as_ref()?;
+            let is_used = self.pipelines.values().any(|pipeline| pipeline.uses(*kind));
+            let statuses = self.pipelines.values();
+            let statuses = statuses.filter_map(|pipeline| pipeline.status.as_deref());
+            is_used.then(|| conditions::blind(*kind, *since, why, statuses))
+        });
+        blind.collect()
+    }
+
+    /// Moves along what is remembered of drivers that do not answer.
+    pub(super) fn shift_blindness(&mut self, millis: i64) {
+        for looking in self.drivers.values_mut() {
+            if let Some(blind) = &mut looking.blind {
+                blind.since = blind.since.shifted(millis);
+            }
+        }
+    }
+
     pub(super) fn looked(&mut self, kind: DriverKind, result: Result<Vec<Sighting>, DriverError>) {
         let Some(looking) = self.drivers.get_mut(&kind) else {
             return;
@@ -164,7 +193,12 @@ impl Core {
         };
         match result {
             Err(error) => {
-                let was_blind = looking.blind.replace(error.to_string()).is_some();
+                let since = looking.blind.as_ref().map(|blind| blind.since);
+                looking.blind = Some(Blindness {
+                    why: error.to_string(),
+                    since: since.unwrap_or(self.ledger.now),
+                });
+                let was_blind = since.is_some();
                 // The relist tries again; until then nothing is believed.
                 self.mark_all_dirty();
                 if !was_blind {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::conditions::Memory;
 use crate::driver::Launch;
 use crate::model::{
     ComponentId, DriverKind, Ended, Event, EventKind, Exit, ExitReason, Handle, ImageChoice,
@@ -49,6 +50,8 @@ pub(super) struct Pipeline {
     pub notes: BTreeMap<ComponentId, Vec<String>>,
     /// Why its file could not be taken over.
     pub problem: Option<Problem>,
+    /// What is remembered to tell what is wrong with it.
+    pub memory: Memory,
     /// What readers see of it.
     pub status: Option<Arc<PipelineStatus>>,
     /// What its live instances told the control plane.
@@ -94,6 +97,7 @@ impl Pipeline {
             outdated: BTreeSet::new(),
             notes: BTreeMap::new(),
             problem: None,
+            memory: Memory::default(),
             status: None,
             registrations: BTreeMap::new(),
             dirty: true,
@@ -175,7 +179,10 @@ impl Pipeline {
     /// Says anew what readers see of it.
     pub fn state(&mut self, now: Timestamp, unenforced: &Unenforced) {
         self.restate = false;
-        self.status = Some(Arc::new(snapshot::status(self, now, unenforced)));
+        let mut status = snapshot::status(self, now, unenforced);
+        let spec = &self.desired.spec;
+        status.conditions = self.memory.look(&status, spec, &self.records, now);
+        self.status = Some(Arc::new(status));
     }
 
     /// Whether nothing is left of a pipeline that should not be.

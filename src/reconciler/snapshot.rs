@@ -35,6 +35,8 @@ pub(super) fn status(
             && pipeline.strays.is_empty(),
         deleting: pipeline.kept.deleting,
         problem: pipeline.problem.clone(),
+        labels: pipeline.kept.spec.labels.clone(),
+        conditions: Vec::new(),
         components: components(pipeline, now, unenforced),
     }
 }

@@ -53,6 +53,7 @@ fn each_time(pipeline: &mut Pipeline, change: Move<'_>) {
             .into_iter()
             .for_each(change);
     }
+    pipeline.memory.each_time(change);
     for stray in pipeline.strays.values_mut() {
         phase(&mut stray.phase, change);
         retry_at(stray).into_iter().for_each(change);

@@ -16,11 +16,12 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 20] = [
+const ROOMS: [(&str, u8); 22] = [
     ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),
+    ("conditions", 1),
     ("clock", 1),
     ("files", 1),
     ("ownership", 1),
@@ -35,6 +36,7 @@ const ROOMS: [(&str, u8); 20] = [
     ("api", 4),
     ("dashboard", 4),
     ("metrics", 4),
+    ("notify", 4),
     ("telemetry", 4),
     ("daemon", 5),
 ];
@@ -46,7 +48,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 40] = [
+const CRATES: [(&str, &[&str]); 41] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -63,7 +65,8 @@ const CRATES: [(&str, &[&str]); 40] = [
     ("prost", &["control_plane"]),
     ("prost_types", &["control_plane"]),
     ("signature", &["control_plane"]),
-    ("tokio_rustls", &["control_plane"]),
+    ("tokio_rustls", &["control_plane", "notify"]),
+    ("rustls_native_certs", &["notify"]),
     ("tonic", &["control_plane"]),
     ("tonic_health", &["control_plane"]),
     ("tonic_prost", &["control_plane"]),
@@ -84,17 +87,21 @@ const CRATES: [(&str, &[&str]); 40] = [
             "control_plane",
             "api",
             "metrics",
+            "notify",
             "telemetry",
             "daemon",
             "cli",
         ],
     ),
-    ("hyper", &["api", "probe", "control_plane"]),
-    ("hyper_util", &["api", "probe", "control_plane"]),
-    ("http_body_util", &["api", "probe", "control_plane"]),
+    ("hyper", &["api", "probe", "control_plane", "notify"]),
+    ("hyper_util", &["api", "probe", "control_plane", "notify"]),
+    (
+        "http_body_util",
+        &["api", "probe", "control_plane", "notify"],
+    ),
     ("axum", &["api", "probe/tests", "control_plane"]),
     ("tower", &["api", "control_plane"]),
-    ("ring", &["model/revision.rs", "control_plane"]),
+    ("ring", &["model/revision.rs", "control_plane", "notify"]),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
@@ -121,6 +128,7 @@ const IMPURE: &[&str] = &[
     "api",
     "dashboard",
     "metrics",
+    "notify",
     "telemetry",
     "daemon",
     "cli",
@@ -138,6 +146,7 @@ const LOGGING: &[&str] = &[
     "control_plane",
     "api",
     "dashboard",
+    "notify",
     "telemetry",
     "daemon",
     "cli",

@@ -29,6 +29,7 @@ mod lives;
 mod logs;
 mod metrics;
 mod names;
+mod notify;
 mod outages;
 mod podman;
 mod proxy;

@@ -6,6 +6,7 @@
 mod component;
 mod dependency;
 mod files;
+mod notify;
 mod port;
 mod probe;
 mod replica;
@@ -25,6 +26,10 @@ use super::ids::{ComponentId, PipelineKey};
 pub use component::{ComponentSpec, Registration, Role};
 pub use dependency::{Condition, Dependency};
 pub use files::{SecretSource, SecretSpec, Volume, VolumeSource};
+pub use notify::{
+    Address, Destination, HeartbeatSpec, NotifyMatch, NotifySpec, NotifyTarget, TellEnd,
+    WebhookFormat,
+};
 pub use port::{Port, Protocol};
 pub use probe::{HttpTarget, Probe, ProbeCheck, Probes};
 pub use resources::{LogLimits, Resources, Rlimits};

@@ -1,0 +1,83 @@
+//! What is wrong, since when, why, and whom it holds up. Pure.
+//!
+//! **Expected flow.** The owner of the state keeps a [`Memory`] for each pipeline and asks it with
+//! every change of what readers see ([`Memory::look`]); what concerns the daemon as a whole comes
+//! from [`blind`] and [`not_durable`].
+//!
+//! **Guarantees.** Only a root cause is a condition. Whoever waits for another component, or fell
+//! with it, is named by that one's condition and raises none. What begins and ends within a normal
+//! start raises none either.
+//!
+//! **What it does not do.** It tells nobody, and records nothing: what is kept over restarts comes
+//! from the records of replicas.
+
+mod cause;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+pub use memory::Memory;
+pub use verdict::{HEALTH_SCHEMA, Health, HealthColour, Indicator, health};
+
+use crate::model::{
+    ComponentPath, ConditionKind, DriverKind, PhaseName, PipelineKey, PipelineStatus,
+    StatusCondition, Timestamp,
+};
+
+/// The condition of a driver that does not answer; it holds up whatever it runs.
+pub fn blind<'a>(
+    driver: DriverKind,
+    since: Timestamp,
+    why: &str,
+    pipelines: impl IntoIterator<Item = &'a PipelineStatus>,
+) -> StatusCondition {
+    let mut blocks = Vec::new();
+    for pipeline in pipelines {
+        let of_it = pipeline.components.iter().filter(|component| {
+            component.driver == driver
+                && component
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.phase == PhaseName::Unknown)
+        });
+        blocks.extend(of_it.map(|component| ComponentPath {
+            pipeline: key_of(pipeline),
+            component: component.id.clone(),
+        }));
+    }
+    StatusCondition {
+        about: Some(driver.to_string()),
+        blocks,
+        ..whole(ConditionKind::Blind, since, why.to_owned())
+    }
+}
+
+/// The condition of a state that cannot be recorded.
+pub fn not_durable(since: Timestamp, why: &str) -> StatusCondition {
+    whole(ConditionKind::NotDurable, since, why.to_owned())
+}
+
+/// A condition that concerns the daemon itself.
+pub fn whole(kind: ConditionKind, since: Timestamp, why: String) -> StatusCondition {
+    StatusCondition {
+        kind,
+        since,
+        namespace: None,
+        pipeline: None,
+        component: None,
+        replicas: Vec::new(),
+        about: None,
+        why,
+        next: None,
+        exit: None,
+        blocks: Vec::new(),
+    }
+}
+
+fn key_of(pipeline: &PipelineStatus) -> PipelineKey {
+    PipelineKey {
+        namespace: pipeline.namespace.clone(),
+        name: pipeline.name.clone(),
+    }
+}
