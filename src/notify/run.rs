@@ -26,7 +26,7 @@ use super::message::Message;
 use super::source::{self, Reading, Source};
 
 /// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(4);
 /// A target that takes nothing for so long is a condition itself.
 const UNDELIVERED: Duration = Duration::from_secs(300);
 /// How long the owner of the state may take to answer before all is not well.
@@ -189,7 +189,7 @@ impl Notifier {
             let snapshot = snapshots.borrow_and_update().clone();
             let wake_at = self.turn(&snapshot).await;
             let wake = wake_at.map(|at| self.clock.instant_of(at));
-            let mut until = wake.unwrap_or(look_at + LOOK);
+            let mut until = wake.unwrap_or_else(|| Instant::now() + LOOK);
             if !is_reading {
                 until = until.min(look_at);
             }
