@@ -34,9 +34,11 @@ pub fn status(snapshot: &Snapshot, columns: Columns, look: Look, now: Timestamp)
     let mut text = String::new();
     if let Some(daemon) = &snapshot.daemon {
         not_durable(daemon, look, &mut text);
-        control_plane(daemon, columns, &mut text);
     }
     troubles(snapshot, look, now, &mut text);
+    if let Some(daemon) = &snapshot.daemon {
+        control_plane(daemon, columns, &mut text);
+    }
     if snapshot.pipelines.is_empty() {
         text.push_str("no pipelines; `flowctl apply -f FILE` brings one\n");
         return text;
