@@ -1,7 +1,7 @@
 //! What can be typed. Nothing but clap, and the words that only clap needs.
 
 mod control;
-mod notify;
+mod notifications;
 mod status;
 mod steer;
 
@@ -15,7 +15,7 @@ use crate::api::{MetricsForm, Orchestrator};
 use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
-pub use notify::{Notify, NotifyVerb};
+pub use notifications::{Notify, NotifyVerb};
 pub use status::{CheckHow, Status};
 pub use steer::{Delete, Restart, Steer};
 

@@ -27,7 +27,7 @@ mod init;
 mod last_lines;
 mod logs;
 mod metrics;
-mod notify;
+mod notifications;
 mod out;
 mod place;
 mod program;
@@ -225,7 +225,7 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Events(args) => cx.with_state(|cx| asking(events::run(cx, args))),
         Verb::Top(args) => cx.with_state(|cx| asking(top::run(cx, args))),
         Verb::Metrics(args) => cx.with_state(|cx| asking(metrics::run(cx, args))),
-        Verb::Notify(args) => cx.with_state(|cx| asking(notify::run(cx, args))),
+        Verb::Notify(args) => cx.with_state(|cx| asking(notifications::run(cx, args))),
         Verb::Logs(args) => cx.with_state(|cx| asking(logs::run(cx, args))),
         Verb::Start(args) => cx.with_state(|cx| asking(steer::run(cx, args, Asked::Start))),
         Verb::Stop(args) => cx.with_state(|cx| asking(steer::run(cx, args, Asked::Stop))),

@@ -23,7 +23,7 @@ pub mod fuzzing;
 mod graph;
 mod health;
 mod limits;
-mod notify;
+mod notifications;
 mod policy;
 mod problem;
 mod quantity;
@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Namespace, PipelineSpec};
 
-pub use notify::{LookAt, ParsedNotify, check_url, is_notify, parse_notify};
+pub use notifications::{LookAt, ParsedNotify, check_url, is_notify, parse_notify};
 pub use problem::{Colour, Finding, Problems, Severity};
 pub use references::HOST_FROM_CONTAINER;
 pub use tree::MAX_BYTES;

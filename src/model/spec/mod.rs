@@ -6,7 +6,6 @@
 mod component;
 mod dependency;
 mod files;
-mod notify;
 mod port;
 mod probe;
 mod replica;
@@ -14,6 +13,7 @@ mod resources;
 mod restart;
 mod signal;
 mod stop;
+mod target;
 mod umask;
 mod workload;
 
@@ -26,16 +26,16 @@ use super::ids::{ComponentId, PipelineKey};
 pub use component::{ComponentSpec, Registration, Role};
 pub use dependency::{Condition, Dependency};
 pub use files::{SecretSource, SecretSpec, Volume, VolumeSource};
-pub use notify::{
-    Address, Destination, HeartbeatSpec, NotifyMatch, NotifySpec, NotifyTarget, TellEnd,
-    WebhookFormat,
-};
 pub use port::{Port, Protocol};
 pub use probe::{HttpTarget, Probe, ProbeCheck, Probes};
 pub use resources::{LogLimits, Resources, Rlimits};
 pub use restart::{Backoff, RestartMode, RestartPolicy, RetryLimit};
 pub use signal::{NoSuchSignal, Signal};
 pub use stop::{StopPolicy, StopTarget};
+pub use target::{
+    Address, Destination, HeartbeatSpec, NotifyMatch, NotifySpec, NotifyTarget, TellEnd,
+    WebhookFormat,
+};
 pub use umask::{NotAUmask, Umask};
 pub use workload::{
     ContainerSpec, DriverKind, ImagePullPolicy, KubernetesSpec, NomadSpec, ProcessSpec, Workload,
