@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::driver::logs;
-use crate::driver::process::secrets_place;
+use crate::driver::process::{leave_secrets_place, secrets_place};
 use crate::driver::{
     Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started,
 };
@@ -341,6 +341,9 @@ impl Drop for DockerDriver {
         self.inner.copiers().clear();
         if let (Conduct::Tends, Some(folder)) = (self.inner.config.conduct, &self.inner.binds) {
             binds::leave(folder);
+        }
+        if let Conduct::Tends = self.inner.config.conduct {
+            leave_secrets_place(&self.inner.secrets);
         }
     }
 }

@@ -143,7 +143,8 @@ fn begin(
             launch::context(site, &launch)?
         }
     };
-    let prepared = context.prepare(argv, &site.groups.of(instance))?;
+    let groups = site.groups.of(instance, site.program(instance));
+    let prepared = context.prepare(argv, &groups)?;
     let request = prepared.program().encode();
     let open = || -> io::Result<StdUnixStream> {
         let (ours, theirs) = StdUnixStream::pair()?;

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use crate::model::{ComponentSpec, InstanceId, StartFailure};
 
-use super::secrets::{Place, discard, make};
+use super::secrets::{self, Place, discard, make};
 use super::{context, launch};
 
 /// Whom a file is for.
@@ -112,6 +112,11 @@ impl Handed {
         Ok(all)
     }
 
+    /// Removes the place when nothing is left in it. It is used no more.
+    pub(super) fn leave(&self) {
+        secrets::leave(&self.dir);
+    }
+
     /// Removes the file of an instance.
     ///
     /// # Errors
@@ -157,5 +162,7 @@ mod tests {
         handed.remove(&instance).unwrap();
         assert_eq!(handed.all().unwrap(), []);
         assert!(!handed.path_of(&instance).exists());
+        handed.leave();
+        assert!(!handed.dir.exists(), "nothing is left of it");
     }
 }

@@ -83,7 +83,9 @@ pub use foresee::{foresee, remarks, wanted_variables};
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use handed::{Handed, Reader};
 pub use init::{Split, split};
-pub(super) use secrets::{discard as discard_secrets_dir, make as make_secrets_dir};
+pub(super) use secrets::{
+    discard as discard_secrets_dir, leave as leave_secrets_place, make as make_secrets_dir,
+};
 pub use sys::{hide_from_peers, keep_descriptors_from_children, start_afresh};
 
 /// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
@@ -191,6 +193,15 @@ impl Site {
         self.config.instances_dir.join(instance.to_string())
     }
 
+    /// The process of an instance's program, by its own file. Blocks for that file.
+    fn program(&self, instance: &InstanceId) -> Option<u32> {
+        let state = record::State::read(&self.file_of(instance)).ok()??;
+        match state.start? {
+            record::Start::Running { child, .. } => Some(child.pid),
+            record::Start::Failed { .. } => None,
+        }
+    }
+
     fn logs_of(&self, instance: &InstanceId) -> PathBuf {
         logs::replica_dir(&self.config.logs_dir, &instance.pipeline, &instance.replica)
     }
@@ -292,14 +303,16 @@ impl ProcessDriver {
         })
     }
 
+    /// Where files lie that the daemon keeps for instances of other users; `None` on a host without a
+    /// place for them.
+    pub fn handed(&self) -> Option<Handed> {
+        self.site.config.handed.clone()
+    }
+
     /// The process of an instance's program, by its own file; `None` when it is not known to have
     /// started. Blocks for that file.
     pub fn program(&self, instance: &InstanceId) -> Option<u32> {
-        let state = record::State::read(&self.site.file_of(instance)).ok()??;
-        match state.start? {
-            record::Start::Running { child, .. } => Some(child.pid),
-            record::Start::Failed { .. } => None,
-        }
+        self.site.program(instance)
     }
 
     /// Runs `work`, which touches files, where it may block.
@@ -335,6 +348,11 @@ impl Drop for ProcessDriver {
             // Where nothing runs any more its group goes as well.
             server.end();
             self.site.groups.leave();
+            // The next one finds a place of its own.
+            self.site.secrets.leave();
+            if let Some(handed) = &self.site.config.handed {
+                handed.leave();
+            }
         }
     }
 }

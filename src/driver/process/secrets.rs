@@ -125,6 +125,12 @@ impl Place {
         Ok(Some(dir))
     }
 
+    /// Removes the place when nothing is left in it. It is used no more: where others may write they
+    /// know its name by now, and could take it.
+    pub(super) fn leave(&self) {
+        leave(self.dir());
+    }
+
     /// Removes the secrets of an instance, if it had any.
     pub(super) fn forget(&self, instance: &InstanceId) -> io::Result<()> {
         discard(&self.of(instance))
@@ -157,12 +163,8 @@ pub(in crate::driver) fn make(dir: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Removes the directory of all when nothing is left in it. Where others may write it stays: they
-/// know its name by now, and could take it.
-fn leave(dir: &Path) {
-    if dir.parent().is_some_and(is_shared) {
-        return;
-    }
+/// Removes the directory of all when nothing is left in it.
+pub(in crate::driver) fn leave(dir: &Path) {
     match fs::remove_dir(dir) {
         Ok(()) => {}
         // Others still have theirs there, or the last one of them just left.
@@ -186,7 +188,12 @@ pub(in crate::driver) fn discard(dir: &Path) -> io::Result<()> {
         .and_then(|()| fs::remove_dir_all(dir));
     match removed {
         Ok(()) => {
-            leave(dir.parent().unwrap_or(dir));
+            // Where others may write it stays for as long as it is used: they know its name by now, and
+            // could take it.
+            let all = dir.parent().unwrap_or(dir);
+            if !all.parent().is_some_and(is_shared) {
+                leave(all);
+            }
             Ok(())
         }
         // There were none, or somebody else has just removed them.

@@ -1,9 +1,9 @@
 //! Control groups: limits on memory, processor time and processes, and what belongs together.
 //!
 //! A component with limits runs in control groups of its own: of version 1 below the daemon's own
-//! groups, of version 2 below a group of ours. That is `flowctl` at the top of the hierarchy for
-//! root, else the group that systemd delegated to the daemon, or a scope that the manager of the
-//! user's services gives. A component without limits costs nothing: its guardian was
+//! groups, of version 2 below a group of ours. That is `flowctl` at the top of the hierarchy for root,
+//! and for a user the scope in which the daemon was started, if that was delegated to it, or one that
+//! the manager of the user's services gives. A component without limits costs nothing: its guardian was
 //! forked inside the one group of all trees of this state directory, and its tree cannot leave that.
 //!
 //! Where no group may be made the limits are not enforced, and [`unenforced`] says so.
@@ -287,10 +287,15 @@ impl Groups {
         }
     }
 
-    /// The files by which another program joins the groups that an instance has.
-    pub(super) fn of(&self, instance: &InstanceId) -> Vec<PathBuf> {
+    /// The files by which another program joins the groups that an instance has, whose process is
+    /// `program`: an earlier daemon may have made them elsewhere.
+    pub(super) fn of(&self, instance: &InstanceId, program: Option<u32>) -> Vec<PathBuf> {
         let parents = self.parents().into_iter();
-        let files = parents.map(|parent| self.dir(parent, instance).join("cgroup.procs"));
+        let dirs = parents.map(|parent| self.dir(parent, instance));
+        let name = format!("{}-{instance}", self.mark);
+        let own = program.and_then(|pid| Host::read_for(&pid.to_string()).named(&name));
+        let dirs: BTreeSet<PathBuf> = dirs.chain(own).collect();
+        let files = dirs.into_iter().map(|dir| dir.join("cgroup.procs"));
         files.filter(|file| file.exists()).collect()
     }
 

@@ -52,12 +52,13 @@ impl Host {
         })
     }
 
-    /// Where groups may be made in the hierarchy of all controllers.
+    /// Where groups may be made in the hierarchy of all controllers: for root below the top, for a user
+    /// in the scope that was given to the daemon.
     pub(super) fn unified(&self) -> Option<Top> {
         let (mount, own) = unified_place(self.path()?, &self.mounts)?;
         let is_root = rustix::process::geteuid().is_root();
         if is_root && is_writable(&mount) {
-            // Also under a unit that was delegated: see `delegated`. Inside a namespace the top is an
+            // Also under a unit that was delegated: see `is_ours`. Inside a namespace the top is an
             // ordinary group, and we may be in it.
             let vacate = own == mount && mount.join("cgroup.type").exists();
             return Some(Top {
@@ -66,12 +67,20 @@ impl Host {
                 vacate,
             });
         }
-        let dir = delegated(&own, is_given_away)?;
-        is_writable(&dir).then_some(Top {
-            dir,
+        let is_ours = is_ours(&own, is_given_away) && is_writable(&own);
+        is_ours.then_some(Top {
+            dir: own,
             below: None,
             vacate: true,
         })
+    }
+
+    /// The group of that name that the process is in, or below.
+    pub(super) fn named(&self, name: &str) -> Option<PathBuf> {
+        let (_, own) = unified_place(self.path()?, &self.mounts)?;
+        let mut above = own.ancestors();
+        let group = above.find(|dir| dir.file_name().is_some_and(|own| own == name))?;
+        Some(group.to_owned())
     }
 }
 
@@ -116,19 +125,15 @@ fn is_given_away(group: &Path) -> bool {
     })
 }
 
-/// The group that was given to what runs in `own`: a scope, or the unit of which `own` is a part and
-/// no unit itself (`DelegateSubgroup=`). A unit above that was given to its own manager is not ours.
+/// Whether `own` is a scope that was given to what runs in it.
 ///
-/// Nor is the group of a service that we are put into as a whole of use: with controllers shared out
-/// it takes no process, so that systemd could never start the service again beside what runs on.
-fn delegated(own: &Path, is_given_away: impl Fn(&Path) -> bool) -> Option<PathBuf> {
-    let name = own.file_name()?.to_str()?;
-    if name.ends_with(".scope") {
-        return is_given_away(own).then(|| own.to_owned());
-    }
-    let above = own.parent()?;
-    let is_unit = name.ends_with(".service") || name.ends_with(".slice");
-    (!is_unit && is_given_away(above)).then(|| above.to_owned())
+/// The group of a service is of no use, even where systemd puts the daemon into a part of it
+/// (`DelegateSubgroup=`): with controllers shared out it takes no process itself, and that is where
+/// systemd begins a service; versions that know of parts do so too (systemd issue 41304). It could
+/// never start the service again beside what runs on.
+fn is_ours(own: &Path, is_given_away: impl Fn(&Path) -> bool) -> bool {
+    let name = own.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.ends_with(".scope")) && is_given_away(own)
 }
 
 /// The daemon's own group in the hierarchy that `controller` has for itself.
@@ -226,7 +231,7 @@ mod tests {
             (
                 "/c/system.slice/a.service/daemon",
                 "/c/system.slice/a.service",
-                true,
+                false,
             ),
             (
                 "/c/system.slice/b.service",
@@ -246,8 +251,8 @@ mod tests {
             ("/c/user.slice/user-7.slice/session-1.scope", user, false),
         ];
         for (own, given, is_ours) in table {
-            let found = delegated(Path::new(own), |group| group == Path::new(given));
-            assert_eq!(found, is_ours.then(|| given.into()), "{own}");
+            let found = super::is_ours(Path::new(own), |group| group == Path::new(given));
+            assert_eq!(found, is_ours, "{own}");
         }
     }
 }

@@ -19,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// Why a user has no group, and what would give one.
 pub(super) const ADVICE: &str = "no control group was delegated to this user: say `loginctl \
-    enable-linger`, or start the daemon by `systemd-run --user --scope -p Delegate=yes flowctl \
-    daemon`; a unit of the system with `User=` needs `Delegate=yes` and `DelegateSubgroup=daemon`";
+    enable-linger` for the user, also of a unit with `User=`, or start the daemon by `systemd-run \
+    --user --scope -p Delegate=yes flowctl daemon`";
 
 /// Whether there is a manager to ask that outlives the sessions of this user.
 pub(super) fn is_to_be_had(own: &str) -> bool {
