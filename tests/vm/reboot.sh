@@ -10,6 +10,9 @@ check "it starts" systemctl start flowctl
 check "steady is started again" lines /stage/steady.pid 2
 status() { flowctl status | grep -e "^$1 "; }
 check "steady runs, and a reboot is no restart" says 'running *yes *0 ' status steady
+# Asked to end by the host, it ended with success: that is no reason to leave it ended.
+check "obeys is started again" lines /stage/obeys.pid 2
+check "obeys runs, and a reboot is no restart" says 'running *yes *0 ' status obeys
 check "a stop stands" says ' stopped ' status bounded
 # What waited for its next try when the host went down waits for no year.
 tries=$(wc -l </stage/failing.pid)

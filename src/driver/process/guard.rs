@@ -233,6 +233,7 @@ impl Guard<'_> {
                             && !self.oom.is_empty()
                             && cgroup::was_out_of_memory(self.oom),
                         at: wall_ms(),
+                        all_asked: sys::is_pending(Signal::TERM),
                     }));
                 }
                 Ok(None) => break,

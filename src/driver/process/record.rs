@@ -9,7 +9,7 @@
 //! ```text
 //! shim BOOT_ID PID TICKS ORDERS              this process guards the instance
 //! child PID TICKS AT | failed STAGE ERRNO AT its program started, or could not
-//! exit code|signal N OOM AT                  its program ended
+//! exit code|signal N OOM AT [all]            its program ended
 //! gone AT KILLED | lost AT                   nothing is left; the guardian died
 //! ```
 //!
@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) start: Option<Start>,
     /// How its program ended.
     pub(super) exit: Option<Exit>,
+    /// Whether the shim had been asked to end by then, as everything is when a host goes down.
+    pub(super) all_asked: bool,
     /// That nothing is left.
     pub(super) end: Option<End>,
 }
@@ -152,6 +154,8 @@ pub(super) enum Line<'a> {
         oom: bool,
         /// When.
         at: i64,
+        /// Whether the shim had been asked to end by then.
+        all_asked: bool,
     },
     /// Line 4.
     Gone {
@@ -216,13 +220,19 @@ impl Line<'_> {
             Self::Failed { stage, errno, at } => {
                 Text::format(format_args!("failed {} {errno} {at}", stage as u8))
             }
-            Self::Exit { status, oom, at } => {
+            Self::Exit {
+                status,
+                oom,
+                at,
+                all_asked,
+            } => {
                 let (what, number) = match status {
                     Ended::Code(code) => ("code", code),
                     Ended::Signal(signal) => ("signal", signal),
                 };
                 let oom = u8::from(oom);
-                Text::format(format_args!("exit {what} {number} {oom} {at}"))
+                let all = if all_asked { " all" } else { "" };
+                Text::format(format_args!("exit {what} {number} {oom} {at}{all}"))
             }
             Self::Gone { at, killed } => Text::format(format_args!("gone {at} {killed}")),
             Self::Lost { at } => Text::format(format_args!("lost {at}")),
@@ -362,6 +372,8 @@ impl State {
                         at: moment(&mut words)?,
                         killed: 0,
                     });
+                    // Earlier releases said nothing more.
+                    state.all_asked = words.next() == Some("all");
                 }
                 "gone" => {
                     // The first release said nothing more.
@@ -479,6 +491,7 @@ mod tests {
                 status: Ended::Signal(11),
                 oom: true,
                 at: i64::MAX / 2,
+                all_asked: true,
             },
             Line::Gone { at: 12, killed: 3 },
         ] {
@@ -492,7 +505,7 @@ mod tests {
             ExitStatus::Signal(Signal::from_number(11).unwrap())
         );
         assert_eq!(exit.started_at, Some(Timestamp::from_millis(9)));
-        assert!(exit.oom);
+        assert!(exit.oom && state.all_asked);
         assert_eq!(state.end, Some(End::Gone { killed: 3 }));
         assert_eq!(state.orders, Orders::Whom);
     }

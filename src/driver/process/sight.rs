@@ -15,7 +15,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::driver::Scope;
 use crate::model::{
     ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Limit,
-    Sighting, SpecHash, StopPolicy,
+    ProcessIdentity, Sighting, SpecHash, StopPolicy,
 };
 
 use super::failure::Refusal;
@@ -154,6 +154,17 @@ fn classify(
         return Finding::Over { handle, life };
     }
     let over = |handle, life| Finding::Over { handle, life };
+    let is_of_this_boot = |shim: &ProcessIdentity| shim.boot_id == site.boot.id;
+    let is_earlier = state
+        .shim
+        .as_ref()
+        .is_some_and(|shim| !is_of_this_boot(shim));
+    // Whoever takes a host down asks all that runs to end. How each of them did that is nobody's
+    // failure, and no job's success.
+    if is_earlier && state.all_asked {
+        let at = site.boot.began_at;
+        return over(handle, Life::HostReboot { at });
+    }
     let orders = state.orders;
     match (state.end, state.exit, state.start) {
         (Some(End::Gone { killed }), Some(exit), _) => {
@@ -186,7 +197,7 @@ fn classify(
                 life: Life::Created,
                 orders,
             },
-            (None, _) if state.shim.is_some_and(|shim| shim.boot_id != site.boot.id) => {
+            (None, _) if is_earlier => {
                 let at = site.boot.began_at;
                 match exit {
                     Some(exit) => over(handle, Life::Exited(exit)),

@@ -14,7 +14,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -124,6 +124,14 @@ pub(super) fn block_signals() {
             8,
         );
     }
+}
+
+/// Whether a signal was sent to us that is blocked, and that nobody reads. Uses no heap.
+pub(super) fn is_pending(signal: Signal) -> bool {
+    let mut pending = 0u64;
+    // SAFETY: the kernel writes eight bytes.
+    let asked = unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut pending, 8) };
+    asked == 0 && pending & (1 << (signal.as_raw() - 1)) != 0
 }
 
 /// Gives every signal its default meaning, as programs that are started expect it; but lets the

@@ -20,7 +20,13 @@ fn describe(launch: &Launch, boot_id: &str) -> record::Description {
 }
 
 /// Writes the file of an instance as if `shim` had claimed it and started `child`.
-pub(super) fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child: u32, ticks: u64) {
+pub(super) fn forge(
+    stage: &ProcessStage,
+    launch: &Launch,
+    boot_id: &str,
+    child: u32,
+    ticks: u64,
+) -> record::StateFile {
     let file = stage.file_of(launch);
     describe(launch, boot_id).write(&file).unwrap();
     let line = record::Line::Shim {
@@ -35,6 +41,51 @@ pub(super) fn forge(stage: &ProcessStage, launch: &Launch, boot_id: &str, child:
         at: 1,
     };
     state.write(&line).unwrap();
+    state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_asked_to_end_as_it_went_down_has_neither_failed_nor_completed() {
+    let stage = ProcessStage::new();
+    let ended = |all_asked| record::Line::Exit {
+        status: record::Ended::Code(0),
+        oom: false,
+        at: 2,
+        all_asked,
+    };
+    for (id, all_asked) in [("asked", true), ("by-itself", false)] {
+        let launch = launch(spec(id, "sleep", &["1000"]), 1);
+        let state = forge(&stage, &launch, "an-earlier-boot", 1, 1);
+        state.write(&ended(all_asked)).unwrap();
+        state
+            .write(&record::Line::Gone { at: 3, killed: 0 })
+            .unwrap();
+        let seen = sight(&stage.driver, &launch.instance).await.unwrap();
+        match &seen.life {
+            Life::HostReboot { .. } => assert!(all_asked, "{id}"),
+            Life::Exited(_) => assert!(!all_asked, "{id}"),
+            Life::Created
+            | Life::Running { .. }
+            | Life::NotStarted { .. }
+            | Life::Lost { .. }
+            | Life::RuntimeRestarted(_) => panic!("{id}: {:?}", seen.life),
+        }
+        stage.driver.forget(&launch.instance).await.unwrap();
+    }
+    // In this boot an end is what it is; that its guardian was asked as well is written down.
+    let launch = launch(spec("now", "sleep", &["1000"]), 1);
+    let child = stage.start(&launch).await;
+    for pid in [stage.shim_of(&launch), child.pid] {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+    let exited = |life: &Life| matches!(life, Life::Exited(_));
+    eventually(&stage.driver, &launch.instance, exited).await;
+    let state = record::State::read(&stage.file_of(&launch))
+        .unwrap()
+        .unwrap();
+    assert!(state.all_asked, "{state:?}");
+    stage.driver.forget(&launch.instance).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
