@@ -39,12 +39,12 @@ pub(super) struct Rebuilding {
     pub(super) why: String,
 }
 
-/// The boot of the host in which the store was last open.
+/// The boot of the host in which the store was last open, and the numbers of events until then.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Boot {
     /// What the kernel calls it.
     pub(super) id: String,
-    /// No event before this boot has this number or a higher one.
+    /// No event that anybody saw has this number or a higher one.
     pub(super) first_seq: u64,
 }
 

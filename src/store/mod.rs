@@ -28,6 +28,7 @@ mod ledger;
 mod load;
 mod lock;
 mod migrate;
+mod numbers;
 mod open;
 mod private;
 mod rows;
@@ -44,10 +45,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use ledger::Ledger;
-use load::{Boot, Unreadable};
+use load::Unreadable;
+use numbers::Numbers;
 use open::Opened;
-use rows::Change;
 use writer::{Commit, Engine, Link, Message};
 
 pub use batch::{Batch, Durability, EventQuery};
@@ -56,10 +56,6 @@ pub use lock::{LockError, StateLock, lock, make_private};
 pub use private::write_private;
 
 use crate::model::{Event, PipelineKey, PipelineRecord, Record, ReplicaKey, Timestamp};
-
-/// How many event numbers are left out after a reboot: a power cut may have taken up to 200 ms of
-/// events whose numbers people have seen.
-const SEQ_GAP: u64 = 10_000;
 
 /// The way to the database. Cheap to clone; one thread behind it owns the database.
 #[derive(Clone)]
@@ -134,8 +130,8 @@ impl Store {
             None if is_empty || state.lost_its_end => Recovery::New,
             None => Recovery::Intact,
         };
-        let mut first = state.garbage;
-        let next_seq = next_seq(&state.ledger, state.boot, now, &mut first);
+        let numbers = Numbers::begin(state.ledger.history.next_seq(), state.boot, now);
+        let next_seq = numbers.first;
         let loaded = Loaded {
             pipelines: state.pipelines,
             records: state.records,
@@ -149,7 +145,7 @@ impl Store {
             tallied: state.ledger.created,
             ledger: state.ledger,
         };
-        let link = writer::start(dir, now, engine, first)?;
+        let link = writer::start(dir, now, engine, numbers, state.garbage)?;
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
             link,
@@ -246,31 +242,4 @@ impl fmt::Debug for Store {
             .field("dir", &self.inner.dir)
             .finish_non_exhaustive()
     }
-}
-
-/// The number of the next event; `first` then also remembers what it takes to find it again.
-fn next_seq(ledger: &Ledger, boot: Option<Boot>, now: Timestamp, first: &mut Vec<Change>) -> u64 {
-    // Milliseconds outrun any sequence that grows by less than a thousand a second.
-    let base = u64::try_from(now.as_millis()).unwrap_or(0);
-    let next = ledger.history.next_seq().unwrap_or(base);
-    let id = boot_id();
-    match boot {
-        Some(boot) if boot.id == id => next.max(boot.first_seq),
-        Some(boot) => {
-            let first_seq = next.max(boot.first_seq) + SEQ_GAP;
-            first.push(Boot { id, first_seq }.change());
-            first_seq
-        }
-        None => {
-            first.push(Boot { id, first_seq: 0 }.change());
-            next
-        }
-    }
-}
-
-/// What changes with each boot of the host; empty where the kernel doesn't tell.
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|text| text.trim().to_owned())
-        .unwrap_or_default()
 }

@@ -16,6 +16,7 @@ use super::batch::{Batch, Durability};
 use super::error::StoreError;
 use super::folder;
 use super::ledger::Ledger;
+use super::numbers::Numbers;
 use super::open::{self, Found, GROUP_BYTES, Opened};
 use super::rows::{self, Change};
 use super::sync::{self, Done, Syncer};
@@ -59,6 +60,7 @@ struct Writer {
     shelf: Shelf,
     /// `None` after a failure.
     engine: Option<Engine>,
+    numbers: Numbers,
 }
 
 /// A database in use.
@@ -75,6 +77,7 @@ pub(super) fn start(
     dir: &Path,
     now: Timestamp,
     engine: Engine,
+    numbers: Numbers,
     first: Vec<Change>,
 ) -> Result<Link, StoreError> {
     let started = |error| StoreError::io("start a thread for", dir, error);
@@ -97,6 +100,7 @@ pub(super) fn start(
         sync_thread,
         shelf: Arc::clone(&shelf),
         engine: Some(engine),
+        numbers,
     };
     let thread = thread::Builder::new()
         .name("store-write".to_owned())
@@ -166,6 +170,7 @@ impl Writer {
                 Err(_) => {}
             }
         }
+        changes.extend(self.numbers.reserve(engine.ledger.history.next_seq()));
         let applied = engine
             .tally(&self.dir, &self.sync)
             .and_then(|()| engine.apply(&self.sync, changes));
@@ -204,6 +209,7 @@ impl Writer {
         let (engine, lost) = brought_back.inspect_err(|error| {
             self.sync.failed(error.clone());
         })?;
+        self.numbers.forget();
         match lost {
             None => Ok(engine),
             Some(why) => {
@@ -266,7 +272,8 @@ impl Writer {
             sync,
             sync_thread,
             shelf,
-            engine,
+            mut engine,
+            numbers,
             ..
         } = self;
         while let Ok(message) = inbox.try_recv() {
@@ -275,6 +282,14 @@ impl Writer {
                 // The first one is answered; this one's sender sees that nobody is there.
                 Message::Close(_) => {}
             }
+        }
+        // Where that cannot be written, a gap is left.
+        if let Some(engine) = &mut engine
+            && let Some(rest) = numbers.give_back(engine.ledger.history.next_seq())
+            && sync.trouble().is_none()
+            && folder::check_takes_more(&dir).is_ok()
+        {
+            engine.apply(&sync, vec![rest]);
         }
         sync.close();
         let ended = sync_thread.join();

@@ -4,7 +4,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use super::super::load::Boot;
-use super::super::{EventQuery, Recovery, SEQ_GAP};
+use super::super::numbers::{BLOCK, Numbers, SEQ_GAP};
+use super::super::{EventQuery, Recovery};
 use super::*;
 
 #[test]
@@ -243,6 +244,42 @@ fn event_numbers_that_a_power_cut_may_have_taken_are_not_used_again() {
         assert_eq!(after.next_seq, loaded.next_seq + 1 + SEQ_GAP);
         store.close().unwrap();
     }
+}
+
+#[test]
+fn event_numbers_that_a_killed_daemon_may_have_shown_are_not_used_again() {
+    let (store, loaded, folder) = Store::temporary();
+    let mut batch = Batch::new();
+    batch.put_setting("port", "8080");
+    batch.push_event(event(loaded.next_seq));
+    commit(&store, batch, Durability::CrashSafe).unwrap();
+    // As `kill -9` leaves it: nothing is given back.
+    let dir = folder.path().join("store");
+    let copy = folder.path().join("killed");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&dir, &copy])
+        .status();
+    assert!(copied.unwrap().success());
+    let (killed, after) = open(&copy);
+    assert!(after.next_seq > loaded.next_seq + BLOCK / 2, "{after:?}");
+    drop(killed);
+    // One that is closed leaves no gap.
+    store.close().unwrap();
+    let (_store, after) = open(&dir);
+    assert_eq!(after.next_seq, loaded.next_seq + 1);
+}
+
+#[test]
+fn numbers_are_set_aside_well_before_they_are_given_out() {
+    let now = Timestamp::from_millis(1);
+    let mut numbers = Numbers::begin(Some(7), None, now);
+    assert!(numbers.give_back(Some(7)).is_none(), "nothing to give back");
+    assert!(numbers.reserve(Some(7)).is_some());
+    assert!(numbers.reserve(Some(8)).is_none(), "once for many");
+    assert!(numbers.reserve(Some(7 + BLOCK / 2)).is_some());
+    numbers.forget();
+    assert!(numbers.reserve(Some(8)).is_some());
 }
 
 /// What commits cost, in figures: `cargo test --release -- --ignored --nocapture store_costs`.
