@@ -64,7 +64,8 @@ pub fn injected(launch: &Launch, reach: &Reach, given: &Given) -> BTreeMap<Strin
     let PipelineKey { namespace, name } = &instance.pipeline;
     set("FLOWCTL_RUN_ID", run_id(namespace, name, *generation));
     set("FLOWCTL_ATTEMPT", given.attempt.to_string());
-    if let Some(port) = spec.health_port() {
+    let replica = instance.replica.replica;
+    if let Some(port) = spec.health_port().and_then(|port| port.of(replica)) {
         set("HEALTH_PORT", port.to_string());
         // Only reported by the clients, which makes it the one thing that tells them apart.
         set("HEALTH_ENDPOINT", format!("http://localhost:{port}/health"));
@@ -89,7 +90,7 @@ mod tests {
         spec.probes.readiness = Some(Probe {
             check: ProbeCheck::Http(HttpTarget {
                 host: None,
-                port: 18089,
+                port: 18089.into(),
                 path: "/health".to_owned(),
             }),
             period: HumanDuration::from_secs(10),

@@ -27,6 +27,8 @@ pub(super) struct Written {
     pub registration: Option<Span>,
     /// The probes, by name.
     pub probes: BTreeMap<&'static str, Span>,
+    /// Whether one of them is meant by a plain `health_port`, which replicas of a process cannot share.
+    pub has_health_port: bool,
     /// Each of `ports`, in their order.
     pub ports: Vec<Span>,
     /// Each of `secrets` with a `mode` or a `container_path`, by name.
@@ -48,7 +50,7 @@ struct Case<'a> {
 type Rule = fn(&Case<'_>, &mut Findings<'_>);
 
 /// Every pair of fields that cannot work together, and what tells of it.
-const RULES: [(&str, Rule); 14] = [
+const RULES: [(&str, Rule); 15] = [
     (
         "depends_on completed, restart of the other",
         never_completed,
@@ -64,6 +66,7 @@ const RULES: [(&str, Rule); 14] = [
         beats_too_seldom,
     ),
     ("probes, ports protocol", asks_another_protocol),
+    ("probes port, replicas", asks_one_port_of_many),
     ("stop signal, grace_period", never_ends),
     ("ports hostPort and hostIP, driver", unpublished),
     ("secrets mode, container_path, driver", unreadable_secret),
@@ -278,8 +281,8 @@ fn beats_too_seldom(case: &Case<'_>, findings: &mut Findings<'_>) {
 fn asks_another_protocol(case: &Case<'_>, findings: &mut Findings<'_>) {
     for (name, at, check) in probes(case) {
         let number = match check {
-            ProbeCheck::Http(target) if target.host.is_none() => target.port,
-            ProbeCheck::Grpc { port, .. } | ProbeCheck::Tcp { port } => *port,
+            ProbeCheck::Http(target) if target.host.is_none() => target.port.number(),
+            ProbeCheck::Grpc { port, .. } | ProbeCheck::Tcp { port } => port.number(),
             ProbeCheck::Http(_) | ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => {
                 continue;
             }
@@ -295,6 +298,37 @@ fn asks_another_protocol(case: &Case<'_>, findings: &mut Findings<'_>) {
                 at,
                 format!("the {name} probe asks over TCP, and port {number} is none of TCP's"),
                 "ask another port, or a program (`exec`)".to_owned(),
+            );
+        }
+    }
+}
+
+fn asks_one_port_of_many(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let Workload::Process(_) = case.spec.workload else {
+        // Containers have a network of their own.
+        return;
+    };
+    for (name, at, check) in probes(case) {
+        let port = match check {
+            ProbeCheck::Http(target) if target.host.is_none() => target.port,
+            ProbeCheck::Grpc { port, .. } | ProbeCheck::Tcp { port } => *port,
+            ProbeCheck::Http(_) | ProbeCheck::Exec { .. } | ProbeCheck::Heartbeat { .. } => {
+                continue;
+            }
+        };
+        let replicas = case.spec.replicas;
+        let is_told = name == "readiness" && case.at.has_health_port;
+        if port.is_shared() && replicas > 1 && !is_told {
+            findings.warn(
+                at,
+                format!("the {name} probe asks all {replicas} replicas at one port, {port}, which one of them has"),
+                "have the number of the replica in it and in what the program is told, like `808${{ component.replica }}`".to_owned(),
+            );
+        } else if let Some(replica) = (0..replicas).find(|replica| port.of(*replica).is_none()) {
+            findings.error(
+                at,
+                format!("the {name} probe has no port for replica {replica}: {port} is none then"),
+                "leave room for the number of each replica".to_owned(),
             );
         }
     }

@@ -210,6 +210,7 @@ impl<'t> Draft<'t> {
             restart: self.restart.written().clone(),
             stop_signal: self.stop.signal_at(),
             probes: self.probes.written(),
+            has_health_port: self.probes.health_port.is_some(),
             ports: self.ports.iter().map(|draft| draft.at).collect(),
             env: env
                 .filter(|(name, _)| is_told(name))
@@ -236,11 +237,13 @@ impl<'t> Draft<'t> {
         let mut env = BTreeMap::new();
         for (name, text) in &defaults.env {
             if !self.env.contains_key(name) {
-                env.insert((*name).to_owned(), resolver.text(*text, findings));
+                let value = resolver.variable(name, *text, findings);
+                env.insert((*name).to_owned(), value);
             }
         }
         for (name, text) in &self.env {
-            env.insert((*name).to_owned(), resolver.text(*text, findings));
+            let value = resolver.variable(name, *text, findings);
+            env.insert((*name).to_owned(), value);
         }
         let config = self.config.map(|node| {
             yaml::free_form(node, &mut |node, text| {

@@ -280,7 +280,9 @@ pub(super) fn check_host_ports(drafts: &[Draft<'_>], findings: &mut Findings<'_>
         if draft.replicas > 1
             && let Some((_, number, ..)) = wanted.first().copied().or(health)
         {
-            let fix = if process {
+            let fix = if process && wanted.is_empty() {
+                "have the number of the replica in it, like `808${{ component.replica }}`"
+            } else if process {
                 "run it as a container, or leave the port out"
             } else {
                 "leave `hostPort` out: other containers reach it by its id"

@@ -1,8 +1,9 @@
 //! `probes`, and the shorthands `health_check`, `health_port` and `health_endpoint`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::model::{HttpTarget, HumanDuration, Port, Probe, ProbeCheck, Probes};
+use crate::model::{HttpTarget, HumanDuration, Port, Probe, ProbeCheck, Probes, ReplicaPort};
 
 use super::fields::{Field, Fields, Text};
 use super::problem::{Findings, Span, shown};
@@ -22,7 +23,7 @@ pub(super) struct ProbesDraft<'t> {
     startup: ProbeDraft<'t>,
     readiness: ProbeDraft<'t>,
     liveness: ProbeDraft<'t>,
-    /// The port of a shorthand: one that the component serves.
+    /// The port of a shorthand, where it is a plain number: one that the component serves.
     pub health_port: Option<(u16, Span)>,
 }
 
@@ -63,15 +64,16 @@ enum CheckDraft<'t> {
 /// What a shorthand asks.
 struct TargetDraft<'t> {
     host: Option<String>,
-    port: u16,
+    port: PortDraft<'t>,
     path: Text<'t>,
 }
 
-/// A port by number, or by the name of one of the component's own.
+/// A port by number, by the name of one of the component's own, or with references in it.
 #[derive(Clone, Copy, Debug)]
 enum PortDraft<'t> {
     Number(u16),
     Named(Text<'t>),
+    Referring(Text<'t>),
 }
 
 /// The figures that a probe has unless it says otherwise.
@@ -172,11 +174,14 @@ impl<'t> ProbesDraft<'t> {
         let Some(first) = check.or(endpoint).or(port) else {
             return;
         };
-        let number = port.and_then(|port| port.port(findings));
-        self.health_port = port.and_then(|port| Some((number?, port.key_at)));
+        let drawn = port.and_then(|port| PortDraft::unnamed(port, findings));
+        self.health_port = match (drawn, port) {
+            (Some(PortDraft::Number(number)), Some(port)) => Some((number, port.key_at)),
+            (Some(PortDraft::Named(_) | PortDraft::Referring(_)) | None, _) | (_, None) => None,
+        };
         let target = match check.or(endpoint) {
-            Some(check) => target(check, port.is_some(), number, findings),
-            None => number.map(|port| TargetDraft {
+            Some(check) => target(check, port.is_some(), drawn, findings),
+            None => drawn.map(|port| TargetDraft {
                 host: None,
                 port,
                 path: default_path(first.key_at),
@@ -195,11 +200,7 @@ impl<'t> ProbesDraft<'t> {
             return;
         }
         self.readiness.at = first.key_at;
-        self.readiness.check = Some(CheckDraft::Http {
-            host,
-            port: PortDraft::Number(port),
-            path,
-        });
+        self.readiness.check = Some(CheckDraft::Http { host, port, path });
     }
 
     /// The probes: what was written, then what `defaults` say, then our own defaults.
@@ -232,7 +233,7 @@ fn default_path(at: Span) -> Text<'static> {
 fn target<'t>(
     field: Field<'t>,
     has_port: bool,
-    port: Option<u16>,
+    port: Option<PortDraft<'t>>,
     findings: &mut Findings<'_>,
 ) -> Option<TargetDraft<'t>> {
     if matches!(field.node.value, Value::Map(_) | Value::List(_)) {
@@ -279,7 +280,7 @@ fn target<'t>(
 fn url<'t>(
     field: Field<'t>,
     text: &'t str,
-    port: Option<u16>,
+    port: Option<PortDraft<'t>>,
     findings: &mut Findings<'_>,
 ) -> Option<TargetDraft<'t>> {
     let mut refuse = |message: &str, fix: &str| {
@@ -312,9 +313,13 @@ fn url<'t>(
         );
     }
     let number = match written {
-        None => port.unwrap_or(80),
+        None => port.unwrap_or(PortDraft::Number(80)),
+        Some(text) if text.contains(REFERENCE) => PortDraft::Referring(Text {
+            text,
+            at: field.node.at,
+        }),
         Some(text) => match text.parse::<u16>() {
-            Ok(number) if number > 0 => number,
+            Ok(number) if number > 0 => PortDraft::Number(number),
             _ => {
                 return refuse(
                     "the port in the URL is not one",
@@ -324,7 +329,7 @@ fn url<'t>(
         },
     };
     if let (Some(port), Some(_)) = (port, written)
-        && port != number
+        && port.text() != number.text()
     {
         return refuse(
             "the URL and `health_port` name different ports",
@@ -512,15 +517,15 @@ impl<'t> CheckDraft<'t> {
         Some(match self {
             Self::Http { host, port, path } => ProbeCheck::Http(HttpTarget {
                 host: host.clone(),
-                port: port.resolve(ports, findings)?,
+                port: port.resolve(ports, resolver, findings)?,
                 path: resolver.text(*path, findings),
             }),
             Self::Grpc { port, service } => ProbeCheck::Grpc {
-                port: port.resolve(ports, findings)?,
+                port: port.resolve(ports, resolver, findings)?,
                 service: service.clone(),
             },
             Self::Tcp { port } => ProbeCheck::Tcp {
-                port: port.resolve(ports, findings)?,
+                port: port.resolve(ports, resolver, findings)?,
             },
             Self::Exec { command } => ProbeCheck::Exec {
                 command: resolver.texts(command, findings),
@@ -530,7 +535,28 @@ impl<'t> CheckDraft<'t> {
     }
 }
 
+/// What a reference begins with.
+const REFERENCE: &str = "${{";
+
 impl<'t> PortDraft<'t> {
+    /// As it was written.
+    fn text(self) -> Cow<'t, str> {
+        match self {
+            Self::Number(number) => number.to_string().into(),
+            Self::Named(text) | Self::Referring(text) => text.text.into(),
+        }
+    }
+
+    /// One that is no name.
+    fn unnamed(field: Field<'t>, findings: &mut Findings<'_>) -> Option<Self> {
+        if let Value::Scalar(scalar) = &field.node.value
+            && scalar.text.contains(REFERENCE)
+        {
+            return field.referring_word(findings).map(Self::Referring);
+        }
+        field.port(findings).map(Self::Number)
+    }
+
     fn read(field: Field<'t>, findings: &mut Findings<'_>) -> Option<Self> {
         if let Value::Scalar(scalar) = &field.node.value
             && scalar.text.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -540,12 +566,27 @@ impl<'t> PortDraft<'t> {
                 at: field.node.at,
             }));
         }
-        field.port(findings).map(Self::Number)
+        Self::unnamed(field, findings)
     }
 
-    fn resolve(self, ports: &[Port], findings: &mut Findings<'_>) -> Option<u16> {
+    fn resolve(
+        self,
+        ports: &[Port],
+        resolver: &Resolver<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Option<ReplicaPort> {
         let name = match self {
-            Self::Number(number) => return Some(number),
+            Self::Number(number) => return Some(number.into()),
+            Self::Referring(text) => {
+                let resolved = resolver.text_if_whole(text, findings)?;
+                let port = resolved.parse::<ReplicaPort>();
+                return port
+                    .map_err(|why| {
+                        let what = format!("`{}` is not a port", shown(&resolved));
+                        findings.error(text.at, what, Some(why.to_string()));
+                    })
+                    .ok();
+            }
             Self::Named(name) => name,
         };
         let found = ports
@@ -561,6 +602,6 @@ impl<'t> PortDraft<'t> {
                 ),
             );
         }
-        found.map(|port| port.container_port)
+        found.map(|port| port.container_port.into())
     }
 }

@@ -14,6 +14,10 @@ use super::suggest;
 /// inside every container.
 pub const HOST_FROM_CONTAINER: &str = "host.flowctl.internal";
 
+/// The longest text that a kernel hands to a program, in bytes and with the zero at its end, where
+/// pages have 4 KiB. `apply` weighs all of it by the kernel at hand.
+const LONGEST_STRING: usize = 131_072;
+
 /// Whether every component of a file could be read as far as its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ids {
@@ -57,16 +61,49 @@ impl Resolver<'_> {
     pub(super) fn texts(&self, texts: &[Text<'_>], findings: &mut Findings<'_>) -> Vec<String> {
         texts
             .iter()
-            .map(|text| self.text(*text, findings))
+            .map(|text| {
+                let resolved = self.text(*text, findings);
+                weigh("this argument", resolved.len(), text.at, findings);
+                resolved
+            })
             .collect()
+    }
+
+    /// The value of the variable `name`, with its references resolved.
+    pub(super) fn variable(
+        &self,
+        name: &str,
+        text: Text<'_>,
+        findings: &mut Findings<'_>,
+    ) -> String {
+        let resolved = self.text(text, findings);
+        let what = format!("variable {}", shown(name));
+        weigh(&what, name.len() + 1 + resolved.len(), text.at, findings);
+        resolved
     }
 
     /// `text` with its references resolved. Those to the replica's number stay, in one spelling,
     /// until an instance starts.
     pub(super) fn text(&self, text: Text<'_>, findings: &mut Findings<'_>) -> String {
+        self.resolved(text, findings).0
+    }
+
+    /// As [`Self::text`]; `None` when one of them cannot be resolved, which was reported.
+    pub(super) fn text_if_whole(
+        &self,
+        text: Text<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Option<String> {
+        let (resolved, is_whole) = self.resolved(text, findings);
+        is_whole.then_some(resolved)
+    }
+
+    /// `text` as far as its references can be resolved, and whether all can.
+    fn resolved(&self, text: Text<'_>, findings: &mut Findings<'_>) -> (String, bool) {
         if memchr::memchr(b'$', text.text.as_bytes()).is_none() {
-            return text.text.to_owned();
+            return (text.text.to_owned(), true);
         }
+        let mut is_whole = true;
         let mut resolved = String::with_capacity(text.text.len());
         let mut rest = text.text;
         while let Some(start) = memchr::memmem::find(rest.as_bytes(), b"${{") {
@@ -79,15 +116,16 @@ impl Resolver<'_> {
                     "the reference is not closed",
                     Some("end it with `}}`".to_owned()),
                 );
-                return resolved;
+                return (resolved, false);
             };
-            if let Some(value) = self.reference(after[..end].trim(), at, findings) {
-                resolved.push_str(&value);
+            match self.reference(after[..end].trim(), at, findings) {
+                Some(value) => resolved.push_str(&value),
+                None => is_whole = false,
             }
             rest = &after[end + 2..];
         }
         resolved.push_str(rest);
-        resolved
+        (resolved, is_whole)
     }
 
     /// Where the reference that starts `left` bytes before the end of `text` stands: the exact
@@ -253,6 +291,20 @@ impl Resolver<'_> {
                 DriverKind::Process | DriverKind::Docker,
             ) => HOST_FROM_CONTAINER.to_owned(),
         }
+    }
+}
+
+/// Warns of what the kernel would not hand to a program.
+fn weigh(what: &str, length: usize, at: Span, findings: &mut Findings<'_>) {
+    if length >= LONGEST_STRING {
+        findings.warn(
+            at,
+            format!(
+                "{what} is {} bytes long, and most kernels take no more than {LONGEST_STRING}",
+                length + 1
+            ),
+            "put it into a file, and hand over its path".to_owned(),
+        );
     }
 }
 

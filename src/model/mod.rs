@@ -48,10 +48,10 @@ pub use spec::{
 };
 pub use spec::{
     Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
-    ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAUmask, PipelineSpec,
-    Port, Probe, ProbeCheck, Probes, ProcessSpec, Protocol, Registration, Resources, RestartMode,
-    RestartPolicy, RetryLimit, Rlimits, Role, SecretSource, SecretSpec, Signal, StopPolicy,
-    StopTarget, Umask, Volume, VolumeSource, Workload,
+    ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAPort, NotAUmask,
+    PipelineSpec, Port, Probe, ProbeCheck, Probes, ProcessSpec, Protocol, Registration,
+    ReplicaPort, Resources, RestartMode, RestartPolicy, RetryLimit, Rlimits, Role, SecretSource,
+    SecretSpec, Signal, StopPolicy, StopTarget, Umask, Volume, VolumeSource, Workload,
 };
 pub use state::{
     Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,

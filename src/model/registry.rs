@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ids::InstanceId;
-use super::spec::{ComponentSpec, ProbeCheck, Role};
+use super::spec::{ComponentSpec, ProbeCheck, ReplicaPort, Role};
 use super::time::Timestamp;
 
 /// The id under which a component sends its heartbeats: 1 to 200 bytes without control characters.
@@ -414,11 +414,9 @@ impl Default for Patience {
 impl ComponentSpec {
     /// The port on which the component was told to answer health checks: its own `HEALTH_PORT`,
     /// else the one that its http readiness probe asks.
-    pub fn health_port(&self) -> Option<u16> {
-        let own = self
-            .env
-            .get("HEALTH_PORT")
-            .and_then(|port| port.parse().ok());
+    pub fn health_port(&self) -> Option<ReplicaPort> {
+        let own = self.env.get("HEALTH_PORT");
+        let own = own.and_then(|port| port.parse().ok());
         let probed = || match &self.probes.readiness.as_ref()?.check {
             ProbeCheck::Http(target) => Some(target.port),
             ProbeCheck::Grpc { .. }

@@ -19,8 +19,8 @@ use serde_json::Value;
 use super::ids::SpecHash;
 use super::path;
 use super::spec::{
-    ComponentSpec, ContainerSpec, ImagePullPolicy, PipelineSpec, Port, Protocol, Resources,
-    Rlimits, SecretSource, SecretSpec, Umask, Volume, VolumeSource, Workload,
+    ComponentSpec, ContainerSpec, ImagePullPolicy, PipelineSpec, Port, Protocol, ReplicaPort,
+    Resources, Rlimits, SecretSource, SecretSpec, Umask, Volume, VolumeSource, Workload,
 };
 
 /// Bits of a secret's file unless the manifest says otherwise.
@@ -88,7 +88,7 @@ struct Written<'a> {
     config: Option<Value>,
     /// What HEALTH_PORT tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    health_port: Option<u16>,
+    health_port: Option<ReplicaPort>,
 }
 
 impl<'a> Written<'a> {

@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn a_changed_probe_applies_live_even_beside_a_change_that_restarts() {
         let probe = Probe {
-            check: ProbeCheck::Tcp { port: 80 },
+            check: ProbeCheck::Tcp { port: 80.into() },
             period: HumanDuration::from_secs(10),
             timeout: HumanDuration::from_secs(2),
             failures: 3,

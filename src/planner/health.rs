@@ -197,7 +197,7 @@ mod tests {
 
     fn probe(failures: u32, successes: u32) -> Probe {
         Probe {
-            check: ProbeCheck::Tcp { port: 1 },
+            check: ProbeCheck::Tcp { port: 1.into() },
             period: HumanDuration::from_secs(10),
             timeout: HumanDuration::from_secs(2),
             failures,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::model::{
     ComponentId, ComponentSpec, HttpTarget, InstanceId, PipelineKey, PipelineSpec, Port,
-    ProbeCheck, Probes, Protocol,
+    ProbeCheck, Probes, Protocol, ReplicaPort,
 };
 
 use super::ports::{Holder, on_host};
@@ -13,7 +13,7 @@ use super::{List, Running, Trouble, World};
 /// The ports that a component needs: those that it names, and those that it will be asked at.
 pub(super) fn needed(spec: &ComponentSpec) -> Vec<Port> {
     let mut needed = spec.ports.clone();
-    for number in asked_here(&spec.probes) {
+    for number in asked_here(&spec.probes).flat_map(|port| port.all(spec.replicas)) {
         let is_known =
             |port: &Port| port.protocol == Protocol::Tcp && port.container_port == number;
         if !needed.iter().any(is_known) {
@@ -30,7 +30,7 @@ pub(super) fn needed(spec: &ComponentSpec) -> Vec<Port> {
 }
 
 /// The ports at which probes ask the component itself. An HTTP probe may name another machine.
-fn asked_here(probes: &Probes) -> impl Iterator<Item = u16> {
+fn asked_here(probes: &Probes) -> impl Iterator<Item = ReplicaPort> {
     let all = [&probes.startup, &probes.readiness, &probes.liveness];
     let checks = all.into_iter().flatten().map(|probe| &probe.check);
     checks.filter_map(|check| match check {

@@ -35,7 +35,7 @@ pub fn wants_port(spec: &ComponentSpec, port: u16) -> bool {
         return declared;
     };
     declared
-        || spec.probes.ports().any(|asked| asked == port)
+        || (spec.probes.ports()).any(|asked| asked.all(spec.replicas.max(1)).any(|it| it == port))
         || spec.env.iter().any(|(name, value)| {
             let name = name.to_ascii_lowercase();
             LISTENS.iter().any(|listens| name.contains(listens))
@@ -123,7 +123,7 @@ mod tests {
         let mut probed = plain.clone();
         let target = HttpTarget {
             host: None,
-            port: 8080,
+            port: 8080.into(),
             path: "/".to_owned(),
         };
         probed.probes.liveness = Some(Probe {

@@ -210,12 +210,15 @@ pub async fn ask(
         match check {
             ProbeCheck::Http(at) => {
                 let named = at.host.as_deref().map(Host::from);
-                http::get(&target.ports.door(named, at.port)?, &at.path).await
+                http::get(&target.ports.door(named, at.port.number())?, &at.path).await
             }
             ProbeCheck::Grpc { port, service } => {
-                grpc::check(&target.ports.door(None, *port)?, service).await
+                grpc::check(&target.ports.door(None, port.number())?, service).await
             }
-            ProbeCheck::Tcp { port } => target.ports.door(None, *port)?.connect().await.map(drop),
+            ProbeCheck::Tcp { port } => {
+                let door = target.ports.door(None, port.number())?;
+                door.connect().await.map(drop)
+            }
             ProbeCheck::Exec { command } => match &target.exec {
                 Some(site) => exec::run(command, site, &asked).await,
                 None => Err(AskError::NotAskable { what: "exec" }.into()),

@@ -36,6 +36,31 @@ fn of_job(condition: &str, fields: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_most_kernels_would_not_hand_to_a_program_is_told_with_its_size() {
+    let long = "x".repeat(131_072);
+    let arg = of_process(&format!(", args: [{long}]"));
+    assert_eq!(
+        arg,
+        ["Warning: this argument is 131073 bytes long, and most kernels take no more than 131072"]
+    );
+    let probe = of_process(&format!(
+        ", probes: {{readiness: {{exec: [test, {long}]}}}}"
+    ));
+    assert_eq!(probe, arg);
+    let variable = of_container(&format!(", env: {{BLOB: {}}}", &long[..131_067]));
+    assert_eq!(
+        variable,
+        ["Warning: variable BLOB is 131073 bytes long, and most kernels take no more than 131072"]
+    );
+    let fits = format!(
+        ", args: [{}], env: {{B: {}}}",
+        &long[..131_071],
+        &long[..131_069]
+    );
+    assert_eq!(of_process(&fits), Vec::<String>::new());
+}
+
+#[test]
 fn a_pair_of_fields_that_cannot_work_is_told_once() {
     for (said, expected) in [
         (of_job("completed", ""), "Error: `job` is never completed"),
@@ -49,6 +74,16 @@ fn a_pair_of_fields_that_cannot_work_is_told_once() {
                 ", restart: {policy: on-failure, success_codes: []}",
             ),
             "Error: `job` is never completed",
+        ),
+        (
+            of_process(", replicas: 2, probes: {readiness: {tcp: 80}}"),
+            "Warning: the readiness probe asks all 2 replicas at one port, 80",
+        ),
+        (
+            of_process(
+                ", replicas: 20, probes: {liveness: {tcp: \"6553${{ component.replica }}\"}}",
+            ),
+            "Error: the liveness probe has no port for replica 6",
         ),
         (
             of_process(", restart: {policy: never, max_retries: 3}"),

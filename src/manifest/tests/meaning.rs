@@ -7,8 +7,8 @@ use super::{HEAD, component, pipeline, read};
 use crate::manifest::{HOST_FROM_CONTAINER, Options, Orchestrator, parse};
 use crate::model::{
     Backoff, ComponentSpec, Condition, DriverKind, HttpTarget, HumanDuration, Probe, ProbeCheck,
-    ProcessSpec, RestartMode, RestartPolicy, RetryLimit, Role, SecretSource, Signal, StopPolicy,
-    StopTarget, VolumeSource, Workload,
+    ProcessSpec, ReplicaPort, RestartMode, RestartPolicy, RetryLimit, Role, SecretSource, Signal,
+    StopPolicy, StopTarget, VolumeSource, Workload,
 };
 
 fn process(component: &ComponentSpec) -> &ProcessSpec {
@@ -193,6 +193,29 @@ fn paths_are_meant_from_the_folder_of_the_file() {
 }
 
 #[test]
+fn the_port_of_a_probe_may_have_the_number_of_its_replica_in_it() {
+    let body = r#"  sources:
+    - id: a
+      command: [serve, "--port=808${{ component.replica }}"]
+      replicas: 3
+      health_port: 808${{component.replica}}
+      probes: { liveness: { tcp: "80${{ component.replica }}1" } }
+    - id: b
+      command: [serve]
+      replicas: 2
+      health_check: "http://localhost:90${{ component.replica }}0/up"
+"#;
+    let pipeline = pipeline(body);
+    let asked = |id: &str, replica: u32| {
+        let probes = pipeline.components[id].probes.for_replica(replica);
+        probes.ports().map(ReplicaPort::number).collect::<Vec<_>>()
+    };
+    assert_eq!(asked("a", 0), [8080, 8001]);
+    assert_eq!(asked("a", 2), [8082, 8021]);
+    assert_eq!(asked("b", 1), [9010]);
+}
+
+#[test]
 fn a_health_check_is_a_readiness_probe_with_the_usual_figures() {
     let body = "  sources:\n    - {id: both, command: [x], health_check: /up, health_port: 81}\n    - {id: port, command: [x], health_port: 82}\n    - {id: url, command: [x], health_check: \"http://example.test:83/x?y=1\"}\n    - {id: here, command: [x], health_check: \"http://localhost:84\"}\n";
     let pipeline = pipeline(body);
@@ -211,13 +234,17 @@ fn a_health_check_is_a_readiness_probe_with_the_usual_figures() {
             panic!("{other:?}")
         }
     };
-    assert_eq!(check("both"), (None, 81, "/up".to_owned()));
-    assert_eq!(check("port"), (None, 82, "/health".to_owned()));
+    assert_eq!(check("both"), (None, 81.into(), "/up".to_owned()));
+    assert_eq!(check("port"), (None, 82.into(), "/health".to_owned()));
     assert_eq!(
         check("url"),
-        (Some("example.test".to_owned()), 83, "/x?y=1".to_owned())
+        (
+            Some("example.test".to_owned()),
+            83.into(),
+            "/x?y=1".to_owned()
+        )
     );
-    assert_eq!(check("here"), (None, 84, "/".to_owned()));
+    assert_eq!(check("here"), (None, 84.into(), "/".to_owned()));
     let Probe {
         period,
         timeout,
@@ -271,7 +298,7 @@ fn defaults_fill_what_a_component_leaves_open_and_nothing_else() {
     );
     assert_eq!(
         plain.probes.liveness.as_ref().unwrap().check,
-        ProbeCheck::Tcp { port: 80 }
+        ProbeCheck::Tcp { port: 80.into() }
     );
     let own = &pipeline.components["own"];
     assert_eq!(own.restart.mode, RestartMode::Never);

@@ -28,6 +28,7 @@ pub use dependency::{Condition, Dependency};
 pub use files::{SecretSource, SecretSpec, Volume, VolumeSource};
 pub use port::{Port, Protocol};
 pub use probe::{HttpTarget, Probe, ProbeCheck, Probes};
+pub use replica::{NotAPort, ReplicaPort};
 pub use resources::{LogLimits, Resources, Rlimits};
 pub use restart::{Backoff, RestartMode, RestartPolicy, RetryLimit};
 pub use signal::{NoSuchSignal, Signal};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::replica;
+use super::replica::{self, ReplicaPort};
 use crate::model::time::HumanDuration;
 
 /// The three health checks of a component.
@@ -21,7 +21,7 @@ pub struct Probes {
 
 impl Probes {
     /// The ports that are asked.
-    pub fn ports(&self) -> impl Iterator<Item = u16> {
+    pub fn ports(&self) -> impl Iterator<Item = ReplicaPort> {
         let all = [&self.startup, &self.readiness, &self.liveness];
         all.into_iter()
             .flatten()
@@ -45,10 +45,15 @@ impl Probes {
         ];
         for probe in all.into_iter().flatten() {
             match &mut probe.check {
-                ProbeCheck::Http(at) => at.path = filled(&at.path),
-                ProbeCheck::Exec { command } => *command = command.iter().map(filled).collect(),
-                ProbeCheck::Grpc { .. } | ProbeCheck::Tcp { .. } | ProbeCheck::Heartbeat { .. } => {
+                ProbeCheck::Http(at) => {
+                    at.path = filled(&at.path);
+                    at.port = at.port.filled(number);
                 }
+                ProbeCheck::Exec { command } => *command = command.iter().map(filled).collect(),
+                ProbeCheck::Grpc { port, .. } | ProbeCheck::Tcp { port } => {
+                    *port = port.filled(number);
+                }
+                ProbeCheck::Heartbeat { .. } => {}
             }
         }
         probes
@@ -79,14 +84,14 @@ pub enum ProbeCheck {
     /// `grpc.health.v1.Health/Check` answers SERVING.
     Grpc {
         /// Port asked.
-        port: u16,
+        port: ReplicaPort,
         /// Service named in the request; empty = the whole server.
         service: String,
     },
     /// A TCP connection is accepted.
     Tcp {
         /// Port asked.
-        port: u16,
+        port: ReplicaPort,
     },
     /// A program exits with 0.
     Exec {
@@ -107,7 +112,7 @@ pub struct HttpTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Port asked.
-    pub port: u16,
+    pub port: ReplicaPort,
     /// Path and query, with the leading `/`.
     pub path: String,
 }

@@ -103,7 +103,10 @@ async fn a_component_that_listens_on_either_loopback_address_is_found() {
         return;
     };
     let port = listener.local_addr().unwrap().port();
-    assert_eq!(outcome(ProbeCheck::Tcp { port }).await, ProbeOutcome::Pass);
+    assert_eq!(
+        outcome(ProbeCheck::Tcp { port: port.into() }).await,
+        ProbeOutcome::Pass
+    );
     for host in ["::1", "[::1]", "localhost", "LOCALHOST"] {
         let door = on_loopback();
         let door = door.ports.door(Some(Host::from(host)), port).unwrap();
@@ -116,8 +119,11 @@ async fn a_closed_port_is_connection_refused_for_every_kind() {
     let port = closed_port().await;
     let service = String::new();
     for check in [
-        ProbeCheck::Tcp { port },
-        ProbeCheck::Grpc { port, service },
+        ProbeCheck::Tcp { port: port.into() },
+        ProbeCheck::Grpc {
+            port: port.into(),
+            service,
+        },
         http(port, "/health"),
     ] {
         assert_eq!(
@@ -136,7 +142,13 @@ async fn who_accepts_and_never_answers_fails_at_the_timeout() {
     })
     .await;
     let service = String::new();
-    for check in [http(port, "/"), ProbeCheck::Grpc { port, service }] {
+    for check in [
+        http(port, "/"),
+        ProbeCheck::Grpc {
+            port: port.into(),
+            service,
+        },
+    ] {
         let (answer, took) = asked(check, on_loopback(), SHORT).await;
         assert_eq!(answer, failed("no answer within 300ms"));
         assert!(took >= SHORT, "{took:?}");
@@ -237,7 +249,11 @@ async fn who_does_not_speak_the_protocol_fails_at_once_and_in_words() {
     ] {
         let port = answering(bytes).await;
         let service = String::new();
-        let answer = outcome(ProbeCheck::Grpc { port, service }).await;
+        let answer = outcome(ProbeCheck::Grpc {
+            port: port.into(),
+            service,
+        })
+        .await;
         let ProbeOutcome::Fail(why) = answer else {
             panic!("passed");
         };
@@ -324,7 +340,14 @@ async fn a_grpc_server_passes_when_it_says_serving() {
     ] {
         let port = grpc_server(code, status).await;
         let service = "ttp.Source".to_owned();
-        assert_eq!(outcome(ProbeCheck::Grpc { port, service }).await, wanted);
+        assert_eq!(
+            outcome(ProbeCheck::Grpc {
+                port: port.into(),
+                service
+            })
+            .await,
+            wanted
+        );
     }
 }
 
@@ -339,8 +362,11 @@ async fn a_heartbeat_is_nothing_to_ask() {
 fn each_check(port: u16) -> [ProbeCheck; 3] {
     let service = String::new();
     [
-        ProbeCheck::Tcp { port },
-        ProbeCheck::Grpc { port, service },
+        ProbeCheck::Tcp { port: port.into() },
+        ProbeCheck::Grpc {
+            port: port.into(),
+            service,
+        },
         http(port, "/"),
     ]
 }
@@ -374,7 +400,7 @@ async fn an_address_is_looked_up_at_each_ask() {
         },
         Whose::Own,
     );
-    let check = ProbeCheck::Tcp { port };
+    let check = ProbeCheck::Tcp { port: port.into() };
     assert!(ask(&check, &moves, AMPLE).await.is_err());
     SEEN.store(1, Ordering::Relaxed);
     assert_eq!(ask(&check, &moves, AMPLE).await, Ok(ProbeOutcome::Pass));

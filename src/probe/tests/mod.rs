@@ -61,7 +61,7 @@ fn on_loopback() -> Target {
 fn http(port: u16, path: &str) -> ProbeCheck {
     ProbeCheck::Http(HttpTarget {
         host: None,
-        port,
+        port: port.into(),
         path: path.to_owned(),
     })
 }

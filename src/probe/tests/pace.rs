@@ -20,7 +20,7 @@ const LIVENESS: u16 = 3;
 
 fn probe(port: u16, period: u64) -> Probe {
     Probe {
-        check: ProbeCheck::Tcp { port },
+        check: ProbeCheck::Tcp { port: port.into() },
         period: HumanDuration::from_secs(period),
         timeout: HumanDuration::from_secs(2),
         failures: 3,
@@ -60,7 +60,7 @@ fn port_of(check: &ProbeCheck) -> u16 {
     let ProbeCheck::Tcp { port } = check else {
         panic!("{check:?}");
     };
-    *port
+    port.number()
 }
 
 /// A prober whose answers are made up.

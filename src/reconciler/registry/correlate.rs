@@ -159,7 +159,8 @@ pub(super) fn owner(candidates: &[Candidate<'_>], clues: &Clues<'_>) -> Option<O
     }
     if let Some(port) = health_port {
         rung(Evidence::HealthPort, &mut left, &|c| {
-            c.spec.health_port() == Some(port)
+            let told = c.spec.health_port();
+            told.and_then(|told| told.of(c.id.replica.replica)) == Some(port)
         });
     }
     if let Identity::Instance { id, by } = clues.who {
@@ -229,7 +230,7 @@ mod tests {
         spec.probes.readiness = Some(Probe {
             check: ProbeCheck::Http(HttpTarget {
                 host: None,
-                port,
+                port: port.into(),
                 path: "/health".into(),
             }),
             period: HumanDuration::from_secs(1),

@@ -88,7 +88,7 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
     };
     let mut probed_one = component("probed", 1, &[]);
     probed_one.probes.readiness = Some(Probe {
-        check: ProbeCheck::Tcp { port: 1 },
+        check: ProbeCheck::Tcp { port: 1.into() },
         period: HumanDuration::from_secs(10),
         timeout: HumanDuration::from_secs(2),
         failures: 1,

@@ -562,12 +562,12 @@ fn a_health_port_is_the_components_own_or_the_one_that_is_probed() {
     assert_eq!(spec.health_port(), None);
     let target = HttpTarget {
         host: None,
-        port: 18088,
+        port: 18088.into(),
         path: "/health".to_owned(),
     };
     spec.probes.readiness = Some(probe(ProbeCheck::Http(target)));
-    assert_eq!(spec.health_port(), Some(18088));
+    assert_eq!(spec.health_port(), Some(18088.into()));
     spec.env.insert("HEALTH_PORT".to_owned(), "9".to_owned());
     spec.role = Role::Sink;
-    assert_eq!(spec.health_port(), Some(9));
+    assert_eq!(spec.health_port(), Some(9.into()));
 }
