@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::tokens::Tokens;
+use super::tokens::{self, Tokens};
 use crate::clock::Clock;
 use crate::control_plane::{
     self, Behind, Certificates, Containers, ControlPlane, ControlPlaneError, ControlPlaneOptions,
     Doors, Given, KeyError, PortChoice, Reach,
 };
 use crate::driver::Launch;
+use crate::driver::process::Handed;
 use crate::manifest::HOST_FROM_CONTAINER;
 use crate::model::{ComponentId, ComponentSpec, DriverKind, InstanceId, Snapshot};
 use crate::preflight::{PreflightProblem, wants_port};
@@ -101,6 +102,8 @@ impl Control {
         state_dir: &Path,
         choice: ControlPlaneChoice,
         told: Told,
+        handed: Option<Handed>,
+        containers: tokens::Containers,
     ) -> Result<Self, ControlError> {
         let mut options = match choice {
             ControlPlaneChoice::Own(options) => options,
@@ -130,7 +133,7 @@ impl Control {
             | (PortChoice::Exactly(_) | PortChoice::Kept(_), _) => None,
         };
         options.port = kept.map_or(asked, PortChoice::Kept);
-        let tokens = Tokens::open(state_dir)?;
+        let tokens = Tokens::open(state_dir, handed, containers)?;
         let plane = ControlPlane::bind(options)?;
         keep_port(state_dir, plane.address().port())?;
         let reach = Reached::At(plane.doors());

@@ -219,7 +219,13 @@ impl Daemon {
         } else {
             control::Told::Somebody
         };
-        let control = Control::open(&dir, options.control_plane.clone(), told)?;
+        let containers = if silent.contains(&DriverKind::Docker) {
+            tokens::Containers::SomeUnknown
+        } else {
+            tokens::Containers::AllKnown
+        };
+        let choice = options.control_plane.clone();
+        let control = Control::open(&dir, choice, told, process.handed(), containers)?;
         let daemon = DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

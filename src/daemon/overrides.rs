@@ -15,6 +15,8 @@ use crate::store::{Batch, Durability, Store};
 
 /// What the names of the settings begin with that outlive the daemon.
 const FORCED: &str = "forced/";
+/// After this long a look at what the files name is said to hang.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the reason still holds.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -86,11 +88,22 @@ impl Overrides {
             .map(|spec| (spec.key.clone(), BTreeMap::new()))
             .collect();
         let running = Running::all(&self.owner.snapshots().borrow());
-        let looked = tokio::task::spawn_blocking(move || {
+        let mut looking = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().map(|spec| &**spec).collect();
             preflight::in_the_way(&specs, &running, &Inheritance::of_this_process())
         });
-        let found = match looked.await {
+        let looked = match tokio::time::timeout(PATIENCE, &mut looking).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                tracing::warn!(
+                    "what was gone over by force cannot be looked at: a file system or device hangs; \
+                     the notes stay as they are until it answers"
+                );
+                // One look at a time: each that hangs holds a thread.
+                looking.await
+            }
+        };
+        let found = match looked {
             Ok(found) => found,
             Err(error) => {
                 tracing::error!(%error, "what was gone over by force is not looked at again");

@@ -20,7 +20,6 @@ use crate::model::{ComponentSpec, DriverKind, InstanceId, PipelineKey, ReplicaKe
 use crate::reconciler::ReconcilerHandle;
 use crate::store;
 
-/// The folder of the token files in the state directory.
 /// The folder of the state directory that has a token file for each replica.
 pub(super) const FOLDER: &str = "tokens";
 /// How often token files are looked through.
@@ -42,6 +41,17 @@ pub(super) struct Tokens {
     writing: Arc<Mutex<()>>,
     /// Where the files of processes lie that run as another user, who cannot enter `folder`.
     handed: Option<Handed>,
+    /// Whether all containers that have a token are known.
+    containers: Containers,
+}
+
+/// Whether all containers that have a token are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Containers {
+    /// One that is not shown is gone.
+    AllKnown,
+    /// The engine was silent when the store had been lost: any may live, and keeps its folder.
+    SomeUnknown,
 }
 
 /// The place of token files of processes that run as another user.
@@ -50,8 +60,13 @@ pub(super) fn handed(state_dir: &Path) -> Option<Handed> {
 }
 
 impl Tokens {
-    /// The keys and the folder of a state directory; made when they do not exist.
-    pub fn open(state_dir: &Path) -> Result<Self, ControlError> {
+    /// The keys and the folder of a state directory; made when they do not exist. `handed` is where
+    /// the driver of processes removes files.
+    pub fn open(
+        state_dir: &Path,
+        handed: Option<Handed>,
+        containers: Containers,
+    ) -> Result<Self, ControlError> {
         let folder = state_dir.join(FOLDER);
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -66,7 +81,8 @@ impl Tokens {
         Ok(Self {
             keys,
             state_dir: state_dir.to_owned(),
-            handed: handed(state_dir),
+            handed,
+            containers,
             folder,
             writing: Arc::default(),
         })
@@ -234,7 +250,9 @@ impl Tokens {
                         write_readable(&dir, &token)?;
                     }
                 }
-                None if age_of(entry.metadata()?.modified()?, clock) > YOUNG => {
+                None if self.containers == Containers::AllKnown
+                    && age_of(entry.metadata()?.modified()?, clock) > YOUNG =>
+                {
                     fs::remove_dir_all(dir)?;
                 }
                 None => {}
@@ -333,6 +351,10 @@ mod tests {
         ReplicaStatus, Role, STATUS_SCHEMA, Timestamp, Workload, fixtures,
     };
 
+    fn open(dir: &Path) -> Tokens {
+        Tokens::open(dir, handed(dir), Containers::AllKnown).unwrap()
+    }
+
     fn instance(run: u32) -> InstanceId {
         format!("default.p.a.0.{run}").parse().unwrap()
     }
@@ -415,7 +437,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_file_holds_a_good_token_for_as_long_as_its_instance_lives() {
         let dir = tempfile::tempdir().unwrap();
-        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let (tokens, clock) = (open(dir.path()), Clock::new());
         let live = instance(2);
         let (first, file) = tokens.give(&live, &process(), &clock, Token::New);
         let (first, file) = (first.unwrap(), file.as_deref());
@@ -443,7 +465,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn files_are_signed_anew_after_a_rotation_and_the_old_tokens_stay_good() {
         let dir = tempfile::tempdir().unwrap();
-        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let (tokens, clock) = (open(dir.path()), Clock::new());
         let live = instance(2);
         let (first, file) = tokens.give(&live, &process(), &clock, Token::New);
         Keyring::open(dir.path()).unwrap().rotate().unwrap();
@@ -462,7 +484,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_file_of_an_ended_instance_goes_and_one_that_is_being_started_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let (tokens, clock) = (open(dir.path()), Clock::new());
         let live = instance(2);
         let ended: InstanceId = "default.p.b.0.1".parse().unwrap();
         let (_, ended) = tokens.give(&ended, &process(), &clock, Token::New);
@@ -477,7 +499,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_container_gets_a_folder_of_its_own_where_its_token_is_renewed() {
         let dir = tempfile::tempdir().unwrap();
-        let (tokens, clock) = (Tokens::open(dir.path()).unwrap(), Clock::new());
+        let (tokens, clock) = (open(dir.path()), Clock::new());
         let live = instance(2);
         let (first, file) = tokens.give(&live, &container(), &clock, Token::New);
         assert_eq!(file.as_deref(), Some(docker::TOKEN_FILE));
@@ -491,6 +513,10 @@ mod tests {
         tokens.look_through(&showing(&live), &clock).unwrap();
         assert_ne!(Some(held()), first);
         assert!(!tokens.keys.is_stale(&held(), clock.now()));
+        let mut unsure = tokens.clone();
+        unsure.containers = Containers::SomeUnknown;
+        unsure.look_through(&showing(&instance(3)), &clock).unwrap();
+        assert!(folder.exists(), "it may live behind a silent engine");
         tokens.look_through(&showing(&instance(3)), &clock).unwrap();
         assert!(!folder.exists());
     }
