@@ -3,8 +3,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::files::{self, Looked, ReadError, Wanted};
 
 /// The files of a server's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,24 @@ pub struct TlsFiles {
 /// Why TLS cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// A file cannot be read at all.
+    #[error("the {what} {} {source}", path.display())]
+    Unread {
+        /// What it should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ReadError,
+    },
+    /// A file is a named pipe, whose content is there once; this is read again and again.
+    #[error("the {what} {} is a named pipe: it has to be a file", path.display())]
+    Pipe {
+        /// What it should hold.
+        what: &'static str,
+        /// The pipe.
+        path: PathBuf,
+    },
     /// A file cannot be read as what it should be.
     #[error("cannot read the {what} in {}", path.display())]
     File {
@@ -86,6 +106,10 @@ pub enum AuthorityError {
 
 /// The files are looked at no more often than this.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a file may take to be read.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Larger than any chain of certificates.
+const LARGEST: u64 = 4 * 1024 * 1024;
 
 /// A server's identity, read anew when its files change. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -96,12 +120,25 @@ pub struct Tls {
 
 struct Current {
     config: Arc<ServerConfig>,
-    stamps: Vec<Stamp>,
+    /// What it was made of.
+    texts: Texts,
     looked: Instant,
 }
 
-/// What changes about a file when it is written or replaced.
-type Stamp = Option<(SystemTime, u64)>;
+/// What the files hold.
+#[derive(PartialEq, Eq)]
+struct Texts {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_authority: Option<Vec<u8>>,
+}
+
+/// When files are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    Always,
+    Changed,
+}
 
 impl Tls {
     /// Reads the files.
@@ -109,11 +146,10 @@ impl Tls {
     /// # Errors
     /// When one of them cannot be used; it is named.
     pub(super) fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let stamps = stamps(&files);
-        let config = Arc::new(config(&files)?);
+        let texts = Texts::read(&files)?;
         let current = Current {
-            config,
-            stamps,
+            config: Arc::new(config(&files, &texts)?),
+            texts,
             looked: Instant::now(),
         };
         Ok(Self {
@@ -127,76 +163,106 @@ impl Tls {
     /// # Errors
     /// When it does not speak TLS, or shows no certificate that is asked for.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.config();
+        let config = self.config().await;
         TlsAcceptor::from(config).accept(stream).await
     }
 
-    /// Reads the files, changed or not.
+    /// Begins to read the files, changed or not. Call it inside a tokio runtime.
     pub fn read_again(&self) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.looked = Instant::now();
-        current.stamps = stamps(&self.files);
-        self.take(&mut current);
+        let again = self.clone();
+        tokio::task::spawn_blocking(move || again.take(Take::Always));
     }
 
-    /// What is served now. New files that cannot be used change nothing.
-    fn config(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() >= LOOK {
-            current.looked = Instant::now();
-            let stamps = stamps(&self.files);
-            if stamps != current.stamps {
-                current.stamps = stamps;
-                self.take(&mut current);
+    /// What is served now. New files that cannot be used, or that hang, change nothing.
+    async fn config(&self) -> Arc<ServerConfig> {
+        let is_due = {
+            let mut current = self.current();
+            let is_due = current.looked.elapsed() >= LOOK;
+            if is_due {
+                current.looked = Instant::now();
             }
+            is_due
+        };
+        if is_due {
+            let again = self.clone();
+            // A panic in there is heard of by its hook.
+            let looked = tokio::task::spawn_blocking(move || again.take(Take::Changed));
+            looked.await.ok();
         }
-        Arc::clone(&current.config)
+        Arc::clone(&self.current().config)
     }
 
-    fn take(&self, current: &mut Current) {
-        match config(&self.files) {
-            Ok(config) => {
+    /// Looks at the files. Blocks for them, each for [`PATIENCE`] at most.
+    fn take(&self, which: Take) {
+        let texts = Texts::read(&self.files);
+        if which == Take::Changed && texts.as_ref().is_ok_and(|it| *it == self.current().texts) {
+            return;
+        }
+        let read = texts.and_then(|texts| Ok((config(&self.files, &texts)?, texts)));
+        match read {
+            Ok((config, texts)) => {
                 tracing::info!("the control plane serves a new certificate");
+                let mut current = self.current();
                 current.config = Arc::new(config);
+                current.texts = texts;
             }
             Err(error) => {
                 tracing::error!(%error, "the control plane keeps its old certificate");
             }
         }
     }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn stamps(files: &TlsFiles) -> Vec<Stamp> {
-    [
-        Some(&files.certificate),
-        Some(&files.key),
-        files.client_authority.as_ref(),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|path| {
-        let about = std::fs::metadata(path).ok()?;
-        Some((about.modified().ok()?, about.len()))
-    })
-    .collect()
+impl Texts {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let authority = files.client_authority.as_ref();
+        Ok(Self {
+            certificate: text("certificate", &files.certificate)?,
+            key: text("private key", &files.key)?,
+            client_authority: authority
+                .map(|path| text("client authority", path))
+                .transpose()?,
+        })
+    }
 }
 
-fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+/// What a file holds. Blocks for [`PATIENCE`] at most.
+fn text(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let path = path.to_owned();
+    let wanted = Wanted {
+        path: &path,
+        limit: LARGEST,
+        // Whoever chose the option chose the file.
+        judge: |_, _| Ok(()),
+    };
+    match files::look(wanted, PATIENCE) {
+        Ok(Looked::Whole(text)) => Ok(text),
+        Ok(Looked::Pipe) => Err(TlsError::Pipe { what, path }),
+        Err(source) => Err(TlsError::Unread { what, path, source }),
+    }
+}
+
+fn config(files: &TlsFiles, texts: &Texts) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let chain = certificates("certificate", &files.certificate)?;
-    let key = private_key(&files.key)?;
+    let chain = certificates("certificate", &files.certificate, &texts.certificate)?;
+    let key = private_key(&files.key, &texts.key)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .expect("ring speaks both versions");
-    let builder = match &files.client_authority {
+    let authority = files.client_authority.as_ref();
+    let builder = match authority.zip(texts.client_authority.as_ref()) {
         None => builder.with_no_client_auth(),
-        Some(path) => {
+        Some((path, text)) => {
             let refused = |source| TlsError::Authority {
                 path: path.clone(),
                 source,
             };
             let mut roots = RootCertStore::empty();
-            for certificate in certificates("client authority", path)? {
+            for certificate in certificates("client authority", path, text)? {
                 roots
                     .add(certificate)
                     .map_err(|error| refused(error.into()))?;
@@ -235,7 +301,9 @@ pub(super) async fn connect(
     host: &str,
     stream: TcpStream,
 ) -> io::Result<rustls_stream::TlsStream<TcpStream>> {
-    let config = client_config(files).map_err(io::Error::other)?;
+    let files = files.clone();
+    let reading = tokio::task::spawn_blocking(move || client_config(&files));
+    let config = reading.await?.map_err(io::Error::other)?;
     let host = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let connector = TlsConnector::from(Arc::new(config));
     connector.connect(host, stream).await
@@ -244,7 +312,7 @@ pub(super) async fn connect(
 fn client_config(files: &ClientTls) -> Result<ClientConfig, TlsError> {
     let path = &files.authority;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("authority", path)? {
+    for certificate in certificates("authority", path, &text("authority", path)?)? {
         let added = roots.add(certificate);
         added.map_err(|error| TlsError::Authority {
             path: path.clone(),
@@ -258,8 +326,10 @@ fn client_config(files: &ClientTls) -> Result<ClientConfig, TlsError> {
     let mut config = match &files.own {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates("certificate", certificate)?;
-            let own = builder.with_client_auth_cert(chain, private_key(key)?);
+            let chain = text("certificate", certificate)?;
+            let chain = certificates("certificate", certificate, &chain)?;
+            let secret = private_key(key, &text("private key", key)?)?;
+            let own = builder.with_client_auth_cert(chain, secret);
             own.map_err(|source| TlsError::Pair {
                 certificate: certificate.clone(),
                 key: key.clone(),
@@ -271,24 +341,25 @@ fn client_config(files: &ClientTls) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::File {
+fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|source| TlsError::File {
         what: "private key",
         path: path.to_owned(),
         source,
     })
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |source| TlsError::File {
+fn certificates(
+    what: &'static str,
+    path: &Path,
+    text: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let found = found.map_err(|source| TlsError::File {
         what,
         path: path.to_owned(),
         source,
-    };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(unreadable)?
-        .collect();
-    let found = found.map_err(unreadable)?;
+    })?;
     if found.is_empty() {
         return Err(TlsError::Empty {
             what,
@@ -296,4 +367,46 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
         });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_pipe_as_a_certificate_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "no certificate").unwrap();
+        let refused = |certificate: &Path, client_authority: Option<&Path>| {
+            let files = TlsFiles {
+                certificate: certificate.to_owned(),
+                key: file.clone(),
+                client_authority: client_authority.map(Path::to_owned),
+            };
+            Tls::load(files).map(drop).unwrap_err().to_string()
+        };
+        let said = refused(&pipe, None);
+        assert!(said.contains("is a named pipe"), "{said}");
+        let said = refused(&file, Some(&pipe));
+        assert!(said.contains("the client authority"), "{said}");
+        assert!(refused(&file, None).contains("holds no certificate"));
+        let none = dir.path().join("none");
+        assert!(refused(&none, None).contains("does not exist"));
+        let own = Some((pipe.clone(), file.clone()));
+        let files = ClientTls {
+            authority: pipe,
+            own,
+        };
+        assert!(client_config(&files).is_err());
+    }
 }
