@@ -129,6 +129,8 @@ fn what_a_person_does_to_a_container_is_repaired() {
         ("POST", "kill"),
         ("POST", "stop?t=1"),
         ("DELETE", "?force=1"),
+        ("DELETE", "?force=1"),
+        ("DELETE", "?force=1"),
     ]
     .into_iter()
     .enumerate()
@@ -145,6 +147,8 @@ fn what_a_person_does_to_a_container_is_repaired() {
         });
         assert_ne!(id_of(&after, &id), before);
     }
+    let events = world.ok(&["events", &id]);
+    assert_eq!(events.matches("guardian").count(), 0, "{events}");
 }
 
 #[test]

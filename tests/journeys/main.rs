@@ -39,5 +39,6 @@ mod servers;
 mod signals;
 mod soak;
 mod support;
+mod told;
 mod trees;
 mod upgrade;

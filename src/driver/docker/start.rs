@@ -241,6 +241,9 @@ impl DockerDriver {
                 seen.instance.pipeline, seen.instance.replica
             )));
         }
+        // An engine that takes it for alive kills it for a long time first.
+        let what = format!("container {name} of the run before is being removed");
+        self.inner.hints.say(launch.instance.clone(), what);
         // Whoever is at it already reads its last lines, and removes it.
         let _turn = self.turn(&seen.instance).await;
         // Whoever had the turn before may have started it, or removed it. This look tells those that
