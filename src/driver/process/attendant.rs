@@ -24,11 +24,11 @@ use rustix::process::{
 use super::descendants;
 use super::identity;
 use super::shim::{best_effort, receive, wall_ms};
-use super::sys::{self, SignalQueue};
+use super::sys::{self, OneThread, SignalQueue};
 use super::wire::{Program, Ran, Reply, Stage};
 
 /// Attends to one program to its end.
-pub(super) fn run(control: &OwnedFd) {
+pub(super) fn run(one_thread: &OneThread, control: &OwnedFd) {
     sys::await_children();
     sys::set_name(c"flowctl-exec");
     // Whoever asked and is gone needs no answer.
@@ -46,7 +46,7 @@ pub(super) fn run(control: &OwnedFd) {
     let Some(program) = Program::read(&body) else {
         return failed(Stage::Claim, Errno::BADMSG.raw_os_error());
     };
-    let (signals, leader, output) = match start(&program) {
+    let (signals, leader, output) = match start(one_thread, &program) {
         Ok(started) => started,
         Err((stage, errno)) => return failed(stage, errno),
     };
@@ -77,13 +77,16 @@ pub(super) fn run(control: &OwnedFd) {
 
 /// Starts the program; answers its pid and the read end of all that it writes: one pipe, so that
 /// the order is kept.
-fn start(program: &Program<'_>) -> Result<(SignalQueue, Pid, OwnedFd), (Stage, i32)> {
+fn start(
+    one_thread: &OneThread,
+    program: &Program<'_>,
+) -> Result<(SignalQueue, Pid, OwnedFd), (Stage, i32)> {
     let failed = |error: Errno| (Stage::Spawn, error.raw_os_error());
     let refused = |error: std::io::Error| (Stage::Spawn, error.raw_os_error().unwrap_or_default());
     let signals = SignalQueue::open().map_err(refused)?;
     let (output, end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
     sys::hand_over(end.as_fd(), program.credentials.as_ref()).map_err(refused)?;
-    let pid = sys::spawn(program, end.as_fd(), end.as_fd())?;
+    let pid = sys::spawn(one_thread, program, end.as_fd(), end.as_fd())?;
     let pid = Pid::from_raw(pid).ok_or((Stage::Spawn, Errno::SRCH.raw_os_error()))?;
     rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK).map_err(failed)?;
     Ok((signals, pid, output))

@@ -25,7 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::attendant;
 use super::shim;
-use super::sys::{self, Fork};
+use super::sys::{self, Fork, OneThread};
 use super::wire::{Reply, Stage};
 
 /// The hidden verb by which `main` knows that it is to be the fork server.
@@ -218,8 +218,14 @@ fn send(socket: &UnixStream, duty: Duty, control: BorrowedFd<'_>) -> io::Result<
 /// Is the fork server until the driver is gone. `main` calls it for [`FORK_SERVER_VERB`], before
 /// any thread is started.
 pub fn run_fork_server() {
+    let one_thread = OneThread::here().expect("main starts no thread before it calls this");
+    serve(&one_thread);
+}
+
+/// Forks for the driver at the other end of standard input, until that is gone.
+pub(super) fn serve(one_thread: &OneThread) {
     sys::close_from(3);
-    sys::block_signals();
+    sys::block_signals(one_thread);
     sys::default_signals();
     sys::set_name(c"flowctl-forks");
     sys::forget_the_caller();
@@ -237,14 +243,14 @@ pub fn run_fork_server() {
     shim::warm_up();
     let socket = std::io::stdin();
     while let Some((duty, control)) = receive(socket.as_fd()) {
-        match sys::fork() {
+        match sys::fork(one_thread) {
             Ok(Fork::Parent) => {}
             Ok(Fork::Child) => {
                 // Descriptor 0 was the server's socket: the shim must not keep it open.
                 sys::empty_stdin();
                 match duty {
-                    Duty::Instance => shim::run(&control),
-                    Duty::Exec => attendant::run(&control),
+                    Duty::Instance => shim::run(one_thread, &control),
+                    Duty::Exec => attendant::run(one_thread, &control),
                 }
                 sys::exit_now(0);
             }

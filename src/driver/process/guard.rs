@@ -72,7 +72,7 @@ pub(super) fn guard(
     let Ok(mut memory) = Mapping::new(MEMORY) else {
         return;
     };
-    let mut output = Output::new(pipes, &log, &mut memory);
+    let mut output = Output::new(pipes, &log, memory.pages());
     let mut guard = Guard {
         child,
         state,

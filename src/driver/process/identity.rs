@@ -46,6 +46,8 @@ pub(super) struct Stat {
     pub(super) parent: i32,
     /// Its session: the number of the process that began that.
     pub(super) session: i32,
+    /// How many threads it has.
+    pub(super) threads: u32,
     /// Start time in clock ticks since boot.
     pub(super) ticks: u64,
 }
@@ -74,13 +76,15 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    // Start time is field 22; state was field 3, parent field 4, session field 6.
+    // State was field 3, parent field 4; session is field 6, threads field 20, start time field 22.
     let session = fields.nth(1)?.parse().ok()?;
-    let ticks = fields.nth(15)?.parse().ok()?;
+    let threads = fields.nth(13)?.parse().ok()?;
+    let ticks = fields.nth(1)?.parse().ok()?;
     Some(Stat {
         is_dead: matches!(state, "Z" | "X" | "x"),
         parent,
         session,
+        threads,
         ticks,
     })
 }
@@ -145,6 +149,7 @@ mod tests {
                 is_dead: true,
                 parent: 3,
                 session: 7,
+                threads: 1,
                 ticks: 4242
             })
         );

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid, wait};
 
-use super::sys::{self, AllSignals, Forked};
+use super::sys::{self, AllSignals, Forked, OneThread};
 
 /// How long others may go on when the program has ended.
 const READERS: Duration = Duration::from_millis(300);
@@ -33,9 +33,10 @@ pub fn split() -> io::Result<Split> {
     if getpid() != Pid::INIT {
         return Ok(Split::Program);
     }
-    sys::block_signals();
+    let one_thread = OneThread::here().ok_or(io::ErrorKind::ResourceBusy)?;
+    sys::block_signals(&one_thread);
     let signals = AllSignals::open()?;
-    match sys::fork_child()? {
+    match sys::fork_child(&one_thread)? {
         Forked::Child => {
             drop(signals);
             sys::unblock_signals();

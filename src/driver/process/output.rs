@@ -20,7 +20,7 @@ use crate::driver::logs::Budget;
 
 use super::shim::steady_ms;
 use super::sink::{OUTPUT, PIECE, Piece, Sink};
-use super::sys;
+use super::sys::Pages;
 
 /// Bytes read at once: the usual capacity of a pipe, behind the longest line that is kept whole.
 const INPUT: usize = (64 << 10) + PIECE;
@@ -41,7 +41,7 @@ pub(super) const MEMORY: usize = 2 * INPUT + OUTPUT;
 struct Pipe<'a> {
     from: Option<&'a OwnedFd>,
     stream: OutputStream,
-    input: &'a mut [u8],
+    input: Pages<'a>,
     /// Bytes of a line that has not ended yet, at the start of `input`.
     pending: usize,
     /// When the first of them came.
@@ -144,11 +144,10 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Reads `pipes`, standard output first, into `log`. `memory` has [`MEMORY`]
-    /// bytes of a [`sys::Mapping`].
-    pub(super) fn new(pipes: &'a [OwnedFd; 2], log: &Log<'a>, memory: &'a mut [u8]) -> Self {
-        let (stdout, rest) = memory.split_at_mut(INPUT);
-        let (stderr, output) = rest.split_at_mut(INPUT);
+    /// Reads `pipes`, standard output first, into `log`. `memory` has [`MEMORY`] bytes.
+    pub(super) fn new(pipes: &'a [OwnedFd; 2], log: &Log<'a>, memory: Pages<'a>) -> Self {
+        let (stdout, rest) = memory.split_at(INPUT);
+        let (stderr, output) = rest.split_at(INPUT);
         let pipes = [
             (&pipes[0], OutputStream::Stdout, stdout),
             (&pipes[1], OutputStream::Stderr, stderr),
@@ -206,9 +205,9 @@ impl<'a> Output<'a> {
         let is_silent = now >= self.heard + CLOSE_MS;
         if is_silent || (self.burst > SMALL && now >= self.heard + QUIET_MS) {
             for pipe in &mut self.pipes {
-                sys::discard(&mut pipe.input[pipe.pending..]);
+                pipe.input.discard_from(pipe.pending);
             }
-            sys::discard(self.sink.output());
+            self.sink.give_back();
             self.burst = 0;
         }
         if is_silent {

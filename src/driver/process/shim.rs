@@ -27,7 +27,7 @@ use super::guard::guard;
 use super::identity;
 use super::output::Log;
 use super::record::{Line, StateFile};
-use super::sys::{self, Mapping, SignalQueue};
+use super::sys::{self, Mapping, OneThread, SignalQueue};
 use super::wire::{GO, MAX_REQUEST, Reply, Request, Stage};
 
 /// Does once, in the fork server, what libraries do at their first use, so that every shim shares
@@ -43,7 +43,7 @@ pub(super) fn warm_up() {
 }
 
 /// Guards one instance to its end.
-pub(super) fn run(control: &OwnedFd) {
+pub(super) fn run(one_thread: &OneThread, control: &OwnedFd) {
     sys::await_children();
     sys::set_name(c"flowctl-shim");
     let answer = |reply: Reply| {
@@ -89,7 +89,7 @@ pub(super) fn run(control: &OwnedFd) {
         }));
         return;
     }
-    let (signals, child, pipes) = match start(&request) {
+    let (signals, child, pipes) = match start(one_thread, &request) {
         Ok(started) => started,
         Err((stage, errno)) => {
             let at = wall_ms();
@@ -115,8 +115,8 @@ pub(super) fn run(control: &OwnedFd) {
     };
     let places = [request.logs, request.oom, request.kill].map(place);
     let end = places.iter().map(|place| place.end).max();
-    let (kept, rest) = body.split_at_mut(end.unwrap_or_default());
-    sys::discard(rest);
+    let (kept, mut rest) = body.pages().split_at(end.unwrap_or_default());
+    rest.discard_from(0);
     let [Ok(dir), Ok(oom), Ok(kill)] = places.map(|place| CStr::from_bytes_with_nul(&kept[place]))
     else {
         return;
@@ -189,7 +189,7 @@ fn claim(request: &Request<'_>) -> Result<(StateFile, Reply), Errno> {
 type Started = (SignalQueue, Pid, [OwnedFd; 2]);
 
 /// Starts the program; answers its pid and the read ends of its output.
-fn start(request: &Request<'_>) -> Result<Started, (Stage, i32)> {
+fn start(one_thread: &OneThread, request: &Request<'_>) -> Result<Started, (Stage, i32)> {
     let failed = |error: Errno| (Stage::Spawn, error.raw_os_error());
     let refused = |error: std::io::Error| (Stage::Spawn, error.raw_os_error().unwrap_or_default());
     let program = &request.program;
@@ -199,7 +199,7 @@ fn start(request: &Request<'_>) -> Result<Started, (Stage, i32)> {
     for end in [&stdout_end, &stderr_end] {
         sys::hand_over(end.as_fd(), program.credentials.as_ref()).map_err(refused)?;
     }
-    let pid = sys::spawn(program, stdout_end.as_fd(), stderr_end.as_fd())?;
+    let pid = sys::spawn(one_thread, program, stdout_end.as_fd(), stderr_end.as_fd())?;
     let pid = Pid::from_raw(pid).ok_or((Stage::Spawn, Errno::SRCH.raw_os_error()))?;
     for pipe in [&stdout, &stderr] {
         rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(failed)?;

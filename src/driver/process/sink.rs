@@ -12,6 +12,7 @@ use rustix::time::Timespec;
 use crate::driver::OutputStream;
 use crate::driver::logs::{Budget, Writer};
 
+use super::sys::Pages;
 use super::text::Text;
 
 /// The longest piece of a line in one record, as the kubelet and containerd cut it.
@@ -37,7 +38,7 @@ pub(super) enum Piece {
 /// The log of one run.
 pub(super) struct Sink<'a> {
     log: Writer<&'a CStr>,
-    output: &'a mut [u8],
+    output: Pages<'a>,
     filled: usize,
     stamp: Stamp,
     streams: [Stream; 2],
@@ -58,7 +59,7 @@ struct Stream {
 impl<'a> Sink<'a> {
     /// A sink for `run` that gathers in `output`, which has [`OUTPUT`] bytes. The directory is made
     /// when there is something to write.
-    pub(super) fn new(dir: &'a CStr, run: u64, budget: Budget, output: &'a mut [u8]) -> Self {
+    pub(super) fn new(dir: &'a CStr, run: u64, budget: Budget, output: Pages<'a>) -> Self {
         Self {
             log: Writer::new(dir, run, budget),
             output,
@@ -141,10 +142,10 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// How much memory of the output was touched since it was last given back.
-    pub(super) fn output(&mut self) -> &mut [u8] {
+    /// Gives the memory back that batches have touched.
+    pub(super) fn give_back(&mut self) {
         debug_assert!(self.filled == 0, "only between batches");
-        self.output
+        self.output.discard_from(self.filled);
     }
 
     /// Lets go of the file until there is more to write.
@@ -301,16 +302,17 @@ fn put(digits: &mut [u8], mut number: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::process::sys::Mapping;
     use std::ffi::CString;
 
     fn sink_into<R>(dir: &std::path::Path, write: impl FnOnce(&mut Sink<'_>) -> R) -> R {
         let path = CString::new(dir.join("a/b").to_str().unwrap()).unwrap();
-        let mut output = vec![0; OUTPUT];
+        let mut output = Mapping::new(OUTPUT).unwrap();
         let budget = Budget {
             max_size: 1 << 20,
             max_files: 5,
         };
-        let mut sink = Sink::new(&path, 3, budget, &mut output);
+        let mut sink = Sink::new(&path, 3, budget, output.pages());
         sink.set_time(Timespec {
             tv_sec: 1_795_228_980,
             tv_nsec: 5,

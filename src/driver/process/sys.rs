@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper offers. The only unsafe code of the crate.
 //!
-//! **Assumptions.** [`fork`], [`spawn`] and everything that the shim uses run in a process with
-//! one thread. Linux on a 64-bit machine.
+//! **Assumptions.** Linux on a 64-bit machine. What is sound in a process with one thread only asks
+//! for a [`OneThread`], what is sound for memory of a mapping only for its [`Pages`].
 #![expect(
     unsafe_code,
     reason = "fork, clone, signalfd, queued signals, private mappings and the user database have no safe wrapper"
@@ -9,8 +9,8 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -21,10 +21,13 @@ use tokio::io::unix::AsyncFd;
 use super::wire::{Credentials, NewPrivileges, Program, Stage};
 
 mod inheritance;
+mod memory;
 mod users;
 
 pub(super) use inheritance::forget_the_caller;
 pub use inheritance::hide_from_peers;
+use memory::Stack;
+pub(super) use memory::{Mapping, Pages};
 pub(super) use users::{User, UserKey, group, groups_of, user, with_rights_of};
 
 /// The real-time signal that carries orders to a shim. Fixed by number, not by `SIGRTMIN`, which
@@ -35,71 +38,6 @@ pub(super) const ORDER_SIGNAL: c_int = 40;
 /// and variables may take.
 pub(super) const STACK_LIMIT: u64 = 8 << 20;
 
-/// Anonymous private memory that costs nothing until it is touched and is given back as a whole.
-pub(super) struct Mapping {
-    start: ptr::NonNull<u8>,
-    len: usize,
-}
-
-impl Mapping {
-    /// `len` zero bytes, at least one.
-    pub(super) fn new(len: usize) -> io::Result<Self> {
-        let len = len.max(1);
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
-        // existing memory.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len })
-    }
-}
-
-impl Deref for Mapping {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is `len` initialised (zero) bytes and lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl DerefMut for Mapping {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new` and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
-
-/// Gives the whole pages of `memory` back to the kernel; they read as zero afterwards.
-/// `memory` must lie in a [`Mapping`].
-pub(super) fn discard(memory: &mut [u8]) {
-    const PAGE: usize = 4096;
-    let start = (memory.as_mut_ptr() as usize).next_multiple_of(PAGE);
-    let end = (memory.as_mut_ptr() as usize + memory.len()) / PAGE * PAGE;
-    if start < end {
-        // SAFETY: the whole pages inside an exclusively borrowed slice of an anonymous mapping;
-        // zeroing bytes of a `[u8]` keeps it valid.
-        unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
-    }
-}
-
 /// Bytes of a page of this host.
 pub(super) fn page_size() -> usize {
     // SAFETY: only asks.
@@ -109,7 +47,7 @@ pub(super) fn page_size() -> usize {
 
 /// Blocks every signal, so that [`SignalQueue`] receives them all; all but SIGCONT, which wakes
 /// nobody who is not stopped only while it is not blocked.
-pub(super) fn block_signals() {
+pub(super) fn block_signals(_: &OneThread) {
     // The kernel's set, a bit for each signal. The C library's would leave out the two signals that it
     // keeps for itself, by which anybody could end us.
     let all: u64 = !(1 << (libc::SIGCONT - 1));
@@ -235,6 +173,27 @@ pub(super) fn unblock_signals() {
     }
 }
 
+/// Says that this process has one thread, so that no lock can be held by a thread that a fork would
+/// leave behind, and nobody shares what is said of the process as a whole. It stays with that thread,
+/// and with those of its forks.
+pub(super) struct OneThread(PhantomData<*const ()>);
+
+impl OneThread {
+    /// Asks the kernel, whose word counts; where it does not say, the caller's does. `None` = there
+    /// are more.
+    pub(super) fn here() -> Option<Self> {
+        let threads = super::identity::own_stat().map_or(1, |stat| stat.threads);
+        (threads == 1).then_some(Self(PhantomData))
+    }
+
+    /// For a test that is a fork server: the other thread of its harness holds nothing, and waits for
+    /// this one.
+    #[cfg(test)]
+    pub(super) fn beside_its_harness() -> Self {
+        Self(PhantomData)
+    }
+}
+
 /// Which side of a [`fork`] this is.
 pub(super) enum Fork {
     /// The process that called.
@@ -243,8 +202,8 @@ pub(super) enum Fork {
     Child,
 }
 
-/// Copies this process, which must have a single thread.
-pub(super) fn fork() -> io::Result<Fork> {
+/// Copies this process.
+pub(super) fn fork(_: &OneThread) -> io::Result<Fork> {
     // SAFETY: with one thread no lock can be held by a thread that the child lacks.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -265,7 +224,7 @@ pub(super) enum Forked {
 }
 
 /// As [`fork`], for who waits for the new process.
-pub(super) fn fork_child() -> io::Result<Forked> {
+pub(super) fn fork_child(_: &OneThread) -> io::Result<Forked> {
     // SAFETY: with one thread no lock can be held by a thread that the child lacks.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -491,6 +450,7 @@ struct Birth<'a> {
 /// pid once it runs. Memory is shared until then, so a start costs no page of ours. Standard input
 /// is the caller's; both outputs are descriptors over 2.
 pub(super) fn spawn(
+    _: &OneThread,
     program: &Program<'_>,
     stdout: BorrowedFd<'_>,
     stderr: BorrowedFd<'_>,
@@ -501,7 +461,7 @@ pub(super) fn spawn(
 
     let count = program.candidates.count() + program.argv.count() + program.envp.count() + 3;
     let mut memory = Mapping::new(count * size_of::<*const libc::c_char>()).map_err(failed)?;
-    let mut stack = Mapping::new(STACK).map_err(failed)?;
+    let mut stack = Stack::new(STACK).map_err(failed)?;
     // SAFETY: a mapping is page-aligned and long enough for `count` pointers, and zero bytes are
     // null pointers.
     let table = unsafe {
@@ -534,7 +494,7 @@ pub(super) fn spawn(
     let pid = unsafe {
         libc::clone(
             born,
-            stack.as_mut_ptr().add(STACK).cast(),
+            stack.top(),
             libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
             (&raw mut birth).cast(),
         )

@@ -21,7 +21,7 @@ mod trees;
 #[test]
 #[ignore = "is the fork server of the other tests"]
 fn fork_server() {
-    run_fork_server();
+    fork_server::serve(&sys::OneThread::beside_its_harness());
 }
 
 fn server() -> ForkServer {
