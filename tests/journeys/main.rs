@@ -5,6 +5,7 @@ mod adopt;
 mod alone;
 mod apply;
 mod assault;
+mod attacks;
 mod churn;
 mod clients;
 mod clock;
