@@ -98,6 +98,7 @@ pub fn http(bytes: &[u8]) {
         let snapshot = Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: None,
+            conditions: Vec::new(),
             pipelines: Vec::new(),
         };
         let (_snapshots, latest) = watch::channel(Arc::new(snapshot));

@@ -9,7 +9,7 @@ use super::exec;
 use super::http::{Call, call};
 use super::message::Message;
 use super::sign::signature;
-use crate::files;
+use crate::files::{self, Wanted};
 use crate::model::{Address, Destination, Timestamp, WebhookFormat};
 
 /// The largest file of a secret.
@@ -184,7 +184,15 @@ async fn secret(path: &Path) -> Result<String, String> {
 /// # Errors
 /// Why there is nothing, as in "FILE ..".
 pub fn look(path: &Path) -> Result<String, String> {
-    match files::look(path, SECRET_LIMIT, FILE_PATIENCE) {
+    match files::look(
+        Wanted {
+            path,
+            limit: SECRET_LIMIT,
+            // Whoever wrote the file of targets named it.
+            judge: |_, _| Ok(()),
+        },
+        FILE_PATIENCE,
+    ) {
         Ok(files::Looked::Whole(bytes)) => {
             String::from_utf8(bytes).map_err(|_| "is not text".to_owned())
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::files;
+use crate::files::{self, Wanted};
 use crate::manifest::{self, Problems};
 use crate::model::{NotifySpec, Problem};
 
@@ -58,7 +58,18 @@ pub(super) fn read(source: &Source, known: Option<&[u8]>) -> Reading {
             problem: problems.first(Some(path)),
         }
     };
-    match (files::look(path, files::LARGEST, PATIENCE), source) {
+    match (
+        files::look(
+            Wanted {
+                path,
+                limit: files::LARGEST,
+                // Whoever chose the option, or may write the state directory, chose the file.
+                judge: |_, _| Ok(()),
+            },
+            PATIENCE,
+        ),
+        source,
+    ) {
         (Ok(files::Looked::Whole(text)), _) => {
             if known == Some(&text) {
                 return Reading::Same;
