@@ -156,6 +156,7 @@ fn a_program_of_the_daemons_own_user_cannot_look_into_it_or_its_guardians() {
         assert_eq!(can_look(pid), "", "{who}");
     }
     as_user(flowctl, &["down"]);
+    fs::remove_dir_all(world.state()).unwrap();
 }
 
 #[test]

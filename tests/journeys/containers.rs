@@ -51,6 +51,7 @@ fn strip(value: &mut Value) {
                 "pid",
                 "container",
                 "since",
+                "started_at",
                 "file",
                 "instance",
                 "driver",
