@@ -28,7 +28,7 @@ pub struct NotifyTarget {
     /// Which conditions; empty = all.
     #[serde(default)]
     pub when: Vec<ConditionKind>,
-    /// How long a condition has to last; `None` = what is usual for its kind, see [`patience`].
+    /// How long a condition has to last; `None` = what is usual for its kind.
     #[serde(default, rename = "for")]
     pub lasting: Option<HumanDuration>,
     /// How often a condition that lasts is told again; `None` = once.
