@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::cause::Causes;
 use super::{key_of, whole};
 use crate::model::{
-    ComponentId, ComponentStatus, ConditionKind, Hold, PhaseName, PipelineSpec, PipelineStatus,
-    Record, ReplicaKey, ReplicaStatus, StatusCondition, Timestamp,
+    ComponentId, ComponentStatus, ConditionKind, EndCause, Hold, PhaseName, PipelineSpec,
+    PipelineStatus, Record, ReplicaKey, ReplicaStatus, StatusCondition, Timestamp,
 };
 
 /// How long a component may take to become ready, or ready again after a crash, before that is a
@@ -72,9 +72,10 @@ impl Memory {
                 causes.note(component, replica, records.get(&key));
                 for finding in self.findings(&key, component, replica, records.get(&key), now) {
                     let of = (component.id.clone(), finding.kind);
-                    let condition = found
-                        .entry(of)
-                        .or_insert_with(|| condition(status, component, replica, &finding));
+                    let condition = found.entry(of).or_insert_with(|| {
+                        let record = records.get(&key);
+                        condition(status, component, replica, record, &finding)
+                    });
                     condition.since = condition.since.min(finding.since);
                     condition.replicas.push(replica.replica);
                 }
@@ -283,8 +284,16 @@ fn condition(
     status: &PipelineStatus,
     component: &ComponentStatus,
     replica: &ReplicaStatus,
+    record: Option<&Record>,
     finding: &Finding,
 ) -> StatusCondition {
+    let of_now = || {
+        if replica.why.is_empty() {
+            replica.phase.to_string()
+        } else {
+            replica.why.clone()
+        }
+    };
     let why = match finding.kind {
         ConditionKind::Oom => "the kernel killed it for want of memory".to_owned(),
         ConditionKind::OverRestarting => format!(
@@ -295,19 +304,14 @@ fn condition(
             .progress
             .as_ref()
             .map_or_else(String::new, |progress| progress.why.clone()),
+        // What it is at just now says nothing of the loop.
+        ConditionKind::Crashloop => record.and_then(last_failure).unwrap_or_else(of_now),
         ConditionKind::NotDurable
         | ConditionKind::Blind
         | ConditionKind::Failed
-        | ConditionKind::Crashloop
         | ConditionKind::Unready
         | ConditionKind::Rejected
-        | ConditionKind::Undelivered => {
-            if replica.why.is_empty() {
-                replica.phase.to_string()
-            } else {
-                replica.why.clone()
-            }
-        }
+        | ConditionKind::Undelivered => of_now(),
     };
     StatusCondition {
         namespace: Some(status.namespace.clone()),
@@ -317,4 +321,20 @@ fn condition(
         exit: replica.exit.clone(),
         ..whole(finding.kind, finding.since, why)
     }
+}
+
+/// How the latest instance ended: `exit 1 (failure 5)`.
+fn last_failure(record: &Record) -> Option<String> {
+    let history = &record.history;
+    let last = history.last.as_ref()?;
+    let how = match &last.cause {
+        EndCause::NotStarted(failure) => failure.message.clone(),
+        EndCause::Stopped(cause) => cause.to_string(),
+        EndCause::Itself(_)
+        | EndCause::Lost
+        | EndCause::Vanished
+        | EndCause::HostReboot
+        | EndCause::RuntimeRestarted => last.exit.to_string(),
+    };
+    Some(format!("{how} (failure {})", history.failures))
 }

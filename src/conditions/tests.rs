@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{Memory, blind};
 use crate::model::{
-    Charge, ComponentStatus, Condition, ConditionKind, DriverKind, ExitSummary, Failure,
-    Generation, Hold, PhaseName, PipelineStatus, Problem, Record, ReplicaKey, ReplicaStatus, Role,
-    StatusCondition, Timestamp, fixtures,
+    Charge, ComponentStatus, Condition, ConditionKind, DriverKind, EndCause, Ended, Exit,
+    ExitStatus, ExitSummary, Failure, Generation, Hold, PhaseName, PipelineStatus, Problem, Record,
+    ReplicaKey, ReplicaStatus, Role, SpecHash, StatusCondition, Timestamp, fixtures,
 };
 
 fn at(seconds: u64) -> Timestamp {
@@ -147,7 +147,21 @@ fn what_was_ready_and_fails_its_probe_is_unready_at_once() {
 #[test]
 fn a_crash_loop_is_one_condition_whatever_phase_it_is_in() {
     let mut world = World::new(vec![("a", replica(PhaseName::Crashloop, at(9)))]);
-    world.record("a").history.crashloop_since = Some(at(3));
+    let history = &mut world.record("a").history;
+    history.crashloop_since = Some(at(3));
+    history.failures = 5;
+    history.last = Some(Ended {
+        instance: "default.p.a.0.5".parse().unwrap(),
+        spec: SpecHash::new("v1:00000000000000aa"),
+        exit: Exit {
+            status: ExitStatus::Code(1),
+            oom: false,
+            started_at: None,
+            at: at(8),
+            killed: 0,
+        },
+        cause: EndCause::Itself(Charge::Own),
+    });
     for phase in [
         PhaseName::Crashloop,
         PhaseName::Starting,
@@ -159,6 +173,7 @@ fn a_crash_loop_is_one_condition_whatever_phase_it_is_in() {
             (found[0].kind, found[0].since),
             (ConditionKind::Crashloop, at(3))
         );
+        assert_eq!(found[0].why, "exit 1 (failure 5)", "in every phase");
     }
     world.record("a").history.crashloop_since = None;
     assert!(world.look(at(200)).is_empty());
