@@ -304,10 +304,7 @@ async fn leavers(shared: &Shared, loaded: &Loaded) -> Answer<Vec<PipelineDiff>> 
     let snapshot = shared.backend.owner().snapshots().borrow().clone();
     let mut gone = Vec::new();
     for status in &snapshot.pipelines {
-        let key = PipelineKey {
-            namespace: status.namespace.clone(),
-            name: status.name.clone(),
-        };
+        let key = status.key();
         let stays = loaded.pipelines.iter().any(|spec| spec.key == key);
         if status.file.as_ref() == Some(file)
             && !stays

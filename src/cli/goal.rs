@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 use super::render::{NONE_WANTED, pipeline_name, replica_name, standing};
-use super::target::{Target, find, key};
+use super::target::{Target, find};
 
 /// What is waited for.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ impl Goal {
             Self::Gone(keys) => snapshot
                 .pipelines
                 .iter()
-                .filter(|status| keys.contains(&key(status)))
+                .filter(|status| keys.contains(&status.key()))
                 .flat_map(|status| leaving(status, now))
                 .collect(),
             Self::Empty => snapshot
@@ -152,7 +152,7 @@ fn applied(snapshot: &Snapshot, wanted: &AppliedPipeline, now: Timestamp) -> Vec
     let found = snapshot
         .pipelines
         .iter()
-        .find(|status| key(status) == wanted.key());
+        .find(|status| status.key() == wanted.key());
     let name = wanted.key().to_string();
     match (wanted.change, found) {
         (ChangeWord::Deleted, None) => Vec::new(),
@@ -201,7 +201,7 @@ fn replicas(
     now: Timestamp,
     stage: impl Fn(&ReplicaStatus) -> Stage,
 ) -> Vec<Standing> {
-    let pipeline = key(status);
+    let pipeline = status.key();
     let mut all = Vec::new();
     for component in &status.components {
         for replica in &component.replicas {
@@ -221,7 +221,7 @@ fn of_component(
         let name = target.to_string();
         return vec![said(name, "it was removed meanwhile", Stage::Failed)];
     };
-    let pipeline = key(pipeline);
+    let pipeline = pipeline.key();
     let replicas = component.replicas.iter();
     replicas
         .map(|replica| one(&pipeline, component, replica, stage(replica), now))

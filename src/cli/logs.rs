@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::last_lines::next_entry;
 use super::reader;
 use super::status::ended;
-use super::target::{Target, component, deleted, key, labelled, pipeline};
+use super::target::{Target, component, deleted, labelled, pipeline};
 use super::text::{Style, Tone, clean, paint, short, size};
 use crate::api::{KeptEntry, Lines, LogEntry, LogParams, StreamName};
 use crate::model::{
@@ -89,7 +89,7 @@ async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
         for status in &snapshot.pipelines {
             if namespace.is_none_or(|wanted| *wanted == status.namespace) {
                 let ids = status.components.iter().map(|c| c.id.clone());
-                wanted.insert(key(status), ids.collect());
+                wanted.insert(status.key(), ids.collect());
             }
         }
     }
@@ -98,7 +98,7 @@ async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
 
 fn all_of(snapshot: &Snapshot, pipeline: &PipelineKey) -> Vec<Target> {
     let mut pipelines = snapshot.pipelines.iter();
-    let status = pipelines.find(|status| key(status) == *pipeline);
+    let status = pipelines.find(|status| status.key() == *pipeline);
     let components = status.iter().flat_map(|status| &status.components);
     let target = |component: &ComponentStatus| Target {
         pipeline: pipeline.clone(),

@@ -234,9 +234,9 @@ fn notes(pipeline: &PipelineStatus, look: Look, text: &mut String) {
 
 /// `5 of 7 ready`, and how many have failed. What is done or was stopped is not meant to be ready.
 fn tally(pipeline: &PipelineStatus) -> String {
-    let replicas = || pipeline.components.iter().flat_map(|c| &c.replicas);
+    let replicas = || pipeline.replicas().map(|(_, replica)| replica);
     let all = replicas()
-        .filter(|r| !matches!(r.phase, PhaseName::Completed | PhaseName::Stopped))
+        .filter(|replica| replica.is_meant_to_run())
         .count();
     let ready = replicas().filter(|replica| replica.ready).count();
     let failed = replicas()
@@ -492,7 +492,7 @@ pub fn unsettled(snapshot: &Snapshot, now: Timestamp) -> Vec<String> {
         let before = lines.len();
         for component in &pipeline.components {
             for replica in &component.replicas {
-                if !is_fine(replica) {
+                if !replica.is_fine() {
                     let id = replica_name(component, replica);
                     lines.push(standing(&format!("{name}/{id}"), replica, now));
                 }
@@ -512,22 +512,6 @@ pub fn standing(name: &str, replica: &ReplicaStatus, now: Timestamp) -> String {
         format!("{name}: {}", replica.phase)
     } else {
         format!("{name}: {} ({})", replica.phase, clean(&why))
-    }
-}
-
-/// Whether a replica is as it should be. What a person stopped is as that person wants it.
-fn is_fine(replica: &ReplicaStatus) -> bool {
-    match replica.phase {
-        PhaseName::Running => replica.ready,
-        PhaseName::Completed | PhaseName::Stopped => true,
-        PhaseName::Pending
-        | PhaseName::Starting
-        | PhaseName::Unhealthy
-        | PhaseName::Backoff
-        | PhaseName::Crashloop
-        | PhaseName::Stopping
-        | PhaseName::Failed
-        | PhaseName::Unknown => false,
     }
 }
 

@@ -31,14 +31,6 @@ pub enum Named {
     Component(Target),
 }
 
-/// Which namespace a pipeline's status belongs to, and its name.
-pub fn key(status: &PipelineStatus) -> PipelineKey {
-    PipelineKey {
-        namespace: status.namespace.clone(),
-        name: status.name.clone(),
-    }
-}
-
 /// The component that `text` means: `COMPONENT`, `PIPELINE/COMPONENT` or
 /// `NAMESPACE/PIPELINE/COMPONENT`.
 ///
@@ -120,7 +112,7 @@ pub fn pipeline(
     text: &str,
 ) -> Result<PipelineKey, Failure> {
     let candidates: Vec<PipelineKey> = pipelines(snapshot, namespace)
-        .map(key)
+        .map(PipelineStatus::key)
         .filter(|key| matches_pipeline(key, text))
         .collect();
     only(candidates, text, "pipeline")
@@ -135,7 +127,7 @@ pub fn either(
     namespace: Option<&Namespace>,
     text: &str,
 ) -> Result<Named, Failure> {
-    let exists = pipelines(snapshot, namespace).any(|status| matches_pipeline(&key(status), text));
+    let exists = pipelines(snapshot, namespace).any(|status| matches_pipeline(&status.key(), text));
     if exists {
         pipeline(snapshot, namespace, text).map(Named::Pipeline)
     } else {
@@ -151,7 +143,7 @@ pub fn find<'a>(
     let pipeline = snapshot
         .pipelines
         .iter()
-        .find(|status| key(status) == target.pipeline)?;
+        .find(|status| status.key() == target.pipeline)?;
     let component = pipeline
         .components
         .iter()
@@ -174,7 +166,7 @@ pub fn narrowed(
         .collect::<Result<Vec<_>, _>>()?;
     snapshot.pipelines.retain(|status| {
         namespace.is_none_or(|wanted| *wanted == status.namespace)
-            && (wanted.is_empty() || wanted.contains(&key(status)))
+            && (wanted.is_empty() || wanted.contains(&status.key()))
     });
     Ok(snapshot)
 }
@@ -228,7 +220,7 @@ fn targets<'a>(
 ) -> impl Iterator<Item = Target> {
     pipelines(snapshot, namespace).flat_map(|status| {
         status.components.iter().map(|component| Target {
-            pipeline: key(status),
+            pipeline: status.key(),
             component: component.id.clone(),
         })
     })
@@ -277,7 +269,7 @@ mod tests {
 
     fn names(snapshot: &Snapshot) -> Vec<String> {
         let pipelines = snapshot.pipelines.iter();
-        pipelines.map(|status| key(status).to_string()).collect()
+        pipelines.map(|status| status.key().to_string()).collect()
     }
 
     /// The sample, and a second pipeline `other` in the namespace `lab` with a `sink` too.

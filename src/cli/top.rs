@@ -51,15 +51,7 @@ type Row<'a> = (&'a PipelineStatus, &'a ComponentStatus, &'a ReplicaStatus);
 /// What runs and what it uses, that which uses most first. Pure.
 fn table(snapshot: &Snapshot, by: Resource, look: Look) -> String {
     let mut rows: Vec<Row<'_>> = snapshot
-        .pipelines
-        .iter()
-        .flat_map(|pipeline| {
-            let components = pipeline.components.iter();
-            components.flat_map(move |component| {
-                let replicas = component.replicas.iter();
-                replicas.map(move |replica| (&**pipeline, component, replica))
-            })
-        })
+        .replicas()
         .filter(|(_, _, replica)| replica.phase.lives())
         .collect();
     // What uses the same stays in the order of the data.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::cause::Causes;
-use super::{key_of, whole};
+use super::whole;
 use crate::model::{
     ComponentId, ComponentStatus, ConditionKind, EndCause, Hold, PhaseName, PipelineSpec,
     PipelineStatus, Record, ReplicaKey, ReplicaStatus, StatusCondition, Timestamp,
@@ -84,7 +84,7 @@ impl Memory {
         }
         self.unready.retain(|key, _| seen.contains(key));
         self.restarts.retain(|key, _| seen.contains(key));
-        conditions.extend(causes.roots(&key_of(status), spec, found));
+        conditions.extend(causes.roots(&status.key(), spec, found));
         conditions
             .sort_by(|a, b| (a.kind, a.since, &a.component).cmp(&(b.kind, b.since, &b.component)));
         conditions

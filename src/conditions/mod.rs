@@ -21,8 +21,7 @@ pub use memory::Memory;
 pub use verdict::{HEALTH_SCHEMA, Health, HealthColour, Indicator, health};
 
 use crate::model::{
-    ComponentPath, ConditionKind, DriverKind, PhaseName, PipelineKey, PipelineStatus,
-    StatusCondition, Timestamp,
+    ComponentPath, ConditionKind, DriverKind, PhaseName, PipelineStatus, StatusCondition, Timestamp,
 };
 
 /// The condition of a driver that does not answer; it holds up whatever it runs.
@@ -42,7 +41,7 @@ pub fn blind<'a>(
                     .any(|replica| replica.phase == PhaseName::Unknown)
         });
         blocks.extend(of_it.map(|component| ComponentPath {
-            pipeline: key_of(pipeline),
+            pipeline: pipeline.key(),
             component: component.id.clone(),
         }));
     }
@@ -72,12 +71,5 @@ pub fn whole(kind: ConditionKind, since: Timestamp, why: String) -> StatusCondit
         next: None,
         exit: None,
         blocks: Vec::new(),
-    }
-}
-
-fn key_of(pipeline: &PipelineStatus) -> PipelineKey {
-    PipelineKey {
-        namespace: pipeline.namespace.clone(),
-        name: pipeline.name.clone(),
     }
 }

@@ -3,11 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ComponentId, ComponentPath, PhaseName, PipelineStatus, ReplicaStatus, Severity, Snapshot,
-    StatusCondition, Timestamp,
+    ComponentId, ComponentPath, PipelineStatus, Severity, Snapshot, StatusCondition, Timestamp,
 };
-
-use super::key_of;
 
 /// The name and version of the verdict's format.
 pub const HEALTH_SCHEMA: &str = "flowctl.health/v1";
@@ -104,19 +101,13 @@ pub fn health(snapshot: &Snapshot) -> Health {
     indicators.extend(snapshot.all_conditions().into_iter().map(Indicator::of));
     let pipelines = snapshot.pipelines.iter();
     indicators.extend(pipelines.filter_map(|pipeline| settling(pipeline)));
-    let replicas = || {
-        let pipelines = snapshot.pipelines.iter();
-        let components = pipelines.flat_map(|pipeline| &pipeline.components);
-        components.flat_map(|component| &component.replicas)
-    };
-    let is_meant_to_run =
-        |one: &&ReplicaStatus| !matches!(one.phase, PhaseName::Completed | PhaseName::Stopped);
+    let replicas = || snapshot.replicas().map(|(_, _, replica)| replica);
     let worst = indicators.iter().map(|one| one.status).max();
     Health {
         schema: HEALTH_SCHEMA.to_owned(),
         status: worst.unwrap_or(HealthColour::Green),
         settled: indicators.is_empty(),
-        wanted: replicas().filter(is_meant_to_run).count(),
+        wanted: replicas().filter(|one| one.is_meant_to_run()).count(),
         ready: replicas().filter(|one| one.ready).count(),
         indicators,
     }
@@ -124,10 +115,6 @@ pub fn health(snapshot: &Snapshot) -> Health {
 
 /// What is on its way in a pipeline, beside its conditions.
 fn settling(pipeline: &PipelineStatus) -> Option<Indicator> {
-    let replicas = pipeline.components.iter().flat_map(|component| {
-        let replicas = component.replicas.iter();
-        replicas.map(move |replica| (component, replica))
-    });
     let known = |id: &ComponentId| {
         let mut conditions = pipeline.conditions.iter();
         conditions.any(|condition| {
@@ -135,8 +122,9 @@ fn settling(pipeline: &PipelineStatus) -> Option<Indicator> {
                 || condition.blocks.iter().any(|path| path.component == *id)
         })
     };
-    let open: Vec<_> = replicas
-        .filter(|(component, replica)| !is_fine(replica) && !known(&component.id))
+    let open: Vec<_> = pipeline
+        .replicas()
+        .filter(|(component, replica)| !replica.is_fine() && !known(&component.id))
         .collect();
     if open.is_empty() && (pipeline.settled || !pipeline.conditions.is_empty()) {
         return None;
@@ -154,7 +142,7 @@ fn settling(pipeline: &PipelineStatus) -> Option<Indicator> {
         0 | 1 => cause,
         count => format!("{cause}; and {} more", count - 1),
     };
-    let key = key_of(pipeline);
+    let key = pipeline.key();
     Some(Indicator {
         name: "settling".to_owned(),
         subject: key.to_string(),
@@ -164,20 +152,4 @@ fn settling(pipeline: &PipelineStatus) -> Option<Indicator> {
         action: format!("wait, or `flowctl describe {key}`"),
         impacts: Vec::new(),
     })
-}
-
-/// Whether a replica is as it should be. What a person stopped is as that person wants it.
-fn is_fine(replica: &ReplicaStatus) -> bool {
-    match replica.phase {
-        PhaseName::Running => replica.ready,
-        PhaseName::Completed | PhaseName::Stopped => true,
-        PhaseName::Pending
-        | PhaseName::Starting
-        | PhaseName::Unhealthy
-        | PhaseName::Backoff
-        | PhaseName::Crashloop
-        | PhaseName::Stopping
-        | PhaseName::Failed
-        | PhaseName::Unknown => false,
-    }
 }

@@ -264,7 +264,7 @@ impl Legacy {
         who: &Identity,
     ) -> Result<PipelineRun, Status> {
         let mut run = runs::own_run(pipeline, id.to_owned());
-        let key = runs::key_of(pipeline);
+        let key = pipeline.key();
         if self.0.check_commands(who, &key).is_ok()
             && let Some((_, spec)) = self.0.owner.desired(key).await.map_err(refused)?
         {
@@ -281,8 +281,7 @@ impl Legacy {
         }
         let snapshot = self.0.owner.snapshots().borrow().clone();
         let is_meant = |pipeline: &&Arc<PipelineStatus>| {
-            pipeline.name.as_str() == run.pipeline
-                || runs::key_of(pipeline).to_string() == run.pipeline
+            pipeline.name.as_str() == run.pipeline || pipeline.key().to_string() == run.pipeline
         };
         let mut meant = snapshot.pipelines.iter().filter(is_meant);
         match (meant.next(), meant.next()) {
@@ -307,7 +306,7 @@ impl Legacy {
 
     /// Stops every component of a pipeline.
     async fn stop(&self, who: &Identity, pipeline: &PipelineStatus) -> Result<(), Status> {
-        let key = runs::key_of(pipeline);
+        let key = pipeline.key();
         self.0.check_commands(who, &key)?;
         for component in &pipeline.components {
             let asked = self

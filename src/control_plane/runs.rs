@@ -12,9 +12,9 @@ use super::wire::legacy::{
 };
 use crate::manifest;
 use crate::model::{
-    ChunkRecord, ComponentSpec, FlowFigures, Generation, Namespace, PhaseName, PipelineKey,
-    PipelineName, PipelineSpec, PipelineStatus, ReplicaStatus, Role, RunChange, RunFigures,
-    RunRecord, RunState, Timestamp,
+    ChunkRecord, ComponentSpec, FlowFigures, Generation, Namespace, PhaseName, PipelineName,
+    PipelineSpec, PipelineStatus, ReplicaStatus, Role, RunChange, RunFigures, RunRecord, RunState,
+    Timestamp,
 };
 
 /// Runs that a list holds when the client does not say how many.
@@ -34,7 +34,7 @@ pub(super) fn limit(asked: i32) -> usize {
 /// A pipeline of ours as the run `id`. Clients of the field read its figures without looking whether
 /// there are any.
 pub(super) fn own_run(pipeline: &PipelineStatus, id: String) -> PipelineRun {
-    let key = key_of(pipeline);
+    let key = pipeline.key();
     let state = state_of(pipeline);
     let replicas = || {
         pipeline
@@ -126,14 +126,6 @@ pub(super) fn config(spec: &PipelineSpec) -> String {
         },
     });
     manifest::yaml::to_string(&whole).expect("it has text keys only")
-}
-
-/// What identifies a pipeline.
-pub(super) fn key_of(pipeline: &PipelineStatus) -> PipelineKey {
-    PipelineKey {
-        namespace: pipeline.namespace.clone(),
-        name: pipeline.name.clone(),
-    }
 }
 
 fn state_of(pipeline: &PipelineStatus) -> RunState {

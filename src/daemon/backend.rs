@@ -415,10 +415,7 @@ fn leaving(snapshot: &Snapshot, loaded: &[Loaded]) -> Vec<PipelineSpec> {
         specs.any(|spec| spec.key == *key)
     };
     let goes = |status: &PipelineStatus| {
-        let key = PipelineKey {
-            namespace: status.namespace.clone(),
-            name: status.name.clone(),
-        };
+        let key = status.key();
         let is_left_out = status.file.as_deref().is_some_and(is_of) && !names(&key);
         (status.deleting || is_left_out).then(|| Desired::nothing(key).spec.as_ref().clone())
     };

@@ -90,10 +90,7 @@ fn with_containers(snapshot: &Snapshot) -> BTreeMap<PipelineKey, Generation> {
         components.any(|component| component.driver == DriverKind::Docker)
     });
     let entry = |pipeline: &Arc<PipelineStatus>| {
-        let key = PipelineKey {
-            namespace: pipeline.namespace.clone(),
-            name: pipeline.name.clone(),
-        };
+        let key = pipeline.key();
         (key, pipeline.generation)
     };
     pipelines.map(entry).collect()

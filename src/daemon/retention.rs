@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::driver::logs::kept::{self, Owner, Retention};
-use crate::model::{PipelineKey, ReplicaKey, Snapshot};
+use crate::model::{ReplicaKey, Snapshot};
 use crate::reconciler::ReconcilerHandle;
 
 /// How soon after a change it is noted that something is not defined any more, at the latest.
@@ -59,10 +59,7 @@ pub(super) async fn follow(
 pub(super) fn defined(snapshot: &Snapshot) -> BTreeSet<Owner> {
     let mut defined = BTreeSet::new();
     for pipeline in &snapshot.pipelines {
-        let key = PipelineKey {
-            namespace: pipeline.namespace.clone(),
-            name: pipeline.name.clone(),
-        };
+        let key = pipeline.key();
         for component in &pipeline.components {
             defined.extend(component.replicas.iter().map(|replica| {
                 let replica = ReplicaKey {

@@ -60,10 +60,7 @@ impl<'a> Rows<'a> {
                 ("namespace", status.namespace.as_str()),
                 ("pipeline", status.name.as_str()),
             ]);
-            let key = PipelineKey {
-                namespace: status.namespace.clone(),
-                name: status.name.clone(),
-            };
+            let key = status.key();
             for component in &status.components {
                 let labels = labels.with("component", component.id.as_str());
                 for replica in &component.replicas {

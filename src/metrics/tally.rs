@@ -40,21 +40,14 @@ impl Tally {
     /// Forgets replicas that are not there any more.
     fn keep_those_of(&mut self, snapshot: &Snapshot) {
         let there: HashSet<_> = snapshot
-            .pipelines
-            .iter()
-            .flat_map(|pipeline| {
-                let components = pipeline.components.iter();
-                components.flat_map(move |component| {
-                    let replicas = component.replicas.iter();
-                    replicas.map(move |one| {
-                        (
-                            &pipeline.namespace,
-                            &pipeline.name,
-                            &component.id,
-                            one.replica,
-                        )
-                    })
-                })
+            .replicas()
+            .map(|(pipeline, component, one)| {
+                (
+                    &pipeline.namespace,
+                    &pipeline.name,
+                    &component.id,
+                    one.replica,
+                )
             })
             .collect();
         self.exits.retain(|(pipeline, key), _| {

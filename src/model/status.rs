@@ -59,14 +59,21 @@ impl Snapshot {
         replicas.find(|replica| replica.replica == instance.replica.replica)
     }
 
+    /// Every replica, with its component and its pipeline.
+    pub fn replicas(
+        &self,
+    ) -> impl Iterator<Item = (&PipelineStatus, &ComponentStatus, &ReplicaStatus)> {
+        self.pipelines.iter().flat_map(|pipeline| {
+            let replicas = pipeline.replicas();
+            replicas.map(move |(component, replica)| (&**pipeline, component, replica))
+        })
+    }
+
     /// The instances that run, or may, as far as their drivers can tell.
     pub fn live(&self) -> impl Iterator<Item = &InstanceId> {
-        self.pipelines
-            .iter()
-            .flat_map(|pipeline| &pipeline.components)
-            .flat_map(|component| &component.replicas)
-            .filter(|replica| replica.phase.lives())
-            .filter_map(|replica| replica.instance.as_ref())
+        self.replicas()
+            .filter(|(_, _, replica)| replica.phase.lives())
+            .filter_map(|(_, _, replica)| replica.instance.as_ref())
     }
 
     /// Whether a replica of a component runs an image whose name means another one by now.
@@ -139,6 +146,24 @@ pub struct PipelineStatus {
     pub conditions: Vec<StatusCondition>,
     /// Its components, each after those it depends on; then those that are being removed.
     pub components: Vec<ComponentStatus>,
+}
+
+impl PipelineStatus {
+    /// Which pipeline it is.
+    pub fn key(&self) -> PipelineKey {
+        PipelineKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// Every replica, with its component.
+    pub fn replicas(&self) -> impl Iterator<Item = (&ComponentStatus, &ReplicaStatus)> {
+        self.components.iter().flat_map(|component| {
+            let replicas = component.replicas.iter();
+            replicas.map(move |replica| (component, replica))
+        })
+    }
 }
 
 /// Why a file could not be taken over.
@@ -289,6 +314,29 @@ pub struct ReplicaStatus {
     /// What it uses of its host; `None` = nobody asked for it lately.
     #[serde(default)]
     pub usage: Option<Usage>,
+}
+
+impl ReplicaStatus {
+    /// Whether it is as it should be. What a person stopped is as that person wants it.
+    pub fn is_fine(&self) -> bool {
+        match self.phase {
+            PhaseName::Running => self.ready,
+            PhaseName::Completed | PhaseName::Stopped => true,
+            PhaseName::Pending
+            | PhaseName::Starting
+            | PhaseName::Unhealthy
+            | PhaseName::Backoff
+            | PhaseName::Crashloop
+            | PhaseName::Stopping
+            | PhaseName::Failed
+            | PhaseName::Unknown => false,
+        }
+    }
+
+    /// Whether it is meant to be ready: what is done or was stopped is not.
+    pub fn is_meant_to_run(&self) -> bool {
+        !matches!(self.phase, PhaseName::Completed | PhaseName::Stopped)
+    }
 }
 
 /// The image that a container runs.
