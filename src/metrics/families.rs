@@ -10,11 +10,11 @@ use serde_json::Value as Json;
 
 use crate::model::{
     ComponentStatus, DriverKind, EventKind, ExitReason, Hold, Metric, PhaseName, PipelineKey,
-    PipelineStatus, ReplicaKey, ReplicaStatus, Snapshot, Usage,
+    PipelineStatus, ReplicaKey, ReplicaStatus, Snapshot,
 };
 
 use super::tally::Tally;
-use super::text::{Kind, Labels, Text};
+use super::text::{Kind, Labels, Text, Value};
 
 /// So many figures of one component's heartbeats become series; the rest is left out, in order of
 /// their names.
@@ -133,6 +133,21 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// A family with one sample of each replica that has a value.
+    fn replicas<T: Into<Value>>(
+        &self,
+        text: &mut Text,
+        (name, kind, help): (&'static str, Kind, &str),
+        value: impl Fn(&ReplicaStatus) -> Option<T>,
+    ) {
+        text.family(name, kind, help);
+        for row in &self.replicas {
+            if let Some(value) = value(row.status) {
+                text.sample(&row.labels, value);
+            }
+        }
+    }
+
     fn write_pipelines(&self, text: &mut Text) {
         self.pipelines(
             text,
@@ -235,87 +250,87 @@ impl<'a> Rows<'a> {
                 text.sample_with(&row.labels, ("reason", reason(hold)), true);
             }
         }
-        text.family(
-            "flowctl_replica_ready",
-            Kind::Gauge,
-            "Whether dependents may count on it.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_ready",
+                Kind::Gauge,
+                "Whether dependents may count on it.",
+            ),
+            |one| Some(one.ready),
         );
-        for row in &self.replicas {
-            text.sample(&row.labels, row.status.ready);
-        }
-        text.family(
-            "flowctl_replica_stalled",
-            Kind::Gauge,
-            "Whether its work stands still, where its file says how that is seen.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_stalled",
+                Kind::Gauge,
+                "Whether its work stands still, where its file says how that is seen.",
+            ),
+            |one| {
+                let progress = one.progress.as_ref()?;
+                Some(progress.stalled_since.is_some())
+            },
         );
-        for row in &self.replicas {
-            if let Some(progress) = &row.status.progress {
-                text.sample(&row.labels, progress.stalled_since.is_some());
-            }
-        }
     }
 
     fn write_times(&self, text: &mut Text) {
-        text.family(
-            "flowctl_replica_phase_since_timestamp_seconds",
-            Kind::Gauge,
-            "Since when its state holds.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_phase_since_timestamp_seconds",
+                Kind::Gauge,
+                "Since when its state holds.",
+            ),
+            |one| Some(one.since),
         );
-        for row in &self.replicas {
-            text.sample(&row.labels, row.status.since);
-        }
-        text.family(
-            "flowctl_replica_start_time_seconds",
-            Kind::Gauge,
-            "When its program started, while it runs.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_start_time_seconds",
+                Kind::Gauge,
+                "When its program started, while it runs.",
+            ),
+            |one| one.started_at,
         );
-        for row in &self.replicas {
-            if let Some(started_at) = row.status.started_at {
-                text.sample(&row.labels, started_at);
-            }
-        }
-        text.family(
-            "flowctl_replica_next_try_timestamp_seconds",
-            Kind::Gauge,
-            "When the next thing happens to it, where that is known.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_next_try_timestamp_seconds",
+                Kind::Gauge,
+                "When the next thing happens to it, where that is known.",
+            ),
+            |one| one.next.as_ref()?.at,
         );
-        for row in &self.replicas {
-            if let Some(at) = row.status.next.as_ref().and_then(|next| next.at) {
-                text.sample(&row.labels, at);
-            }
-        }
-        text.family(
-            "flowctl_replica_progress_timestamp_seconds",
-            Kind::Gauge,
-            "When its work last got on, where its file says how that is seen.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_progress_timestamp_seconds",
+                Kind::Gauge,
+                "When its work last got on, where its file says how that is seen.",
+            ),
+            |one| one.progress.as_ref()?.advanced_at,
         );
-        for row in &self.replicas {
-            let progress = row.status.progress.as_ref();
-            if let Some(at) = progress.and_then(|progress| progress.advanced_at) {
-                text.sample(&row.labels, at);
-            }
-        }
     }
 
     fn write_ends(&self, tally: Option<&Tally>, text: &mut Text) {
-        text.family(
-            "flowctl_replica_restarts_total",
-            Kind::Counter,
-            "Restarts that were counted, over restarts of the daemon too.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_restarts_total",
+                Kind::Counter,
+                "Restarts that were counted, over restarts of the daemon too.",
+            ),
+            |one| Some(one.restarts),
         );
-        for row in &self.replicas {
-            text.sample(&row.labels, row.status.restarts);
-        }
-        text.family(
-            "flowctl_replica_last_exit_code",
-            Kind::Gauge,
-            "Exit code of the run that ended last; one that a signal ended has none.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_last_exit_code",
+                Kind::Gauge,
+                "Exit code of the run that ended last; one that a signal ended has none.",
+            ),
+            |one| one.exit.as_ref()?.code.map(f64::from),
         );
-        for row in &self.replicas {
-            if let Some(code) = row.status.exit.as_ref().and_then(|exit| exit.code) {
-                text.sample(&row.labels, f64::from(code));
-            }
-        }
         let Some(tally) = tally else {
             return;
         };
@@ -343,62 +358,63 @@ impl<'a> Rows<'a> {
     }
 
     fn write_usage(&self, text: &mut Text) {
-        text.family(
-            "flowctl_replica_cpu_seconds_total",
-            Kind::Counter,
-            "Processor time of its process tree since it started.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_cpu_seconds_total",
+                Kind::Counter,
+                "Processor time of its process tree since it started.",
+            ),
+            |one| one.usage.as_ref()?.cpu_seconds,
         );
-        self.usage(text, |usage| usage.cpu_seconds);
-        text.family(
-            "flowctl_replica_memory_bytes",
-            Kind::Gauge,
-            "Memory of its process tree that cannot be taken from it without swapping.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_memory_bytes",
+                Kind::Gauge,
+                "Memory of its process tree that cannot be taken from it without swapping.",
+            ),
+            |one| one.usage.as_ref()?.memory_bytes,
         );
-        self.usage(text, |usage| usage.memory_bytes);
-        text.family(
-            "flowctl_replica_memory_limit_bytes",
-            Kind::Gauge,
-            "The most memory that it may have, where a limit is enforced.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_memory_limit_bytes",
+                Kind::Gauge,
+                "The most memory that it may have, where a limit is enforced.",
+            ),
+            |one| one.usage.as_ref()?.memory_limit_bytes,
         );
-        self.usage(text, |usage| usage.memory_limit_bytes);
-        text.family(
-            "flowctl_replica_processes",
-            Kind::Gauge,
-            "Processes of its tree.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_processes",
+                Kind::Gauge,
+                "Processes of its tree.",
+            ),
+            |one| one.usage.as_ref()?.processes,
         );
-        self.usage(text, |usage| usage.processes);
-        text.family(
-            "flowctl_replica_open_fds",
-            Kind::Gauge,
-            "Open files of its process tree.",
+        self.replicas(
+            text,
+            (
+                "flowctl_replica_open_fds",
+                Kind::Gauge,
+                "Open files of its process tree.",
+            ),
+            |one| one.usage.as_ref()?.open_files,
         );
-        self.usage(text, |usage| usage.open_files);
-    }
-
-    fn usage<T: Into<super::text::Value>>(
-        &self,
-        text: &mut Text,
-        value: impl Fn(&Usage) -> Option<T>,
-    ) {
-        for row in &self.replicas {
-            if let Some(value) = row.status.usage.as_ref().and_then(&value) {
-                text.sample(&row.labels, value);
-            }
-        }
     }
 
     fn write_registrations(&self, text: &mut Text) {
-        text.family(
-            "flowctl_registration_last_heartbeat_timestamp_seconds",
-            Kind::Gauge,
-            "When it last sent the control plane a heartbeat.",
+        self.replicas(
+            text,
+            (
+                "flowctl_registration_last_heartbeat_timestamp_seconds",
+                Kind::Gauge,
+                "When it last sent the control plane a heartbeat.",
+            ),
+            |one| one.registration.as_ref()?.last_heartbeat,
         );
-        for row in &self.replicas {
-            let registration = row.status.registration.as_ref();
-            if let Some(at) = registration.and_then(|one| one.last_heartbeat) {
-                text.sample(&row.labels, at);
-            }
-        }
         text.family(
             "flowctl_component_metric",
             Kind::Gauge,

@@ -215,19 +215,11 @@ impl Pipeline {
         reason: String,
         message: String,
     ) {
-        let PipelineKey { namespace, name } = self.key();
         ledger.emit(Event {
-            seq: 0,
-            at: ledger.now,
-            namespace: Some(namespace.clone()),
-            pipeline: Some(name.clone()),
             component: Some(key.component.clone()),
             replica: Some(key.replica),
             instance: instance.cloned(),
-            kind,
-            reason,
-            message,
-            ended_by: None,
+            ..self.event(ledger.now, kind, reason, message)
         });
     }
 
@@ -240,19 +232,12 @@ impl Pipeline {
         reason: String,
         message: String,
     ) {
-        let PipelineKey { namespace, name } = self.key();
         ledger.emit(Event {
-            seq: 0,
-            at: ledger.now,
-            namespace: Some(namespace.clone()),
-            pipeline: Some(name.clone()),
             component: Some(instance.replica.component.clone()),
             replica: Some(instance.replica.replica),
             instance: Some(instance.clone()),
-            kind,
-            reason,
-            message,
             ended_by,
+            ..self.event(ledger.now, kind, reason, message)
         });
     }
 
@@ -264,10 +249,14 @@ impl Pipeline {
         reason: String,
         message: String,
     ) {
+        ledger.emit(self.event(ledger.now, kind, reason, message));
+    }
+
+    fn event(&self, at: Timestamp, kind: EventKind, reason: String, message: String) -> Event {
         let PipelineKey { namespace, name } = self.key();
-        ledger.emit(Event {
+        Event {
             seq: 0,
-            at: ledger.now,
+            at,
             namespace: Some(namespace.clone()),
             pipeline: Some(name.clone()),
             component: None,
@@ -277,7 +266,7 @@ impl Pipeline {
             reason,
             message,
             ended_by: None,
-        });
+        }
     }
 
     /// The restart policy of `key`: the file's, or the default once it left the file.
