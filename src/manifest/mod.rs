@@ -104,13 +104,7 @@ pub struct Parsed {
 /// # Errors
 /// All problems of the text, warnings included.
 pub fn parse(file: &str, text: &[u8], options: &Options) -> Result<Parsed, Problems> {
-    let text = decode(file, text)?;
-    let mut findings = Findings::about(text);
-    tree::check_characters(text, &mut findings);
-    if findings.has_errors() {
-        return Err(findings.finish(file));
-    }
-    let documents = tree::parse(text, &mut findings);
+    let (documents, mut findings) = documents(file, text)?;
     let mut pipelines: Vec<(PipelineSpec, problem::Span)> = Vec::new();
     let mut empty = true;
     for document in documents
@@ -152,6 +146,20 @@ pub fn parse(file: &str, text: &[u8], options: &Options) -> Result<Parsed, Probl
         pipelines,
         warnings: findings.finish(file),
     })
+}
+
+/// The documents of a file, and what was found wrong with them so far.
+fn documents<'t>(
+    file: &str,
+    bytes: &'t [u8],
+) -> Result<(Vec<tree::Node<'t>>, Findings<'t>), Problems> {
+    let text = decode(file, bytes)?;
+    let mut findings = Findings::about(text);
+    tree::check_characters(text, &mut findings);
+    if findings.has_errors() {
+        return Err(findings.finish(file));
+    }
+    Ok((tree::parse(text, &mut findings), findings))
 }
 
 /// The bytes of a file as text.

@@ -8,10 +8,10 @@ use crate::model::{
     NotifyTarget, TargetName, TellEnd, WebhookFormat,
 };
 
-use super::decode;
+use super::documents;
 use super::fields::{Field, Fields, owned};
 use super::problem::{Findings, Problems, Span};
-use super::tree::{self, Node, Value};
+use super::tree::{Node, Value};
 
 /// A heartbeat that comes more often than this is a load and no message.
 const SHORTEST_BEAT: u64 = 10;
@@ -41,13 +41,7 @@ pub fn parse_notify(
     base: &Path,
     look: LookAt<'_>,
 ) -> Result<ParsedNotify, Problems> {
-    let text = decode(file, text)?;
-    let mut findings = Findings::about(text);
-    tree::check_characters(text, &mut findings);
-    if findings.has_errors() {
-        return Err(findings.finish(file));
-    }
-    let documents = tree::parse(text, &mut findings);
+    let (documents, mut findings) = documents(file, text)?;
     let mut spec = NotifySpec::default();
     let mut reader = Reader {
         base,

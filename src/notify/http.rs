@@ -2,8 +2,6 @@
 //! answers besides its status is thrown away.
 
 use std::fmt::Write as _;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +19,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::manifest::check_url;
+use crate::probe::alongside;
 
 /// How long all of it may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -156,20 +155,6 @@ where
         }
     };
     alongside(connection, exchange).await
-}
-
-/// Runs an exchange together with the connection that carries it, until the exchange is over.
-async fn alongside<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
-    let mut connection = pin!(connection);
-    let mut exchange = pin!(exchange);
-    tokio::select! {
-        biased;
-        // Not cancel-safe, and need not be: what has arrived is looked at below.
-        answer = &mut exchange => return answer,
-        // Cancel-safe: it goes on below.
-        _ = &mut connection => {}
-    }
-    exchange.await
 }
 
 async fn skim(mut body: Incoming) {

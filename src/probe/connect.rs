@@ -147,7 +147,7 @@ pub(super) fn exhausted(error: &io::Error) -> Trouble {
 
 /// Runs an exchange together with the connection that carries it, until the exchange is over.
 /// Both live in the caller's task, so giving up on the answer closes the socket.
-pub(super) async fn alongside<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+pub async fn alongside<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let mut connection = pin!(connection);
     let mut exchange = pin!(exchange);
     let mut open = true;
