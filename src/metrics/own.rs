@@ -119,8 +119,8 @@ pub(super) fn write_vitals(vitals: &VitalFigures, now: Timestamp, text: &mut Tex
         Kind::Counter,
         "What drivers were asked to do, and whether it was done.",
     );
-    for ((deed, success), count) in &vitals.deeds {
-        let labels = Labels::new(&[("action", deed.as_str()), ("result", success.as_str())]);
+    for ((action, success), count) in &vitals.actions {
+        let labels = Labels::new(&[("action", action.as_str()), ("result", success.as_str())]);
         text.sample(&labels, *count);
     }
     text.family(

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::desk::Entry;
 use super::message::Message;
+use super::tracker::Entry;
 use crate::model::{NotifySpec, TargetName, Timestamp};
 use crate::store::{Batch, Durability, Store};
 

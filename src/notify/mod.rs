@@ -6,22 +6,22 @@
 //!
 //! **Guarantees.** A condition that was due is told at least once, whatever is killed in between:
 //! it is recorded as soon as it is due, and its message until it was taken. A message that comes
-//! twice bears the same id. What a target does, or does not do, delays nobody else: each has a line
+//! twice bears the same id. What a target does, or does not do, delays nobody else: each has a queue
 //! of its own, one delivery under way, and deadlines. Nothing secret is shown, logged or recorded.
 //!
 //! **What it does not do.** It decides nothing about components, and finds nothing wrong by itself:
 //! that is [`crate::conditions`].
 
 mod deliver;
-mod desk;
 mod exec;
 mod http;
 mod kept;
-mod line;
 mod message;
+mod queue;
 mod run;
 mod sign;
 mod source;
+mod tracker;
 
 pub use deliver::look;
 pub use run::{Notifier, NotifyError, NotifyHandle};

@@ -19,11 +19,11 @@ use crate::reconciler::ReconcilerHandle;
 use crate::store::Store;
 
 use super::deliver;
-use super::desk::{Active, Desk};
 use super::kept::{Changes, Kept};
-use super::line::Line;
 use super::message::Message;
+use super::queue::Queue;
 use super::source::{self, Reading, Source};
+use super::tracker::{Active, Tracker};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(4);
@@ -91,14 +91,14 @@ impl NotifyHandle {
 /// One target with what it was told and what waits for it.
 struct Target {
     spec: Arc<NotifyTarget>,
-    desk: Desk,
-    line: Line,
+    tracker: Tracker,
+    queue: Queue,
 }
 
 /// One dead man's switch.
 struct Switch {
     spec: HeartbeatSpec,
-    line: Line,
+    queue: Queue,
     next: Timestamp,
     under_way: bool,
 }
@@ -165,12 +165,12 @@ impl Notifier {
         notifier.adopt(kept.good, opened);
         for (name, condition, entry) in kept.told {
             if let Some(target) = notifier.targets.get_mut(&name) {
-                target.desk.remember(condition, entry);
+                target.tracker.remember(condition, entry);
             }
         }
         for message in kept.out {
             if let Some(target) = notifier.targets.get_mut(&message.target) {
-                target.line.push(message);
+                target.queue.push(message);
             }
         }
         (notifier, NotifyHandle { asks: ask })
@@ -241,18 +241,18 @@ impl Notifier {
                 },
                 None => Target {
                     spec: Arc::new(spec),
-                    desk: Desk::default(),
-                    line: Line::default(),
+                    tracker: Tracker::default(),
+                    queue: Queue::default(),
                 },
             };
             self.targets.insert(target.spec.name.clone(), target);
         }
         // Who is not in the file any more is owed nothing.
         for (name, target) in before {
-            for condition in target.desk.names() {
+            for condition in target.tracker.names() {
                 changes.told(&name, condition, None);
             }
-            for (message, _) in target.line.waiting() {
+            for (message, _) in target.queue.waiting() {
                 changes.forget(message);
             }
         }
@@ -263,7 +263,7 @@ impl Notifier {
                 Some(known) => known,
                 None => Switch {
                     spec,
-                    line: Line::default(),
+                    queue: Queue::default(),
                     next: now,
                     under_way: false,
                 },
@@ -295,7 +295,7 @@ impl Notifier {
         let mut wakes = Vec::new();
         let mut messages = Vec::new();
         for (name, target) in &mut self.targets {
-            let step = target.desk.step(&target.spec, &active, self.opened, now);
+            let step = target.tracker.step(&target.spec, &active, self.opened, now);
             for (condition, entry) in &step.changed {
                 changes.told(name, condition, entry.as_ref());
             }
@@ -318,7 +318,7 @@ impl Notifier {
         changes.record(&self.store).await;
         for message in messages {
             if let Some(target) = self.targets.get_mut(&message.target) {
-                for gone in target.line.push(message) {
+                for gone in target.queue.push(message) {
                     replaced.forget(&gone);
                 }
             }
@@ -330,34 +330,34 @@ impl Notifier {
         wakes.extend(
             self.targets
                 .values()
-                .filter_map(|target| target.line.wake_at()),
+                .filter_map(|target| target.queue.wake_at()),
         );
         let switches = self.switches.values().filter(|switch| !switch.under_way);
         wakes.extend(switches.map(|switch| switch.next));
-        let lines = self.lines();
-        wakes.extend(lines.filter_map(|(_, line)| {
-            let at = line.failing()?.0.after(UNDELIVERED);
+        let queues = self.queues();
+        wakes.extend(queues.filter_map(|(_, queue)| {
+            let at = queue.failing()?.0.after(UNDELIVERED);
             (at > now).then_some(at)
         }));
         wakes.into_iter().min()
     }
 
-    fn lines(&self) -> impl Iterator<Item = (&TargetName, &Line)> {
+    fn queues(&self) -> impl Iterator<Item = (&TargetName, &Queue)> {
         let targets = self
             .targets
             .iter()
-            .map(|(name, target)| (name, &target.line));
+            .map(|(name, target)| (name, &target.queue));
         let switches = self
             .switches
             .iter()
-            .map(|(name, switch)| (name, &switch.line));
+            .map(|(name, switch)| (name, &switch.queue));
         targets.chain(switches)
     }
 
     /// Begins the delivery of what is due.
     fn begin(&mut self, now: Timestamp) {
         for (name, target) in &mut self.targets {
-            let Some(message) = target.line.begin(now) else {
+            let Some(message) = target.queue.begin(now) else {
                 continue;
             };
             let (spec, name) = (Arc::clone(&target.spec), name.clone());
@@ -404,12 +404,12 @@ impl Notifier {
                     tracing::warn!(target = %name, %why, "a notification was not taken");
                 }
                 let is_first = target
-                    .line
+                    .queue
                     .waiting()
                     .next()
                     .is_some_and(|(one, _)| one.id == id);
                 // One of a target that left the file and came back is not known any more.
-                if is_first && let Some(done) = target.line.ended(result, now) {
+                if is_first && let Some(done) = target.queue.ended(result, now) {
                     let mut changes = Changes::default();
                     changes.forget(&done);
                     changes.record(&self.store).await;
@@ -419,10 +419,10 @@ impl Notifier {
                 if let Some(switch) = self.switches.get_mut(&name) {
                     switch.under_way = false;
                     match result {
-                        Ok(()) => switch.line.well(now),
+                        Ok(()) => switch.queue.well(now),
                         Err(why) => {
                             tracing::warn!(target = %name, %why, "a heartbeat was not taken");
-                            switch.line.ill(why, now);
+                            switch.queue.ill(why, now);
                         }
                     }
                 }
@@ -456,8 +456,8 @@ impl Notifier {
             condition.about = Some("notify.yaml".to_owned());
             found.push(condition);
         }
-        for (name, line) in self.lines() {
-            if let Some((since, why)) = line.failing()
+        for (name, queue) in self.queues() {
+            if let Some((since, why)) = queue.failing()
                 && since.after(UNDELIVERED) <= now
             {
                 let kind = ConditionKind::Undelivered;
@@ -525,18 +525,18 @@ impl Notifier {
         let targets = self.targets.iter().map(|(name, target)| {
             let spec = &target.spec;
             target
-                .line
+                .queue
                 .status(name.clone(), spec.to.to_string(), when(spec))
         });
         let switches = self.switches.iter().map(|(name, switch)| {
             let to = format!("heartbeat {}", switch.spec.address);
             let when = format!("every {}", switch.spec.every);
-            switch.line.status(name.clone(), to, when)
+            switch.queue.status(name.clone(), to, when)
         });
         let mut pending: Vec<PendingMessage> = self
             .targets
             .values()
-            .flat_map(|target| target.line.waiting())
+            .flat_map(|target| target.queue.waiting())
             .map(|(message, next_try)| PendingMessage {
                 id: message.id_on(&self.host),
                 target: message.target.clone(),

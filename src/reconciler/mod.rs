@@ -40,4 +40,4 @@ pub use registry::{
     Peer, PeerProcess, RegistryCommand, RegistryRefusal, Room, Standing, TooMany,
 };
 pub use run::{Drivers, Environment, Probes, Reconciler, Recorder, TargetOf};
-pub use vitals::{Deed, Success, VitalFigures, Vitals};
+pub use vitals::{Action, Success, VitalFigures, Vitals};

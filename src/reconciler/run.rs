@@ -20,7 +20,7 @@ use super::handle::{Command, ReconcilerHandle};
 use super::ledger::{Changes, Durability, Effect, Ending};
 use super::probing::Probing;
 use super::registry::{Beats, Directory};
-use super::vitals::{Deed, Success, Vitals};
+use super::vitals::{Action, Success, Vitals};
 
 /// The drivers of this daemon.
 pub type Drivers = BTreeMap<DriverKind, Arc<dyn Driver>>;
@@ -334,7 +334,7 @@ impl Reconciler {
                         launch.injected = environment(&launch);
                     }
                     let result = answered(driver.kind(), "start", driver.start(&launch)).await;
-                    vitals.did(Deed::Start, Success::of(&result));
+                    vitals.did(Action::Start, Success::of(&result));
                     let instance = launch.instance;
                     send(&answers, Input::StartAnswered { instance, result });
                 });
@@ -356,7 +356,7 @@ impl Reconciler {
                 tokio::spawn(async move {
                     let result =
                         answered(driver.kind(), "stop", driver.stop(&instance, &how)).await;
-                    vitals.did(Deed::Stop, Success::of(&result));
+                    vitals.did(Action::Stop, Success::of(&result));
                     send(&answers, Input::StopAnswered { instance, result });
                 });
             }
@@ -366,7 +366,7 @@ impl Reconciler {
                 };
                 tokio::spawn(async move {
                     let forgotten = driver.forget(&instance).await;
-                    vitals.did(Deed::Forget, Success::of(&forgotten));
+                    vitals.did(Action::Forget, Success::of(&forgotten));
                     if let Err(error) = forgotten {
                         // The relist sees the leftovers and asks again.
                         tracing::warn!(%instance, %error, "leftovers could not be removed");

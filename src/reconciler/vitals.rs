@@ -8,7 +8,7 @@ use crate::model::{DriverKind, Durations, Timestamp};
 
 /// What the owner has a driver do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Deed {
+pub enum Action {
     /// A start.
     Start,
     /// A stop.
@@ -17,7 +17,7 @@ pub enum Deed {
     Forget,
 }
 
-impl Deed {
+impl Action {
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ pub struct VitalFigures {
     /// Of these, how many were not recorded.
     pub commits_failed: u64,
     /// What drivers were asked to do.
-    pub deeds: BTreeMap<(Deed, Success), u64>,
+    pub actions: BTreeMap<(Action, Success), u64>,
     /// When each driver last told all that it runs.
     pub seen: BTreeMap<DriverKind, Timestamp>,
 }
@@ -93,8 +93,8 @@ impl Vitals {
         }
     }
 
-    pub(super) fn did(&self, deed: Deed, success: Success) {
-        *self.lock().deeds.entry((deed, success)).or_default() += 1;
+    pub(super) fn did(&self, action: Action, success: Success) {
+        *self.lock().actions.entry((action, success)).or_default() += 1;
     }
 
     pub(super) fn saw_all(&self, driver: DriverKind, at: Timestamp) {

@@ -17,7 +17,7 @@ const GIVEN_UP: Duration = Duration::from_secs(24 * 3600);
 
 /// What waits for one target, and how that does.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Queue {
     messages: VecDeque<Message>,
     /// Whether the first of them is being delivered.
     under_way: bool,
@@ -30,7 +30,7 @@ pub(super) struct Line {
     last_delivered: Option<Timestamp>,
 }
 
-impl Line {
+impl Queue {
     /// Adds a message. Answers those that it takes the place of.
     pub fn push(&mut self, message: Message) -> Vec<Message> {
         let mut gone = Vec::new();
@@ -160,49 +160,49 @@ mod tests {
 
     #[test]
     fn messages_go_one_after_the_other_and_a_failed_one_is_tried_again_later_and_later() {
-        let mut line = Line::default();
-        line.push(message(1, MessageStatus::Firing));
-        line.push(message(2, MessageStatus::Resolved));
-        assert_eq!(line.begin(at(0)).unwrap().id, 1);
-        assert_eq!(line.begin(at(0)), None);
-        line.ended(Err("500".to_owned()), at(0));
-        assert_eq!((line.begin(at(0)), line.wake_at()), (None, Some(at(1))));
-        assert_eq!(line.begin(at(1)).unwrap().id, 1);
-        line.ended(Err("500".to_owned()), at(1));
-        assert_eq!(line.wake_at(), Some(at(3)));
-        assert_eq!(line.begin(at(3)).unwrap().id, 1);
-        assert_eq!(line.ended(Ok(()), at(3)).unwrap().id, 1);
-        assert_eq!(line.begin(at(3)).unwrap().id, 2);
+        let mut queue = Queue::default();
+        queue.push(message(1, MessageStatus::Firing));
+        queue.push(message(2, MessageStatus::Resolved));
+        assert_eq!(queue.begin(at(0)).unwrap().id, 1);
+        assert_eq!(queue.begin(at(0)), None);
+        queue.ended(Err("500".to_owned()), at(0));
+        assert_eq!((queue.begin(at(0)), queue.wake_at()), (None, Some(at(1))));
+        assert_eq!(queue.begin(at(1)).unwrap().id, 1);
+        queue.ended(Err("500".to_owned()), at(1));
+        assert_eq!(queue.wake_at(), Some(at(3)));
+        assert_eq!(queue.begin(at(3)).unwrap().id, 1);
+        assert_eq!(queue.ended(Ok(()), at(3)).unwrap().id, 1);
+        assert_eq!(queue.begin(at(3)).unwrap().id, 2);
     }
 
     #[test]
     fn what_nobody_takes_for_a_day_is_given_up() {
-        let mut line = Line::default();
-        line.push(message(1, MessageStatus::Firing));
-        line.begin(at(0)).unwrap();
-        assert_eq!(line.ended(Err("no".to_owned()), at(10)), None);
-        line.begin(at(90_000)).unwrap();
-        let gone = line.ended(Err("no".to_owned()), at(90_000));
+        let mut queue = Queue::default();
+        queue.push(message(1, MessageStatus::Firing));
+        queue.begin(at(0)).unwrap();
+        assert_eq!(queue.ended(Err("no".to_owned()), at(10)), None);
+        queue.begin(at(90_000)).unwrap();
+        let gone = queue.ended(Err("no".to_owned()), at(90_000));
         assert_eq!(gone.unwrap().id, 1);
     }
 
     #[test]
     fn a_line_is_bounded_and_says_how_many_it_dropped() {
-        let mut line = Line::default();
+        let mut queue = Queue::default();
         let gone: Vec<Message> = (0..10_003)
-            .flat_map(|id| line.push(message(id, MessageStatus::Firing)))
+            .flat_map(|id| queue.push(message(id, MessageStatus::Firing)))
             .collect();
         assert_eq!(gone.iter().map(|one| one.id).collect::<Vec<_>>(), [0, 1, 2]);
-        let status = line.status("ops".parse().unwrap(), String::new(), String::new());
+        let status = queue.status("ops".parse().unwrap(), String::new(), String::new());
         assert_eq!((status.pending, status.dropped), (10_000, 3));
     }
 
     #[test]
     fn a_repeat_takes_the_place_of_one_that_still_waits() {
-        let mut line = Line::default();
-        line.push(message(1, MessageStatus::Firing));
-        line.push(message(2, MessageStatus::Repeated));
-        let gone = line.push(message(3, MessageStatus::Repeated));
+        let mut queue = Queue::default();
+        queue.push(message(1, MessageStatus::Firing));
+        queue.push(message(2, MessageStatus::Repeated));
+        let gone = queue.push(message(3, MessageStatus::Repeated));
         assert_eq!(gone[0].id, 2);
     }
 }

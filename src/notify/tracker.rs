@@ -71,13 +71,13 @@ pub(super) type Active<'a> = (&'a StatusCondition, &'a BTreeMap<String, String>)
 
 /// What one target has been told.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
+pub(super) struct Tracker {
     entries: BTreeMap<String, Entry>,
     /// When the first and the newest of those became due that are gathered.
     gathering: Option<(Timestamp, Timestamp)>,
 }
 
-impl Desk {
+impl Tracker {
     /// What is remembered of an earlier daemon's.
     pub fn remember(&mut self, name: String, entry: Entry) {
         self.entries.insert(name, entry);
@@ -249,7 +249,7 @@ mod tests {
 
     /// Looks once a second from `from` to `to` and answers what was drafted, with the second.
     fn run(
-        desk: &mut Desk,
+        tracker: &mut Tracker,
         target: &NotifyTarget,
         active: &[&StatusCondition],
         seconds: std::ops::Range<u64>,
@@ -258,7 +258,7 @@ mod tests {
         let active: Vec<Active<'_>> = active.iter().map(|one| (*one, &none)).collect();
         let mut drafts = Vec::new();
         for second in seconds {
-            let step = desk.step(target, &active, at(0), at(second));
+            let step = tracker.step(target, &active, at(0), at(second));
             let more = step.drafts.into_iter();
             drafts.extend(more.map(|draft| (second, draft.status, draft.conditions.len())));
         }
@@ -267,41 +267,41 @@ mod tests {
 
     #[test]
     fn a_condition_is_told_once_and_its_end_once() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let failed = condition(ConditionKind::Failed, "a", 100);
-        let told = run(&mut desk, &target(), &[&failed], 100..200);
+        let told = run(&mut tracker, &target(), &[&failed], 100..200);
         assert_eq!(told, [(102, MessageStatus::Firing, 1)]);
-        let ends = run(&mut desk, &target(), &[], 200..300);
+        let ends = run(&mut tracker, &target(), &[], 200..300);
         assert_eq!(ends, [(205, MessageStatus::Resolved, 1)]);
-        assert!(run(&mut desk, &target(), &[], 300..400).is_empty());
+        assert!(run(&mut tracker, &target(), &[], 300..400).is_empty());
     }
 
     #[test]
     fn what_begins_together_is_one_message() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let all: Vec<StatusCondition> = (0..50)
             .map(|number| condition(ConditionKind::Failed, &format!("c{number}"), 100))
             .collect();
         let all: Vec<&StatusCondition> = all.iter().collect();
-        let told = run(&mut desk, &target(), &all, 100..200);
+        let told = run(&mut tracker, &target(), &all, 100..200);
         assert_eq!(told, [(102, MessageStatus::Firing, 50)]);
     }
 
     #[test]
     fn what_lasts_too_short_is_never_told() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let unready = condition(ConditionKind::Unready, "a", 100);
-        assert!(run(&mut desk, &target(), &[&unready], 100..399).is_empty());
-        assert!(run(&mut desk, &target(), &[], 399..1_000).is_empty());
+        assert!(run(&mut tracker, &target(), &[&unready], 100..399).is_empty());
+        assert!(run(&mut tracker, &target(), &[], 399..1_000).is_empty());
     }
 
     #[test]
     fn what_lasts_is_repeated_when_that_is_asked_for() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let mut often = target();
         often.repeat = Some(HumanDuration::from_secs(3_600));
         let failed = condition(ConditionKind::Failed, "a", 0);
-        let told = run(&mut desk, &often, &[&failed], 0..8_000);
+        let told = run(&mut tracker, &often, &[&failed], 0..8_000);
         let statuses: Vec<_> = told.iter().map(|(at, status, _)| (*at, *status)).collect();
         assert_eq!(
             statuses,
@@ -315,24 +315,24 @@ mod tests {
 
     #[test]
     fn what_comes_and_goes_is_one_condition() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let failed = condition(ConditionKind::Failed, "a", 100);
-        run(&mut desk, &target(), &[&failed], 100..110);
+        run(&mut tracker, &target(), &[&failed], 100..110);
         for round in 0..10 {
             let from = 110 + round * 8;
-            assert!(run(&mut desk, &target(), &[], from..from + 4).is_empty());
-            assert!(run(&mut desk, &target(), &[&failed], from + 4..from + 8).is_empty());
+            assert!(run(&mut tracker, &target(), &[], from..from + 4).is_empty());
+            assert!(run(&mut tracker, &target(), &[&failed], from + 4..from + 8).is_empty());
         }
     }
 
     #[test]
     fn what_was_due_when_the_daemon_died_is_told_by_the_next_though_it_is_over() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let failed = condition(ConditionKind::Failed, "a", 100);
         let none = BTreeMap::new();
-        let step = desk.step(&target(), &[(&failed, &none)], at(0), at(100));
+        let step = tracker.step(&target(), &[(&failed, &none)], at(0), at(100));
         assert!(step.drafts.is_empty());
-        let mut next = Desk::default();
+        let mut next = Tracker::default();
         for (name, entry) in step.changed {
             next.remember(name, entry.unwrap());
         }
@@ -343,14 +343,14 @@ mod tests {
 
     #[test]
     fn a_daemon_that_has_just_started_does_not_say_that_anything_is_over() {
-        let mut desk = Desk::default();
+        let mut tracker = Tracker::default();
         let entry = Entry {
             told: Told::new(&condition(ConditionKind::Failed, "a", 0)),
             sent: Some(at(0)),
             gone: None,
         };
-        desk.remember("failed default/p/a".to_owned(), entry);
-        let ends = run(&mut desk, &target(), &[], 1..100);
+        tracker.remember("failed default/p/a".to_owned(), entry);
+        let ends = run(&mut tracker, &target(), &[], 1..100);
         assert_eq!(ends, [(90, MessageStatus::Resolved, 1)]);
     }
 }
