@@ -118,22 +118,35 @@ impl Changes {
         self.batch.put_setting(GOOD, text(spec));
     }
 
+    /// Whether nothing is to be recorded.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Adds what has changed since.
+    pub fn append(&mut self, later: Self) {
+        self.batch.append(later.batch);
+    }
+
     /// Records them, and waits until that is done, but not for a disk that does not answer: what
-    /// cannot be recorded is told all the same.
-    pub async fn record(self, store: &Store) {
+    /// cannot be recorded is told all the same, and is recorded with the next changes.
+    pub async fn record(&mut self, store: &Store) {
         if self.batch.is_empty() {
             return;
         }
         let (done, recorded) = oneshot::channel();
-        store.commit(self.batch, Durability::CrashSafe, |result| {
-            if let Err(error) = &result {
+        store.commit(self.batch.clone(), Durability::CrashSafe, |result| {
+            // Nobody waits any more for one that took too long.
+            done.send(result).ok();
+        });
+        match tokio::time::timeout(PATIENCE, recorded).await {
+            Ok(Ok(Ok(()))) => self.batch = Batch::new(),
+            Ok(Ok(Err(error))) => {
                 tracing::debug!(%error, "what was told is not recorded yet");
             }
-            // Nobody waits any more for one that took too long.
-            done.send(()).ok();
-        });
-        if tokio::time::timeout(PATIENCE, recorded).await.is_err() {
-            tracing::debug!("the disk does not answer; what is told is not recorded yet");
+            Ok(Err(_)) | Err(_) => {
+                tracing::debug!("the disk does not answer; what is told is not recorded yet");
+            }
         }
     }
 }
@@ -144,4 +157,29 @@ fn row(message: &Message) -> String {
 
 fn text(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("it has string keys only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_could_not_be_recorded_is_recorded_with_what_comes_next() {
+        let (broken, _, _folder) = Store::temporary();
+        broken.clone().close().unwrap();
+        let target: TargetName = "ops".parse().unwrap();
+        let mut changes = Changes::default();
+        changes.told(&target, "first", None);
+        changes.good(&NotifySpec::default());
+        changes.record(&broken).await;
+
+        let (store, _, folder) = Store::temporary();
+        changes.append(Changes::default());
+        changes.record(&store).await;
+        assert!(changes.batch.is_empty());
+        store.close().unwrap();
+        let dir = folder.path().join("store");
+        let (_, loaded) = Store::open(&dir, Timestamp::from_millis(0)).unwrap();
+        assert!(loaded.settings.contains_key(GOOD), "{:?}", loaded.settings);
+    }
 }

@@ -123,6 +123,8 @@ pub struct Notifier {
     targets: BTreeMap<TargetName, Target>,
     switches: BTreeMap<TargetName, Switch>,
     next_id: u64,
+    /// What is not recorded yet.
+    unrecorded: Changes,
     opened: Timestamp,
     reported: Vec<StatusCondition>,
     asks: mpsc::Receiver<Ask>,
@@ -155,6 +157,7 @@ impl Notifier {
             targets: BTreeMap::new(),
             switches: BTreeMap::new(),
             next_id: kept.next,
+            unrecorded: Changes::default(),
             opened,
             reported: Vec::new(),
             asks,
@@ -315,7 +318,7 @@ impl Notifier {
         }
         let mut replaced = Changes::default();
         // What is sent is recorded first: its number is never given to another.
-        changes.record(&self.store).await;
+        self.record(changes).await;
         for message in messages {
             if let Some(target) = self.targets.get_mut(&message.target) {
                 for gone in target.queue.push(message) {
@@ -323,7 +326,9 @@ impl Notifier {
                 }
             }
         }
-        replaced.record(&self.store).await;
+        if !replaced.is_empty() {
+            self.record(replaced).await;
+        }
         self.begin(now);
         self.beat(snapshot, now);
         self.report(now).await;
@@ -340,6 +345,12 @@ impl Notifier {
             (at > now).then_some(at)
         }));
         wakes.into_iter().min()
+    }
+
+    /// Records `changes`, and what could not be recorded before.
+    async fn record(&mut self, changes: Changes) {
+        self.unrecorded.append(changes);
+        self.unrecorded.record(&self.store).await;
     }
 
     fn queues(&self) -> impl Iterator<Item = (&TargetName, &Queue)> {
@@ -412,7 +423,7 @@ impl Notifier {
                 if is_first && let Some(done) = target.queue.ended(result, now) {
                     let mut changes = Changes::default();
                     changes.forget(&done);
-                    changes.record(&self.store).await;
+                    self.record(changes).await;
                 }
             }
             Ended::Beat(name, result) => {
@@ -433,7 +444,8 @@ impl Notifier {
                 if self.problem.take().is_some() {
                     tracing::info!(file = %self.source.path().display(), "the file is good again");
                 }
-                self.adopt(spec, now).record(&self.store).await;
+                let changes = self.adopt(spec, now);
+                self.record(changes).await;
             }
             Ended::Read(Reading::Bad { text, problem }) => {
                 self.text = Some(text);

@@ -77,6 +77,22 @@ impl Batch {
         self.ends_rebuilding = true;
     }
 
+    /// Adds all that `later` changes; what both change is as `later` has it.
+    pub fn append(&mut self, later: Self) {
+        let Self {
+            pipelines,
+            records,
+            settings,
+            events,
+            ends_rebuilding,
+        } = later;
+        self.pipelines.extend(pipelines);
+        self.records.extend(records);
+        self.settings.extend(settings);
+        self.events.extend(events);
+        self.ends_rebuilding |= ends_rebuilding;
+    }
+
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
