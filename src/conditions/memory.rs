@@ -139,6 +139,10 @@ impl Memory {
         match main_trouble(replica, record).filter(|_| is_wanted) {
             Some(Trouble::Is(finding)) => {
                 self.unready.remove(key);
+                if finding.kind == ConditionKind::Crashloop {
+                    // Its restarts are told by that.
+                    self.restarts.remove(key);
+                }
                 findings.push(finding);
             }
             Some(Trouble::Unready { since }) => {

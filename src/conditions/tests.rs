@@ -265,6 +265,24 @@ fn ten_restarts_in_an_hour_are_too_many_however_slow() {
 }
 
 #[test]
+fn the_restarts_of_a_crash_loop_are_told_by_it_alone() {
+    let mut world = World::new(vec![("a", replica(PhaseName::Crashloop, at(0)))]);
+    world.record("a").history.crashloop_since = Some(at(1));
+    for restarts in 0..30 {
+        world.replica(0).restarts = restarts;
+        world.look(at(restarts));
+    }
+    for (now, crashloop_since) in [(40, Some(at(1))), (200, None)] {
+        *world.replica(0) = replica(PhaseName::Running, at(30));
+        world.replica(0).restarts = 30;
+        world.record("a").history.crashloop_since = crashloop_since;
+        let kinds: Vec<_> = world.look(at(now)).iter().map(|one| one.kind).collect();
+        let told = crashloop_since.map(|_| ConditionKind::Crashloop);
+        assert_eq!(kinds, Vec::from_iter(told));
+    }
+}
+
+#[test]
 fn a_refused_file_is_a_condition_of_its_pipeline_until_it_is_good() {
     let mut world = World::new(vec![("a", replica(PhaseName::Running, at(0)))]);
     world.status.problem = Some(Problem {
