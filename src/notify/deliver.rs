@@ -68,10 +68,10 @@ pub(super) async fn deliver(
             };
             let body = body.into_bytes();
             if let Some(path) = secret_file {
-                let secret = secret(path).await?;
+                let secret = word(path).await?;
                 let id = message.id_on(host);
                 let seconds = now.as_millis() / 1_000;
-                let signed = signature(secret.trim(), &id, seconds, &body);
+                let signed = signature(&secret, &id, seconds, &body);
                 headers.extend([
                     ("webhook-id".to_owned(), id),
                     ("webhook-timestamp".to_owned(), seconds.to_string()),
@@ -158,13 +158,16 @@ fn header_lines(path: &Path, text: &str) -> Result<Vec<(String, String)>, String
 async fn url(address: &Address) -> Result<String, String> {
     match address {
         Address::Url(url) => Ok(url.clone()),
-        Address::UrlFile(path) => {
-            let text = secret(path).await?;
-            let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-            let line = line.ok_or_else(|| format!("{} is empty", path.display()))?;
-            Ok(line.to_owned())
-        }
+        Address::UrlFile(path) => word(path).await,
     }
+}
+
+/// The first line of a file of a secret that says anything.
+async fn word(path: &Path) -> Result<String, String> {
+    let text = secret(path).await?;
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+    let line = line.ok_or_else(|| format!("{} is empty", path.display()))?;
+    Ok(line.to_owned())
 }
 
 /// What a file of a secret holds. It is read each time: whoever replaces it need tell nobody.
@@ -198,5 +201,21 @@ pub fn look(path: &Path) -> Result<String, String> {
         }
         Ok(files::Looked::Pipe) => Err("is a pipe, which is read only once".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_empty_secret_signs_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        for (text, is_one) in [("", false), (" \r\n\n", false), ("key\r\n", true)] {
+            std::fs::write(&path, text).unwrap();
+            let read = word(&path).await;
+            assert_eq!(read.ok(), is_one.then(|| "key".to_owned()), "{text:?}");
+        }
     }
 }
