@@ -101,6 +101,9 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
     for driver in drivers.values() {
         core.cannot_enforce(driver.kind(), driver.unenforced());
+        if let Some(boot) = driver.boot() {
+            core.booted(driver.kind(), boot);
+        }
     }
     core.freeze("no daemon runs; `flowctl daemon` or `flowctl apply` starts one");
     core.turn(clock.now());

@@ -252,6 +252,9 @@ impl Daemon {
         }
         for driver in drivers.values() {
             core.cannot_enforce(driver.kind(), driver.unenforced());
+            if let Some(boot) = driver.boot() {
+                core.booted(driver.kind(), boot);
+            }
         }
         if let ControlPlaneChoice::Own(own) = &options.control_plane {
             core.set_patience(own.patience);

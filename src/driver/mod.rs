@@ -20,8 +20,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Generation, Handle, ImageChoice, InstanceId, Limit,
-    PipelineKey, ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
+    Boot, ComponentId, ComponentSpec, DriverKind, Generation, Handle, ImageChoice, InstanceId,
+    Limit, PipelineKey, ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
 };
 
 #[cfg(test)]
@@ -85,6 +85,11 @@ pub trait Driver: Send + Sync + 'static {
     /// The limits of components that it cannot enforce where it runs them.
     fn unenforced(&self) -> BTreeSet<Limit> {
         BTreeSet::new()
+    }
+
+    /// The present boot of the host, where nothing that it runs outlives one.
+    fn boot(&self) -> Option<Boot> {
+        None
     }
 
     /// Which instances are worth a look.

@@ -54,7 +54,7 @@ pub use spec::{
     SecretSpec, Signal, StopPolicy, StopTarget, Umask, Volume, VolumeSource, Workload,
 };
 pub use state::{
-    Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
+    Boot, Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
     ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally,
     ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, StartFailure, StartTrouble,
     StopCause, StopFailure, UnansweredStarts,

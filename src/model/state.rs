@@ -263,6 +263,15 @@ pub enum Handle {
     },
 }
 
+/// One boot of this host. A process of another one is over, whatever is left to tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub id: String,
+    /// When it began.
+    pub began_at: Timestamp,
+}
+
 /// What tells a process from any other, before and after it: a pid alone is re-used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessIdentity {

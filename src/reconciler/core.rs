@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::conditions;
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
-    DaemonStatus, DriverKind, EventKind, InstanceId, Limit, PipelineKey, PipelineRecord,
+    Boot, DaemonStatus, DriverKind, EventKind, InstanceId, Limit, PipelineKey, PipelineRecord,
     PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA, ServiceId, Sighting,
     Snapshot, StatusCondition, Timestamp,
 };
@@ -212,6 +212,13 @@ impl Core {
     pub fn cannot_enforce(&mut self, driver: DriverKind, limits: BTreeSet<Limit>) {
         self.unenforced.insert(driver, limits);
         self.restate_all();
+    }
+
+    /// Says which boot of the host this is, to a driver whose instances outlive none.
+    pub fn booted(&mut self, driver: DriverKind, boot: Boot) {
+        if let Some(looking) = self.drivers.get_mut(&driver) {
+            looking.boot = Some(boot);
+        }
     }
 
     fn restate_all(&mut self) {

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::conditions;
 use crate::driver::{DriverError, Scope};
 use crate::model::{
-    Charge, DriverKind, EndCause, Ended, EventKind, Exit, InFlight, Instance, InstanceId, Life,
-    Phase, PipelineKey, ReplicaKey, Sighting, StatusCondition, Timestamp,
+    Boot, Charge, DriverKind, EndCause, Ended, EventKind, Exit, Handle, InFlight, Instance,
+    InstanceId, Life, Phase, PipelineKey, ReplicaKey, Sighting, StatusCondition, Timestamp,
 };
 use crate::planner::blame;
 
@@ -35,6 +35,8 @@ pub(super) struct Looking {
     blind: Option<Blindness>,
     /// Whether what it has of pipelines that are not known is left alone.
     strangers_stay: bool,
+    /// The present boot of the host, where its instances outlive none.
+    pub(super) boot: Option<Boot>,
     /// Stopped instances whose leftovers tell how they ended.
     confirmed: BTreeSet<InstanceId>,
 }
@@ -275,9 +277,10 @@ impl Core {
             .believed
             .difference(&seen)
             .filter(|id| !flight.touched.contains(id));
-        for id in absent.cloned().collect::<Vec<_>>() {
+        let boot = self.drivers.get(&kind).and_then(|it| it.boot.as_ref());
+        for id in absent {
             if let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) {
-                pipeline.vanished(&id, &mut self.ledger);
+                pipeline.vanished(id, boot, &mut self.ledger);
             }
         }
         if flight.scope == Scope::All {
@@ -450,7 +453,7 @@ impl Pipeline {
         &mut self,
         instance: &Instance,
         since: Timestamp,
-        handle: Option<crate::model::Handle>,
+        handle: Option<Handle>,
         ledger: &mut Ledger,
     ) {
         let key = &instance.id.replica;
@@ -498,8 +501,9 @@ impl Pipeline {
         });
     }
 
-    /// An instance that its driver, asked and answering, does not have.
-    fn vanished(&mut self, id: &InstanceId, ledger: &mut Ledger) {
+    /// An instance that its driver, asked and answering, does not have. What tells of one is not
+    /// synced to the disk: a power cut takes that too.
+    fn vanished(&mut self, id: &InstanceId, boot: Option<&Boot>, ledger: &mut Ledger) {
         let Some(instance) = self
             .records
             .get(&id.replica)
@@ -521,8 +525,15 @@ impl Pipeline {
                 });
             }
             Phase::Running { .. } | Phase::Stopping { .. } => {
-                let exit = unknown_exit(&instance.phase, ledger.now);
-                let cause = stopped_or(&instance.phase, EndCause::Vanished);
+                let ended_by = boot.filter(|boot| is_of_another(boot, instance.handle.as_ref()));
+                let (at, cause) = match ended_by {
+                    Some(boot) => (boot.began_at.min(ledger.now), EndCause::HostReboot),
+                    None => {
+                        let cause = stopped_or(&instance.phase, EndCause::Vanished);
+                        (ledger.now, cause)
+                    }
+                };
+                let exit = unknown_exit(&instance.phase, at);
                 self.ended(&instance, exit, cause, ledger);
             }
         }
@@ -534,6 +545,16 @@ impl Pipeline {
         };
         let (since, at) = (exit.started_at, exit.at);
         blame::charge(&self.desired.spec, &self.records, spec, since, at)
+    }
+}
+
+/// Whether a process ran in another boot than `boot`.
+fn is_of_another(boot: &Boot, handle: Option<&Handle>) -> bool {
+    match handle {
+        Some(Handle::Process { shim, .. }) => shim.boot_id != boot.id,
+        Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => {
+            false
+        }
     }
 }
 

@@ -7,34 +7,23 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::model::{ProcessIdentity, Timestamp};
+use crate::model::{Boot, ProcessIdentity, Timestamp};
 
 use super::text::Text;
 
-/// This boot of the host.
-#[derive(Clone, Debug)]
-pub(super) struct Boot {
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub(super) id: String,
-    /// When it began.
-    pub(super) began_at: Timestamp,
-}
-
-impl Boot {
-    /// Reads which boot this is.
-    pub(super) fn read() -> std::io::Result<Self> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        let stat = std::fs::read_to_string("/proc/stat")?;
-        let began = stat
-            .lines()
-            .find_map(|line| line.strip_prefix("btime "))
-            .and_then(|seconds| seconds.trim().parse::<i64>().ok())
-            .ok_or(std::io::ErrorKind::InvalidData)?;
-        Ok(Self {
-            id: id.trim().to_owned(),
-            began_at: Timestamp::from_millis(began.saturating_mul(1000)),
-        })
-    }
+/// Reads which boot of the host this is.
+pub(super) fn present_boot() -> std::io::Result<Boot> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let began = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))
+        .and_then(|seconds| seconds.trim().parse::<i64>().ok())
+        .ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok(Boot {
+        id: id.trim().to_owned(),
+        began_at: Timestamp::from_millis(began.saturating_mul(1000)),
+    })
 }
 
 /// What `/proc/PID/stat` says of a process.
@@ -157,7 +146,7 @@ mod tests {
 
     #[test]
     fn only_the_very_process_is_opened() {
-        let boot = Boot::read().unwrap();
+        let boot = present_boot().unwrap();
         let own = own_stat().unwrap();
         let identity = ProcessIdentity {
             boot_id: boot.id.clone(),

@@ -29,7 +29,7 @@ use crate::driver::{
     Scope, Started,
 };
 use crate::model::{
-    ComponentSpec, DriverKind, InstanceId, Limit, Sighting, StartFailure, StopPolicy,
+    Boot, ComponentSpec, DriverKind, InstanceId, Limit, Sighting, StartFailure, StopPolicy,
 };
 
 mod account;
@@ -72,7 +72,6 @@ mod weigh;
 mod wire;
 
 use context::{Context, OpenFiles};
-use identity::Boot;
 use sentry::Sentry;
 use sight::{Album, Finding};
 
@@ -278,7 +277,7 @@ impl ProcessDriver {
         let site = Site {
             secrets: secrets::Place::find(&config.instances_dir),
             groups,
-            boot: Boot::read()?,
+            boot: identity::present_boot()?,
             inheritance: Inheritance::of_this_process(),
             open_files: raise_open_files(),
             stance,
@@ -435,6 +434,10 @@ impl Driver for ProcessDriver {
             Ok(descriptions)
         })
         .await
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        Some(self.site.boot.clone())
     }
 
     fn unenforced(&self) -> BTreeSet<Limit> {

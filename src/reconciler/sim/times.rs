@@ -1,6 +1,10 @@
 //! Backoffs and readiness in true time, also when somebody sets the host's clock. The clock of a
 //! real host cannot be set for one process alone, so it is set here.
 
+use std::collections::BTreeMap;
+
+use crate::model::{Boot, Handle, ProcessIdentity};
+
 use super::*;
 
 /// Lets the only component crash again and again, with `between` in the middle of each backoff, and
@@ -123,5 +127,50 @@ fn a_clock_that_is_set_before_a_component_is_ready_delays_no_readiness() {
             assert!(world.true_now().since(started).as_secs() < 60);
             assert_eq!(world.started.len(), 1);
         }
+    }
+}
+
+#[test]
+fn processes_of_which_a_power_cut_left_no_trace_ended_with_their_boot() {
+    let boot = |id: &str, began_at| Boot {
+        id: id.to_owned(),
+        began_at,
+    };
+    let process_of = |boot: &str, pid| ProcessIdentity {
+        boot_id: boot.to_owned(),
+        pid,
+        start_ticks: 1,
+    };
+    for (ran_in, restarts) in [("before", 0), ("now", 1)] {
+        let mut world = World::new(17);
+        world.calm = true;
+        let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &["a"])]);
+        world.apply(spec.clone());
+        world.converge(&spec, &BTreeSet::new());
+        for record in world
+            .disk
+            .records
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+        {
+            let instance = record.instance.as_mut().unwrap();
+            instance.handle = Some(Handle::Process {
+                shim: process_of(ran_in, 10),
+                child: process_of(ran_in, 11),
+            });
+        }
+        world.things.clear();
+        world.die();
+        let began = world.now;
+        world.core.booted(DriverKind::Process, boot("now", began));
+        world.converge(&spec, &BTreeSet::new());
+        for component in &world.core.snapshot().pipelines[0].components {
+            assert_eq!(component.replicas[0].restarts, restarts, "{ran_in}");
+        }
+        let told = world.events.values();
+        let told = told
+            .filter(|event| event.message.contains("the host rebooted"))
+            .count();
+        assert_eq!(told > 0, restarts == 0, "{:?}", world.events);
     }
 }
