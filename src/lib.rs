@@ -17,6 +17,7 @@
 //! | 1 | [`planner`] | what to do, given what is wanted, what is seen, and the time |
 //! | 1 | [`conditions`] | what is wrong, since when, and whom it holds up |
 //! | 1 | [`clock`] | wall time that tests can move |
+//! | 1 | [`failpoint`] | places at which tests make this program fail |
 //! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
 //! | 1 | [`ownership`] | who else could change what a path names |
 //! | 2 | [`store`] | what is remembered, in an embedded database |
@@ -64,6 +65,7 @@ pub mod conditions;
 pub mod control_plane;
 pub mod daemon;
 pub mod driver;
+pub mod failpoint;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

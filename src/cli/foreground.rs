@@ -11,9 +11,12 @@ use super::host::RunOptions;
 use super::logs::BREAK;
 use super::out::Out;
 use super::program::block_on;
+use super::spawn;
 use super::text::{Style, Tone, clean, paint};
-use crate::api::{ApiError, ErrorCode, WhenUnready};
-use crate::daemon::{self, AfterRun, Reading, RunEnd, RunError, Said, Signals, Voice};
+use crate::api::{ApiError, ErrorCode, SourceInput, WhenUnready};
+use crate::clock::Clock;
+use crate::daemon::defect::{self, Beginnings};
+use crate::daemon::{self, AfterRun, DaemonError, Reading, RunEnd, RunError, Said, Signals, Voice};
 use crate::manifest::Colour;
 use crate::model::HumanDuration;
 use crate::telemetry::{self, LogFormat};
@@ -54,10 +57,12 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
         },
     };
     let style = options.style;
+    let defects = defect::watch();
     let (voice, lines) = Voice::new(WAITING);
     let printed = print(lines, out.another()?, style);
     let ended = block_on(async {
-        let ended = daemon::run(wanted, voice).await;
+        let mut defects = defects;
+        let ended = daemon::run(wanted, voice, &mut defects).await;
         until_printed(printed, &ended).await?;
         Ok::<_, Failure>(ended)
     })?;
@@ -70,6 +75,7 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
             let after: HumanDuration = options.args.timeout;
             Err(Failure::TimedOut { after, waiting })
         }
+        Err(RunError::Daemon(DaemonError::Defect)) => Err(begin_again(options)),
         Err(RunError::Manifest(error)) => Err(error.into()),
         Err(RunError::Daemon(error)) => Err(error.into()),
         Err(RunError::Refused(error)) => Err(ApiError::from(error).into()),
@@ -78,6 +84,24 @@ pub(super) fn run(options: &RunOptions, out: &mut Out) -> Result<Exit, Failure> 
             let hint = "`flowctl down` ends them; --state-dir names another state directory";
             Err(error.with_hint(hint).into())
         }
+    }
+}
+
+/// Becomes the same run anew, which ends what this one began and begins it again. Answers why not.
+fn begin_again(options: &RunOptions) -> Failure {
+    let is_file = |source: &SourceInput| matches!(source, SourceInput::File(_));
+    let why = if options.sources.iter().all(is_file) {
+        let left = Beginnings::of_this_process().next(Clock::new().now().as_millis());
+        let error = spawn::again(&[(defect::VARIABLE, left.as_os_str())]);
+        format!("this program cannot be executed again: {error}")
+    } else {
+        "what it ran was read from a pipe, which cannot be read again; the next run in this \
+         directory ends what is left"
+            .to_owned()
+    };
+    Failure::DaemonDied {
+        why,
+        code: Some(i32::from(Exit::Bug as u8)),
     }
 }
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::clock::Clock;
+
 /// The variable that tells the next program in this process how often it began again, and when it
 /// did last: `COUNT@MILLISECONDS`.
 pub const VARIABLE: &str = "FLOWCTL_BEGAN_AGAIN";
@@ -80,11 +82,20 @@ pub fn watch() -> Defects {
 
 impl Defects {
     /// Waits for the first panic. Cancel-safe: one that has come stays known.
-    pub async fn first(&mut self) {
+    async fn first(&mut self) {
         if self.0.wait_for(|heard| *heard).await.is_err() {
             // Another hook has taken the place of ours, as in tests.
             std::future::pending().await
         }
+    }
+
+    /// Waits until something has panicked and the pause after it is over: what did not die goes on
+    /// meanwhile. Cancel-safe, but for the pause, which then begins anew.
+    pub(super) async fn outlived(&mut self) {
+        self.first().await;
+        let pause = Beginnings::of_this_process().pause(Clock::new().now().as_millis());
+        tracing::error!(?pause, "flowctl begins again after a pause");
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -28,8 +28,8 @@ use crate::store::{self, Batch};
 
 use super::backend;
 use super::{
-    ControlPlaneChoice, Daemon, DaemonError, EngineChoice, Options, Reading, Signals, Voice, check,
-    control::Seat,
+    ControlPlaneChoice, Daemon, DaemonError, Defects, EngineChoice, FAREWELL, Options, Reading,
+    Signals, Voice, check, control::Seat,
 };
 
 /// The setting by which a directory belongs to a run rather than to a daemon.
@@ -116,8 +116,13 @@ pub enum RunError {
 /// runs afterwards, except for what [`RunEnd::LeftBehind`] names.
 ///
 /// # Errors
-/// When nothing was run.
-pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> {
+/// When nothing was run; [`DaemonError::Defect`] when a part of this program panicked: what was begun
+/// is then left to the next run.
+pub async fn run(
+    options: RunOptions,
+    voice: Voice,
+    defects: &mut Defects,
+) -> Result<RunEnd, RunError> {
     let checked = check(&options.sources, Watching::Yes, &options.reading)?;
     let logs = options.state_dir.join("logs");
     // Logs that somebody else left there are not this run's to remove.
@@ -131,7 +136,7 @@ pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> 
         notify: None,
     })
     .await?;
-    let ended = supervise(&daemon, &options, checked, voice).await;
+    let ended = supervise(&daemon, &options, checked, voice, defects).await;
     let is_over = daemon.owner.snapshots().borrow().pipelines.is_empty();
     // By the mark the next run knows that it may end what is left.
     let release = if is_over {
@@ -139,7 +144,11 @@ pub async fn run(options: RunOptions, voice: Voice) -> Result<RunEnd, RunError> 
     } else {
         Ok(())
     };
-    daemon.close("the run is over").await;
+    // Not cancel-safe, and need not be: what is not on the disk is as after a kill.
+    let closed = tokio::time::timeout(FAREWELL, daemon.close("the run is over"));
+    if closed.await.is_err() {
+        tracing::warn!("ended before all was written");
+    }
     let ended = ended?;
     release?;
     if options.logs == AfterRun::Remove && !had_logs && is_over {
@@ -157,6 +166,7 @@ async fn supervise(
     options: &RunOptions,
     checked: crate::api::Checked,
     voice: Voice,
+    defects: &mut Defects,
 ) -> Result<RunEnd, RunError> {
     let signals = Signals::of_run();
     let mut signals = signals.map_err(|source| daemon.failed("listen for signals", source))?;
@@ -165,7 +175,23 @@ async fn supervise(
     }
     let answering = daemon.answer()?;
     let mut logs = Logs::default();
-    let ended = begin(daemon, options, checked, &voice, &mut signals, &mut logs).await;
+    let ended = tokio::select! {
+        ended = begin(daemon, options, checked, &voice, &mut signals, &mut logs) => ended,
+        // Not cancel-safe, and need not be: the next run ends what was begun.
+        () = defects.outlived() => Err(DaemonError::Defect.into()),
+    };
+    if let Err(RunError::Daemon(DaemonError::Defect)) = ended {
+        answering.end().await;
+        return ended;
+    }
+    if daemon.owner.has_ended() {
+        // Nobody is left to take anything down. A signal meanwhile is for the run that is no more.
+        return tokio::select! {
+            () = defects.outlived() => Err(DaemonError::Defect.into()),
+            // Cancel-safe: it only waits.
+            _ = signals.end() => Ok(RunEnd::LeftBehind(left(&daemon.owner.snapshots().borrow()))),
+        };
+    }
     // However it went, nothing stays.
     let stopped = take_down(daemon, &voice, &mut signals).await;
     if !matches!(stopped, RunEnd::LeftBehind(_)) {

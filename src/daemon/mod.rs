@@ -59,7 +59,7 @@ pub use alone::{Onlooker, down, look, volumes};
 use backend::Backend;
 use control::{Control, Seat, Token};
 pub use control::{ControlError, ControlPlaneChoice};
-use defect::{Beginnings, Defects};
+use defect::Defects;
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
@@ -415,7 +415,7 @@ impl Daemon {
                 tracing::info!(%signal, "ending; components run on");
             }
             // Cancel-safe: what is under way is begun again by the next program.
-            () = outlived(defects) => {
+            () = defects.outlived() => {
                 why = "a part of it has panicked".to_owned();
                 outcome = Err(DaemonError::Defect);
             }
@@ -544,15 +544,6 @@ pub fn listen(state_dir: &Path) -> Result<Signals, DaemonError> {
         dir: state_dir.to_owned(),
         source,
     })
-}
-
-/// Waits until something has panicked and the pause after it is over: what did not die goes on
-/// meanwhile.
-async fn outlived(defects: &mut Defects) {
-    defects.first().await;
-    let pause = Beginnings::of_this_process().pause(Clock::new().now().as_millis());
-    tracing::error!(?pause, "the daemon begins again after a pause");
-    tokio::time::sleep(pause).await;
 }
 
 /// How long the end of a daemon may take whose disk hangs.

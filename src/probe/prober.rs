@@ -9,6 +9,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::failpoint;
 use crate::model::{InstanceId, ProbeOutcome};
 
 use super::schedule::{Ask, Schedule, Slot, Watched};
@@ -99,6 +100,7 @@ impl Prober {
         };
         let mut outbox = VecDeque::new();
         loop {
+            failpoint::reach("prober");
             // Reports that nobody takes hold new asks up, not memory.
             if outbox.len() < MAX_ASKS {
                 let room = MAX_ASKS - asks.running.len();

@@ -210,6 +210,11 @@ impl ReconcilerHandle {
         self.ending.is_cancelled()
     }
 
+    /// Whether the owner is gone.
+    pub fn has_ended(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// Waits until the owner is gone: nothing is looked after any more, and what readers see stays
     /// as it was.
     pub async fn ended(&self) {

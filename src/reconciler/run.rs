@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::driver::{Driver, DriverError, Launch, Scope};
+use crate::failpoint;
 use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
 use crate::probe::{ProberHandle, Report, Target, Watched};
 
@@ -135,6 +136,7 @@ impl Reconciler {
     pub async fn run(mut self, stop: CancellationToken) {
         let hints = self.follow_hints(&stop);
         loop {
+            failpoint::reach("reconciler");
             let begun = Instant::now();
             let turn = self.core.turn(self.clock.now());
             let wake_at = turn.wake_at;

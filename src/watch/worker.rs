@@ -13,6 +13,8 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use crate::failpoint;
+
 use super::debounce::Change;
 use super::sources::{Look, Patience, Watched};
 use super::{Method, OnProblem, POLL, Source, Update};
@@ -100,6 +102,7 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            failpoint::reach("watch");
             if self.read_what_is_due() == Flow::End {
                 return;
             }

@@ -16,13 +16,14 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 22] = [
+const ROOMS: [(&str, u8); 23] = [
     ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
     ("planner", 1),
     ("conditions", 1),
     ("clock", 1),
+    ("failpoint", 1),
     ("files", 1),
     ("ownership", 1),
     ("store", 2),

@@ -14,6 +14,7 @@ mod containers;
 mod control;
 mod crash;
 mod damage;
+mod defects;
 mod disk;
 mod doors;
 mod down;
