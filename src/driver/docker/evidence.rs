@@ -15,9 +15,7 @@ const FULL_ID: usize = 64;
 /// Whether a process of this number exists and is more than a zombie. One that is hidden from us
 /// exists.
 pub(super) fn lives(pid: u32) -> bool {
-    let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    // Unlike `/proc`, which may be mounted so that it hides the processes of others.
-    if number.is_none_or(|number| test_kill_process(number) == Err(Errno::SRCH)) {
+    if !exists(pid) {
         return false;
     }
     let Ok(stat) = std::fs::read_to_string(of_process(pid, "stat")) else {
@@ -27,6 +25,13 @@ pub(super) fn lives(pid: u32) -> bool {
         .rsplit_once(')')
         .map_or("", |(_, fields)| fields.trim_start());
     !state.starts_with(['Z', 'X'])
+}
+
+/// Whether a process of this number exists, be it a zombie.
+pub(super) fn exists(pid: u32) -> bool {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // Unlike `/proc`, which may be mounted so that it hides the processes of others.
+    number.is_some_and(|number| test_kill_process(number) != Err(Errno::SRCH))
 }
 
 /// Whether the process of this number is one of that container, by its control group, which is

@@ -167,7 +167,7 @@ pub struct DockerDriver {
     inner: Arc<Inner>,
     /// One call at a time per instance.
     turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
-    watcher: JoinHandle<()>,
+    watchers: [JoinHandle<()>; 2],
 }
 
 /// Is told the host's own address on a network of containers.
@@ -262,11 +262,14 @@ impl DockerDriver {
         if let (Conduct::Tends, Some(folder)) = (inner.config.conduct, &inner.binds) {
             binds::sweep(folder);
         }
-        let watcher = tokio::spawn(inner.clone().keep_watching());
+        let watchers = [
+            tokio::spawn(inner.clone().keep_watching()),
+            tokio::spawn(inner.clone().keep_counting()),
+        ];
         Arc::new(Self {
             inner,
             turns: Mutex::default(),
-            watcher,
+            watchers,
         })
     }
 
@@ -337,7 +340,9 @@ impl DockerDriver {
 
 impl Drop for DockerDriver {
     fn drop(&mut self) {
-        self.watcher.abort();
+        for watcher in &self.watchers {
+            watcher.abort();
+        }
         self.inner.copiers().clear();
         if let (Conduct::Tends, Some(folder)) = (self.inner.config.conduct, &self.inner.binds) {
             binds::leave(folder);

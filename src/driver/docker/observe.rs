@@ -23,6 +23,8 @@ const AT_ONCE: usize = 16;
 const BRIEF: Duration = Duration::from_secs(10);
 /// How long an engine has to notice that a container's processes are gone.
 const PHANTOM_DOUBT: Duration = Duration::from_millis(500);
+/// Between two looks for the processes of containers on this host.
+const COUNT: Duration = Duration::from_secs(2);
 /// An engine in passing trouble describes its containers again within this.
 const TROUBLE: Duration = Duration::from_secs(15);
 /// A closer look is repeated after this, whatever the list says.
@@ -98,6 +100,17 @@ impl Album {
             .retain(|instance, one| live.contains(instance) || one.seen.elapsed() < STALE);
     }
 
+    /// The containers that were last seen running, and whose process, that was on this host, is gone.
+    fn without_process(&self) -> BTreeSet<(String, InstanceId)> {
+        let at_home = self.at_home.iter().filter_map(|id| self.pictures.get(id));
+        at_home
+            .map(|picture| &picture.seen)
+            .filter(|seen| matches!(seen.life, Life::Running { .. }))
+            .filter(|seen| seen.pid.is_some_and(|pid| !evidence::exists(pid)))
+            .map(|seen| (seen.id.clone(), seen.instance.clone()))
+            .collect()
+    }
+
     /// Every instance there is a picture of.
     pub(super) fn instances(&self) -> BTreeSet<InstanceId> {
         let pictures = self.pictures.values();
@@ -163,6 +176,27 @@ fn has_no_process(seen: &Seen) -> bool {
 }
 
 impl Inner {
+    /// Sees for ever whether the processes of containers are there. An engine that has lost its
+    /// guardian of one, or never heard of its end, tells of no end.
+    pub(super) async fn keep_counting(self: Arc<Self>) {
+        let mut known = BTreeSet::new();
+        let mut told = BTreeSet::new();
+        loop {
+            tokio::time::sleep(COUNT).await;
+            let gone = self.album().without_process();
+            told.retain(|one| gone.contains(one));
+            // An engine that does tell has told by now.
+            for one in known.intersection(&gone) {
+                if told.insert(one.clone()) {
+                    let (id, instance) = one;
+                    self.album().doubt(id);
+                    self.hints.raise(instance.clone());
+                }
+            }
+            known = gone;
+        }
+    }
+
     /// All containers of ours, in any state.
     pub(super) async fn look_at_all(self: &Arc<Self>) -> Result<Vec<Seen>, Failure> {
         let filters = identity::owned_by(&self.config.owner);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, NetworkDisconnectRequest};
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, ListContainersOptions,
-    StartContainerOptions,
+    RenameContainerOptions, StartContainerOptions,
 };
 use tokio::sync::OwnedRwLockReadGuard;
 
@@ -223,6 +223,13 @@ impl DockerDriver {
             }
             Some(_) => {}
         }
+        let settings = inspected.network_settings.as_ref();
+        let networks = settings.and_then(|settings| settings.networks.clone());
+        let networks: Vec<String> = networks
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name)
+            .collect();
         let read = Seen::read(inspected, self.inner.clock.now()).map_err(lost)?;
         let Some(seen) = read else {
             return Err(conflict(
@@ -241,9 +248,11 @@ impl DockerDriver {
                 seen.instance.pipeline, seen.instance.replica
             )));
         }
-        // An engine that takes it for alive kills it for a long time first.
         let what = format!("container {name} of the run before is being removed");
         self.inner.hints.say(launch.instance.clone(), what);
+        if self.step_aside(&seen, &networks).await.map_err(lost)? {
+            return Ok(None);
+        }
         // Whoever is at it already reads its last lines, and removes it.
         let _turn = self.turn(&seen.instance).await;
         // Whoever had the turn before may have started it, or removed it. This look tells those that
@@ -277,6 +286,57 @@ impl DockerDriver {
             Err(error) => Err(in_the_way(&format!(
                 "container {name} is not gone yet: {error}"
             ))),
+        }
+    }
+
+    /// Takes its name and its ports from a container whose processes are gone, and which the engine
+    /// takes for running: it kills that for 10 to 20 s before it removes it, as Docker 20.10 does.
+    /// Whoever forgets it removes it all the same. Answers whether there is such a container.
+    async fn step_aside(&self, old: &Seen, networks: &[String]) -> Result<bool, Failure> {
+        let Some(seen) = self.find(&old.instance).await? else {
+            return Ok(true);
+        };
+        let Life::Lost { .. } = seen.life else {
+            return Ok(false);
+        };
+        let id = seen.id.as_str();
+        for network in networks {
+            let request = NetworkDisconnectRequest {
+                container: id.to_owned(),
+                force: Some(true),
+            };
+            let left = self
+                .inner
+                .engine
+                .call(CHANGE, |client| async move {
+                    client.disconnect_network(network, request).await
+                })
+                .await;
+            if let Err(failure) = left {
+                tracing::debug!(instance = %seen.instance, network, %failure, "it keeps its ports");
+            }
+        }
+        let replica = &seen.instance.replica;
+        let name = format!(
+            "{}.lost-{}",
+            replica.container_name(),
+            seen.instance.incarnation
+        );
+        let options = RenameContainerOptions { name };
+        let renamed = self
+            .inner
+            .engine
+            .call(CHANGE, |client| async move {
+                client.rename_container(id, options).await
+            })
+            .await;
+        match renamed {
+            Ok(()) => Ok(true),
+            // Its removal is waited for.
+            Err(failure) => {
+                tracing::debug!(instance = %seen.instance, %failure, "it keeps its name");
+                Ok(false)
+            }
         }
     }
 

@@ -345,6 +345,36 @@ async fn a_container_that_runs_only_in_the_engines_mind_is_lost_and_can_be_remov
 }
 
 #[tokio::test]
+async fn a_container_that_runs_only_in_the_engines_mind_is_noticed_and_holds_up_no_successor() {
+    if engine().is_none() {
+        return;
+    }
+    let own = OwnEngine::start("phantom-ahead");
+    let stage = DockerStage::on(own.endpoint());
+    let driver = &*stage.driver;
+    let spec = stage.container("ahead", &["sleep", "1000"]);
+    let first = launch(spec.clone(), 1);
+    driver.start(&first).await.unwrap();
+    // So that nothing but what is asked for below is a reason to look.
+    eventually(driver, &first.instance, Life::is_alive).await;
+    let hints = driver.hints();
+    make_phantoms(&own, driver, &[&first]).await;
+    let noticed = async { while !hints.taken().await.contains(&first.instance) {} };
+    tokio::time::timeout(Duration::from_secs(60), noticed)
+        .await
+        .unwrap();
+    eventually(driver, &first.instance, over).await;
+    // Its name and its network are free; the engine cannot start anything without its containerd.
+    let second = launch(spec, 2);
+    let error = driver.start(&second).await.unwrap_err().to_string();
+    assert!(error.contains("could not start the container"), "{error}");
+    let old = driver.find(&first.instance).await.unwrap();
+    assert!(old.is_some(), "nobody has removed it yet");
+    eventually_forgotten(&stage.driver, &first.instance).await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_container_whose_process_was_seen_here_is_lost_without_it_whoever_passes_on_the_calls() {
     if engine().is_none() {
         return;
