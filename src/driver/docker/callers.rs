@@ -53,7 +53,7 @@ impl DockerDriver {
         }
         let asked = Instant::now();
         let ours = identity::owned_by(&self.inner.config.owner);
-        match self.inner.engine.containers(ours).await {
+        match self.inner.containers(ours).await {
             Ok(listed) => {
                 let instances: HashMap<_, _> = listed.iter().flat_map(addresses).collect();
                 let found = instances.get(&address).cloned();

@@ -16,7 +16,7 @@ pub(super) const INSTANCE: &str = "dev.flowctl.instance";
 /// The digest that the image was resolved to.
 pub(super) const IMAGE: &str = "dev.flowctl.image";
 /// The boot of the host on which it was made; nothing where the engine is on another one.
-pub(super) const BOOT: &str = "dev.flowctl.boot";
+const BOOT: &str = "dev.flowctl.boot";
 const NAMESPACE: &str = "dev.flowctl.namespace";
 const PIPELINE: &str = "dev.flowctl.pipeline";
 const COMPONENT: &str = "dev.flowctl.component";
@@ -76,12 +76,10 @@ pub(super) fn labels(
     set(SPEC_HASH, launch.spec.hash.to_string());
     set(SPEC, serde_json::to_string(&*launch.spec)?);
     set(IMAGE, image.to_owned());
-    if let Some(boot) = boot {
-        set(BOOT, boot);
-    }
-    if let Some(file) = &launch.file {
-        set(FILE, serde_json::to_string(&path::to_text(file))?);
-    }
+    // Those that have nothing to say are set too: an image may have labels of these names.
+    set(BOOT, boot.unwrap_or_default());
+    let file = launch.file.as_deref().map(path::to_text);
+    set(FILE, serde_json::to_string(&file)?);
     Ok(labels)
 }
 
@@ -103,7 +101,7 @@ pub(super) fn read(labels: &HashMap<String, String>) -> Result<Description, Stri
         .map_err(|error: std::num::ParseIntError| unreadable(GENERATION, error.to_string()))?;
     let file = labels
         .get(FILE)
-        .map(|file| serde_json::from_str::<String>(file));
+        .map(|file| serde_json::from_str::<Option<String>>(file));
     Ok(Description {
         instance,
         spec: spec.into(),
@@ -111,6 +109,7 @@ pub(super) fn read(labels: &HashMap<String, String>) -> Result<Description, Stri
         file: file
             .transpose()
             .map_err(|error| unreadable(FILE, error.to_string()))?
+            .flatten()
             .map(|text| path::from_text(&text)),
     })
 }
@@ -118,6 +117,11 @@ pub(super) fn read(labels: &HashMap<String, String>) -> Result<Description, Stri
 /// The instance that labels name, whatever the rest of them says.
 pub(super) fn instance(labels: &HashMap<String, String>) -> Option<InstanceId> {
     labels.get(INSTANCE)?.parse().ok()
+}
+
+/// The boot of the host on which it was made; `None` where the engine is on another one.
+pub(super) fn boot(labels: &HashMap<String, String>) -> Option<String> {
+    labels.get(BOOT).filter(|boot| !boot.is_empty()).cloned()
 }
 
 #[cfg(test)]
@@ -135,6 +139,18 @@ mod tests {
         assert_eq!(read.generation, launch.generation);
         assert_eq!(read.file, launch.file);
         assert_eq!(labels[OWNER], "host");
-        assert_eq!(labels[BOOT], "a boot");
+        assert_eq!(boot(&labels).as_deref(), Some("a boot"));
+    }
+
+    #[test]
+    fn what_a_container_has_nothing_to_say_of_is_not_said_by_its_image() {
+        let mut launch = conformance::launch(conformance::spec("a", "program", &["x"]), 3);
+        launch.file = None;
+        let own = labels("host", &launch, "sha256:1", None).unwrap();
+        let planted = [FILE, BOOT].map(|key| (key.to_owned(), "\"/evil\"".to_owned()));
+        let mut all = HashMap::from(planted);
+        all.extend(own);
+        assert_eq!(read(&all).unwrap().file, None);
+        assert_eq!(boot(&all), None);
     }
 }

@@ -32,6 +32,7 @@ mod ahead;
 mod auth;
 mod binds;
 mod callers;
+mod copies;
 mod copy;
 mod dialect;
 mod endpoint;
@@ -60,6 +61,7 @@ mod volumes;
 mod watch;
 
 use callers::Callers;
+use copies::Copies;
 use copy::Copiers;
 use engine::{Engine, Failure};
 use observe::Album;
@@ -200,6 +202,7 @@ struct Inner {
     copiers: Mutex<Copiers>,
     outages: Outages,
     callers: Callers,
+    copies: Copies,
 }
 
 impl Inner {
@@ -257,6 +260,7 @@ impl DockerDriver {
             images: Mutex::default(),
             copiers: Mutex::default(),
             callers: Callers::default(),
+            copies: Copies::default(),
             config,
         });
         if let (Conduct::Tends, Some(folder)) = (inner.config.conduct, &inner.binds) {

@@ -200,7 +200,7 @@ impl Inner {
     /// All containers of ours, in any state.
     pub(super) async fn look_at_all(self: &Arc<Self>) -> Result<Vec<Seen>, Failure> {
         let filters = identity::owned_by(&self.config.owner);
-        let listed = self.engine.containers(filters).await?;
+        let listed = self.containers(filters).await?;
         let seen = self.look_closer(listed).await?;
         self.look_at_images(&seen).await?;
         self.album().keep_only(&seen);
@@ -246,7 +246,7 @@ impl Inner {
         instance: &InstanceId,
     ) -> Result<Option<Seen>, Failure> {
         let filters = identity::of_instance(&self.config.owner, instance);
-        let listed = self.engine.containers(filters).await?;
+        let listed = self.containers(filters).await?;
         for summary in &listed {
             if let Some(id) = &summary.id {
                 self.album().doubt(id);

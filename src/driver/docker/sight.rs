@@ -147,7 +147,7 @@ impl Seen {
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid > 0),
             reach: Reach::of(mode.as_deref(), inspected.network_settings.as_ref()),
-            boot: labels.get(identity::BOOT).cloned(),
+            boot: identity::boot(&labels),
             // One that is not understood here is as none: then the engine's default is ours.
             stop_signal: config.stop_signal.and_then(|signal| signal.parse().ok()),
             image: labels.get(identity::IMAGE).cloned(),
@@ -179,7 +179,7 @@ impl Seen {
             paused: false,
             pid: None,
             reach: Reach::default(),
-            boot: labels.get(identity::BOOT).cloned(),
+            boot: identity::boot(labels),
             stop_signal: None,
             image: labels.get(identity::IMAGE).cloned(),
             image_id: listed.image_id.clone(),

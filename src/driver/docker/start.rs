@@ -215,8 +215,10 @@ impl DockerDriver {
             refuse(Refusal::NameConflict { name, whose })
         };
         let labels = inspected.config.as_ref().and_then(|it| it.labels.as_ref());
+        let image = inspected.image.as_deref();
+        let is_copy = self.inner.is_copy(image, labels).await.map_err(lost)?;
         let owner = labels.and_then(|labels| labels.get(identity::OWNER));
-        match owner {
+        match owner.filter(|_| !is_copy) {
             None => return Err(conflict("flowctl did not make".to_owned())),
             Some(owner) if *owner != self.inner.config.owner => {
                 return Err(conflict(format!("another flowctl made ({owner})")));

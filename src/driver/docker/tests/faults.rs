@@ -7,9 +7,10 @@ use super::engines::{Forwarder, OwnEngine, Proxy, as_root};
 use super::*;
 use crate::driver::conformance::{eventually, eventually_exits, eventually_runs, launch, sight};
 use crate::model::{ExitStatus, Handle, Life, RestartMode};
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{
-    CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
+    CommitContainerOptions, CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
+    RemoveImageOptions, StartContainerOptions,
 };
 
 #[tokio::test]
@@ -55,6 +56,71 @@ async fn a_strangers_container_that_has_the_name_is_not_touched() {
         .remove_container(&strange, Some(force))
         .await
         .unwrap();
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_copy_of_a_container_is_nobodys_instance() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let launch = launch(stage.container("copied", &["sleep", "1000"]), 1);
+    stage.driver.start(&launch).await.unwrap();
+    eventually_runs(&*stage.driver, &launch.instance).await;
+    let name = launch.instance.replica.container_name();
+    let client = stage.driver.inner.engine.client().unwrap();
+    let commit = CommitContainerOptions {
+        container: Some(name.clone()),
+        ..CommitContainerOptions::default()
+    };
+    let image = client.commit_container(commit, ContainerConfig::default());
+    let image = image.await.unwrap().id;
+    let copy = async |name: Option<String>| {
+        let options = CreateContainerOptions {
+            name,
+            ..CreateContainerOptions::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(image.clone()),
+            host_config: Some(HostConfig {
+                network_mode: Some(stage.mark.clone()),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let made = client.create_container(Some(options), body).await.unwrap();
+        let none = None::<StartContainerOptions>;
+        client.start_container(&made.id, none).await.unwrap();
+        made.id
+    };
+    let other = copy(None).await;
+    let seen = stage.driver.inner.look_at_all().await.unwrap();
+    assert!(matches!(&seen[..], [only] if only.id != other), "{other}");
+    let inspected = stage.driver.inner.engine.container(&other).await.unwrap();
+    let settings = inspected.unwrap().network_settings.unwrap();
+    let address = settings.networks.unwrap()[&stage.mark].ip_address.clone();
+    let address = address.unwrap().parse().unwrap();
+    assert_eq!(stage.driver.instance_at(address).await, None);
+    let stop = &launch.spec.stop;
+    stage.driver.stop(&launch.instance, stop).await.unwrap();
+    stage.driver.forget(&launch.instance).await.unwrap();
+    // Not even one that has the name by now is taken for a container of ours.
+    let namesake = copy(Some(name)).await;
+    match stage.driver.start(&launch).await {
+        Err(DriverError::Refused(failure)) => assert_eq!(failure.reason, "NameConflict"),
+        answer => panic!("{answer:?}"),
+    }
+    for id in [other, namesake] {
+        let left = stage.driver.inner.engine.container(&id).await.unwrap();
+        assert_eq!(left.unwrap().state.unwrap().running, Some(true));
+        let force = RemoveContainerOptions {
+            force: true,
+            ..RemoveContainerOptions::default()
+        };
+        client.remove_container(&id, Some(force)).await.unwrap();
+    }
+    let none = None::<RemoveImageOptions>;
+    client.remove_image(&image, none, None).await.unwrap();
     stage.end().await;
 }
 
