@@ -1,6 +1,6 @@
 //! Every address, and what it does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::server::{self, Shared};
 use super::stall::Streaming;
 use super::stream::{self, LogsOfWhom};
 use super::wire::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, HostMount,
     KeptEntry, KeptLogs, LogParams, LogsOf, RemovedLogs, VersionAnswer, VolumesAnswer,
     VolumesRequest, WhenUnready,
 };
@@ -224,14 +224,20 @@ async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswe
         remarks.warnings.push(remark);
     }
     let pipelines = checked.loaded.iter().flat_map(|one| &one.pipelines);
-    let keys: Vec<_> = pipelines.map(|spec| spec.key.clone()).collect();
+    let mut mounts: BTreeMap<_, _> = pipelines
+        .map(|spec| (spec.key.clone(), HostMount::all_of(spec)))
+        .collect();
+    let keys: Vec<_> = mounts.keys().cloned().collect();
     let applied = apply_each(shared, checked.loaded).await;
     if is_forced {
         backend.forced(keys).await;
     }
     // What was recorded before another one failed is followed too.
     backend.applied(request).await;
-    let pipelines = applied?;
+    let mut pipelines = applied?;
+    for pipeline in &mut pipelines {
+        pipeline.host_mounts = mounts.remove(&pipeline.key()).unwrap_or_default();
+    }
     Ok(ApplyAnswer { pipelines, remarks })
 }
 

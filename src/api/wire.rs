@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{
-    ComponentId, Event, Generation, InstanceId, Namespace, PipelineKey, PipelineName, Problem,
-    Pull, Timestamp, path,
+    ComponentId, Event, Generation, InstanceId, Namespace, PipelineKey, PipelineName, PipelineSpec,
+    Problem, Pull, Timestamp, Volume, VolumeSource, path,
 };
 use crate::planner::diff::PipelineDiff;
 use crate::reconciler::{Applied, Change, Request};
@@ -185,6 +185,34 @@ pub struct AppliedPipeline {
     /// The file it was watched at before, when that was another one.
     #[serde(default, with = "path::optional")]
     pub moved_from: Option<PathBuf>,
+    /// What its containers are given of the host's files.
+    #[serde(default)]
+    pub host_mounts: Vec<HostMount>,
+}
+
+/// A file or folder of the host that the containers of a component are given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMount {
+    /// Whose containers.
+    pub component: ComponentId,
+    /// What, where, and whether they may write to it.
+    #[serde(flatten)]
+    pub volume: Volume,
+}
+
+impl HostMount {
+    /// All of a pipeline, in the order of its components.
+    pub fn all_of(spec: &PipelineSpec) -> Vec<Self> {
+        let components = spec.components.values();
+        let volumes = components.flat_map(|one| one.volumes.iter().map(|volume| (&one.id, volume)));
+        volumes
+            .filter(|(_, volume)| matches!(volume.source, VolumeSource::Bind(_)))
+            .map(|(component, volume)| Self {
+                component: component.clone(),
+                volume: volume.clone(),
+            })
+            .collect()
+    }
 }
 
 impl AppliedPipeline {
@@ -205,6 +233,7 @@ impl From<Applied> for AppliedPipeline {
             generation: applied.generation,
             change: applied.change.into(),
             moved_from: applied.moved_from,
+            host_mounts: Vec::new(),
         }
     }
 }

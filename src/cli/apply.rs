@@ -3,6 +3,7 @@
 use tokio::time::{Instant, sleep};
 
 use super::args::{self, TextOrJson};
+use super::describe::host_mounts;
 use super::diff;
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
@@ -131,8 +132,12 @@ fn line(pipeline: &AppliedPipeline) -> String {
         Some(file) => format!("; no longer watched at {}", shown(file)),
         None => String::new(),
     };
+    let mounts = match change {
+        ChangeWord::Created | ChangeWord::Changed => host_mounts(&pipeline.host_mounts),
+        ChangeWord::Unchanged | ChangeWord::Deleted => String::new(),
+    };
     format!(
-        "{} {change} (generation {generation}){moved}\n",
+        "{} {change} (generation {generation}){moved}\n{mounts}",
         pipeline.key()
     )
 }
@@ -143,5 +148,49 @@ fn arrived(pipeline: &AppliedPipeline) -> String {
         ChangeWord::Created | ChangeWord::Changed | ChangeWord::Unchanged => {
             format!("{} runs as applied\n", pipeline.key())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::HostMount;
+    use crate::model::fixtures::{component, container, pipeline};
+    use crate::model::{Generation, Volume, VolumeSource};
+
+    #[test]
+    fn what_containers_are_given_of_the_host_is_listed_when_it_is_new() {
+        let mut spec = component("a", 1, &[]);
+        spec.workload = container();
+        let volume = |source, target: &str, read_only| Volume {
+            source,
+            target: target.to_owned(),
+            read_only,
+        };
+        spec.volumes = vec![
+            volume(VolumeSource::Bind("/etc/hosts".into()), "/hosts", true),
+            volume(VolumeSource::Named("kept".to_owned()), "/kept", false),
+            volume(VolumeSource::Bind("/srv/\u{1b}[2J".into()), "/out", false),
+        ];
+        let pipeline = pipeline(vec![spec, component("b", 1, &[])]);
+        let applied = |change| {
+            line(&AppliedPipeline {
+                namespace: pipeline.key.namespace.clone(),
+                name: pipeline.key.name.clone(),
+                generation: Generation(3),
+                change,
+                moved_from: None,
+                host_mounts: HostMount::all_of(&pipeline),
+            })
+        };
+        let first = format!("{} changed (generation 3)\n", pipeline.key);
+        assert_eq!(
+            applied(ChangeWord::Changed),
+            first
+                + "  a mounts /etc/hosts of the host at /hosts, to read\n  \
+                 a mounts /srv/\\u{1b}[2J of the host at /out, to write\n"
+        );
+        let unchanged = applied(ChangeWord::Unchanged);
+        assert_eq!(unchanged.lines().count(), 1, "{unchanged}");
     }
 }

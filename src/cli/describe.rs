@@ -16,10 +16,10 @@ use super::render::{
 };
 use super::target::{Named, Target, component, either, find, narrowed};
 use super::text::{Look, Style, Tone, clean, paint, short, tone};
-use crate::api::{ClientError, EventQuery, LogEntry, LogParams};
+use crate::api::{ClientError, EventQuery, HostMount, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
-    StatusCondition, StopTarget, Timestamp, VolumeSource, Workload,
+    StatusCondition, StopTarget, Timestamp, Volume, VolumeSource, Workload,
 };
 
 /// Events shown.
@@ -328,8 +328,8 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
             field(text, "probe", &words);
         }
     }
-    for mount in mounts(spec) {
-        field(text, "mount", &mount);
+    for volume in &spec.volumes {
+        field(text, "mount", &mount(volume));
     }
     // Names only: values may be secrets.
     let names: Vec<&str> = spec.env.keys().map(String::as_str).collect();
@@ -345,25 +345,28 @@ fn definition(spec: &ComponentSpec, text: &mut String) {
     }
 }
 
-/// What a container is given of the host, of the engine and of memory.
-fn mounts(spec: &ComponentSpec) -> impl Iterator<Item = String> {
-    let is_container = matches!(spec.workload, Workload::Docker(_));
-    spec.volumes
-        .iter()
-        .filter(move |_| is_container)
-        .map(|volume| {
-            let what = match &volume.source {
-                VolumeSource::Bind(path) => format!("{} of the host", path.display()),
-                VolumeSource::Named(name) => format!("volume {name}"),
-                VolumeSource::Tmpfs => "memory".to_owned(),
-            };
-            let how = if volume.read_only {
-                "to read"
-            } else {
-                "to write"
-            };
-            format!("{what} at {}, {how}", volume.target)
-        })
+/// What a container is given of the host, of the engine or of memory.
+pub(super) fn mount(volume: &Volume) -> String {
+    let what = match &volume.source {
+        VolumeSource::Bind(path) => format!("{} of the host", path.display()),
+        VolumeSource::Named(name) => format!("volume {name}"),
+        VolumeSource::Tmpfs => "memory".to_owned(),
+    };
+    let how = if volume.read_only {
+        "to read"
+    } else {
+        "to write"
+    };
+    format!("{what} at {}, {how}", volume.target)
+}
+
+/// A line for each file and folder of the host that containers are given.
+pub(super) fn host_mounts(mounts: &[HostMount]) -> String {
+    let line = |one: &HostMount| {
+        let words = format!("  {} mounts {}", one.component, mount(&one.volume));
+        clean(&words).into_owned() + "\n"
+    };
+    mounts.iter().map(line).collect()
 }
 
 /// Who is asked with what, and for how long it has time.
@@ -407,7 +410,7 @@ mod tests {
     use super::*;
     use crate::driver::{LogLine, OutputStream};
     use crate::model::fixtures::{component, container};
-    use crate::model::{EventKind, ReplicaKey, Volume};
+    use crate::model::{EventKind, ReplicaKey};
 
     fn target() -> Target {
         Target {

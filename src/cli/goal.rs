@@ -393,6 +393,7 @@ mod tests {
             generation: Generation(generation),
             change,
             moved_from: None,
+            host_mounts: Vec::new(),
         }])
     }
 

@@ -5,13 +5,14 @@ use std::path::Path;
 use serde_json::json;
 
 use super::args::{TextOrJson, Validate};
+use super::describe::host_mounts;
 use super::exit::{Exit, Failure};
 use super::host::{Approved, Question};
 use super::out::tell;
 use super::sources::{PATIENCE, gather};
 use super::text::Style;
 use super::{Stateless, asking};
-use crate::api::SourceInput;
+use crate::api::{HostMount, SourceInput};
 use crate::manifest::{self, Colour, Problems, Severity};
 use crate::notify::look;
 
@@ -141,7 +142,8 @@ fn tell_of_notify(
     })
 }
 
-/// `pipeline.yaml: valid; pipeline ttp with 3 components`, a line per pipeline.
+/// `pipeline.yaml: valid; pipeline ttp with 3 components`, a line per pipeline, and what each mounts of
+/// the host.
 fn summary(sources: &[SourceInput], approved: &Approved) -> String {
     approved
         .pipelines
@@ -161,8 +163,9 @@ fn summary(sources: &[SourceInput], approved: &Approved) -> String {
                 "components"
             };
             format!(
-                "{source}: valid; pipeline {} with {count} {components}\n",
-                spec.key
+                "{source}: valid; pipeline {} with {count} {components}\n{}",
+                spec.key,
+                host_mounts(&HostMount::all_of(spec))
             )
         })
         .collect()
