@@ -37,7 +37,7 @@ pub use lines::Lines;
 pub use scrapers::serve_scrapers;
 pub use wire::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, CallerHas, CallerVariables,
-    ChangeWord, DiffAnswer, EventQuery, Fate, HostMount, KeptEntry, KeptLogs, LogEntry, LogParams, LogsOf,
-    MetricsForm, Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName, VersionAnswer,
-    VolumesAnswer, VolumesRequest, Watching, WhenUnready,
+    ChangeWord, DiffAnswer, EventQuery, Fate, HostMount, KeptEntry, KeptLogs, LogEntry, LogParams,
+    LogsOf, MetricsForm, Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName,
+    VersionAnswer, VolumesAnswer, VolumesRequest, Watching, WhenUnready,
 };

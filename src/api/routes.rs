@@ -21,8 +21,8 @@ use super::server::{self, Shared};
 use super::stall::Streaming;
 use super::stream::{self, LogsOfWhom};
 use super::wire::{
-    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery, HostMount,
-    KeptEntry, KeptLogs, LogParams, LogsOf, RemovedLogs, VersionAnswer, VolumesAnswer,
+    AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, DiffAnswer, EventQuery,
+    HostMount, KeptEntry, KeptLogs, LogParams, LogsOf, RemovedLogs, VersionAnswer, VolumesAnswer,
     VolumesRequest, WhenUnready,
 };
 use crate::conditions::{Health, health};

@@ -100,7 +100,6 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     };
     let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
     for driver in drivers.values() {
-        core.cannot_enforce(driver.kind(), driver.unenforced());
         if let Some(boot) = driver.boot() {
             core.booted(driver.kind(), boot);
         }
@@ -109,6 +108,7 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     core.turn(clock.now());
     for (kind, driver) in &drivers {
         let result = driver.observe(&Scope::All).await;
+        core.cannot_enforce(*kind, driver.unenforced());
         let driver = *kind;
         core.handle(Input::Looked { driver, result }, clock.now());
     }

@@ -11,13 +11,13 @@ use crate::api::{
     self, ApiError, ApplyRequest, CallerHas, CallerVariables, Checked, ErrorCode, EventQuery,
     Exposition, Fate, Loaded, VolumesAnswer, VolumesRequest,
 };
-use crate::driver::docker::{DockerDriver, Obstacle, Renewal, Volumes};
+use crate::driver::docker::{DockerDriver, Obstacle, Reachable, Renewal, Volumes};
 use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::metrics::{Format, Metrics};
 use crate::model::{
-    ComponentId, ComponentSpec, Event, Hold, Notifications, PipelineKey, PipelineSpec,
+    ComponentId, ComponentSpec, Event, Hold, Limit, Notifications, PipelineKey, PipelineSpec,
     PipelineStatus, Problem, Snapshot, TargetName, Workload, revision,
 };
 use crate::notify::{NotifyError, NotifyHandle};
@@ -174,7 +174,9 @@ impl api::Backend for Backend {
     }
 
     async fn remarks(&self, loaded: &[Loaded], caller: Option<&CallerVariables>) -> Vec<Problem> {
-        remarks(loaded, caller).await
+        let mut remarks = remarks(loaded, caller).await;
+        remarks.extend(self.beyond_engine(loaded).await);
+        remarks
     }
 
     async fn applied(&self, request: &ApplyRequest) {
@@ -341,6 +343,32 @@ impl Backend {
             }
         }
         obstacles
+    }
+
+    /// What the engine of the containers says it cannot do for them.
+    async fn beyond_engine(&self, loaded: &[Loaded]) -> Vec<Problem> {
+        let specs = loaded.iter().flat_map(|one| &one.pipelines);
+        let components = specs.flat_map(|spec| spec.components.values());
+        let containers: Vec<_> = components
+            .filter(|one| matches!(one.workload, Workload::Docker(_)))
+            .collect();
+        if containers.is_empty() {
+            return Vec::new();
+        }
+        let (missing, host) = self.docker.asked_of_itself().await;
+        let told = containers.into_iter().filter_map(|component| {
+            let limits = Limit::of(&component.resources);
+            let limits: Vec<_> = limits.filter(|limit| missing.contains(limit)).collect();
+            let words = Limit::in_vain(&limits)?;
+            let why = "its engine says that it has no control group for that";
+            Some(whole(format!("{}: {words}: {why}", component.id)))
+        });
+        let mut told: Vec<_> = told.collect();
+        if host == Reachable::No {
+            let message = "containers of a rootless engine reach nothing of this host: they do not                            find the control plane";
+            told.push(whole(message.to_owned()));
+        }
+        told
     }
 }
 

@@ -45,6 +45,13 @@ pub enum Input {
         /// What was seen.
         result: Result<Vec<Sighting>, DriverError>,
     },
+    /// A driver says which limits its components ask for in vain.
+    CannotEnforce {
+        /// Which driver.
+        driver: DriverKind,
+        /// Which limits.
+        limits: BTreeSet<Limit>,
+    },
     /// A driver says that these instances are worth a look.
     Hinted {
         /// Which driver.
@@ -210,8 +217,10 @@ impl Core {
 
     /// Says which limits the components of a driver ask for in vain.
     pub fn cannot_enforce(&mut self, driver: DriverKind, limits: BTreeSet<Limit>) {
-        self.unenforced.insert(driver, limits);
-        self.restate_all();
+        if self.unenforced.get(&driver) != Some(&limits) {
+            self.unenforced.insert(driver, limits);
+            self.restate_all();
+        }
     }
 
     /// Says which boot of the host this is, to a driver whose instances outlive none.
@@ -249,6 +258,7 @@ impl Core {
         self.ledger.now = now;
         match input {
             Input::Looked { driver, result } => self.looked(driver, result),
+            Input::CannotEnforce { driver, limits } => self.cannot_enforce(driver, limits),
             Input::Hinted { driver, instances } => {
                 if let Some(looking) = self.drivers.get_mut(&driver) {
                     looking.want(Scope::Instances(instances));

@@ -282,6 +282,8 @@ impl Reconciler {
                 let result = answered(kind, "look", driver.observe(&scope)).await;
                 if scope == Scope::All && result.is_ok() {
                     vitals.saw_all(kind, clock.now());
+                    let (driver, limits) = (kind, driver.unenforced());
+                    send(&answers, Input::CannotEnforce { driver, limits });
                 }
                 send(
                     &answers,

@@ -11,7 +11,7 @@
 //! **Assumptions.** One driver that starts and stops per state directory; the daemon's lock sees to
 //! that.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,8 +26,9 @@ use crate::driver::process::{leave_secrets_place, secrets_place};
 use crate::driver::{
     Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started,
 };
-use crate::model::{DriverKind, InstanceId, Sighting, StopPolicy};
+use crate::model::{DriverKind, InstanceId, Limit, Sighting, StopPolicy};
 
+mod about;
 mod ahead;
 mod auth;
 mod binds;
@@ -60,6 +61,8 @@ mod usage;
 mod volumes;
 mod watch;
 
+use about::About;
+pub use about::Reachable;
 use callers::Callers;
 use copies::Copies;
 use copy::Copiers;
@@ -193,8 +196,8 @@ struct Inner {
     gateways: OnceLock<GatewayListener>,
     /// Image and program of containers whose program is known to exist.
     programs: Mutex<HashSet<(String, String)>>,
-    /// Where the engine keeps its data, once it said so.
-    data: tokio::sync::OnceCell<Option<PathBuf>>,
+    /// What the engine says of itself, once it did.
+    about: tokio::sync::OnceCell<About>,
     /// Where what containers bind is mounted for the engine; `None` where we are not root.
     binds: Option<PathBuf>,
     /// The ids of the images that the names in files mean, as of the latest full look.
@@ -255,7 +258,7 @@ impl DockerDriver {
             making: Arc::default(),
             gateways: OnceLock::new(),
             programs: Mutex::default(),
-            data: tokio::sync::OnceCell::new(),
+            about: tokio::sync::OnceCell::new(),
             binds: binds::folder_of(&config.owner),
             images: Mutex::default(),
             copiers: Mutex::default(),
@@ -294,6 +297,14 @@ impl DockerDriver {
         let looked = network::look(&self.inner.engine, network).await;
         let found = looked.map_err(|failure| failure.unreachable("look at a network"))?;
         Ok(found.and_then(|network| network.gateway))
+    }
+
+    /// The limits that the engine does not enforce, and whether its containers get to this host. As
+    /// of the usual one where it does not answer.
+    pub async fn asked_of_itself(&self) -> (BTreeSet<Limit>, Reachable) {
+        self.inner.learn_about().await;
+        let host = self.inner.about.get().map(|about| about.host);
+        (self.unenforced(), host.unwrap_or_default())
     }
 
     /// Where `port` of a running instance can be reached from this host: as it is published, else
@@ -375,6 +386,11 @@ impl Driver for DockerDriver {
         };
         let images = self.inner.images().clone();
         Ok(seen.iter().map(|seen| seen.sighting(&images)).collect())
+    }
+
+    fn unenforced(&self) -> BTreeSet<Limit> {
+        let about = self.inner.about.get();
+        about.map_or_else(BTreeSet::new, |about| about.unenforced.clone())
     }
 
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {

@@ -203,6 +203,7 @@ impl Inner {
         let listed = self.containers(filters).await?;
         let seen = self.look_closer(listed).await?;
         self.look_at_images(&seen).await?;
+        self.learn_about().await;
         self.album().keep_only(&seen);
         let ids: BTreeSet<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
         self.copiers()

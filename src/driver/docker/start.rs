@@ -565,22 +565,12 @@ impl DockerDriver {
     /// What mounts of the pipeline of this file may show.
     async fn rules(&self, file: Option<&Path>) -> Result<Rules, DriverError> {
         let inner = &self.inner;
-        let data = inner.data.get_or_try_init(|| async {
-            let asked = inner
-                .engine
-                .call(LOOK, |client| async move { client.info().await });
-            match asked.await {
-                Ok(info) => Ok(info.docker_root_dir.map(PathBuf::from)),
-                // One that does not tell has it where all have.
-                Err(Failure::Answered { .. }) => Ok(None),
-                Err(failure) => Err(lost(failure)),
-            }
-        });
+        let data = inner.about().await.map_err(lost)?.data.as_deref();
         let home = std::env::var_os("HOME").map(PathBuf::from);
         Ok(Rules::on(&Ground {
             allowed: &inner.config.allowed_mounts,
             endpoint: inner.engine.endpoint(),
-            data: data.await?.as_deref().filter(|data| data.is_absolute()),
+            data: data.filter(|data| data.is_absolute()),
             state_dir: &inner.config.state_dir,
             home: home.as_deref(),
             file,
