@@ -91,10 +91,19 @@ async fn connect_as(trusted: &Trusted, state_dir: &Path) -> Result<UnixStream, C
     }
     let short = ShortPath::of(state_dir)?;
     let stream = UnixStream::connect(short.socket()).await?;
-    // Who listens, and not who made the file: what was asked would be theirs to answer.
+    trust_listener(trusted, &stream, state_dir)?;
+    Ok(stream)
+}
+
+/// Who listens, and not who made the file: what was asked would be theirs to answer.
+fn trust_listener(
+    trusted: &Trusted,
+    stream: &UnixStream,
+    state_dir: &Path,
+) -> Result<(), ConnectError> {
     let listener = stream.peer_cred()?.uid();
     if trusted.has(listener) {
-        return Ok(stream);
+        return Ok(());
     }
     Err(ConnectError::Stranger(Stranger {
         path: state_dir.join(NAME),
@@ -155,9 +164,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _listener = bind(dir.path()).unwrap();
         let own = rustix::process::geteuid().as_raw();
-        assert!(connect(dir.path()).await.is_ok());
+        let stream = connect(dir.path()).await.unwrap();
         // To a user whom we are not, all of this is a stranger's.
         let trusted = Trusted::of([own + 1]);
+        let refused = trust_listener(&trusted, &stream, dir.path());
+        assert!(matches!(
+            refused,
+            Err(ConnectError::Stranger(Stranger {
+                how: How::Owns(user),
+                ..
+            })) if user == own
+        ));
         let refused = connect_as(&trusted, dir.path()).await;
         assert!(matches!(refused, Err(ConnectError::Stranger(_))));
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();

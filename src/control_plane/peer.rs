@@ -349,6 +349,32 @@ mod tests {
         drop(client);
     }
 
+    /// The mark that its environment bears is what it claims, and no more.
+    #[test]
+    fn a_mark_is_believed_of_the_daemons_own_user_alone() {
+        let mark: InstanceId = "default.p.a.0.1".parse().unwrap();
+        let mut sleeper = std::process::Command::new("sleep")
+            .arg("1000")
+            .env(INSTANCE_VARIABLE, mark.to_string())
+            .spawn()
+            .unwrap();
+        // It may not have begun yet.
+        while instance(sleeper.id()).is_none() {
+            std::thread::yield_now();
+        }
+        let own = rustix::process::geteuid().as_raw();
+        let told = [own, own + 1].map(|daemon| match about(sleeper.id(), daemon) {
+            PeerProcess::Found {
+                instance, claimed, ..
+            } => (instance, claimed),
+            PeerProcess::Unknown => panic!("it can be seen"),
+        });
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert_eq!(told[0], (Some(mark.clone()), None));
+        assert_eq!(told[1], (None, Some(mark)));
+    }
+
     /// Nothing that was true before the question is an answer to it.
     #[tokio::test]
     async fn a_connection_that_is_made_right_after_a_walk_is_found() {

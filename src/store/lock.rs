@@ -220,6 +220,31 @@ mod tests {
     }
 
     #[test]
+    fn a_state_directory_that_another_user_could_change_is_not_used_and_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_strange = |state_dir: &Path| {
+            let answer = lock(state_dir, "").map(drop);
+            matches!(answer, Err(LockError::Stranger { .. }))
+        };
+        let open = dir.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let in_it = open.join("state");
+        assert!(is_strange(&in_it));
+        assert!(!in_it.exists());
+        fs::create_dir(&in_it).unwrap();
+        assert!(is_strange(&in_it), "its folder could be exchanged");
+        // One that is ours, with something in it that is not.
+        let planted = dir.path().join("planted");
+        fs::create_dir(&planted).unwrap();
+        fs::write(planted.join("p.yaml"), "").unwrap();
+        assert!(!is_strange(&planted));
+        if std::os::unix::fs::chown(planted.join("p.yaml"), Some(54_321), None).is_ok() {
+            assert!(is_strange(&planted));
+        }
+    }
+
+    #[test]
     fn a_path_that_is_no_directory_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");

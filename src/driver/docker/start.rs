@@ -111,9 +111,9 @@ impl DockerDriver {
         if let (Some(gateway), Some(tell)) = (network.gateway, self.inner.gateways.get()) {
             tell(gateway);
         }
-        self.make_volumes(spec).await?;
+        self.make_volumes(spec, file).await?;
         let binds = self
-            .hold_binds(spec, file, Purpose::Mount(&launch.instance))
+            .hold_binds(&spec.volumes, file, Purpose::Mount(&launch.instance))
             .await?;
         let secrets = self.write_secrets(launch, &image, inputs.secrets).await?;
         let owner = &self.inner.config.owner;
@@ -483,12 +483,32 @@ impl DockerDriver {
             .map_err(|failure| failure.unreachable("make a network"))
     }
 
-    /// Makes the named volumes that do not exist yet, so that they carry our mark.
-    async fn make_volumes(&self, spec: &ComponentSpec) -> Result<(), DriverError> {
+    /// Makes the named volumes that do not exist yet, so that they carry our mark. Those that lead to
+    /// places of the host are judged as mounts of these are.
+    async fn make_volumes(
+        &self,
+        spec: &ComponentSpec,
+        file: Option<&Path>,
+    ) -> Result<(), DriverError> {
         for volume in &spec.volumes {
-            match &volume.source {
-                VolumeSource::Named(name) => self.make_volume(name).await?,
-                VolumeSource::Bind(_) | VolumeSource::Tmpfs => {}
+            let name = match &volume.source {
+                VolumeSource::Named(name) => name,
+                VolumeSource::Bind(_) | VolumeSource::Tmpfs => continue,
+            };
+            let places = self.make_volume(name).await?.into_iter();
+            let bound: Vec<Volume> = places
+                .map(|place| Volume {
+                    source: VolumeSource::Bind(place),
+                    ..volume.clone()
+                })
+                .collect();
+            match self.hold_binds(&bound, file, Purpose::Look).await {
+                Ok(_) => {}
+                Err(DriverError::Refused(mut failure)) => {
+                    failure.message = format!("by volume `{name}`: {}", failure.message);
+                    return Err(DriverError::Refused(failure));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -503,18 +523,20 @@ impl DockerDriver {
     ) -> Result<(), DriverError> {
         let network = Self::network_of(container);
         power::check_network(network, self.inner.config.privileged).map_err(refuse)?;
-        self.hold_binds(spec, file, Purpose::Look).await.map(drop)
+        self.hold_binds(&spec.volumes, file, Purpose::Look)
+            .await
+            .map(drop)
     }
 
-    /// Judges what the volumes of a component bind, and holds it so that it stays what it is until
+    /// Judges what volumes bind, and holds it so that it stays what it is until
     /// the container has it. An engine on another host has files that are not known here.
     async fn hold_binds(
         &self,
-        spec: &ComponentSpec,
+        volumes: &[Volume],
         file: Option<&Path>,
         purpose: Purpose<'_>,
     ) -> Result<Binds, DriverError> {
-        let bound: Vec<(&Volume, &Path)> = spec.volumes.iter().filter_map(bound).collect();
+        let bound: Vec<(&Volume, &Path)> = volumes.iter().filter_map(bound).collect();
         if bound.is_empty() {
             return Ok(Binds::default());
         }
@@ -543,7 +565,7 @@ impl DockerDriver {
             }
             (Purpose::Mount(_) | Purpose::Look, _) => None,
         };
-        let volumes = spec.volumes.clone();
+        let volumes = volumes.to_vec();
         let looks = matches!(purpose, Purpose::Look);
         let held = tokio::task::spawn_blocking(move || match looks {
             true => binds::look(&volumes, &rules).map(|()| Binds::default()),

@@ -1,6 +1,7 @@
 //! Named volumes, and what is left of everything at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions};
@@ -13,7 +14,8 @@ use crate::model::ContainerSpec;
 
 impl DockerDriver {
     /// Makes a volume with our mark, unless it exists: then it is somebody's, and is used as it is.
-    pub(super) async fn make_volume(&self, name: &str) -> Result<(), DriverError> {
+    /// Answers the places of the host that it leads to.
+    pub(super) async fn make_volume(&self, name: &str) -> Result<Vec<PathBuf>, DriverError> {
         let engine = &self.inner.engine;
         let lost = |failure: Failure| failure.unreachable("make a volume");
         let known = engine
@@ -22,8 +24,8 @@ impl DockerDriver {
                 |client| async move { client.inspect_volume(name).await },
             )
             .await;
-        if found(known).map_err(lost)?.is_some() {
-            return Ok(());
+        if let Some(known) = found(known).map_err(lost)? {
+            return Ok(places(&known.options));
         }
         let request = VolumeCreateRequest {
             name: Some(name.to_owned()),
@@ -35,7 +37,7 @@ impl DockerDriver {
                 client.create_volume(request).await
             })
             .await;
-        made.map(drop).map_err(lost)
+        made.map(|_| Vec::new()).map_err(lost)
     }
 
     /// Removes our networks that nothing uses any more, and named volumes if so asked.
@@ -204,5 +206,61 @@ impl DockerDriver {
             Err(failure) if failure.is_conflict() => Ok(false),
             Err(failure) => Err(failure),
         }
+    }
+}
+
+/// The places of the host that a volume leads to by the options that somebody gave it: what it binds,
+/// the disk that it mounts, the layers that it lays over one another.
+fn places(options: &HashMap<String, String>) -> Vec<PathBuf> {
+    const LAYERS: [&str; 3] = ["lowerdir=", "upperdir=", "workdir="];
+    let device = options.get("device").map(String::as_str);
+    let mount = options.get("o").into_iter().flat_map(|o| o.split(','));
+    let layers = mount.filter_map(|one| LAYERS.iter().find_map(|layer| one.strip_prefix(layer)));
+    device
+        .into_iter()
+        .chain(layers.flat_map(|paths| paths.split(':')))
+        .map(Path::new)
+        .filter(|path| path.is_absolute())
+        .map(Path::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_leads_to_what_its_options_name_of_the_host() {
+        let of = |options: &[(&str, &str)]| {
+            let options = options.iter();
+            places(
+                &options
+                    .map(|(name, value)| (name.to_string(), value.to_string()))
+                    .collect(),
+            )
+        };
+        assert_eq!(of(&[]), [""; 0].map(PathBuf::from));
+        assert_eq!(
+            of(&[("type", "none"), ("o", "rw,bind"), ("device", "/etc")]),
+            ["/etc"].map(PathBuf::from)
+        );
+        assert_eq!(
+            of(&[("type", "ext4"), ("device", "/dev/sda1")]),
+            ["/dev/sda1"].map(PathBuf::from)
+        );
+        assert_eq!(
+            of(&[
+                ("type", "overlay"),
+                ("device", "overlay"),
+                ("o", "lowerdir=/a:/b,upperdir=/c,workdir=/d"),
+            ]),
+            ["/a", "/b", "/c", "/d"].map(PathBuf::from)
+        );
+        let share = [
+            ("type", "nfs"),
+            ("o", "addr=10.0.0.1,rw"),
+            ("device", ":/share"),
+        ];
+        assert_eq!(of(&share), [""; 0].map(PathBuf::from));
     }
 }

@@ -288,6 +288,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_made_in_a_place_that_others_could_have_made() {
+        let shared = tempfile::tempdir().unwrap();
+        let [taken, ours, link] = ["taken", "ours", "link"].map(|name| shared.path().join(name));
+        for (place, mode) in [(&taken, 0o777), (&ours, 0o700)] {
+            fs::create_dir(place).unwrap();
+            fs::set_permissions(place, Permissions::from_mode(mode)).unwrap();
+        }
+        std::os::unix::fs::symlink(&ours, &link).unwrap();
+        for place in [taken, link] {
+            let error = make(&place.join("instance"), 0o711).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+        }
+        make(&ours.join("instance"), 0o711).unwrap();
+    }
+
+    #[test]
     fn a_place_of_our_own_is_known_by_its_name_and_goes_with_the_last() {
         let own = tempfile::tempdir().unwrap();
         let parents = [own.path().to_owned()];

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bollard::models::VolumeCreateRequest;
+use bollard::query_parameters::RemoveVolumeOptions;
 use tokio::net::{TcpListener, UnixStream};
 
 use super::engines::Proxy;
@@ -318,6 +320,59 @@ async fn named_volumes_outlive_their_container_and_go_only_when_asked() {
     let removed = stage.driver.clean_up(Volumes::Remove).await.unwrap();
     assert_eq!(removed.volumes_removed, [named]);
     stage.end().await;
+}
+
+/// What comes of a start.
+#[derive(Clone, Copy)]
+enum Answer {
+    Runs,
+    Refused,
+}
+
+#[tokio::test]
+async fn a_volume_that_leads_to_the_host_is_judged_by_where_it_leads() {
+    let Some(stage) = DockerStage::new() else {
+        return;
+    };
+    let client = stage.driver.inner.engine.client().unwrap();
+    let allowed = stage.folder();
+    let mut names = Vec::new();
+    for (place, read_only, expected) in [
+        (Path::new("/etc"), true, Answer::Refused),
+        (Path::new("/opt"), false, Answer::Refused),
+        (&allowed, false, Answer::Runs),
+    ] {
+        let name = format!("{}-{}", stage.mark, names.len());
+        let options = [("type", "none"), ("o", "bind")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let device = ("device".to_owned(), place.display().to_string());
+        let request = VolumeCreateRequest {
+            name: Some(name.clone()),
+            driver_opts: Some(options.into_iter().chain([device]).collect()),
+            ..VolumeCreateRequest::default()
+        };
+        client.create_volume(request).await.unwrap();
+        let mut spec = stage.shell(&format!("led-{}", names.len()), "exec sleep 1000");
+        spec.volumes.push(Volume {
+            source: VolumeSource::Named(name.clone()),
+            target: "/there".to_owned(),
+            read_only,
+        });
+        let launch = launch(spec, 1);
+        let answer = stage.driver.start(&launch).await;
+        match (expected, answer) {
+            (Answer::Runs, Ok(_)) => {}
+            (Answer::Refused, Err(DriverError::Refused(failure))) => {
+                assert!(failure.message.contains(&name), "{failure:?}");
+            }
+            (_, answer) => panic!("{}: {answer:?}", place.display()),
+        }
+        names.push(name);
+    }
+    stage.end().await;
+    for name in names {
+        let none = None::<RemoveVolumeOptions>;
+        client.remove_volume(&name, none).await.unwrap();
+    }
 }
 
 #[tokio::test]
