@@ -198,6 +198,48 @@ fn every_field_is_named_as_in_the_file_and_its_cost_is_true() {
             live,
         ),
         (
+            "progress.max_age",
+            "progress: {metric: m, max_age: 1m}",
+            "progress: {metric: m, max_age: 2m}",
+            live,
+        ),
+        (
+            "progress.metric",
+            "progress: {metric: m, max_age: 1m}",
+            "progress: {metric: n, max_age: 1m}",
+            live,
+        ),
+        (
+            "progress.output",
+            "progress: {output: 1m}",
+            "progress: {output: 2m}",
+            live,
+        ),
+        (
+            "progress.http.pointer",
+            "progress: {http: {port: 80, pointer: /a}, max_age: 1m}",
+            "progress: {http: {port: 80, pointer: /b}, max_age: 1m}",
+            live,
+        ),
+        (
+            "progress.http.port",
+            "progress: {http: {port: 80}, max_age: 1m}",
+            "progress: {http: {port: 81}, max_age: 1m}",
+            live,
+        ),
+        (
+            "progress.startup",
+            "progress: {output: 1m, startup: 1m}",
+            "progress: {output: 1m, startup: 2m}",
+            live,
+        ),
+        (
+            "progress.on_stall",
+            "progress: {output: 1m}",
+            "progress: {output: 1m, on_stall: restart}",
+            live,
+        ),
+        (
             "restart.policy",
             "restart: always",
             "restart: on-failure",

@@ -18,8 +18,8 @@ use super::target::{Named, Target, component, either, find, narrowed};
 use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, HostMount, LogEntry, LogParams};
 use crate::model::{
-    ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ReplicaStatus, Snapshot,
-    StatusCondition, StopTarget, Timestamp, Volume, VolumeSource, Workload,
+    ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ProgressStatus,
+    ReplicaStatus, Snapshot, StatusCondition, StopTarget, Timestamp, Volume, VolumeSource, Workload,
 };
 
 /// Events shown.
@@ -262,6 +262,9 @@ fn identity(replica: &ReplicaStatus, text: &mut String) {
             field(text, name, value);
         }
     }
+    if let Some(progress) = &replica.progress {
+        field(text, "progress", &words(progress));
+    }
     let metrics = replica.registration.iter().flat_map(|told| &told.metrics);
     for (name, value) in metrics {
         let value = value
@@ -271,6 +274,25 @@ fn identity(replica: &ReplicaStatus, text: &mut String) {
     }
     for (name, address) in &replica.addresses {
         field(text, "address", &format!("{name} {address}"));
+    }
+}
+
+/// How far its work gets.
+fn words(progress: &ProgressStatus) -> String {
+    let ProgressStatus {
+        watches,
+        value,
+        advanced_at,
+        why,
+        ..
+    } = progress;
+    if !why.is_empty() {
+        return format!("{watches}: {why}");
+    }
+    match (value, advanced_at) {
+        (Some(value), Some(at)) => format!("{watches}: {value}, since {at}"),
+        (Some(value), None) => format!("{watches}: {value}, not seen to change yet"),
+        (None, _) => format!("{watches}: not seen yet"),
     }
 }
 

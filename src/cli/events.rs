@@ -154,6 +154,7 @@ fn tone(kind: EventKind) -> Tone {
         | EventKind::Sighted
         | EventKind::Registered
         | EventKind::Heard
+        | EventKind::Advanced
         | EventKind::Durable => Tone::Good,
         EventKind::Applied
         | EventKind::Deleted
@@ -175,7 +176,8 @@ fn tone(kind: EventKind) -> Tone {
         | EventKind::Failed
         | EventKind::NotDurable
         | EventKind::Rebuilt
-        | EventKind::Silent => Tone::Bad,
+        | EventKind::Silent
+        | EventKind::Stalled => Tone::Bad,
         EventKind::Blind => Tone::Unknown,
     }
 }

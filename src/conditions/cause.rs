@@ -20,6 +20,8 @@ const TOGETHER: Duration = Duration::from_secs(30);
 pub(super) struct Causes {
     /// By a component that waits, or whose last end was charged to another: that other.
     held_by: BTreeMap<ComponentId, ComponentId>,
+    /// By a component whose work stands still: another whose work stood still first.
+    stilled_by: BTreeMap<ComponentId, ComponentId>,
 }
 
 impl Causes {
@@ -30,6 +32,10 @@ impl Causes {
         replica: &ReplicaStatus,
         record: Option<&Record>,
     ) {
+        let stilled_by = replica.progress.as_ref().and_then(|it| it.held_by.clone());
+        if let Some(other) = stilled_by {
+            self.stilled_by.insert(component.id.clone(), other);
+        }
         let waits = match &replica.hold {
             Some(Hold::WaitingFor { component, .. }) => Some(component.clone()),
             Some(_) | None => None,
@@ -68,25 +74,44 @@ impl Causes {
             }
         }
         let held: BTreeSet<ComponentId> = blocks.values().flatten().cloned().collect();
-        let is_root =
-            |of: &(ComponentId, ConditionKind)| !(holds_others_up(of.1) && held.contains(&of.0));
+        let mut stilled = self.stilled();
+        let is_root = |of: &(ComponentId, ConditionKind)| {
+            let is_stilled = of.1 == ConditionKind::Stalled && self.stilled_by.contains_key(&of.0);
+            !is_stilled && !(holds_others_up(of.1) && held.contains(&of.0))
+        };
         let mut roots = Vec::new();
         for (of, mut condition) in found {
             if !is_root(&of) {
                 continue;
             }
-            if holds_others_up(of.1)
-                && let Some(held) = blocks.remove(&of.0)
-            {
-                let path = |component| ComponentPath {
-                    pipeline: pipeline.clone(),
-                    component,
-                };
-                condition.blocks = held.into_iter().map(path).collect();
-            }
+            let held = if of.1 == ConditionKind::Stalled {
+                stilled.remove(&of.0)
+            } else if holds_others_up(of.1) {
+                blocks.remove(&of.0)
+            } else {
+                None
+            };
+            let path = |component| ComponentPath {
+                pipeline: pipeline.clone(),
+                component,
+            };
+            condition.blocks = held.into_iter().flatten().map(path).collect();
             roots.push(condition);
         }
         roots
+    }
+
+    /// By each component whose work stood still first: those whose work stands still since.
+    fn stilled(&self) -> BTreeMap<ComponentId, BTreeSet<ComponentId>> {
+        let mut stilled: BTreeMap<ComponentId, BTreeSet<ComponentId>> = BTreeMap::new();
+        for id in self.stilled_by.keys() {
+            let (mut root, mut seen) = (id, BTreeSet::from([id]));
+            while let Some(next) = self.stilled_by.get(root).filter(|next| seen.insert(*next)) {
+                root = next;
+            }
+            stilled.entry(root.clone()).or_default().insert(id.clone());
+        }
+        stilled
     }
 
     /// Follows from a component to what is at the root of its state: itself, where nobody else is

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::{Memory, blind};
 use crate::model::{
     Charge, ComponentStatus, Condition, ConditionKind, DriverKind, EndCause, Ended, Exit,
-    ExitStatus, ExitSummary, Failure, Generation, Hold, PhaseName, PipelineStatus, Problem, Record,
-    ReplicaKey, ReplicaStatus, Role, SpecHash, StatusCondition, Timestamp, fixtures,
+    ExitStatus, ExitSummary, Failure, Generation, Hold, PhaseName, PipelineStatus, Problem,
+    ProgressStatus, Record, ReplicaKey, ReplicaStatus, Role, SpecHash, StatusCondition, Timestamp,
+    fixtures,
 };
 
 fn at(seconds: u64) -> Timestamp {
@@ -222,6 +223,35 @@ fn what_failed_long_before_its_upstream_keeps_its_own_condition() {
     ]);
     let failed = (ConditionKind::Failed, "p/reader".to_owned());
     assert!(world.kinds(at(1_001)).contains(&failed));
+}
+
+#[test]
+fn of_several_that_stand_still_the_first_one_is_told_and_names_the_others() {
+    let standing_still = |held_by: Option<&str>| ReplicaStatus {
+        progress: Some(ProgressStatus {
+            watches: "ledger".to_owned(),
+            value: Some("7".to_owned()),
+            advanced_at: Some(at(5)),
+            stalled_since: Some(at(65)),
+            why: "ledger stands at 7".to_owned(),
+            held_by: held_by.map(|id| id.parse().unwrap()),
+        }),
+        ..replica(PhaseName::Running, at(0))
+    };
+    let mut world = World::new(vec![
+        ("source", standing_still(Some("hangs"))),
+        ("hangs", standing_still(None)),
+        ("sink", standing_still(Some("hangs"))),
+    ]);
+    let found = world.look(at(70));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        (found[0].kind, found[0].subject(), found[0].since),
+        (ConditionKind::Stalled, "p/hangs".to_owned(), at(65))
+    );
+    assert_eq!(found[0].why, "ledger stands at 7");
+    let blocks: Vec<String> = found[0].blocks.iter().map(ToString::to_string).collect();
+    assert_eq!(blocks, ["default/p/sink", "default/p/source"]);
 }
 
 #[test]

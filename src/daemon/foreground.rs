@@ -389,9 +389,11 @@ fn tell(event: &Event, started: &mut BTreeSet<ComponentId>, voice: &Voice) -> Op
             started.insert(component.clone());
             voice.say(&format!("Component {component} completed"));
         }
-        EventKind::Preparing | EventKind::Unready | EventKind::Recovered | EventKind::Silent => {
-            voice.say(&event.message)
-        }
+        EventKind::Preparing
+        | EventKind::Unready
+        | EventKind::Recovered
+        | EventKind::Silent
+        | EventKind::Stalled => voice.say(&event.message),
         // One that ends before it was ever ready has failed to start; later ends are restarted.
         EventKind::Exited | EventKind::StartFailed if !started.contains(component) => {
             if event.reason != "exit 0" {
@@ -423,7 +425,8 @@ fn tell(event: &Event, started: &mut BTreeSet<ComponentId>, voice: &Voice) -> Op
         | EventKind::DaemonStopping
         | EventKind::Requested
         | EventKind::Registered
-        | EventKind::Heard => {}
+        | EventKind::Heard
+        | EventKind::Advanced => {}
     }
     None
 }

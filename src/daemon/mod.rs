@@ -17,6 +17,7 @@ mod foreground;
 mod leftovers;
 mod metering;
 mod overrides;
+mod probing;
 mod recording;
 mod registrations;
 mod retention;
@@ -31,10 +32,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -45,14 +45,12 @@ use crate::control_plane::{Certificates, Containers};
 use crate::driver::docker::DockerDriver;
 use crate::driver::logs::kept::Retention;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
-use crate::driver::{Driver, DriverError, Launch, Scope};
+use crate::driver::{Driver, DriverError, Scope};
 use crate::metrics::Metrics;
-use crate::model::{DaemonStatus, DriverKind, InstanceId, PipelineRecord, PipelineSpec, Signal};
+use crate::model::{DaemonStatus, DriverKind, PipelineRecord, PipelineSpec, Signal};
 use crate::notify::{Notifier, NotifyHandle, Source as NotifySource};
-use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun, Prober, Target};
-use crate::reconciler::{
-    Core, Drivers, Environment, Kept, Probes, Reconciler, ReconcilerHandle, Refusal,
-};
+use crate::probe::Prober;
+use crate::reconciler::{Core, Drivers, Kept, Reconciler, ReconcilerHandle, Refusal};
 use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
 
 pub use alone::{Onlooker, down, look, volumes};
@@ -64,6 +62,7 @@ pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
 use overrides::Overrides;
+use probing::Injection;
 use recording::{end_rebuilding, recorder};
 pub use signals::{Asked, Signals};
 use sources::Sources;
@@ -269,31 +268,14 @@ impl Daemon {
         let (reports, answers) = mpsc::channel(1024);
         let (prober, prober_handle) = Prober::new(reports);
         let injection = Injection::default();
-        let probes = Probes {
-            prober: prober_handle,
-            reports: answers,
-            target: {
-                let (process, injection) = (Arc::clone(&process), Arc::clone(&injection));
-                let docker = Arc::clone(&docker);
-                Box::new(move |instance, spec| Target {
-                    ports: answers::ports(&process, &docker, instance, spec.driver()),
-                    exec: match spec.driver() {
-                        DriverKind::Process => {
-                            let beside = Beside {
-                                process: Arc::clone(&process),
-                                injection: Arc::clone(&injection),
-                            };
-                            Some(ExecSite::new(instance.clone(), Arc::new(beside)))
-                        }
-                        DriverKind::Docker => {
-                            let inside = Arc::new(Contained(Arc::clone(&docker)));
-                            Some(ExecSite::new(instance.clone(), inside))
-                        }
-                        DriverKind::Nomad | DriverKind::Kubernetes => None,
-                    },
-                })
-            },
-        };
+        let logs = process_config(&dir).logs_dir;
+        let probes = probing::probes(
+            prober_handle,
+            answers,
+            (&process, &docker),
+            &injection,
+            logs,
+        );
         let (reconciler, owner) = Reconciler::new(
             core,
             clock.clone(),
@@ -632,33 +614,6 @@ fn process_config(dir: &Path) -> ProcessConfig {
         instances_dir: dir.join("instances"),
         logs_dir: dir.join("logs"),
         handed: tokens::handed(dir),
-    }
-}
-
-/// What is injected into instances, once the daemon knows.
-type Injection = Arc<OnceLock<Environment>>;
-
-/// The process driver, for exec probes: they run as the program of their instance does.
-struct Beside {
-    process: Arc<ProcessDriver>,
-    injection: Injection,
-}
-
-#[async_trait]
-impl Inside for Beside {
-    async fn begin(&self, instance: &InstanceId, command: &[String]) -> Result<Ending, NotBegun> {
-        let injection = Arc::clone(&self.injection);
-        let injected =
-            move |launch: &Launch| injection.get().map(|of| of(launch)).unwrap_or_default();
-        let begun = self.process.exec(instance, command, injected).await;
-        let ending = begun.map_err(|error| match error {
-            process::NotBegun::Component(why) => NotBegun::Component(why),
-            process::NotBegun::NoPlace(why) => NotBegun::NoPlace(why),
-        })?;
-        Ok(Box::pin(async {
-            let process::Ran { status, output } = ending.await?;
-            Ok(Ended { status, output })
-        }))
     }
 }
 

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{
-    Backoff, ComponentId, ComponentSpec, Condition, HumanDuration, ProbeCheck, Protocol,
-    Registration, RestartMode, RestartPolicy, Signal, Workload,
+    Backoff, ComponentId, ComponentSpec, Condition, Expected, HumanDuration, OnStall, ProbeCheck,
+    Progress, Protocol, Registration, RestartMode, RestartPolicy, Signal, Watches, Workload,
 };
 
 use super::problem::{Findings, Span};
@@ -27,6 +27,8 @@ pub(super) struct Written {
     pub registration: Option<Span>,
     /// The probes, by name.
     pub probes: BTreeMap<&'static str, Span>,
+    /// Where `progress` stands.
+    pub progress: Option<Span>,
     /// Whether one of them is meant by a plain `health_port`, which replicas of a process cannot share.
     pub has_health_port: bool,
     /// Each of `ports`, in their order.
@@ -50,7 +52,7 @@ struct Case<'a> {
 type Rule = fn(&Case<'_>, &mut Findings<'_>);
 
 /// Every pair of fields that cannot work together, and what tells of it.
-const RULES: [(&str, Rule); 15] = [
+const RULES: [(&str, Rule); 20] = [
     (
         "depends_on completed, restart of the other",
         never_completed,
@@ -67,6 +69,14 @@ const RULES: [(&str, Rule); 15] = [
     ),
     ("probes, ports protocol", asks_another_protocol),
     ("probes port, replicas", asks_one_port_of_many),
+    ("progress while, inputs", never_expected),
+    ("progress on_stall, restart never", ended_for_good),
+    ("progress metric, ENABLE_FLOWCTL", never_moves),
+    (
+        "progress metric max_age, FLOWCTL_HEARTBEAT_INTERVAL",
+        looked_at_too_seldom,
+    ),
+    ("progress http port, replicas", looks_at_one_port_of_many),
     ("stop signal, grace_period", never_ends),
     ("ports hostPort and hostIP, driver", unpublished),
     ("secrets mode, container_path, driver", unreadable_secret),
@@ -257,13 +267,16 @@ fn never_beats(case: &Case<'_>, findings: &mut Findings<'_>) {
 /// How often components send a heartbeat unless they are told otherwise.
 const HEARTBEAT: HumanDuration = HumanDuration::from_secs(10);
 
-fn beats_too_seldom(case: &Case<'_>, findings: &mut Findings<'_>) {
+/// How often the component is told to send one; `None` = what it is told is no duration, which is a
+/// mistake of its own.
+fn heartbeat_interval(case: &Case<'_>) -> Option<HumanDuration> {
     let told = case.spec.env.get("FLOWCTL_HEARTBEAT_INTERVAL");
-    let every = match told.map(|text| text.parse::<HumanDuration>()) {
-        None => HEARTBEAT,
-        Some(Ok(every)) => every,
-        // Told by itself.
-        Some(Err(_)) => return,
+    told.map_or(Some(HEARTBEAT), |text| text.parse().ok())
+}
+
+fn beats_too_seldom(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let Some(every) = heartbeat_interval(case) else {
+        return;
     };
     for (name, at, check) in probes(case) {
         if let ProbeCheck::Heartbeat { ttl } = check
@@ -331,6 +344,94 @@ fn asks_one_port_of_many(case: &Case<'_>, findings: &mut Findings<'_>) {
                 "leave room for the number of each replica".to_owned(),
             );
         }
+    }
+}
+
+/// How the work of the component is looked at, with where it says so.
+fn progress<'a>(case: &'a Case<'_>) -> Option<(&'a Progress, Span)> {
+    case.spec.progress.as_ref().zip(case.at.progress)
+}
+
+fn never_expected(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let Some((progress, at)) = progress(case) else {
+        return;
+    };
+    let watched = |id: &ComponentId| case.all.get(id).is_some_and(|it| it.progress.is_some());
+    if progress.expected == Expected::UpstreamProgressing && !case.spec.inputs.iter().any(watched) {
+        findings.error(
+            at,
+            "nothing is ever expected of it: `while: upstream-progressing`, and none of its `inputs` \
+             has a `progress`",
+            "give one of its inputs a `progress`, or leave `while` out".to_owned(),
+        );
+    }
+}
+
+fn ended_for_good(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let Some((progress, at)) = progress(case) else {
+        return;
+    };
+    if progress.on_stall == OnStall::Restart && case.spec.restart.mode == RestartMode::Never {
+        findings.error(
+            at,
+            "`on_stall: restart` would only end it: under `restart: never` nothing is started again",
+            "write `restart: on-failure`, or leave `on_stall` out".to_owned(),
+        );
+    }
+}
+
+fn never_moves(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let Some((progress, at)) = progress(case) else {
+        return;
+    };
+    if let (Watches::Metric(_), Some(_)) = (&progress.watches, disabled(case)) {
+        findings.error(
+            at,
+            "its figure never comes: its `env` turns heartbeats off",
+            "leave ENABLE_FLOWCTL out, or watch its `output` or an `http` answer".to_owned(),
+        );
+    }
+}
+
+fn looked_at_too_seldom(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let (Some((progress, at)), Some(every)) = (progress(case), heartbeat_interval(case)) else {
+        return;
+    };
+    if let Watches::Metric(_) = &progress.watches
+        && progress.max_age <= every
+    {
+        let max_age = progress.max_age;
+        findings.warn(
+            at,
+            format!("it stands still between any two heartbeats: they come every {every}, and `max_age` is {max_age}"),
+            "make `max_age` two or three times as long".to_owned(),
+        );
+    }
+}
+
+fn looks_at_one_port_of_many(case: &Case<'_>, findings: &mut Findings<'_>) {
+    let (Some((progress, at)), Workload::Process(_)) = (progress(case), &case.spec.workload) else {
+        return;
+    };
+    let Watches::Http { target, .. } = &progress.watches else {
+        return;
+    };
+    let (port, replicas) = (target.port, case.spec.replicas);
+    if target.host.is_some() {
+        return;
+    }
+    if port.is_shared() && replicas > 1 {
+        findings.warn(
+            at,
+            format!("the work of all {replicas} replicas is looked at by one port, {port}, which one of them has"),
+            "have the number of the replica in it and in what the program is told, like `808${{ component.replica }}`".to_owned(),
+        );
+    } else if let Some(replica) = (0..replicas).find(|replica| port.of(*replica).is_none()) {
+        findings.error(
+            at,
+            format!("`progress` has no port for replica {replica}: {port} is none then"),
+            "leave room for the number of each replica".to_owned(),
+        );
     }
 }
 

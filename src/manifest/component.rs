@@ -20,6 +20,7 @@ use super::health::ProbesDraft;
 use super::limits;
 use super::policy::{RestartDraft, StopDraft};
 use super::problem::{Findings, Span, shown};
+use super::progress::ProgressDraft;
 use super::references::Resolver;
 use super::suggest;
 use super::tree::{Node, Value};
@@ -65,6 +66,7 @@ pub(super) struct Draft<'t> {
     pub depends_on: Vec<(ComponentId, Condition, Span)>,
     pub ports: Vec<PortDraft>,
     probes: ProbesDraft<'t>,
+    progress: Option<ProgressDraft<'t>>,
     restart: RestartDraft,
     stop: StopDraft,
     ready_after: HumanDuration,
@@ -148,6 +150,9 @@ impl<'t> Draft<'t> {
                 .unwrap_or_default(),
             ports: attachments::ports(f, findings),
             probes,
+            progress: f
+                .get("progress")
+                .and_then(|field| ProgressDraft::read(field, findings)),
             restart: RestartDraft::read(f, findings),
             stop: stop(f, driver, findings),
             ready_after: ready_after
@@ -210,6 +215,7 @@ impl<'t> Draft<'t> {
             restart: self.restart.written().clone(),
             stop_signal: self.stop.signal_at(),
             probes: self.probes.written(),
+            progress: self.progress.as_ref().map(ProgressDraft::at),
             has_health_port: self.probes.health_port.is_some(),
             ports: self.ports.iter().map(|draft| draft.at).collect(),
             env: env
@@ -266,6 +272,9 @@ impl<'t> Draft<'t> {
             probes: self
                 .probes
                 .resolve(&defaults.probes, &ports, resolver, findings),
+            progress: self
+                .progress
+                .and_then(|draft| draft.resolve(&ports, resolver, findings)),
             ports,
             restart: self.restart.resolve(&defaults.restart, findings),
             stop: self.stop.resolve(&defaults.stop),

@@ -41,11 +41,7 @@ struct ProbeDraft<'t> {
 
 #[derive(Clone, Debug)]
 enum CheckDraft<'t> {
-    Http {
-        host: Option<String>,
-        port: PortDraft<'t>,
-        path: Text<'t>,
-    },
+    Http(TargetDraft<'t>),
     Grpc {
         port: PortDraft<'t>,
         service: String,
@@ -61,8 +57,9 @@ enum CheckDraft<'t> {
     },
 }
 
-/// What a shorthand asks.
-struct TargetDraft<'t> {
+/// What is asked by http.
+#[derive(Clone, Debug)]
+pub(super) struct TargetDraft<'t> {
     host: Option<String>,
     port: PortDraft<'t>,
     path: Text<'t>,
@@ -136,7 +133,7 @@ impl<'t> ProbesDraft<'t> {
             .into_iter()
             .filter_map(|probe| probe.check.as_ref())
             .map(|check| match check {
-                CheckDraft::Http { host, path, .. } => {
+                CheckDraft::Http(TargetDraft { host, path, .. }) => {
                     host.as_deref().map_or(0, str::len) + path.text.len()
                 }
                 CheckDraft::Grpc { service, .. } => service.len(),
@@ -187,7 +184,7 @@ impl<'t> ProbesDraft<'t> {
                 path: default_path(first.key_at),
             }),
         };
-        let Some(TargetDraft { host, port, path }) = target else {
+        let Some(target) = target else {
             return;
         };
         if self.readiness.check.is_some() {
@@ -200,7 +197,7 @@ impl<'t> ProbesDraft<'t> {
             return;
         }
         self.readiness.at = first.key_at;
-        self.readiness.check = Some(CheckDraft::Http { host, port, path });
+        self.readiness.check = Some(CheckDraft::Http(target));
     }
 
     /// The probes: what was written, then what `defaults` say, then our own defaults.
@@ -458,11 +455,11 @@ impl<'t> CheckDraft<'t> {
                     service: String::new(),
                 },
                 "tcp" => Self::Tcp { port },
-                _ => Self::Http {
+                _ => Self::Http(TargetDraft {
                     host: None,
                     port,
                     path: default_path(field.key_at),
-                },
+                }),
             });
         }
         let mut fields = field.fields("a check", findings)?;
@@ -471,37 +468,17 @@ impl<'t> CheckDraft<'t> {
                 .get("ttl")
                 .and_then(|f| f.duration(findings, HumanDuration::from_millis(100)));
             ttl.map(|ttl| Self::Heartbeat { ttl })
+        } else if field.name == "http" {
+            TargetDraft::read(&mut fields, field, findings).map(Self::Http)
         } else {
-            let port = fields.get("port");
-            if port.is_none() {
-                let message = format!("`{}` needs a `port`", field.name);
-                fields.missing(&["port"], field.key_at, message, None);
-            }
-            let port = port.and_then(|f| PortDraft::read(f, findings));
+            let port = PortDraft::needed(&mut fields, field, findings);
             match field.name {
                 "grpc" => {
                     let service = fields.get("service").and_then(|f| f.word(findings));
                     let service = service.map(|word| word.text.to_owned()).unwrap_or_default();
                     port.map(|port| Self::Grpc { port, service })
                 }
-                "tcp" => port.map(|port| Self::Tcp { port }),
-                _ => {
-                    let host = fields
-                        .get("host")
-                        .and_then(|f| f.word(findings))
-                        .map(|word| word.text.to_owned());
-                    let path = fields.get("path");
-                    let path = path.and_then(|f| f.referring_word(findings));
-                    if let Some(path) = path.filter(|path| !path.text.starts_with('/')) {
-                        findings.error(
-                            path.at,
-                            "`path` must start with `/`",
-                            Some(format!("did you mean `/{}`?", shown(path.text))),
-                        );
-                    }
-                    let path = path.unwrap_or_else(|| default_path(field.key_at));
-                    port.map(|port| Self::Http { host, port, path })
-                }
+                _ => port.map(|port| Self::Tcp { port }),
             }
         };
         fields.close(findings);
@@ -515,11 +492,7 @@ impl<'t> CheckDraft<'t> {
         findings: &mut Findings<'_>,
     ) -> Option<ProbeCheck> {
         Some(match self {
-            Self::Http { host, port, path } => ProbeCheck::Http(HttpTarget {
-                host: host.clone(),
-                port: port.resolve(ports, resolver, findings)?,
-                path: resolver.text(*path, findings),
-            }),
+            Self::Http(target) => ProbeCheck::Http(target.resolve(ports, resolver, findings)?),
             Self::Grpc { port, service } => ProbeCheck::Grpc {
                 port: port.resolve(ports, resolver, findings)?,
                 service: service.clone(),
@@ -531,6 +504,46 @@ impl<'t> CheckDraft<'t> {
                 command: resolver.texts(command, findings),
             },
             Self::Heartbeat { ttl } => ProbeCheck::Heartbeat { ttl: *ttl },
+        })
+    }
+}
+
+impl<'t> TargetDraft<'t> {
+    /// Reads host, port and path of `field`, whose `fields` these are.
+    pub(super) fn read(
+        fields: &mut Fields<'t>,
+        field: Field<'t>,
+        findings: &mut Findings<'_>,
+    ) -> Option<Self> {
+        let port = PortDraft::needed(fields, field, findings);
+        let host = fields
+            .get("host")
+            .and_then(|f| f.word(findings))
+            .map(|word| word.text.to_owned());
+        let path = fields.get("path");
+        let path = path.and_then(|f| f.referring_word(findings));
+        if let Some(path) = path.filter(|path| !path.text.starts_with('/')) {
+            findings.error(
+                path.at,
+                "`path` must start with `/`",
+                Some(format!("did you mean `/{}`?", shown(path.text))),
+            );
+        }
+        let path = path.unwrap_or_else(|| default_path(field.key_at));
+        port.map(|port| Self { host, port, path })
+    }
+
+    /// What is asked, where the component serves `ports`.
+    pub(super) fn resolve(
+        &self,
+        ports: &[Port],
+        resolver: &Resolver<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Option<HttpTarget> {
+        Some(HttpTarget {
+            host: self.host.clone(),
+            port: self.port.resolve(ports, resolver, findings)?,
+            path: resolver.text(self.path, findings),
         })
     }
 }
@@ -555,6 +568,20 @@ impl<'t> PortDraft<'t> {
             return field.referring_word(findings).map(Self::Referring);
         }
         field.port(findings).map(Self::Number)
+    }
+
+    /// The `port` that `field` cannot do without.
+    fn needed(
+        fields: &mut Fields<'t>,
+        field: Field<'t>,
+        findings: &mut Findings<'_>,
+    ) -> Option<Self> {
+        let Some(port) = fields.get("port") else {
+            let message = format!("`{}` needs a `port`", field.name);
+            fields.missing(&["port"], field.key_at, message, None);
+            return None;
+        };
+        Self::read(port, findings)
     }
 
     fn read(field: Field<'t>, findings: &mut Findings<'_>) -> Option<Self> {

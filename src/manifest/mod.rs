@@ -26,6 +26,7 @@ mod limits;
 mod notifications;
 mod policy;
 mod problem;
+mod progress;
 mod quantity;
 mod references;
 mod suggest;

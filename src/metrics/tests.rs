@@ -65,6 +65,7 @@ fn a_replica_is_told_under_the_names_that_rules_select() {
         advanced_at: Some(Timestamp::from_millis(9_000)),
         stalled_since: Some(Timestamp::from_millis(9_000)),
         why: String::new(),
+        held_by: None,
     });
     let scrape = of_snapshot(&snapshot(vec![one]), Format::Classic);
     let told = samples(&scrape.text);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::ComponentId;
 use super::state::{EndCause, Ended, ExitStatus, StopCause};
 use super::time::Timestamp;
 
@@ -42,6 +43,9 @@ pub struct ProgressStatus {
     /// In words: what stands still and for how long, or why that is not held against it now. Empty
     /// while it gets on.
     pub why: String,
+    /// Another component whose work stood still first, and which this one's stands still for.
+    #[serde(default)]
+    pub held_by: Option<ComponentId>,
 }
 
 /// What ended an instance.
@@ -96,6 +100,7 @@ impl ExitReason {
                 StopCause::Removed | StopCause::ScaledDown | StopCause::SpecChanged => Self::Edit,
                 StopCause::RestartRequested | StopCause::StopRequested => Self::Manual,
                 StopCause::LivenessFailed(_) | StopCause::StartupFailed(_) => Self::Probe,
+                StopCause::Stalled(_) => Self::Stalled,
                 StopCause::Stray => Self::Lost,
             }),
             EndCause::Lost | EndCause::Vanished => Some(Self::Lost),

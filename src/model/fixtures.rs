@@ -29,6 +29,7 @@ pub(crate) fn component(id: &str, hash: u64, after: &[&str]) -> ComponentSpec {
             .collect(),
         ports: vec![],
         probes: Probes::default(),
+        progress: None,
         restart: RestartPolicy::default(),
         stop: StopPolicy::default(),
         ready_after: HumanDuration::from_secs(1),

@@ -47,17 +47,18 @@ pub use spec::{
     WebhookFormat,
 };
 pub use spec::{
-    Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, HttpTarget,
+    Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, Expected, HttpTarget,
     ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAPort, NotAUmask,
-    PipelineSpec, Port, Probe, ProbeCheck, Probes, ProcessSpec, Protocol, Registration,
-    ReplicaPort, Resources, RestartMode, RestartPolicy, RetryLimit, Rlimits, Role, SecretSource,
-    SecretSpec, Signal, StopPolicy, StopTarget, Umask, Volume, VolumeSource, Workload,
+    OnStall, PipelineSpec, Port, Probe, ProbeCheck, Probes, ProcessSpec, Progress, Protocol,
+    Registration, ReplicaPort, Resources, RestartMode, RestartPolicy, RetryLimit, Rlimits, Role,
+    SecretSource, SecretSpec, Signal, StopPolicy, StopTarget, Umask, Volume, VolumeSource, Watches,
+    Workload,
 };
 pub use state::{
     Boot, Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
     ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally,
-    ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, StartFailure, StartTrouble,
-    StopCause, StopFailure, UnansweredStarts,
+    ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, Stalled, StartFailure,
+    StartTrouble, StopCause, StopFailure, UnansweredStarts,
 };
 pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,

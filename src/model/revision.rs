@@ -115,6 +115,7 @@ impl<'a> Written<'a> {
             inputs: _,
             dependencies: _,
             probes: _,
+            progress: _,
             restart: _,
             stop: _,
             ready_after: _,

@@ -147,11 +147,25 @@ pub struct Instance {
     /// end nobody else may take that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Claim>,
+    /// That its work stands still, while it does: the next daemon need not wait to see that again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<Stalled>,
     /// How its driver addresses it; `None` until the driver answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<Handle>,
     /// Where it is in its life.
     pub phase: Phase,
+}
+
+/// That the work of an instance stands still for too long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// Since when it counts as that.
+    pub since: Timestamp,
+    /// What is watched was last, as text; `None` = nothing was ever seen.
+    pub value: Option<String>,
+    /// When that had changed; `None` = it was never seen to.
+    pub advanced_at: Option<Timestamp>,
 }
 
 /// Where an instance is in its life. Its end is not a phase: an ended instance is history.
@@ -211,6 +225,8 @@ pub enum StopCause {
     LivenessFailed(String),
     /// The startup probe never passed; the text is the last answer.
     StartupFailed(String),
+    /// Its work stood still for too long; the text says what did.
+    Stalled(String),
     /// A second live instance of one replica, or one that nobody owns.
     Stray,
 }
@@ -225,6 +241,7 @@ impl fmt::Display for StopCause {
             Self::StopRequested => f.write_str("stop requested"),
             Self::LivenessFailed(why) => write!(f, "liveness probe failed: {why}"),
             Self::StartupFailed(why) => write!(f, "startup probe failed: {why}"),
+            Self::Stalled(why) => write!(f, "stalled: {why}"),
             Self::Stray => f.write_str("nothing owns it"),
         }
     }
@@ -450,6 +467,9 @@ pub struct History {
     /// Starts in a row that failed for want of the image; they have a curve of their own.
     #[serde(default)]
     pub failed_pulls: u32,
+    /// When an instance was last ended because its work stood still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_ended_at: Option<Timestamp>,
 }
 
 impl History {

@@ -577,11 +577,15 @@ pub enum EventKind {
     Silent,
     /// A silent component sends heartbeats again.
     Heard,
+    /// Its work stands still for too long.
+    Stalled,
+    /// Work that stood still gets on again.
+    Advanced,
 }
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Applied,
         Self::Deleted,
         Self::Rejected,
@@ -613,6 +617,8 @@ impl EventKind {
         Self::Registered,
         Self::Silent,
         Self::Heard,
+        Self::Stalled,
+        Self::Advanced,
     ];
 }
 
@@ -650,6 +656,8 @@ impl fmt::Display for EventKind {
             Self::Registered => "registered",
             Self::Silent => "silent",
             Self::Heard => "heard",
+            Self::Stalled => "stalled",
+            Self::Advanced => "advanced",
         })
     }
 }

@@ -20,6 +20,7 @@ mod gate;
 mod handover;
 pub mod health;
 mod order;
+pub mod progress;
 pub mod restart;
 #[cfg(test)]
 mod tests;

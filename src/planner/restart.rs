@@ -388,6 +388,9 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
             history.crashloop_since = Some(ended.exit.at);
         }
     }
+    if let EndCause::Stopped(StopCause::Stalled(_)) = &ended.cause {
+        history.stall_ended_at = Some(ended.exit.at);
+    }
     history.last = Some(ended);
     history
 }
@@ -462,6 +465,7 @@ pub fn cleared(history: &History) -> History {
         recent: Vec::new(),
         crashloop_since: None,
         failed_pulls: 0,
+        stall_ended_at: history.stall_ended_at,
     }
 }
 
@@ -506,10 +510,11 @@ pub fn image(record: &Record, wanted: &SpecHash) -> ImageChoice {
     }
 }
 
-/// Whether an end of this cause came from a probe, and so counts as a failure.
+/// Whether an end of this cause came from a probe, or from work that stood still, and so counts as a
+/// failure.
 fn is_failed_probe(cause: &StopCause) -> bool {
     match cause {
-        StopCause::LivenessFailed(_) | StopCause::StartupFailed(_) => true,
+        StopCause::LivenessFailed(_) | StopCause::StartupFailed(_) | StopCause::Stalled(_) => true,
         StopCause::Removed
         | StopCause::ScaledDown
         | StopCause::SpecChanged

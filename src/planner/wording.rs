@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::model::{ComponentSpec, Port, Protocol, SecretSource, SecretSpec, Volume, VolumeSource};
+use crate::model::{
+    ComponentSpec, Port, Protocol, SecretSource, SecretSpec, Volume, VolumeSource, Watches,
+};
 
 /// What a change of a field costs the running component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ enum Unit {
 
 /// Fields whose path in the model is not that of the manifest: (model, manifest, unit). A path
 /// stands for all below it.
-const NAMES: [(&str, &str, Unit); 17] = [
+const NAMES: [(&str, &str, Unit); 18] = [
     ("kind", "type", Unit::AsItIs),
     ("workload.process.program", "binary", Unit::AsItIs),
     ("workload.process", "", Unit::AsItIs),
@@ -45,6 +47,7 @@ const NAMES: [(&str, &str, Unit); 17] = [
     ("workload.nomad", "nomad", Unit::AsItIs),
     ("workload.kubernetes.container", "", Unit::AsItIs),
     ("workload.kubernetes", "kubernetes", Unit::AsItIs),
+    ("progress.watches", "progress", Unit::AsItIs),
     ("restart.mode", "restart.policy", Unit::AsItIs),
     ("restart.limit", "restart", Unit::AsItIs),
     (
@@ -77,10 +80,11 @@ const NAMES: [(&str, &str, Unit); 17] = [
 ];
 
 /// The fields that only the daemon acts on.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 13] = [
     "type",
     "role",
     "probes",
+    "progress",
     "restart",
     "stop",
     "ready_after",
@@ -110,6 +114,12 @@ pub(super) fn component(spec: &ComponentSpec) -> BTreeMap<String, Shown> {
         .map(|(path, text)| written(&path, text))
         .collect();
     leaves.insert("driver".to_owned(), spec.driver().to_string());
+    if spec.progress.as_ref().map(|it| &it.watches) == Some(&Watches::Output) {
+        // The manifest says how old its last line may be in the field that says that it is watched.
+        leaves.remove("progress");
+        let age = leaves.remove("progress.max_age");
+        leaves.extend(age.map(|age| ("progress.output".to_owned(), age)));
+    }
     if let Some(signal) = spec.stop.signal {
         leaves.insert("stop.signal".to_owned(), signal.to_string());
     }

@@ -28,11 +28,24 @@ const AGENT: &str = concat!("flowctl-probe/", env!("CARGO_PKG_VERSION"));
 /// A redirect to the same host and port is followed. One that leads elsewhere is a pass by its
 /// status: a component must not be able to make the daemon call others.
 pub(super) async fn get(door: &Door<'_>, path: &str) -> Result<(), Trouble> {
-    let place = Place { door };
+    match follow(door, path, Wanted::Health).await? {
+        Some(body) => judge_json(&body),
+        None => Ok(()),
+    }
+}
+
+/// The body of a 2xx, of decent size. Redirects as with [`get`].
+pub(super) async fn body(door: &Door<'_>, path: &str) -> Result<Vec<u8>, Trouble> {
+    let body = follow(door, path, Wanted::Body).await?;
+    body.ok_or_else(|| Trouble::component("the answer is none, or longer than 64 KiB"))
+}
+
+async fn follow(door: &Door<'_>, path: &str, wanted: Wanted) -> Result<Option<Vec<u8>>, Trouble> {
+    let place = Place { door, wanted };
     let mut path = path.to_owned();
     for _ in 0..=REDIRECT_LIMIT {
         match place.ask(&path).await? {
-            Answer::Pass => return Ok(()),
+            Answer::Came(body) => return Ok(body),
             Answer::Redirect(to) => path = to,
         }
     }
@@ -41,13 +54,24 @@ pub(super) async fn get(door: &Door<'_>, path: &str) -> Result<(), Trouble> {
     )))
 }
 
+/// What is read of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// A JSON object, if it may be one.
+    Health,
+    /// All of it.
+    Body,
+}
+
 /// Host and port that are asked.
 struct Place<'a> {
     door: &'a Door<'a>,
+    wanted: Wanted,
 }
 
 enum Answer {
-    Pass,
+    /// It was answered; with this body, if that was to be read.
+    Came(Option<Vec<u8>>),
     /// Another path of the same place.
     Redirect(String),
 }
@@ -89,15 +113,13 @@ impl Place<'_> {
             let followed = location
                 .filter(|_| status != StatusCode::NOT_MODIFIED)
                 .and_then(|location| self.path_here(path, location));
-            return Ok(followed.map_or(Answer::Pass, Answer::Redirect));
+            return Ok(followed.map_or(Answer::Came(None), Answer::Redirect));
         }
         if !status.is_success() {
             return Err(Trouble::component(format!("HTTP {}", status.as_u16())));
         }
-        match json_start(response.into_body()).await? {
-            Some(body) => judge_json(&body),
-            None => Ok(Answer::Pass),
-        }
+        let body = start_of(response.into_body(), self.wanted).await?;
+        Ok(Answer::Came(body))
     }
 
     /// The path that `location` names, if it is one of this very place.
@@ -143,8 +165,8 @@ impl Place<'_> {
     }
 }
 
-/// The whole body if it may be a JSON object of decent size. Anything else is left unread.
-async fn json_start(mut body: Incoming) -> Result<Option<Vec<u8>>, Trouble> {
+/// The whole body if it is of decent size and may be what is wanted. Anything else is left unread.
+async fn start_of(mut body: Incoming, wanted: Wanted) -> Result<Option<Vec<u8>>, Trouble> {
     let mut kept = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Trouble::component("the answer broke off"))?;
@@ -155,6 +177,9 @@ async fn json_start(mut body: Incoming) -> Result<Option<Vec<u8>>, Trouble> {
             return Ok(None);
         }
         kept.extend_from_slice(data);
+        if wanted == Wanted::Body {
+            continue;
+        }
         match kept.iter().find(|byte| !byte.is_ascii_whitespace()) {
             Some(b'{') | None => {}
             Some(_) => return Ok(None),
@@ -163,14 +188,14 @@ async fn json_start(mut body: Incoming) -> Result<Option<Vec<u8>>, Trouble> {
     Ok(Some(kept))
 }
 
-fn judge_json(body: &[u8]) -> Result<Answer, Trouble> {
+fn judge_json(body: &[u8]) -> Result<(), Trouble> {
     let said = serde_json::from_slice::<serde_json::Value>(body).ok();
     let status = said.as_ref().and_then(|json| json.get("status"));
     match status.and_then(serde_json::Value::as_str) {
         Some(status) if status.eq_ignore_ascii_case("unhealthy") => {
             Err(Trouble::component("status is \"unhealthy\""))
         }
-        Some(_) | None => Ok(Answer::Pass),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -23,6 +23,7 @@ mod schedule;
 mod site;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -41,6 +42,7 @@ pub use connect::alongside;
 pub use prober::{MAX_ASKS, Prober, ProberHandle};
 pub use schedule::{Found, Stage, Watched};
 pub use site::{Located, PortSite, Ports, Whose};
+pub use work::{LastLine, Observer, Tell};
 
 /// Where the probes of one instance ask.
 #[derive(Clone, Debug, PartialEq, Eq)]

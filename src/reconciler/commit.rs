@@ -264,7 +264,8 @@ fn is_followed_by_a_start(cause: &StopCause) -> bool {
         StopCause::SpecChanged
         | StopCause::RestartRequested
         | StopCause::LivenessFailed(_)
-        | StopCause::StartupFailed(_) => true,
+        | StopCause::StartupFailed(_)
+        | StopCause::Stalled(_) => true,
         StopCause::Removed
         | StopCause::ScaledDown
         | StopCause::StopRequested

@@ -17,6 +17,7 @@ use crate::model::{
     Snapshot, StatusCondition, Timestamp,
 };
 
+use crate::planner::progress::Shown;
 use crate::probe::Report;
 
 pub use super::commit::Commit;
@@ -27,6 +28,7 @@ use super::ledger::{Effect, Ending, Ledger};
 use super::look::Looking;
 use super::pipeline::Pipeline;
 use super::probing::ProbingChange;
+use super::progress::WatchingChange;
 use super::registry::{Beat, Directory, Note, Registry};
 use super::snapshot::Unenforced;
 
@@ -92,6 +94,8 @@ pub enum Input {
     },
     /// A probe was asked.
     Probed(Report),
+    /// An instance shows something of its work.
+    Shown(InstanceId, Shown),
     /// Components sent heartbeats.
     Beats(BTreeMap<ServiceId, Beat>),
     /// Time has passed.
@@ -109,6 +113,8 @@ pub struct Turn {
     pub looks: Vec<(DriverKind, Scope)>,
     /// Instances whose probing changed.
     pub probing: Vec<ProbingChange>,
+    /// Instances whose work is looked at where they run, or is not any more.
+    pub watching: Vec<WatchingChange>,
     /// What readers see now, when that changed.
     pub snapshot: Option<Arc<Snapshot>>,
     /// Who is registered now, when that changed.
@@ -152,6 +158,7 @@ pub struct Core {
     pub(super) commits: u64,
     pub(super) ready: Vec<Effect>,
     probing: Vec<ProbingChange>,
+    watching: Vec<WatchingChange>,
     relist_at: Timestamp,
     /// Whether to ask for a commit of nothing, if there is nothing else: it tells whether something
     /// could be recorded, before anything needs to be.
@@ -202,6 +209,7 @@ impl Core {
             commits: 0,
             ready: Vec::new(),
             probing: Vec::new(),
+            watching: Vec::new(),
             relist_at: now,
             ask_disk: false,
             changed: true,
@@ -271,6 +279,7 @@ impl Core {
             Input::Command(command) => self.command(command),
             Input::ClockStepped { millis } => self.clock_stepped(millis),
             Input::Probed(report) => self.probed(&report),
+            Input::Shown(instance, shown) => self.shown(&instance, shown),
             Input::Beats(beats) => self.beats(beats),
             Input::Tick => {}
         }
@@ -312,6 +321,7 @@ impl Core {
         turn.snapshot = std::mem::take(&mut self.changed).then(|| Arc::new(self.snapshot()));
         turn.directory = self.registry.published();
         turn.probing = std::mem::take(&mut self.probing);
+        turn.watching = std::mem::take(&mut self.watching);
         turn.wake_at = Some(self.wake_at());
         turn
     }
@@ -344,9 +354,19 @@ impl Core {
             .plan
             .wake_at
             .is_some_and(|at| at <= self.ledger.now);
-        if pipeline.dirty || due {
+        let now = self.ledger.now;
+        let is_unsettled = pipeline.dirty || due;
+        let is_retold =
+            pipeline.restate || pipeline.memory.is_due(now) || pipeline.working.is_due(now);
+        if is_unsettled {
             pipeline.dirty = false;
             self.settle(&mut pipeline);
+        }
+        if is_unsettled || is_retold {
+            self.judge_work(&mut pipeline);
+            self.watching.extend(pipeline.working.changes());
+        }
+        if is_unsettled || pipeline.dirty {
             self.decide(&mut pipeline);
             self.changed = true;
             self.probing.extend(pipeline.probing_changes());
@@ -355,9 +375,9 @@ impl Core {
                 self.ledger.touch_pipeline(key);
                 return;
             }
-            pipeline.state(self.ledger.now, &self.unenforced);
-        } else if pipeline.restate || pipeline.memory.is_due(self.ledger.now) {
-            pipeline.state(self.ledger.now, &self.unenforced);
+            pipeline.state(now, &self.unenforced);
+        } else if is_retold {
+            pipeline.state(now, &self.unenforced);
             self.changed = true;
         }
         self.pipelines.insert(key.clone(), pipeline);
@@ -428,9 +448,12 @@ impl Core {
 
     fn wake_at(&self) -> Timestamp {
         let plans = self.pipelines.values().flat_map(|pipeline| {
-            [pipeline.plan.wake_at, pipeline.memory.wake_at()]
-                .into_iter()
-                .flatten()
+            let wakes = [
+                pipeline.plan.wake_at,
+                pipeline.memory.wake_at(),
+                pipeline.working.wake_at(),
+            ];
+            wakes.into_iter().flatten()
         });
         let record_again = self.not_durable.as_ref().map(|trouble| trouble.again_at);
         // A commit under way answers by itself.

@@ -590,6 +590,7 @@ fn instance_of(sighting: &Sighting, now: Timestamp) -> Instance {
         stop: sighting.stop,
         after: sighting.after.clone(),
         holds: Vec::new(),
+        stalled: None,
         handle: sighting.handle.clone(),
         phase,
     }

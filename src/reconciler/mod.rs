@@ -20,6 +20,7 @@ mod ledger;
 mod look;
 mod pipeline;
 mod probing;
+mod progress;
 mod registry;
 mod run;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use handle::{
 };
 pub use ledger::{Answer, Changes, Durability, Effect, Ending};
 pub use probing::{Probing, ProbingChange};
+pub use progress::WatchingChange;
 pub use registry::{
     Ancestor, Beat, Beats, Directory, Identified, Identity, Introduction, Note, NoteKey, Notes,
     Peer, PeerProcess, RegistryCommand, RegistryRefusal, Room, Standing, TooMany,

@@ -18,6 +18,7 @@ use crate::planner::{Desired, blame};
 
 use super::ledger::Ledger;
 use super::probing::Probing;
+use super::progress::Working;
 use super::snapshot::{self, Unenforced};
 
 /// A pipeline: what it should be, what it is, and what was last decided.
@@ -36,6 +37,8 @@ pub(super) struct Pipeline {
     pub plan: Plan,
     /// Instances that are probed.
     pub probing: BTreeMap<InstanceId, Probing>,
+    /// How the work of its running instances gets on.
+    pub working: Working,
     /// Instances of an earlier daemon that this one has not seen yet.
     pub found: BTreeSet<InstanceId>,
     /// Instances that this daemon started.
@@ -91,6 +94,7 @@ impl Pipeline {
             busy: BTreeMap::new(),
             plan: Plan::default(),
             probing: BTreeMap::new(),
+            working: Working::default(),
             fresh: BTreeSet::new(),
             given_up: BTreeSet::new(),
             preparing: BTreeMap::new(),

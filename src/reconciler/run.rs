@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, DriverError, Launch, Scope};
 use crate::failpoint;
 use crate::model::{ComponentSpec, DriverKind, Event, InstanceId, Snapshot};
-use crate::probe::{ProberHandle, Report, Target, Watched};
+use crate::probe::{LastLine, Observer, ProberHandle, Report, Target, Tell, Watched};
 
 use super::commands;
 use super::core::{Commit, Core, Input, Turn};
@@ -44,6 +44,8 @@ pub struct Probes {
     pub reports: mpsc::Receiver<Report>,
     /// Where the probes of an instance ask.
     pub target: TargetOf,
+    /// When an instance last wrote something.
+    pub last_line: LastLine,
 }
 
 /// Commands that may wait for the owner.
@@ -71,6 +73,7 @@ pub struct Reconciler {
     directories: watch::Sender<Arc<Directory>>,
     beats: Beats,
     vitals: Vitals,
+    observer: Observer,
     ending: CancellationToken,
     environment: Option<Environment>,
     /// Starts under way, each with how it is told that nobody wants it any more.
@@ -104,6 +107,9 @@ impl Reconciler {
             vitals: vitals.clone(),
             ending: ending.clone(),
         };
+        let shown = answers.clone();
+        let tell: Tell = Arc::new(move |instance, what| send(&shown, Input::Shown(instance, what)));
+        let observer = Observer::new(Arc::clone(&probes.last_line), tell);
         let reconciler = Self {
             core,
             clock,
@@ -118,6 +124,7 @@ impl Reconciler {
             directories,
             beats,
             vitals,
+            observer,
             ending,
             environment: None,
             starts: HashMap::new(),
@@ -307,6 +314,17 @@ impl Reconciler {
                         found,
                     };
                     self.probes.prober.watch(instance, watched);
+                }
+            }
+        }
+        for (instance, watched) in turn.watching {
+            let progress = watched.as_ref().and_then(|spec| spec.progress.as_ref());
+            match watched.as_ref().zip(progress) {
+                None => self.observer.forget(&instance),
+                Some((spec, progress)) => {
+                    let target = Arc::new((self.probes.target)(&instance, spec));
+                    let progress = progress.for_replica(instance.replica.replica);
+                    self.observer.watch(instance, progress, target);
                 }
             }
         }

@@ -141,6 +141,10 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         .filter(|record| record.silent_since.is_some())
         .map(|record| silence(record))
         .unwrap_or_default();
+    let started = instance.and_then(started_at);
+    let progress = started.and_then(|started| pipeline.working.status(key, started));
+    let stalled = progress.as_ref().filter(|it| it.stalled_since.is_some());
+    let still = stalled.map(|it| it.why.clone()).unwrap_or_default();
     ReplicaStatus {
         replica: key.replica,
         instance: instance
@@ -149,7 +153,7 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         phase: told.phase,
         ready,
         since: told.since,
-        why: [told.why, quiet, newer.unwrap_or_default()]
+        why: [told.why, still, quiet, newer.unwrap_or_default()]
             .into_iter()
             .find(|why| !why.is_empty())
             .unwrap_or_default(),
@@ -167,8 +171,8 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
             .and_then(|instance| pipeline.registrations.get(&instance.id))
             .map(|record| registration(record)),
         hold: hold.cloned(),
-        started_at: instance.and_then(started_at),
-        progress: None,
+        started_at: started,
+        progress,
         usage: None,
     }
 }

@@ -7,6 +7,8 @@
 
 use crate::model::{Exit, Health, Instance, Life, Phase, Record, Timestamp};
 
+use crate::planner::progress;
+
 use super::core::Core;
 use super::pipeline::Pipeline;
 
@@ -54,6 +56,7 @@ fn each_time(pipeline: &mut Pipeline, change: Move<'_>) {
             .for_each(change);
     }
     pipeline.memory.each_time(change);
+    pipeline.working.each_time(change);
     for stray in pipeline.strays.values_mut() {
         phase(&mut stray.phase, change);
         retry_at(stray).into_iter().for_each(change);
@@ -70,7 +73,10 @@ fn past(record: &mut Record, change: Move<'_>) {
         failure.since.iter_mut().for_each(change);
     }
     record.history.crashloop_since.iter_mut().for_each(change);
+    record.history.stall_ended_at.iter_mut().for_each(change);
     if let Some(instance) = &mut record.instance {
+        let stalled = instance.stalled.iter_mut();
+        stalled.for_each(|stalled| progress::each(stalled, change));
         phase(&mut instance.phase, change);
     }
 }

@@ -167,6 +167,7 @@ impl Core {
                 .map(|dependency| dependency.id.clone())
                 .collect(),
             holds: Vec::new(),
+            stalled: None,
             handle: None,
             phase: Phase::Starting { since: now },
         };

@@ -40,6 +40,7 @@ mod run;
 mod servers;
 mod signals;
 mod soak;
+mod stalled;
 mod support;
 mod told;
 mod trees;

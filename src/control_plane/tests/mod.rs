@@ -159,6 +159,7 @@ impl Plane {
                 ports: PortSite::new(instance.clone(), Arc::new(Loopback)),
                 exec: None,
             }),
+            last_line: Arc::new(|_| None),
         };
         let written = disk.clone();
         let recorder = Box::new(
@@ -264,6 +265,7 @@ fn running(instance: &str, number: u32, now: Timestamp) -> (ReplicaKey, Record) 
         stop: spec.stop,
         after: Vec::new(),
         holds: Vec::new(),
+        stalled: None,
         handle: Some(Handle::Process {
             shim: identity(number),
             child: identity(number + 1),

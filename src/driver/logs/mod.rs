@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
-use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey};
+use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey, Timestamp};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -76,6 +76,17 @@ pub(super) fn replica_dir(logs: &Path, pipeline: &PipelineKey, replica: &Replica
 fn pipeline_dir(logs: &Path, pipeline: &PipelineKey) -> PathBuf {
     logs.join(pipeline.namespace.as_str())
         .join(pipeline.name.as_str())
+}
+
+/// When the replica of `instance` last wrote a line that is kept; `None` = never, or nobody knows.
+pub fn last_written(logs: &Path, instance: &InstanceId) -> Option<Timestamp> {
+    let dir = replica_dir(logs, &instance.pipeline, &instance.replica);
+    let newest = replica::files(&dir).ok()?.pop()?;
+    let about = std::fs::metadata(dir.join(FileName(newest).to_string())).ok()?;
+    let since = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(
+        i64::try_from(since.as_millis()).ok()?,
+    ))
 }
 
 /// The lines that `query` asks for, oldest first. Reads in a thread of its own, which ends with the

@@ -36,6 +36,46 @@ fn of_job(condition: &str, fields: &str) -> Vec<String> {
 }
 
 #[test]
+fn progress_that_can_never_be_seen_or_helps_nobody_is_told() {
+    for (fields, message) in [
+        (
+            "progress: {metric: m, max_age: 1m, while: upstream-progressing}",
+            "Error: nothing is ever expected of it: `while: upstream-progressing`, and none of its `inputs` has a `progress`",
+        ),
+        (
+            "progress: {output: 1m, on_stall: restart}, restart: never",
+            "Error: `on_stall: restart` would only end it: under `restart: never` nothing is started again",
+        ),
+        (
+            "progress: {metric: m, max_age: 1m}, env: {ENABLE_FLOWCTL: false}",
+            "Error: its figure never comes: its `env` turns heartbeats off",
+        ),
+        (
+            "progress: {metric: m, max_age: 10s}",
+            "Warning: it stands still between any two heartbeats: they come every 10s, and `max_age` is 10s",
+        ),
+        (
+            "progress: {http: {port: 80}, max_age: 1m}, replicas: 2",
+            "Warning: the work of all 2 replicas is looked at by one port, 80, which one of them has",
+        ),
+    ] {
+        assert_eq!(of_process(&format!(", {fields}")), [message]);
+    }
+    for fields in [
+        "progress: {output: 1m, on_stall: restart}",
+        "progress: {output: 1m}, env: {ENABLE_FLOWCTL: false}",
+        "progress: {metric: m, max_age: 10s}, env: {FLOWCTL_HEARTBEAT_INTERVAL: 1000ms}",
+        "progress: {http: {port: '808${{ component.replica }}'}, max_age: 1m}, replicas: 2",
+    ] {
+        assert_eq!(of_process(&format!(", {fields}")), Vec::<String>::new());
+    }
+    let after = said(
+        "  sources: [{id: a, command: [x], progress: {output: 1m}}]\n  sinks: [{id: b, command: [x], inputs: [a], progress: {output: 1m, while: upstream-progressing}}]\n",
+    );
+    assert_eq!(after, Vec::<String>::new());
+}
+
+#[test]
 fn what_most_kernels_would_not_hand_to_a_program_is_told_with_its_size() {
     let long = "x".repeat(131_072);
     let arg = of_process(&format!(", args: [{long}]"));

@@ -10,6 +10,7 @@ use super::dependency::Dependency;
 use super::files::{SecretSpec, Volume, VolumeSource};
 use super::port::Port;
 use super::probe::Probes;
+use super::progress::Progress;
 use super::replica;
 use super::resources::{LogLimits, Resources, Rlimits};
 use super::restart::RestartPolicy;
@@ -82,6 +83,9 @@ pub struct ComponentSpec {
     /// Health checks.
     #[serde(default)]
     pub probes: Probes,
+    /// How it is seen that its work gets on; `None` = nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// When and how soon it is started again.
     pub restart: RestartPolicy,
     /// How it is stopped.

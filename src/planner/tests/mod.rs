@@ -18,6 +18,7 @@ use super::{Desired, Observed, plan, unwanted_starts};
 
 mod blame;
 mod handover;
+mod progress;
 mod properties;
 
 const NOW: i64 = 1_000_000_000;
@@ -62,6 +63,7 @@ fn running(component: &str, revision: u64, ready: bool) -> Record {
             stop: StopPolicy::default(),
             after: vec![],
             holds: vec![],
+            stalled: None,
             handle: None,
             phase: Phase::Running {
                 since: now(),

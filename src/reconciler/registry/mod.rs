@@ -243,6 +243,20 @@ impl Registry {
         }
     }
 
+    /// Since when this daemon has listened without a gap.
+    pub fn attentive_since(&self) -> Timestamp {
+        self.attentive_since
+    }
+
+    /// From when on the figures of a component can have been seen: one that an earlier daemon heard
+    /// of, or nobody yet, has to find its way here first.
+    pub fn figures_seen_from(&self, registered: Option<&RegistrationRecord>) -> Timestamp {
+        match registered.map_or(Hearing::Earlier, |record| record.hearing) {
+            Hearing::Earlier => self.listening_since.after(RECONNECT),
+            Hearing::Current => self.attentive_since,
+        }
+    }
+
     /// Registrations that were pushed out for others since the last call.
     pub fn take_evicted(&mut self) -> Vec<ServiceId> {
         std::mem::take(&mut self.evicted)

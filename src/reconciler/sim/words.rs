@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    EventKind, Evidence, HumanDuration, Instance, Phase, Probe, ProbeCheck, ProbeOutcome, Problem,
-    RestartMode,
+    EventKind, Evidence, Expected, HumanDuration, Instance, Metric, OnStall, Phase, Probe,
+    ProbeCheck, ProbeOutcome, Problem, Progress, RestartMode, Watches,
 };
 use crate::probe::Report;
 use crate::reconciler::registry::{Beat, Identity, Introduction, RegistryCommand};
@@ -93,6 +93,13 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
         timeout: HumanDuration::from_secs(2),
         failures: 1,
         successes: 1,
+    });
+    probed_one.progress = Some(Progress {
+        watches: Watches::Metric("ledger".to_owned()),
+        max_age: HumanDuration::from_secs(60),
+        startup: HumanDuration::from_secs(60),
+        expected: Expected::Always,
+        on_stall: OnStall::Tell,
     });
     world.apply(pipeline(vec![
         component("a", 1, &[]),
@@ -192,8 +199,18 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
     }
     until(&mut world, EventKind::Recovered);
 
-    let live = |world: &World| lives(world, "probed");
-    while !live(&world) {
+    // It may still be in the middle of a restart.
+    let is_steady = |world: &World| {
+        let pipeline = world.core.pipelines.values().next().unwrap();
+        let runs = pipeline.records.iter().any(|(key, record)| {
+            let phase = record.instance.as_ref().map(|instance| &instance.phase);
+            key.component.as_str() == "probed" && matches!(phase, Some(Phase::Running { .. }))
+        });
+        let is_left_alone = pipeline.busy.is_empty() && pipeline.plan.steps.is_empty();
+        runs && is_left_alone && lives(world, "probed")
+    };
+    world.step();
+    while !is_steady(&world) {
         world.step();
     }
     let (reply, _answer) = tokio::sync::oneshot::channel();
@@ -213,16 +230,22 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
     command(&mut world, Command::Registry(register));
     until(&mut world, EventKind::Registered);
     until(&mut world, EventKind::Silent);
-    let beat = Beat {
-        at: world.now,
-        said: None,
-        metrics: Default::default(),
-        ip: None,
-        who: who.clone(),
+    let beat = |world: &mut World, ledger: f64| {
+        let beat = Beat {
+            at: world.now,
+            said: None,
+            metrics: [("ledger".to_owned(), Metric::number(ledger))].into(),
+            ip: None,
+            who: who.clone(),
+        };
+        let beats = [("probed".parse().unwrap(), beat)].into();
+        world.core.handle(Input::Beats(beats), world.now);
     };
-    let beats = [("probed".parse().unwrap(), beat)].into();
-    world.core.handle(Input::Beats(beats), world.now);
+    beat(&mut world, 7.0);
     until(&mut world, EventKind::Heard);
+    until(&mut world, EventKind::Stalled);
+    beat(&mut world, 8.0);
+    until(&mut world, EventKind::Advanced);
 
     world.blind.insert(DriverKind::Process);
     until(&mut world, EventKind::Blind);

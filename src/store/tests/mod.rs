@@ -125,6 +125,7 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
             stop: StopPolicy::default(),
             after: vec!["ledger-source".parse().unwrap()],
             holds: vec![],
+            stalled: None,
             handle: Some(Handle::Process {
                 shim: process(4711),
                 child: process(4712),
