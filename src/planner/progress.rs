@@ -125,10 +125,11 @@ impl Work {
                 if let Some((end, _)) = value.char_indices().nth(VALUE_LIMIT) {
                     value.truncate(end);
                 }
-                let is_further = self
-                    .value
-                    .as_ref()
-                    .is_some_and(|before| is_further(before, &value));
+                let is_further = match &self.value {
+                    Some(before) => is_further(before, &value),
+                    // The first one is where it begins; one that was missed has come.
+                    None => self.stalled.is_some(),
+                };
                 self.value = Some(value);
                 if is_further {
                     self.advance(at);

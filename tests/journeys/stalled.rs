@@ -54,12 +54,9 @@ fn events(world: &World, kind: &str) -> Vec<Value> {
 #[test]
 fn a_ledger_that_stands_still_while_health_is_green_is_a_stall_until_it_moves() {
     let world = World::new();
-    let watched = |max_age: &str| {
-        let progress =
-            format!(", progress: {{ metric: last_processed_ledger, max_age: {max_age} }}");
-        ledgers(&world, "ttp", &progress)
-    };
-    let (short, long) = (watched("2s"), watched("1h"));
+    let progress_of = ", progress: { metric: last_processed_ledger, max_age: 2s }";
+    let short = ledgers(&world, "ttp", progress_of);
+    let long = short.replace("max_age: 2s", "max_age: 1h");
     world.apply(&short);
     reach(&world, "ttp", 52_114_907);
     reach(&world, "ttp", 52_114_908);
@@ -170,10 +167,10 @@ fn one_that_writes_nothing_any_more_is_restarted_for_it_once_an_hour() {
 #[test]
 fn a_daemon_that_was_away_finds_nobody_stalled_who_gets_on() {
     let world = World::new();
-    let progress = ", progress: { metric: last_processed_ledger, max_age: 2s }";
+    let moves = ", progress: { metric: last_processed_ledger, max_age: 2s }";
     let talks = ", progress: { output: 3s }";
     let talker = shell("talks", "while echo more; do sleep 0.5; done", talks);
-    world.apply(&(ledgers(&world, "ttp", progress) + &talker));
+    world.apply(&(ledgers(&world, "ttp", moves) + &talker));
     reach(&world, "ttp", 1);
     reach(&world, "ttp", 2);
     world.kill_daemon();
@@ -212,14 +209,14 @@ fn a_value_of_an_answer_is_watched_and_it_is_told_why_it_cannot_be_seen() {
         })
     };
     value("7");
-    world.save("www/stats.json", r#"{"stats": {"last": 8}}"#);
+    world.write("www/stats.json", r#"{"stats": {"last": 8}}"#);
     value("8");
-    world.save("www/stats.json", r#"{"stats": {}}"#);
+    world.write("www/stats.json", r#"{"stats": {}}"#);
     let stalled = world.until("it is stalled", |status| told(status) == ["stalled serves"]);
     let why = stalled.why("serves");
     assert!(why.starts_with("/stats/last stands at 8 since "), "{why}");
     assert!(why.ends_with(" (the answer has no /stats/last)"), "{why}");
-    world.save("www/stats.json", r#"{"stats": {"last": 9}}"#);
+    world.write("www/stats.json", r#"{"stats": {"last": 9}}"#);
     value("9");
     world.until("it gets on", |status| told(status).is_empty());
 }

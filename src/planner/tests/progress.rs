@@ -160,6 +160,8 @@ fn what_never_showed_is_named_with_why_it_cannot_be_seen() {
     let why =
         format!("ledger has not been seen since it started at {started} (connection refused)");
     assert_eq!(world.why("a"), why);
+    world.shows("a", 1, 61);
+    assert!(world.still(61..62).is_empty(), "what was missed has come");
 }
 
 #[test]

@@ -243,6 +243,16 @@ fn every_kind_of_event_that_is_promised_is_seen_to_come_out() {
     };
     beat(&mut world, 7.0);
     until(&mut world, EventKind::Heard);
+    let stands_still = |world: &World| {
+        let snapshot = world.core.snapshot();
+        snapshot.replicas().any(|(_, _, replica)| {
+            let progress = replica.progress.as_ref();
+            progress.is_some_and(|it| it.stalled_since.is_some())
+        })
+    };
+    while !stands_still(&world) {
+        world.step();
+    }
     until(&mut world, EventKind::Stalled);
     beat(&mut world, 8.0);
     until(&mut world, EventKind::Advanced);
