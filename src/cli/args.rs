@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::engine::Engine;
 use crate::api::{MetricsForm, Orchestrator};
+use crate::daemon::OtlpEndpoint;
 use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
@@ -525,6 +526,15 @@ pub struct Daemon {
         value_name = "ADDRESS:PORT"
     )]
     pub metrics_address: Option<std::net::SocketAddr>,
+    /// Tell components that set none that a collector of OpenTelemetry is there, and what they are
+    /// called to it
+    #[arg(
+        long,
+        env = "FLOWCTL_OTLP_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// The file that says who is told of what is wrong [default: notify.yaml in the state directory]
     #[arg(
         long,

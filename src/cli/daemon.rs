@@ -51,6 +51,7 @@ fn options(global: &Global, state_dir: PathBuf, args: Daemon) -> DaemonOptions {
         engine: args.engine,
         keep_logs: args.keep_logs,
         metrics_address: args.metrics_address,
+        otlp_endpoint: args.otlp_endpoint,
     }
 }
 

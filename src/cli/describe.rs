@@ -19,7 +19,8 @@ use super::text::{Look, Style, Tone, clean, paint, short, tone};
 use crate::api::{ClientError, EventQuery, HostMount, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ProgressStatus,
-    ReplicaStatus, Snapshot, StatusCondition, StopTarget, Timestamp, Volume, VolumeSource, Workload,
+    ReplicaStatus, Snapshot, StatusCondition, StopTarget, Timestamp, Volume, VolumeSource,
+    Workload,
 };
 
 /// Events shown.

@@ -9,6 +9,7 @@ use super::exit::{Exit, Failure};
 use super::out::Out;
 use super::text::Style;
 use crate::api::{Backend, Orchestrator, Remarks, SourceInput};
+use crate::daemon::OtlpEndpoint;
 use crate::daemon::{CleanedUp, Volumes};
 use crate::model::{HumanDuration, Namespace, PipelineSpec};
 use crate::notify::Source;
@@ -100,6 +101,8 @@ pub struct DaemonOptions {
     pub keep_logs: HumanDuration,
     /// Where scrapers are answered beside the socket.
     pub metrics_address: Option<std::net::SocketAddr>,
+    /// Where components are told that a collector is.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which file says who is told of what is wrong.
     pub notify: Source,
 }

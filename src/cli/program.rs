@@ -40,6 +40,7 @@ impl Host for Program {
                 ..Retention::default()
             },
             metrics: options.metrics_address,
+            otlp: options.otlp_endpoint.clone(),
             notify: Some(options.notify.clone()),
         };
         let log = LogFile::of_stderr(&options.state_dir);

@@ -75,9 +75,10 @@ impl Causes {
         }
         let held: BTreeSet<ComponentId> = blocks.values().flatten().cloned().collect();
         let mut stilled = self.stilled();
-        let is_root = |of: &(ComponentId, ConditionKind)| {
-            let is_stilled = of.1 == ConditionKind::Stalled && self.stilled_by.contains_key(&of.0);
-            !is_stilled && !(holds_others_up(of.1) && held.contains(&of.0))
+        let is_root = |(id, kind): &(ComponentId, ConditionKind)| {
+            let is_stilled = *kind == ConditionKind::Stalled && self.stilled_by.contains_key(id);
+            let is_held = holds_others_up(*kind) && held.contains(id);
+            !(is_stilled || is_held)
         };
         let mut roots = Vec::new();
         for (of, mut condition) in found {

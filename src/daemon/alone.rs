@@ -216,6 +216,7 @@ pub async fn down(state_dir: &Path) -> Result<(), DaemonError> {
         engine: engine::as_before(state_dir),
         retention: Retention::default(),
         metrics: None,
+        otlp: None,
         notify: None,
     };
     let daemon = Daemon::open_to(Purpose::TakeDown, options).await?;

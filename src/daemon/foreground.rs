@@ -133,6 +133,7 @@ pub async fn run(
         engine: options.engine.clone(),
         retention: Retention::default(),
         metrics: None,
+        otlp: None,
         notify: None,
     })
     .await?;

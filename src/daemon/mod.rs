@@ -16,6 +16,7 @@ mod engine;
 mod foreground;
 mod leftovers;
 mod metering;
+mod otel;
 mod overrides;
 mod probing;
 mod recording;
@@ -61,6 +62,7 @@ use defect::Defects;
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
+pub use otel::OtlpEndpoint;
 use overrides::Overrides;
 use probing::Injection;
 use recording::{end_rebuilding, recorder};
@@ -89,6 +91,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// Which file says who is told of what is wrong; `None` = nobody is.
     pub notify: Option<NotifySource>,
+    /// Where components are told that a collector is; `None` = nowhere.
+    pub otlp: Option<OtlpEndpoint>,
 }
 
 /// Why a daemon could not start.
@@ -284,7 +288,8 @@ impl Daemon {
             probes,
         );
         let [starting, looking] = [Token::New, Token::Present]
-            .map(|token| control.environment(clock.clone(), owner.clone(), token));
+            .map(|token| control.environment(clock.clone(), owner.clone(), token))
+            .map(|environment| otel::beside(environment, options.otlp.as_ref()));
         // Only this line sets it.
         injection.set(looking).ok();
         let reconciler = reconciler.with_environment(starting);

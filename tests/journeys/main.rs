@@ -32,6 +32,7 @@ mod logs;
 mod metrics;
 mod names;
 mod notify;
+mod otlp;
 mod outages;
 mod podman;
 mod proxy;

@@ -27,8 +27,9 @@ fn file(world: &World, id: &str) -> String {
 /// Has the component `id` be at `ledger`, and waits until that is seen.
 fn reach(world: &World, id: &str, ledger: u64) -> Status {
     world.save(&format!("{id}.ledger"), &ledger.to_string());
+    let text = ledger.to_string();
     world.until("its ledger is seen", |status| {
-        progress(status, id)["value"] == ledger.to_string()
+        progress(status, id)["value"] == text.as_str()
     })
 }
 
