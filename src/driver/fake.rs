@@ -282,7 +282,11 @@ impl FakeWorld {
             .get(&instance)
             .and_then(|fake| fake.handle.clone());
         match handle {
-            Some(handle) => Ok(Started { handle, since }),
+            Some(handle) => Ok(Started {
+                handle,
+                since,
+                health: None,
+            }),
             None => Err(unreachable("start an instance")),
         }
     }
@@ -405,6 +409,7 @@ impl Driver for FakeDriver {
             driver: DriverKind::Process,
             life: fake.life.clone(),
             outdated: false,
+            health: None,
         });
         Ok(seen.collect())
     }
@@ -431,10 +436,20 @@ impl Driver for FakeDriver {
             Some((Life::NotStarted { failure, .. }, _)) => {
                 return Err(DriverError::Refused(failure));
             }
-            Some((Life::Running { since }, Some(handle))) => return Ok(Started { handle, since }),
+            Some((Life::Running { since }, Some(handle))) => {
+                return Ok(Started {
+                    handle,
+                    since,
+                    health: None,
+                });
+            }
             Some((_, Some(handle))) => {
                 let since = self.world.inner.clock.now();
-                return Ok(Started { handle, since });
+                return Ok(Started {
+                    handle,
+                    since,
+                    health: None,
+                });
             }
             Some((_, None)) => return Err(unreachable("start an instance")),
         }

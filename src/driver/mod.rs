@@ -20,8 +20,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{
-    Boot, ComponentId, ComponentSpec, DriverKind, Generation, Handle, ImageChoice, InstanceId,
-    Limit, PipelineKey, ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
+    Boot, ComponentId, ComponentSpec, DriverKind, EngineHealth, Generation, Handle, ImageChoice,
+    InstanceId, Limit, PipelineKey, ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
 };
 
 #[cfg(test)]
@@ -146,6 +146,8 @@ pub struct Started {
     pub handle: Handle,
     /// When its program started.
     pub since: Timestamp,
+    /// What its engine says of its health, where that runs a check of its own.
+    pub health: Option<EngineHealth>,
 }
 
 /// What went wrong in a driver.

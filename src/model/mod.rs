@@ -55,10 +55,10 @@ pub use spec::{
     Workload,
 };
 pub use state::{
-    Boot, Charge, Counts, EndCause, Ended, Exit, ExitStatus, Failure, Handle, Health, History,
-    ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally,
-    ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, Stalled, StartFailure,
-    StartTrouble, StopCause, StopFailure, UnansweredStarts,
+    Boot, Charge, Counts, EndCause, Ended, EngineHealth, Exit, ExitStatus, Failure, Handle, Health,
+    History, ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome,
+    ProbeTally, ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, Stalled,
+    StartFailure, StartTrouble, StopCause, StopFailure, UnansweredStarts,
 };
 pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,

@@ -317,6 +317,10 @@ pub struct Health {
     /// Its readiness waits for its registration with the control plane.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unregistered: bool,
+    /// What its engine says, which runs a check of its own. It counts where the file names no
+    /// readiness probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineHealth>,
     /// It has to be replaced, since its liveness or startup probe failed for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condemned: Option<StopCause>,
@@ -329,6 +333,18 @@ pub struct Health {
     /// Results of the liveness probe in a row.
     #[serde(skip)]
     pub liveness: ProbeTally,
+}
+
+/// What an engine says of an instance for which it runs a check, as that of an image (HEALTHCHECK).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineHealth {
+    /// The check has not passed yet, and has not failed too often.
+    Starting,
+    /// It passes.
+    Healthy,
+    /// It failed too often, the last time with these words.
+    Unhealthy(String),
 }
 
 /// Results in a row of one probe; one of the two figures is always 0.
@@ -556,6 +572,8 @@ pub struct Sighting {
     pub life: Life,
     /// Whether its image's name means another image by now.
     pub outdated: bool,
+    /// What its engine says of its health, where that runs a check of its own.
+    pub health: Option<EngineHealth>,
 }
 
 /// Alive or not.

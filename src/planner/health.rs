@@ -6,7 +6,8 @@
 //! asked.
 
 use crate::model::{
-    Counts, Health, Probe, ProbeKind, ProbeOutcome, ProbeTally, Probes, StopCause, Timestamp,
+    Counts, EngineHealth, Health, HumanDuration, Probe, ProbeKind, ProbeOutcome, ProbeTally,
+    Probes, StopCause, Timestamp,
 };
 
 /// What an answer changed.
@@ -87,6 +88,65 @@ pub fn registered(health: &Health, probes: &Probes, at: Timestamp) -> HealthChan
             Meaning::Nothing
         };
     HealthChange { health, meaning }
+}
+
+/// What an engine that runs a check of its own, and says `said` now, makes of `health`, at `at`. Whether
+/// that makes ready is a matter of [`is_due`].
+pub fn checked(
+    health: &Health,
+    probes: &Probes,
+    said: Option<EngineHealth>,
+    at: Timestamp,
+) -> HealthChange {
+    let mut health = health.clone();
+    let mut meaning = Meaning::Nothing;
+    if probes.readiness.is_none() {
+        let because = said.as_ref().and_then(why_not);
+        if let (Some(EngineHealth::Unhealthy(_)), Some(why), true) = (&said, &because, health.ready)
+        {
+            health.ready = false;
+            health.ready_changed = Some(at);
+            meaning = Meaning::BecameUnready(why.clone());
+        }
+        if said.is_some() && !health.ready {
+            health.why = because;
+        }
+    }
+    health.engine = said;
+    HealthChange { health, meaning }
+}
+
+/// Why what an engine says makes nobody ready.
+fn why_not(said: &EngineHealth) -> Option<String> {
+    match said {
+        EngineHealth::Healthy => None,
+        EngineHealth::Starting => Some("its image's health check has not passed yet".to_owned()),
+        EngineHealth::Unhealthy(words) if words.is_empty() => {
+            Some("its image's health check fails".to_owned())
+        }
+        EngineHealth::Unhealthy(words) => Some(format!("its image's health check fails: {words}")),
+    }
+}
+
+/// Why a component without a readiness probe, that runs since `since`, is ready `now`; `None` while
+/// it is not to be: it has to live for `ready_after`, or to pass the check that its engine runs.
+pub fn is_due(
+    health: &Health,
+    since: Timestamp,
+    ready_after: HumanDuration,
+    now: Timestamp,
+) -> Option<String> {
+    if !health.started || health.unregistered {
+        return None;
+    }
+    match &health.engine {
+        Some(EngineHealth::Healthy) => Some("its image's health check passed".to_owned()),
+        Some(EngineHealth::Starting | EngineHealth::Unhealthy(_)) => None,
+        None => {
+            let lived = since.after(ready_after.get()) <= now;
+            lived.then(|| format!("lived for {ready_after}"))
+        }
+    }
 }
 
 fn startup(health: &mut Health, probe: &Probe, counts: Counts, outcome: &ProbeOutcome) -> Meaning {
@@ -193,7 +253,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{HumanDuration, ProbeCheck};
+    use crate::model::ProbeCheck;
 
     fn probe(failures: u32, successes: u32) -> Probe {
         Probe {
@@ -245,6 +305,40 @@ mod tests {
 
     const EARLY_PASS: (Counts, ProbeOutcome) = (Counts::Early, ProbeOutcome::Pass);
     const PASS: (Counts, ProbeOutcome) = (Counts::Counted, ProbeOutcome::Pass);
+
+    #[test]
+    fn what_an_engine_says_counts_where_the_file_names_no_readiness_probe() {
+        let second = |second: i64| Timestamp::from_millis(second * 1000);
+        let ready_after = HumanDuration::from_secs(1);
+        let unwell = || Some(EngineHealth::Unhealthy("no".to_owned()));
+        let (none, probed) = (Probes::default(), readiness_only(3, 1));
+        let due = |health: &Health| is_due(health, second(0), ready_after, second(9)).is_some();
+        for (said, is_ready) in [
+            (None, true),
+            (Some(EngineHealth::Starting), false),
+            (unwell(), false),
+            (Some(EngineHealth::Healthy), true),
+        ] {
+            let change = checked(&begin(&none), &none, said.clone(), second(1));
+            assert_eq!(due(&change.health), is_ready, "{said:?}");
+            assert_eq!(change.meaning, Meaning::Nothing);
+            assert_eq!(change.health.why.is_none(), is_ready, "{said:?}");
+        }
+        let ready = Health {
+            ready: true,
+            ..begin(&none)
+        };
+        let told = "its image's health check fails: no".to_owned();
+        let change = checked(&ready, &none, unwell(), second(1));
+        assert_eq!(change.meaning, Meaning::BecameUnready(told));
+        let change = checked(&ready, &probed, unwell(), second(1));
+        assert!(change.health.ready, "the probe of the file counts");
+        let change = checked(&ready, &none, Some(EngineHealth::Starting), second(1));
+        assert!(
+            change.health.ready,
+            "an engine that began anew knows nothing yet"
+        );
+    }
 
     #[test]
     fn one_early_pass_makes_ready_at_once() {

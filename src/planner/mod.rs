@@ -422,6 +422,7 @@ impl<'a> View<'a> {
                 because: health::UNREGISTERED.to_owned(),
                 at: None,
             },
+            (None, None) if health.engine.is_some() => Hold::BecomingReady { because, at: None },
             (None, None) => {
                 let (Phase::Running { since, .. }
                 | Phase::Starting { since }

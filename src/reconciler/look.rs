@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::conditions;
 use crate::driver::{DriverError, Scope};
 use crate::model::{
-    Boot, Charge, DriverKind, EndCause, Ended, EventKind, Exit, Handle, InFlight, Instance,
-    InstanceId, Life, Phase, PipelineKey, ReplicaKey, Sighting, StatusCondition, Timestamp,
+    Boot, Charge, DriverKind, EndCause, Ended, EngineHealth, EventKind, Exit, Handle, InFlight,
+    Instance, InstanceId, Life, Phase, PipelineKey, ReplicaKey, Sighting, StatusCondition,
+    Timestamp,
 };
 use crate::planner::blame;
 
@@ -401,7 +402,9 @@ impl Pipeline {
         match sighting.life {
             Life::Created => self.sighted_created(instance, ledger),
             Life::Running { since } => {
-                self.sighted_running(&instance, since, sighting.handle, ledger)
+                let said = sighting.health;
+                self.sighted_running(&instance, since, sighting.handle, said.clone(), ledger);
+                self.engine_said(&instance.id, said, ledger);
             }
             Life::Exited(mut exit) => {
                 exit.started_at = exit
@@ -454,6 +457,7 @@ impl Pipeline {
         instance: &Instance,
         since: Timestamp,
         handle: Option<Handle>,
+        said: Option<EngineHealth>,
         ledger: &mut Ledger,
     ) {
         let key = &instance.id.replica;
@@ -462,7 +466,7 @@ impl Pipeline {
             return;
         }
         // A start whose answer was lost, or is on its way: what runs is what counts.
-        let health = self.initial_health(key);
+        let health = self.initial_health(key, said, ledger.now);
         self.change(key, ledger, |record| {
             record.unanswered = None;
             if let Some(instance) = &mut record.instance {

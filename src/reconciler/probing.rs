@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{
-    ComponentSpec, Counts, EventKind, Instance, InstanceId, Phase, ProbeKind, ProbeOutcome, Probes,
+    ComponentSpec, Counts, EngineHealth, EventKind, Instance, InstanceId, Phase, ProbeKind,
+    ProbeOutcome, Probes,
 };
 use crate::planner::health::{self, Meaning};
 use crate::probe::{Found, Report, Stage};
@@ -76,6 +77,43 @@ impl Pipeline {
             self.dirty = true;
             ledger.touch(&self.desired.key, key);
         }
+        self.act_on(id, change.meaning, ledger);
+    }
+
+    /// Takes in what the engine of `id` says of its health.
+    pub(super) fn engine_said(
+        &mut self,
+        id: &InstanceId,
+        said: Option<EngineHealth>,
+        ledger: &mut Ledger,
+    ) {
+        let key = &id.replica;
+        let Some(spec) = self.desired.wants(key) else {
+            return;
+        };
+        let Some(Instance {
+            phase: Phase::Running { health, .. },
+            ..
+        }) = self
+            .records
+            .get(key)
+            .and_then(|record| record.instance.as_ref())
+        else {
+            return;
+        };
+        if health.engine == said {
+            return;
+        }
+        let change = health::checked(health, &spec.probes, said, ledger.now);
+        self.change(key, ledger, |record| {
+            if let Some(Instance {
+                phase: Phase::Running { health, .. },
+                ..
+            }) = &mut record.instance
+            {
+                *health = change.health;
+            }
+        });
         self.act_on(id, change.meaning, ledger);
     }
 

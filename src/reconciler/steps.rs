@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::driver::{DriverError, Scope, Started};
 use crate::model::{
-    Action, EndCause, Ended, EventKind, Exit, ExitStatus, Health, Hold, InFlight, Instance,
-    InstanceId, Phase, Reason, Record, Registration, ReplicaKey, Step, StopCause, StopFailure,
+    Action, EndCause, Ended, EngineHealth, EventKind, Exit, ExitStatus, Health, Hold, InFlight,
+    Instance, InstanceId, Phase, Reason, Record, Registration, ReplicaKey, Step, StopCause,
+    StopFailure, Timestamp,
 };
 use crate::planner::{self, Observed, health, restart};
 
@@ -53,11 +54,9 @@ impl Core {
                 continue;
             };
             if let Phase::Running { since, health } = &instance.phase
-                && health.started
                 && !health.ready
-                && !health.unregistered
                 && spec.probes.readiness.is_none()
-                && since.after(spec.ready_after.get()) <= now
+                && let Some(reason) = health::is_due(health, *since, spec.ready_after, now)
             {
                 let id = instance.id.clone();
                 pipeline.change(&key, &mut self.ledger, |record| {
@@ -71,7 +70,6 @@ impl Core {
                         health.why = None;
                     }
                 });
-                let reason = format!("lived for {}", spec.ready_after);
                 let message = format!("{key} is ready");
                 pipeline.emit(
                     &mut self.ledger,
@@ -318,7 +316,7 @@ impl Core {
         }
         match result {
             Ok(started) => {
-                let health = pipeline.initial_health(&key);
+                let health = pipeline.initial_health(&key, started.health, self.ledger.now);
                 let handle = started.handle;
                 let since = started.since.min(self.ledger.now);
                 pipeline.change(&key, &mut self.ledger, |record| {
@@ -521,7 +519,12 @@ impl Core {
 
 impl Pipeline {
     /// The health of an instance that has just started.
-    pub(super) fn initial_health(&self, key: &ReplicaKey) -> Health {
+    pub(super) fn initial_health(
+        &self,
+        key: &ReplicaKey,
+        said: Option<EngineHealth>,
+        now: Timestamp,
+    ) -> Health {
         let Some(spec) = self.desired.wants(key) else {
             return Health::default();
         };
@@ -530,10 +533,11 @@ impl Pipeline {
             .get(key)
             .and_then(|record| record.instance.as_ref());
         let registered = instance.is_some_and(|i| self.registrations.contains_key(&i.id));
-        Health {
+        let health = Health {
             unregistered: spec.registration == Registration::Required && !registered,
             ..health::begin(&spec.probes)
-        }
+        };
+        health::checked(&health, &spec.probes, said, now).health
     }
 
     /// A startup probe that was edited away gates nothing, nor does a registration that is no longer

@@ -43,6 +43,49 @@ fn the_same_file_as_processes_and_as_containers_gives_the_same_status() {
     assert_eq!(engine.containers(&world), Vec::<String>::new());
 }
 
+#[test]
+fn a_container_without_a_readiness_probe_is_ready_while_the_check_of_its_image_passes() {
+    let (world, _engine) = world_with_engine!("a_container_without_a_readiness_probe_…");
+    let (web, next) = (unique("web"), unique("next"));
+    fs::create_dir(world.path("data")).unwrap();
+    let checked = resting(
+        &web,
+        ", volumes: [{ host_path: data, container_path: /data }]",
+    )
+    .replace("busybox:1", "checked:1");
+    let file = checked + &resting(&next, &format!(", inputs: [{web}]"));
+    world.save("p.yaml", &pipeline(&file));
+    world.ok(&["apply", "-f", "p.yaml"]);
+    let why = "its image's health check has not passed yet";
+    world.until("it is not ready yet", |s| s.why(&web).contains(why));
+    assert_eq!(world.status().phase(&next), "pending");
+    world.write("data/well", "");
+    let before = world.until("both are up", Status::settled);
+    fs::remove_file(world.path("data/well")).unwrap();
+    let fails = "its image's health check fails: cat: can't open '/data/well'";
+    let is_unwell = |s: &Status| s.phase(&web) == "unhealthy" && s.why(&web).contains(fails);
+    world.until("it is not well any more", is_unwell);
+    world.kill_daemon();
+    world.start_daemon();
+    world.until("the next daemon knows it", |s| {
+        s.has_daemon() && is_unwell(s)
+    });
+    world.write("data/well", "");
+    let after = world.until("it is well again", |s| s.phase(&web) == "running");
+    for component in [&web, &next] {
+        assert_eq!(id_of(&after, component), id_of(&before, component));
+        assert_eq!(after.restarts(component), 0);
+    }
+    // A probe of the file counts, whatever the image says.
+    fs::remove_file(world.path("data/well")).unwrap();
+    world.until("it is not well any more", is_unwell);
+    let probe = "probes: { readiness: { exec: [\"true\"], period: 1s } }, volumes:";
+    world.save("p.yaml", &pipeline(&file.replacen("volumes:", probe, 1)));
+    let probed = world.until("its probe passes", |s| s.phase(&web) == "running");
+    assert_eq!(id_of(&probed, &web), id_of(&before, &web));
+    world.ok(&["down"]);
+}
+
 /// Takes away what differs from run to run and from driver to driver.
 fn strip(value: &mut Value) {
     match value {

@@ -135,8 +135,8 @@ pub(super) fn container(parts: Parts<'_>) -> ContainerCreateBody {
         labels: Some(labels),
         exposed_ports: Some(spec.ports.iter().map(exposed).collect()),
         stop_signal: spec.stop.signal.map(|signal| signal.number().to_string()),
-        // Our own probes decide; two judges would contradict each other.
-        healthcheck: Some(HealthConfig {
+        // A probe of the file decides; two judges would contradict each other.
+        healthcheck: spec.probes.readiness.as_ref().map(|_| HealthConfig {
             test: Some(vec!["NONE".to_owned()]),
             ..HealthConfig::default()
         }),

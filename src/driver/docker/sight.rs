@@ -3,21 +3,27 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, NetworkSettings,
+    ContainerSummaryStateEnum, HealthConfig, HealthStatusEnum, NetworkSettings,
 };
 
 use super::engine::Failure;
 use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
-    ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Sighting, Signal,
-    SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
+    ComponentSpec, DriverKind, EngineHealth, Exit, ExitStatus, Handle, InstanceId, Life, Sighting,
+    Signal, SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
 };
 
 use super::failure::Refusal;
+
+/// How much later than it should be the first result of a check may come.
+const SPARE: Duration = Duration::from_secs(10);
+/// Characters that are kept of what a check says.
+const LONGEST_WORDS: usize = 300;
 
 /// A container of ours, as the engine described it.
 #[derive(Clone, Debug)]
@@ -28,6 +34,8 @@ pub(super) struct Seen {
     pub(super) description: Option<Description>,
     pub(super) life: Life,
     pub(super) paused: bool,
+    /// What the engine says of its health, if it runs and its image has a check.
+    pub(super) health: Option<EngineHealth>,
     /// Its first process, as the engine counts, if it runs.
     pub(super) pid: Option<u32>,
     /// Where it can be reached from this host.
@@ -142,6 +150,7 @@ impl Seen {
             instance,
             description,
             paused: state.paused == Some(true),
+            health: health(&state, config.healthcheck.as_ref(), now),
             pid: state
                 .pid
                 .and_then(|pid| u32::try_from(pid).ok())
@@ -177,6 +186,7 @@ impl Seen {
             description: identity::read(labels).ok(),
             life: Life::Lost { at },
             paused: false,
+            health: None,
             pid: None,
             reach: Reach::default(),
             boot: identity::boot(labels),
@@ -225,8 +235,50 @@ impl Seen {
             driver: DriverKind::Docker,
             life: self.life.clone(),
             outdated: means.is_some() && means != self.image_id.as_ref(),
+            health: self.health.clone(),
         }
     }
+}
+
+/// What the engine says of a running container's health; `None` when nothing is checked, or the engine
+/// does not run the check: Podman's needs a systemd.
+fn health(
+    state: &ContainerState,
+    check: Option<&HealthConfig>,
+    now: Timestamp,
+) -> Option<EngineHealth> {
+    if state.status != Some(ContainerStateStatusEnum::RUNNING) {
+        return None;
+    }
+    let said = state.health.as_ref()?;
+    let last = said.log.iter().flatten().last();
+    match said.status? {
+        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
+        HealthStatusEnum::HEALTHY => Some(EngineHealth::Healthy),
+        HealthStatusEnum::UNHEALTHY => {
+            let output = last.and_then(|result| result.output.as_deref());
+            let words = output.unwrap_or_default().trim();
+            let words: String = words.chars().take(LONGEST_WORDS).collect();
+            Some(EngineHealth::Unhealthy(words))
+        }
+        HealthStatusEnum::STARTING => {
+            let first = time(state.started_at.as_deref()).map(|at| at.after(first_result(check)));
+            let is_run = last.is_some() || first.is_none_or(|first| now < first);
+            is_run.then_some(EngineHealth::Starting)
+        }
+    }
+}
+
+/// After how long the first result of an image's check is there, with time to spare.
+fn first_result(check: Option<&HealthConfig>) -> Duration {
+    let nanos = |nanos: Option<i64>, default| match nanos.and_then(|n| u64::try_from(n).ok()) {
+        Some(nanos) if nanos > 0 => Duration::from_nanos(nanos),
+        Some(_) | None => default,
+    };
+    // Docker's own defaults.
+    let interval = nanos(check.and_then(|it| it.interval), Duration::from_secs(30));
+    let timeout = nanos(check.and_then(|it| it.timeout), Duration::from_secs(30));
+    interval + timeout + SPARE
 }
 
 /// What a container's state means; `None` when it means nothing to us.

@@ -694,7 +694,12 @@ fn answer(seen: Seen) -> Result<Started, DriverError> {
         Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at.unwrap_or(exit.at),
         Life::Lost { at } | Life::HostReboot { at } => at,
     };
-    Ok(Started { handle, since })
+    let health = seen.health;
+    Ok(Started {
+        handle,
+        since,
+        health,
+    })
 }
 
 /// Where `program` may lie in a container.

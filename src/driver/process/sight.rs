@@ -503,5 +503,6 @@ pub(super) fn sighting_of(
         driver: DriverKind::Process,
         life,
         outdated: false,
+        health: None,
     }
 }

@@ -56,7 +56,11 @@ impl ProcessDriver {
         instance: &InstanceId,
     ) -> Result<Option<Result<Started, StartFailure>>, DriverError> {
         let answer = |handle: Option<Handle>, since: Timestamp| match handle {
-            Some(handle) => Ok(Started { handle, since }),
+            Some(handle) => Ok(Started {
+                handle,
+                since,
+                health: None,
+            }),
             None => Err(StartFailure {
                 reason: "Lost".to_owned(),
                 message: format!("the guardian of {instance} died before its program ran"),
@@ -76,7 +80,13 @@ impl ProcessDriver {
                     handle: Some(handle),
                     life: Life::Running { since },
                     ..
-                } => return Ok(Some(Ok(Started { handle, since }))),
+                } => {
+                    return Ok(Some(Ok(Started {
+                        handle,
+                        since,
+                        health: None,
+                    })));
+                }
                 // A shim whose driver is gone ends at once; one that is about to start is done soon.
                 Finding::Guarded { .. } => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -160,7 +170,11 @@ impl ProcessDriver {
                 let since = Timestamp::from_millis(at);
                 self.keep(launch, &shim, &handle, since)
                     .map_err(|error| unreachable(operation, error))?;
-                Ok(Started { handle, since })
+                Ok(Started {
+                    handle,
+                    since,
+                    health: None,
+                })
             }
             Ok(Ok(Reply::Failed { stage, errno, .. })) => {
                 let failed = (Some(stage), errno);

@@ -306,6 +306,7 @@ impl World {
                 let result = Ok(Started {
                     handle,
                     since: self.now,
+                    health: None,
                 });
                 Input::StartAnswered { instance, result }
             }
@@ -393,6 +394,7 @@ impl World {
                 driver,
                 life: thing.life.clone(),
                 outdated: false,
+                health: None,
             })
             .collect()
     }

@@ -96,6 +96,7 @@ impl Owned {
                         let result = Ok(Started {
                             handle: process(self.pids),
                             since: self.now,
+                            health: None,
                         });
                         let instance = launch.instance;
                         self.core
@@ -128,6 +129,7 @@ impl Owned {
                     driver: instance.driver,
                     life: crate::model::Life::Running { since: self.now },
                     outdated: false,
+                    health: None,
                 });
             }
         }
