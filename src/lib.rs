@@ -21,19 +21,20 @@
 //! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
 //! | 1 | [`ownership`] | who else could change what a path names |
 //! | 2 | [`store`] | what is remembered, in an embedded database |
-//! | 2 | [`driver`] | where components run |
 //! | 2 | [`probe`] | asks components whether they are well |
 //! | 2 | [`watch`] | a file, to the last good pipelines in it |
-//! | 3 | [`preflight`] | what will not work on this host, found before anything is started |
-//! | 3 | [`reconciler`] | the only writer: commands in, snapshots out |
-//! | 3 | [`usage`] | what replicas use of their host, measured while somebody asks |
-//! | 4 | [`control_plane`] | what components call: both gRPC services, tokens, TLS |
-//! | 4 | [`api`] | what the command line and scripts call, and its client |
-//! | 4 | [`metrics`] | what scrapers read: a snapshot and the daemon itself, as metrics |
-//! | 4 | [`notify`] | tells people and programs what is wrong, without being asked |
-//! | 4 | [`telemetry`] | the daemon's log |
-//! | 5 | [`daemon`] | wires all of the above |
-//! | 6 | [`cli`] | what people type, and what they read |
+//! | 3 | [`images`] | which images may run: policy, registries, signatures; the one gate from a name to an image |
+//! | 4 | [`driver`] | where components run |
+//! | 5 | [`preflight`] | what will not work on this host, found before anything is started |
+//! | 5 | [`reconciler`] | the only writer: commands in, snapshots out |
+//! | 5 | [`usage`] | what replicas use of their host, measured while somebody asks |
+//! | 6 | [`control_plane`] | what components call: both gRPC services, tokens, TLS |
+//! | 6 | [`api`] | what the command line and scripts call, and its client |
+//! | 6 | [`metrics`] | what scrapers read: a snapshot and the daemon itself, as metrics |
+//! | 6 | [`notify`] | tells people and programs what is wrong, without being asked |
+//! | 6 | [`telemetry`] | the daemon's log |
+//! | 7 | [`daemon`] | wires all of the above |
+//! | 8 | [`cli`] | what people type, and what they read |
 //!
 //! # Five ideas
 //!
@@ -69,6 +70,7 @@ pub mod failpoint;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod images;
 pub mod manifest;
 pub mod metrics;
 pub mod model;

@@ -289,6 +289,7 @@ fn obey(command: Command) {
         Command::Problem { .. }
         | Command::Note { .. }
         | Command::Reported { .. }
+        | Command::ImagePolicyChanged
         | Command::Registry(_) => true,
     };
     assert!(reached, "the asker waits for its answer");

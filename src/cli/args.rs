@@ -1,6 +1,7 @@
 //! What can be typed. Nothing but clap, and the words that only clap needs.
 
 mod control;
+mod image;
 mod notifications;
 mod status;
 mod steer;
@@ -16,6 +17,7 @@ use crate::daemon::OtlpEndpoint;
 use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
+pub use image::{Image, ImageVerb};
 pub use notifications::{Notify, NotifyVerb};
 pub use status::{CheckHow, Status};
 pub use steer::{Delete, Restart, Steer};
@@ -130,6 +132,8 @@ pub enum Verb {
     Events(Events),
     /// Show who is told of what is wrong, and try whether that works
     Notify(Notify),
+    /// Tell which images may run, and why
+    Image(Image),
     /// Show what components wrote
     Logs(Logs),
     /// Show what components use: processor, memory, processes, open files
@@ -254,6 +258,14 @@ pub struct Validate {
     /// Where components run whose file leaves that open
     #[arg(long, value_name = "WHERE")]
     pub orchestrator: Option<Where>,
+    /// Warn of images that this file does not let run
+    #[arg(
+        long,
+        env = "FLOWCTL_IMAGE_POLICY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub image_policy: Option<PathBuf>,
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     pub output: TextOrJson,
@@ -701,6 +713,9 @@ mod tests {
             "stop -l team=data -o json",
             "notify test on-call -o json",
             "why ttp/source",
+            "image check nginx:1 --image-policy images.yaml -o json",
+            "image verify nginx:1",
+            "image pin p.yaml",
             "events -f -o json",
             "logs a b -f --since 10m --tail 100 --timestamps",
             "logs a --previous --raw --until 2026-11-21T02:00:00Z",

@@ -31,6 +31,15 @@ pub struct Engine {
         value_parser = folder
     )]
     pub allow_mounts: Vec<PathBuf>,
+    /// The file that says which images may run [default: all may]. Nothing starts while it cannot be
+    /// read
+    #[arg(
+        long,
+        env = "FLOWCTL_IMAGE_POLICY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub image_policy: Option<PathBuf>,
 }
 
 impl Engine {
@@ -39,6 +48,11 @@ impl Engine {
         EngineChoice {
             host: self.docker_host.clone(),
             allowed_mounts: self.allow_mounts.clone(),
+            // The daemon may work elsewhere than here.
+            image_policy: self
+                .image_policy
+                .as_ref()
+                .map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())),
             privileged: if self.allow_privileged {
                 Privileged::Allowed
             } else {

@@ -23,6 +23,7 @@ pub mod exit;
 mod foreground;
 mod goal;
 mod host;
+mod image;
 mod init;
 mod last_lines;
 mod logs;
@@ -205,6 +206,7 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
     };
     match cli.verb {
         Verb::Validate(args) => cx.alone(|cx| validate::run(cx, args)),
+        Verb::Image(args) => cx.alone(|cx| image::run(cx, args)),
         Verb::Init(args) => cx.alone(|cx| init::run(cx, args)),
         Verb::Completion(args) => cx.alone(|cx| completion::run(cx, args)),
         Verb::Status(args) if status::is_about_another(&args) => {

@@ -125,7 +125,8 @@ fn troubles(snapshot: &Snapshot, look: Look, now: Timestamp, text: &mut String) 
             | ConditionKind::Rejected
             | ConditionKind::Oom
             | ConditionKind::OverRestarting
-            | ConditionKind::Undelivered => is_any = true,
+            | ConditionKind::Undelivered
+            | ConditionKind::ImageRefused => is_any = true,
         }
         let tone = match condition.kind.severity() {
             Severity::Critical => Tone::Bad,

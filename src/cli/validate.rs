@@ -13,26 +13,33 @@ use super::sources::{PATIENCE, gather};
 use super::text::Style;
 use super::{Stateless, asking};
 use crate::api::{HostMount, SourceInput};
+use crate::images;
 use crate::manifest::{self, Colour, Problems, Severity};
+use crate::model::{Problem, Workload};
 use crate::notify::look;
 
 pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failure> {
     let sources = asking(gather(args.files.all(), PATIENCE))?;
+    let (policies, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_policy);
     let (notify, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_notify);
     let mut found = Vec::new();
     for source in &notify {
-        found.push(check_notify(source)?);
+        let (name, problems) = check_notify(source)?;
+        found.push((name, "a notification file", problems));
+    }
+    for source in &policies {
+        let (name, problems) = check_policy(source);
+        found.push((name, "an image policy", problems));
     }
     let is_bad = found
         .iter()
-        .any(|(_, problems)| problems.errors().next().is_some());
+        .any(|(_, _, problems)| problems.errors().next().is_some());
     if !found.is_empty() && (sources.is_empty() || is_bad) {
         return tell_of_notify(cx, &args, &found, is_bad);
     }
     if let TextOrJson::Text = args.output {
-        for (name, _) in &found {
-            cx.out
-                .put(&format!("{name}: valid; a notification file\n"))?;
+        for (name, what, _) in &found {
+            cx.out.put(&format!("{name}: valid; {what}\n"))?;
         }
     }
     let checked = cx.host.check(&Question {
@@ -41,6 +48,13 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
         orchestrator: args.orchestrator.map(Into::into),
         style: cx.out.look().style,
     });
+    let checked = match (checked, &args.image_policy) {
+        (Ok(mut approved), Some(file)) => {
+            warn_of_images(file, &sources, &mut approved);
+            Ok(approved)
+        }
+        (checked, _) => checked,
+    };
     match (checked, args.output) {
         (Ok(approved), TextOrJson::Text) => {
             if !approved.remarks.rendered.is_empty() {
@@ -75,6 +89,30 @@ fn is_notify(source: &SourceInput) -> bool {
     }
 }
 
+/// Whether a source is an image policy. Its keys are files too, so one without a folder is none.
+fn is_policy(source: &SourceInput) -> bool {
+    match source {
+        SourceInput::File(path) => {
+            look(path).is_ok_and(|text| manifest::is_image_policy(text.as_bytes()))
+        }
+        SourceInput::Text { .. } => false,
+    }
+}
+
+/// An image policy's name, and what is wrong with it.
+fn check_policy(source: &SourceInput) -> (String, Problems) {
+    let SourceInput::File(path) = source else {
+        let name = "standard input".to_owned();
+        let why = "an image policy is a file, beside which its keys lie";
+        return (name.clone(), Problems::whole_file(&name, why, None));
+    };
+    let problems = match images::load(path) {
+        Ok(loaded) => loaded.warnings,
+        Err(problems) => problems,
+    };
+    (path.display().to_string(), problems)
+}
+
 /// A notification file's name, and what is wrong with it.
 fn check_notify(source: &SourceInput) -> Result<(String, Problems), Failure> {
     let (name, text, base) = match source {
@@ -101,7 +139,7 @@ fn check_notify(source: &SourceInput) -> Result<(String, Problems), Failure> {
 fn tell_of_notify(
     cx: &mut Stateless<'_>,
     args: &Validate,
-    found: &[(String, Problems)],
+    found: &[(String, &str, Problems)],
     is_bad: bool,
 ) -> Result<Exit, Failure> {
     let colour = match cx.out.look().style {
@@ -113,7 +151,7 @@ fn tell_of_notify(
             let rows = |severity| {
                 let all = found
                     .iter()
-                    .flat_map(|(name, problems)| problems.rows(severity, Some(Path::new(name))));
+                    .flat_map(|(name, _, problems)| problems.rows(severity, Some(Path::new(name))));
                 all.collect::<Vec<_>>()
             };
             let answer = json!({
@@ -124,13 +162,12 @@ fn tell_of_notify(
             cx.out.line(answer.to_string().as_bytes())?;
         }
         TextOrJson::Text => {
-            for (name, problems) in found {
+            for (name, what, problems) in found {
                 if !problems.is_empty() {
                     tell(problems.render(colour).trim_end());
                 }
                 if problems.errors().next().is_none() {
-                    cx.out
-                        .put(&format!("{name}: valid; a notification file\n"))?;
+                    cx.out.put(&format!("{name}: valid; {what}\n"))?;
                 }
             }
         }
@@ -140,6 +177,51 @@ fn tell_of_notify(
     } else {
         Exit::Done
     })
+}
+
+/// Adds what the image policy would not let run, as far as names tell.
+fn warn_of_images(file: &Path, sources: &[SourceInput], approved: &mut Approved) {
+    let policy = super::place::absolute(file)
+        .ok()
+        .map(|file| images::load(&file));
+    let mut found = Vec::new();
+    match policy {
+        None => {}
+        Some(Err(problems)) => found.push((None, format!("{problems}"))),
+        Some(Ok(policy)) => {
+            for (index, spec) in &approved.pipelines {
+                let path = match sources.get(*index) {
+                    Some(SourceInput::File(path)) => Some(path.clone()),
+                    Some(SourceInput::Text { .. }) | None => None,
+                };
+                for component in spec.components.values() {
+                    let Workload::Docker(container) = &component.workload else {
+                        continue;
+                    };
+                    let image = container.image.as_str();
+                    let why = match image.parse() {
+                        Ok(name) => {
+                            let besides = container.verify.as_ref();
+                            let ruled = images::rule(image, &name, Some(&policy), besides);
+                            ruled.err().map(|refused| refused.message)
+                        }
+                        Err(error) => Some(format!("image {image} has no clear name: {error}")),
+                    };
+                    found.extend(why.map(|why| (path.clone(), format!("{}: {why}", component.id))));
+                }
+            }
+        }
+    }
+    for (file, message) in found {
+        let rendered = &mut approved.remarks.rendered;
+        rendered.push_str(&format!("warning: {message}\n"));
+        approved.remarks.warnings.push(Problem {
+            file,
+            line: None,
+            column: None,
+            message,
+        });
+    }
 }
 
 /// `pipeline.yaml: valid; pipeline ttp with 3 components`, a line per pipeline, and what each mounts of

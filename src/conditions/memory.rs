@@ -315,7 +315,8 @@ fn condition(
         | ConditionKind::Failed
         | ConditionKind::Unready
         | ConditionKind::Rejected
-        | ConditionKind::Undelivered => of_now(),
+        | ConditionKind::Undelivered
+        | ConditionKind::ImageRefused => of_now(),
     };
     StatusCondition {
         namespace: Some(status.namespace.clone()),

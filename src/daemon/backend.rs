@@ -261,7 +261,11 @@ impl api::Backend for Backend {
         };
         let snapshot = self.owner.snapshots().borrow().clone();
         let code = match &error {
-            DriverError::Refused(_) if snapshot.has_newer_image(pipeline, component) => {
+            // By a policy the image that is here is not let run for its name alone.
+            DriverError::Refused(_)
+                if !self.docker.judges_images()
+                    && snapshot.has_newer_image(pipeline, component) =>
+            {
                 return Ok(vec![format!(
                     "{error}; the image of that name which is here runs instead"
                 )]);

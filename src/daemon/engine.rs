@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint};
+use crate::images::Gate;
 use crate::model::{DriverKind, ExitStatus, InstanceId, PipelineSpec, Workload};
 use crate::probe::{Ended, Ending, Inside, NotBegun};
 use crate::reconciler::Kept;
@@ -42,6 +43,8 @@ pub struct EngineChoice {
     pub privileged: Privileged,
     /// Folders of this host, beside that of its manifest, below which a component may write.
     pub allowed_mounts: Vec<PathBuf>,
+    /// Which file says which images may run; `None` = all may.
+    pub image_policy: Option<PathBuf>,
 }
 
 impl Default for EngineChoice {
@@ -51,6 +54,7 @@ impl Default for EngineChoice {
             host: None,
             privileged: Privileged::Refused,
             allowed_mounts: Vec::new(),
+            image_policy: None,
         }
     }
 }
@@ -78,9 +82,10 @@ pub(super) fn open(
     state_dir: &Path,
     choice: &EngineChoice,
     clock: &Clock,
+    gate: Arc<Gate>,
 ) -> Result<Arc<DockerDriver>, EngineError> {
     keep(state_dir, choice)?;
-    driver(state_dir, choice, clock, Conduct::Tends)
+    driver(state_dir, choice, clock, Conduct::Tends, gate)
 }
 
 /// The way to the engine for somebody who changes nothing.
@@ -89,7 +94,8 @@ pub(super) fn onlooker(
     choice: &EngineChoice,
     clock: &Clock,
 ) -> Result<Arc<DockerDriver>, EngineError> {
-    driver(state_dir, choice, clock, Conduct::OnlyLooks)
+    let gate = Arc::new(Gate::open());
+    driver(state_dir, choice, clock, Conduct::OnlyLooks, gate)
 }
 
 fn driver(
@@ -97,6 +103,7 @@ fn driver(
     choice: &EngineChoice,
     clock: &Clock,
     conduct: Conduct,
+    gate: Arc<Gate>,
 ) -> Result<Arc<DockerDriver>, EngineError> {
     let endpoint = Endpoint::discover(choice.host.as_deref(), &|name| std::env::var(name).ok())?;
     let config = DockerConfig {
@@ -106,6 +113,7 @@ fn driver(
         privileged: choice.privileged,
         allowed_mounts: choice.allowed_mounts.clone(),
         conduct,
+        gate,
     };
     Ok(DockerDriver::new(config, clock.clone()))
 }

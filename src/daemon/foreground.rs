@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
 use crate::driver::logs::kept::Retention;
 use crate::driver::{Follow, LogQuery, Runs};
+use crate::manifest::Severity;
 use crate::model::{
     ComponentId, DriverKind, Event, EventKind, HumanDuration, InstanceId, PhaseName, PipelineKey,
     Signal, Snapshot, StopPolicy,
@@ -124,6 +125,7 @@ pub async fn run(
     defects: &mut Defects,
 ) -> Result<RunEnd, RunError> {
     let checked = check(&options.sources, Watching::Yes, &options.reading)?;
+    check_policy(&options)?;
     let logs = options.state_dir.join("logs");
     // Logs that somebody else left there are not this run's to remove.
     let had_logs = logs.exists();
@@ -160,6 +162,17 @@ pub async fn run(
         }
     }
     Ok(ended)
+}
+
+/// Somebody is there to mend a policy that cannot be read.
+fn check_policy(options: &RunOptions) -> Result<(), ApiError> {
+    let Some(file) = &options.engine.image_policy else {
+        return Ok(());
+    };
+    crate::images::load(file).map(drop).map_err(|problems| {
+        let rendered = problems.render(options.reading.colour);
+        ApiError::manifest(rendered, problems.rows(Severity::Error, Some(file)))
+    })
 }
 
 async fn supervise(

@@ -14,11 +14,13 @@ mod control;
 pub mod defect;
 mod engine;
 mod foreground;
+mod images;
 mod leftovers;
 mod metering;
 mod otel;
 mod overrides;
 mod probing;
+mod rebuilding;
 mod recording;
 mod registrations;
 mod retention;
@@ -29,7 +31,7 @@ mod voice;
 
 pub use sources::{Reading, check};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,11 +50,11 @@ use crate::driver::logs::kept::Retention;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Scope};
 use crate::metrics::Metrics;
-use crate::model::{DaemonStatus, DriverKind, PipelineRecord, PipelineSpec, Signal};
+use crate::model::{DaemonStatus, DriverKind, Signal};
 use crate::notify::{Notifier, NotifyHandle, Source as NotifySource};
 use crate::probe::Prober;
 use crate::reconciler::{Core, Drivers, Kept, Reconciler, ReconcilerHandle, Refusal};
-use crate::store::{self, Batch, LockError, Recovery, StateLock, Store, StoreError};
+use crate::store::{self, LockError, Recovery, StateLock, Store, StoreError};
 
 pub use alone::{Onlooker, down, look, volumes};
 use backend::Backend;
@@ -65,6 +67,7 @@ pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
 pub use otel::OtlpEndpoint;
 use overrides::Overrides;
 use probing::Injection;
+use rebuilding::{judge_recovery, note_silence, rebuilt};
 use recording::{end_rebuilding, recorder};
 pub use signals::{Asked, Signals};
 use sources::Sources;
@@ -72,9 +75,6 @@ pub use voice::{Said, Voice};
 
 use crate::telemetry::LogFile;
 use crate::usage::Meters;
-
-/// The setting that names those who could not say what they run when the store was lost.
-const UNDESCRIBED: &str = "undescribed";
 
 /// How a daemon is set up.
 #[derive(Clone, Debug)]
@@ -191,7 +191,8 @@ impl Daemon {
                 source,
             })?;
         let process = open_process_driver(&dir, &clock)?;
-        let docker = engine::open(&dir, &options.engine, &clock)?;
+        let gate = images::gate(&options, &clock, &loaded.settings, &store);
+        let docker = engine::open(&dir, &options.engine, &clock, Arc::clone(&gate))?;
 
         let settings = loaded.settings.clone();
         let kept = Kept {
@@ -332,9 +333,13 @@ impl Daemon {
             tasks.push(tokio::spawn(telling.run(stop.clone())));
             notifier = Some(handle);
         }
+        if let Some(file) = options.engine.image_policy.clone() {
+            let following = images::follow(Arc::clone(&gate), file, owner.clone(), stop.clone());
+            tasks.push(tokio::spawn(following));
+        }
         let overrides = Overrides::new(owner.clone(), store.clone(), &settings);
         tasks.push(tokio::spawn(overrides.clone().follow()));
-        let sources = Sources::start(owner.clone(), store.clone(), &settings, files, &stop)
+        let sources = Sources::start(owner.clone(), store.clone(), &settings, files, gate, &stop)
             .await
             .map_err(|source| DaemonError::Io {
                 doing: "watch files",
@@ -632,86 +637,6 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
     ProcessDriver::new(forks, process_config(dir), clock.clone())
         .map(Arc::new)
         .map_err(|source| failed("make the folder of instances", source))
-}
-
-/// Whether the store remembers all that runs. An engine that was silent when a store was rebuilt is
-/// asked again.
-fn judge_recovery(recovery: Recovery, settings: &BTreeMap<String, String>) -> Recovery {
-    if recovery == Recovery::Intact && settings.contains_key(UNDESCRIBED) {
-        return Recovery::New;
-    }
-    recovery
-}
-
-/// Pipelines of a lost store, put together from what their instances carry, and the drivers that
-/// could not say what they run.
-async fn rebuilt(
-    mut kept: Kept,
-    drivers: &Drivers,
-    recovery: &Recovery,
-) -> (Kept, BTreeSet<DriverKind>) {
-    let mut silent = BTreeSet::new();
-    if *recovery == Recovery::Intact {
-        return (kept, silent);
-    }
-    let mut described = Vec::new();
-    for driver in drivers.values() {
-        match driver.describe().await {
-            Ok(more) => described.extend(more),
-            Err(error) => {
-                silent.insert(driver.kind());
-                tracing::error!(
-                    %error,
-                    "what runs cannot be read; it is left alone until a daemon starts that can"
-                );
-            }
-        }
-    }
-    for launch in described {
-        let key = launch.instance.pipeline.clone();
-        let record = kept
-            .pipelines
-            .entry(key.clone())
-            .or_insert_with(|| PipelineRecord {
-                spec: Arc::new(PipelineSpec {
-                    key,
-                    description: None,
-                    labels: BTreeMap::new(),
-                    annotations: BTreeMap::new(),
-                    network: None,
-                    components: BTreeMap::new(),
-                }),
-                generation: launch.generation,
-                watched: launch.file.is_some(),
-                file: launch.file.clone(),
-                deleting: false,
-            });
-        record.generation = record.generation.max(launch.generation);
-        Arc::make_mut(&mut record.spec)
-            .components
-            .entry(launch.spec.id.clone())
-            .or_insert_with(|| launch.spec.as_ref().clone());
-    }
-    (kept, silent)
-}
-
-/// Has the next daemon ask those who could not say what they run, until they could.
-fn note_silence(store: &Store, silent: &BTreeSet<DriverKind>, settings: &BTreeMap<String, String>) {
-    let mut batch = Batch::new();
-    if !silent.is_empty() {
-        let names: Vec<String> = silent.iter().map(ToString::to_string).collect();
-        batch.put_setting(UNDESCRIBED, names.join(" "));
-    } else if settings.contains_key(UNDESCRIBED) {
-        batch.forget_setting(UNDESCRIBED);
-    } else {
-        return;
-    }
-    store.commit(batch, store::Durability::PowerSafe, |result| {
-        if let Err(error) = result {
-            let error = in_full(error);
-            tracing::warn!(error, "who has to be asked again is not recorded yet");
-        }
-    });
 }
 
 fn watched_files(kept: &Kept) -> Vec<PathBuf> {

@@ -18,12 +18,15 @@ use crate::api::{
     Watching,
 };
 use crate::driver::process;
+use crate::images::Gate;
 use crate::manifest::{self, Colour, Given, Parsed, Problems, Severity};
 use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem, path};
 use crate::ownership::{End, Stranger, Trusted};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
 use crate::store::{self, Batch, Store, StoreError};
 use crate::watch::{self, Method, OnProblem, Update, Watch, WatchDied};
+
+use super::images;
 
 /// How manifests are read.
 #[derive(Clone, Debug)]
@@ -257,6 +260,10 @@ pub(super) struct Sources {
     store: Store,
     /// By the path of the file or folder.
     followed: Arc<Mutex<BTreeMap<PathBuf, Followed>>>,
+    /// Decides which images may run.
+    gate: Arc<Gate>,
+    /// How often each file was edited.
+    edits: Arc<Mutex<BTreeMap<PathBuf, u64>>>,
     stop: CancellationToken,
 }
 
@@ -278,6 +285,7 @@ impl Sources {
         store: Store,
         settings: &BTreeMap<String, String>,
         files: Vec<PathBuf>,
+        gate: Arc<Gate>,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
         let (watch, updates) = Watch::new(Method::Events)?;
@@ -286,6 +294,8 @@ impl Sources {
             owner,
             store,
             followed: Arc::default(),
+            gate,
+            edits: Arc::default(),
             stop: stop.clone(),
         };
         let mut known = kept(settings);
@@ -523,15 +533,70 @@ impl Sources {
             }
             (Standing::Owned | Standing::New, Ok(parsed)) => {
                 self.note(&source, &file, |files, file| files.insert(file.to_owned()));
-                let source = Source {
-                    file: Some(file),
-                    watched: true,
-                    origin: Origin::Watch,
-                };
-                if let Err(error) = self.owner.apply(parsed.pipelines, source).await {
-                    // The owner has it, and records it when it can.
-                    tracing::warn!(%error, "an edit is not recorded yet");
+                let number = self.edited(&file);
+                if self.gate.is_watched() {
+                    // Registries are asked, and nobody else's edit waits for that.
+                    let sources = self.clone();
+                    tokio::spawn(sources.hand_in_once_let(file, parsed.pipelines, number));
+                } else {
+                    self.apply(file, parsed.pipelines).await;
                 }
+            }
+        }
+    }
+
+    async fn apply(&self, file: PathBuf, pipelines: Vec<PipelineSpec>) {
+        let source = Source {
+            file: Some(file),
+            watched: true,
+            origin: Origin::Watch,
+        };
+        if let Err(error) = self.owner.apply(pipelines, source).await {
+            // The owner has it, and records it when it can.
+            tracing::warn!(%error, "an edit is not recorded yet");
+        }
+    }
+
+    /// Counts an edit of a file; answers its number.
+    fn edited(&self, file: &Path) -> u64 {
+        let mut edits = self.edits.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = edits.entry(file.to_owned()).or_default();
+        *number += 1;
+        *number
+    }
+
+    /// Whether no later edit of the file is known.
+    fn is_latest(&self, file: &Path, number: u64) -> bool {
+        let edits = self.edits.lock().unwrap_or_else(PoisonError::into_inner);
+        edits.get(file) == Some(&number)
+    }
+
+    /// Applies an edit once the images that it brings may run. Until then what it would replace runs
+    /// on, and `status` says why.
+    async fn hand_in_once_let(self, file: PathBuf, pipelines: Vec<PipelineSpec>, number: u64) {
+        let mut states = self.gate.states();
+        loop {
+            states.borrow_and_update();
+            let barred = images::barred(&self.gate, &self.owner, &pipelines).await;
+            if !self.is_latest(&file, number) {
+                return;
+            }
+            let Some(why) = barred else {
+                self.apply(file, pipelines).await;
+                return;
+            };
+            let problem = Problem {
+                file: Some(file.clone()),
+                line: None,
+                column: None,
+                message: why,
+            };
+            self.owner.report(file.clone(), Some(problem)).await;
+            tokio::select! {
+                // Cancel-safe, all of them: they only wait.
+                () = tokio::time::sleep(images::AGAIN) => {}
+                changed = states.changed() => if changed.is_err() { return },
+                () = self.stop.cancelled() => return,
             }
         }
     }

@@ -372,6 +372,7 @@ mod tests {
             working_dir: None,
             pull: None,
             network: None,
+            verify: None,
         });
         spec
     }

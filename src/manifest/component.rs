@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use crate::model::image::ImageRequirement;
 use crate::model::{
     ComponentId, ComponentSpec, Condition, Dependency, DriverKind, HumanDuration, LogLimits,
     Registration, Resources, Rlimits, Role, SecretSpec, SpecHash, StopTarget, Umask, Volume,
@@ -42,6 +43,8 @@ pub(super) struct Defaults<'t> {
     pub probes: ProbesDraft<'t>,
     /// `spec.network`.
     pub network: Option<String>,
+    /// `spec.images`.
+    pub images: Option<ImageRequirement>,
 }
 
 impl Defaults<'_> {
@@ -260,9 +263,12 @@ impl<'t> Draft<'t> {
         let mut spec = ComponentSpec {
             role: self.role,
             hash: SpecHash::new(""),
-            workload: self
-                .program?
-                .resolve(resolver, defaults.network.as_deref(), findings),
+            workload: self.program?.resolve(
+                resolver,
+                defaults.network.as_deref(),
+                defaults.images.as_ref(),
+                findings,
+            ),
             kind: self.kind,
             env,
             env_file: self.env_file,

@@ -9,6 +9,7 @@ use super::component::{Defaults, Draft, environment};
 use super::fields::{Field, Fields, scalar};
 use super::graph;
 use super::health::ProbesDraft;
+use super::image_need::{self, Names};
 use super::policy::{RestartDraft, StopDraft};
 use super::problem::{Findings, Span, shown};
 use super::references::{Ids, Peer, Resolver, Target};
@@ -228,6 +229,9 @@ fn read_spec<'t>(
         .get("network")
         .and_then(|f| f.word(findings))
         .map(|word| word.text.to_owned());
+    let images = fields.get("images").and_then(|field| {
+        image_need::requirement(field, &options.base_dir, Names::Elsewhere, findings)
+    });
     let cluster = Cluster::read(fields, findings);
     let env = fields
         .get("env")
@@ -236,6 +240,7 @@ fn read_spec<'t>(
     let mut defaults = Defaults {
         env,
         network: network.clone(),
+        images,
         ..Defaults::default()
     };
     if let Some(mut written) = fields

@@ -22,8 +22,11 @@ mod fields;
 pub mod fuzzing;
 mod graph;
 mod health;
+mod image_need;
+mod image_policy;
 mod limits;
 mod notifications;
+mod pins;
 mod policy;
 mod problem;
 mod progress;
@@ -43,7 +46,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Namespace, PipelineSpec};
 
+pub use image_policy::{ParsedImagePolicy, PolicyFiles, is_image_policy, parse_image_policy};
 pub use notifications::{LookAt, ParsedNotify, check_url, is_notify, parse_notify};
+pub use pins::{ImagePlace, images, with_images};
 pub use problem::{Colour, Finding, Problems, Severity};
 pub use references::HOST_FROM_CONTAINER;
 pub use tree::MAX_BYTES;

@@ -183,6 +183,12 @@ impl<'s> Findings<'s> {
         self.push(Severity::Warning, at, message.into(), fix.into(), None);
     }
 
+    /// The line of `at`, from 1.
+    pub(super) fn line(&self, at: Span) -> u32 {
+        let before = &self.source.as_bytes()[..at.start.min(self.source.len())];
+        count(memchr::memchr_iter(b'\n', before).count())
+    }
+
     pub(super) fn has_errors(&self) -> bool {
         self.errors > 0
     }

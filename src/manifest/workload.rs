@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::model::image::ImageRequirement;
 use crate::model::{
     ContainerSpec, DriverKind, ImagePullPolicy, KubernetesSpec, NomadSpec, ProcessSpec, Workload,
 };
@@ -324,11 +325,13 @@ impl<'t> Program<'t> {
         }
     }
 
-    /// The workload, its references resolved; a container of Docker's is on `network`.
+    /// The workload, its references resolved; a container of Docker's is on `network`, and `verify` must
+    /// hold of its image.
     pub(super) fn resolve(
         self,
         resolver: &Resolver<'_>,
         network: Option<&str>,
+        verify: Option<&ImageRequirement>,
         findings: &mut Findings<'_>,
     ) -> Workload {
         let mut args = resolver.texts(&self.args, findings);
@@ -341,6 +344,7 @@ impl<'t> Program<'t> {
             working_dir: draft.working_dir,
             pull: draft.pull,
             network: None,
+            verify: verify.cloned(),
         };
         match self.place {
             Place::Docker(draft) => Workload::Docker(ContainerSpec {

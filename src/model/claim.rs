@@ -138,6 +138,7 @@ mod tests {
             working_dir: None,
             pull: None,
             network: None,
+            verify: None,
         });
         let port = |host_port, protocol| Port {
             name: None,

@@ -109,6 +109,9 @@ impl StatusCondition {
             (ConditionKind::Failed, Some(pipeline), Some(component)) => format!(
                 "look at `flowctl logs {pipeline}/{component}`, mend the cause, then `flowctl start {pipeline}/{component}`"
             ),
+            (ConditionKind::ImageRefused, Some(pipeline), Some(component)) => format!(
+                "run an image that the policy accepts, or correct the policy; `flowctl describe {pipeline}/{component}`"
+            ),
             (_, Some(pipeline), Some(component)) => {
                 format!("`flowctl why {pipeline}/{component}`")
             }
@@ -132,7 +135,8 @@ impl StatusCondition {
                 | ConditionKind::Unready
                 | ConditionKind::Stalled
                 | ConditionKind::Oom
-                | ConditionKind::OverRestarting,
+                | ConditionKind::OverRestarting
+                | ConditionKind::ImageRefused,
                 None,
                 _,
             ) => "`flowctl status`".to_owned(),
@@ -203,6 +207,8 @@ pub enum ConditionKind {
     OverRestarting,
     /// A notification target has taken nothing for a while.
     Undelivered,
+    /// A component runs an image that the image policy would not let start today.
+    ImageRefused,
 }
 
 /// How much a condition matters.
@@ -226,7 +232,7 @@ impl fmt::Display for Severity {
 
 impl ConditionKind {
     /// All of them, the gravest first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotDurable,
         Self::Blind,
         Self::Failed,
@@ -237,6 +243,7 @@ impl ConditionKind {
         Self::Oom,
         Self::OverRestarting,
         Self::Undelivered,
+        Self::ImageRefused,
     ];
 
     /// How much it matters.
@@ -248,7 +255,8 @@ impl ConditionKind {
             | Self::Rejected
             | Self::Oom
             | Self::OverRestarting
-            | Self::Undelivered => Severity::Warning,
+            | Self::Undelivered
+            | Self::ImageRefused => Severity::Warning,
         }
     }
 }
@@ -266,6 +274,7 @@ impl fmt::Display for ConditionKind {
             Self::Oom => "oom",
             Self::OverRestarting => "over-restarting",
             Self::Undelivered => "undelivered",
+            Self::ImageRefused => "image-refused",
         })
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn container() -> Workload {
         working_dir: None,
         pull: None,
         network: None,
+        verify: None,
     })
 }
 

@@ -14,6 +14,7 @@ mod figures;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ids;
+pub mod image;
 mod notified;
 pub mod path;
 mod plan;

@@ -216,6 +216,8 @@ impl<'a> Container<'a> {
             working_dir,
             pull,
             network,
+            // It decides what may run, not what runs.
+            verify: _,
         } = spec;
         Self {
             image,

@@ -443,8 +443,8 @@ pub struct StartFailure {
 }
 
 impl StartFailure {
-    /// What the reasons of images that are not to be had begin with.
-    const PULL: &str = "ImagePull";
+    /// What the reasons of images begin with that are not to be had, or are not let run.
+    const IMAGE: &str = "Image";
 
     /// Why a start says that it ended early because nobody wanted its instance any more.
     pub const GIVEN_UP: &str = "ImagePullGivenUp";
@@ -454,9 +454,9 @@ impl StartFailure {
         self.reason == Self::GIVEN_UP
     }
 
-    /// Whether its image was not to be had: no fault of the component.
-    pub fn is_pull(&self) -> bool {
-        self.reason.starts_with(Self::PULL)
+    /// Whether its image was not to be had, or is not let run: no fault of the component.
+    pub fn is_image(&self) -> bool {
+        self.reason.starts_with(Self::IMAGE)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::{
     PendingMessage, PipelineKey, Problem, Snapshot, StatusCondition, TargetName, TellEnd,
     Timestamp,
 };
-use crate::reconciler::ReconcilerHandle;
+use crate::reconciler::{Asker, ReconcilerHandle};
 use crate::store::Store;
 
 use super::deliver;
@@ -479,7 +479,9 @@ impl Notifier {
             }
         }
         if found != self.reported {
-            self.owner.report_conditions(found.clone()).await;
+            self.owner
+                .report_conditions(Asker::Notifier, found.clone())
+                .await;
             self.reported = found;
         }
     }

@@ -138,6 +138,9 @@ pub struct Observed<'a> {
     pub leaving_elsewhere: LeavingElsewhere<'a>,
     /// Instances that something of another pipeline waits for, to take over what they have.
     pub awaited_elsewhere: BTreeSet<&'a InstanceId>,
+    /// When another image policy came into force, if it changed: what an earlier one refused is judged
+    /// anew at once.
+    pub image_policy_since: Option<Timestamp>,
     /// Why nothing new may begin, if so.
     pub frozen: Option<&'a str>,
     /// Above every incarnation of this host's past, those of forgotten replicas included: what they
@@ -454,15 +457,18 @@ impl<'a> View<'a> {
                 last,
                 crashloop,
                 ending,
-            } => {
-                return Decision::Wait(Hold::Backoff {
-                    until,
-                    failures,
-                    last,
-                    crashloop,
-                    ending,
-                });
-            }
+            } => match restart::judged_anew(record, self.observed.image_policy_since) {
+                Some(reason) => reason,
+                None => {
+                    return Decision::Wait(Hold::Backoff {
+                        until,
+                        failures,
+                        last,
+                        crashloop,
+                        ending,
+                    });
+                }
+            },
             Verdict::AwaitUpstream(upstream) => match self.missing(&upstream) {
                 Some(hold) => return Decision::Wait(hold),
                 None => Reason::UpstreamRecovered { upstream },

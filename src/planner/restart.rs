@@ -111,7 +111,7 @@ pub fn verdict(
             }
         }
         EndCause::Itself(Charge::Upstream(upstream)) => Verdict::AwaitUpstream(upstream.clone()),
-        EndCause::NotStarted(failure) if failure.is_pull() => {
+        EndCause::NotStarted(failure) if failure.is_image() => {
             after_failed_pull(&record.history, last, failure, now)
         }
         EndCause::Itself(Charge::Own)
@@ -205,6 +205,27 @@ fn after_failed_pull(
         failure: failure.clone(),
         failures,
     })
+}
+
+/// Why a replica whose image was refused is started before its time: another image policy came into
+/// force `since`.
+pub fn judged_anew(record: &Record, since: Option<Timestamp>) -> Option<Reason> {
+    let last = record.history.last.as_ref()?;
+    match &last.cause {
+        EndCause::NotStarted(failure) if failure.is_image() && last.exit.at < since? => {
+            Some(Reason::Retry {
+                failure: failure.clone(),
+                failures: record.history.failed_pulls.max(1),
+            })
+        }
+        EndCause::NotStarted(_)
+        | EndCause::Itself(_)
+        | EndCause::Stopped(_)
+        | EndCause::Lost
+        | EndCause::Vanished
+        | EndCause::HostReboot
+        | EndCause::RuntimeRestarted => None,
+    }
 }
 
 /// A curve that no file can set.
@@ -340,7 +361,7 @@ fn fraction_of(instance: &InstanceId) -> f64 {
 pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History {
     let mut history = history.clone();
     history.failed_pulls = match &ended.cause {
-        EndCause::NotStarted(failure) if failure.is_pull() => {
+        EndCause::NotStarted(failure) if failure.is_image() => {
             history.failed_pulls.saturating_add(1)
         }
         EndCause::NotStarted(_)
@@ -359,7 +380,7 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
             None
         }
         EndCause::Itself(charge) => Some(charge.clone()),
-        EndCause::NotStarted(failure) if failure.is_pull() => None,
+        EndCause::NotStarted(failure) if failure.is_image() => None,
         EndCause::NotStarted(_) | EndCause::Lost | EndCause::Vanished => Some(Charge::Own),
         EndCause::Stopped(cause) => is_failed_probe(cause).then_some(Charge::Own),
         EndCause::HostReboot | EndCause::RuntimeRestarted => None,

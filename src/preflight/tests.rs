@@ -271,6 +271,7 @@ fn a_containers_port_is_the_published_one_on_its_address() {
             working_dir: None,
             pull: None,
             network: None,
+            verify: None,
         });
         spec.ports[0].host_port = host_port;
         spec.ports[0].host_ip = Some(host_ip.parse().unwrap());

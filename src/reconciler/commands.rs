@@ -87,10 +87,17 @@ impl Core {
                     pipeline.restate = true;
                 }
             }
-            Command::Reported { conditions } => {
-                if self.reported != conditions {
-                    self.reported = conditions;
+            Command::Reported { asker, conditions } => {
+                let known = self.reported.entry(asker).or_default();
+                if *known != conditions {
+                    *known = conditions;
                     self.changed = true;
+                }
+            }
+            Command::ImagePolicyChanged => {
+                self.image_policy_since = Some(self.ledger.now);
+                for pipeline in self.pipelines.values_mut() {
+                    pipeline.dirty = true;
                 }
             }
             Command::Leave { why, reply } => {

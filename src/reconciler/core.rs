@@ -22,7 +22,7 @@ use crate::probe::Report;
 
 pub use super::commit::Commit;
 use super::commit::{NotDurable, Pending};
-use super::handle::Command;
+use super::handle::{Asker, Command};
 use super::handover::Handovers;
 use super::ledger::{Effect, Ending, Ledger};
 use super::look::Looking;
@@ -165,7 +165,9 @@ pub struct Core {
     pub(super) ask_disk: bool,
     pub(super) changed: bool,
     /// What other parts of the daemon found wrong.
-    pub(super) reported: Vec<StatusCondition>,
+    pub(super) reported: BTreeMap<Asker, Vec<StatusCondition>>,
+    /// When another image policy came into force.
+    pub(super) image_policy_since: Option<Timestamp>,
 }
 
 impl Core {
@@ -213,7 +215,8 @@ impl Core {
             relist_at: now,
             ask_disk: false,
             changed: true,
-            reported: Vec::new(),
+            reported: BTreeMap::new(),
+            image_policy_since: None,
         };
         core.ledger.now = now;
         core.clamp_to(now);
@@ -411,6 +414,7 @@ impl Core {
             *again_at = again_at.shifted(millis);
         }
         self.shift_blindness(millis);
+        self.image_policy_since = self.image_policy_since.map(|at| at.shifted(millis));
     }
 
     pub(super) fn control_plane_moved(&mut self, address: String) {
@@ -477,7 +481,7 @@ impl Core {
         let not_durable = not_durable.map(|one| conditions::not_durable(one.since, &one.why));
         let mut conditions: Vec<StatusCondition> = not_durable.into_iter().collect();
         conditions.extend(self.blind_conditions());
-        conditions.extend(self.reported.iter().cloned());
+        conditions.extend(self.reported.values().flatten().cloned());
         Snapshot {
             schema: STATUS_SCHEMA.to_owned(),
             daemon: Some(self.daemon.clone()),

@@ -77,9 +77,13 @@ pub enum Command {
     },
     /// What another part of the daemon finds wrong, all of it.
     Reported {
+        /// Who found them.
+        asker: Asker,
         /// In place of what was said before.
         conditions: Vec<StatusCondition>,
     },
+    /// Another image policy is in force: what was refused is judged anew.
+    ImagePolicyChanged,
     /// The daemon ends, and what runs runs on.
     Leave {
         /// What made it end.
@@ -183,6 +187,15 @@ pub enum Refusal {
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
+}
+
+/// Who finds something wrong with the daemon as a whole. Each says all that it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asker {
+    /// Whoever tells people and programs.
+    Notifier,
+    /// Whoever follows the image policy.
+    ImagePolicy,
 }
 
 /// The way to the owner. Cheap to clone; readers take the latest snapshot from it.
@@ -333,8 +346,13 @@ impl ReconcilerHandle {
 
     /// Says all that the asker finds wrong with the daemon as a whole, in place of what was said
     /// before.
-    pub async fn report_conditions(&self, conditions: Vec<StatusCondition>) {
-        self.tell(Command::Reported { conditions }).await;
+    pub async fn report_conditions(&self, asker: Asker, conditions: Vec<StatusCondition>) {
+        self.tell(Command::Reported { asker, conditions }).await;
+    }
+
+    /// Says that another image policy is in force.
+    pub async fn image_policy_changed(&self) {
+        self.tell(Command::ImagePolicyChanged).await;
     }
 
     /// Records that the daemon ends, and what made it.

@@ -32,7 +32,7 @@ mod vitals;
 
 pub use self::core::{Core, Input, Kept, Turn};
 pub use handle::{
-    Afterwards, Applied, Change, Command, Origin, ReconcilerHandle, Refusal, Request, Source,
+    Afterwards, Applied, Asker, Change, Command, Origin, ReconcilerHandle, Refusal, Request, Source,
 };
 pub use ledger::{Answer, Changes, Durability, Effect, Ending};
 pub use probing::{Probing, ProbingChange};

@@ -107,6 +107,7 @@ impl Core {
                 busy: Cow::Borrowed(&pipeline.busy),
                 leaving_elsewhere: Cow::Owned(self.leaving_elsewhere(pipeline)),
                 awaited_elsewhere: self.awaited_of(pipeline.key()),
+                image_policy_since: self.image_policy_since,
                 frozen: self.frozen(),
                 next_incarnation: self.ledger.next_seq(),
             };
@@ -184,7 +185,7 @@ impl Core {
             match reason {
                 Reason::Restart { .. } | Reason::Retry { .. } if is_counted => {}
                 // Nothing of it ever ran.
-                Reason::Retry { failure, .. } if failure.is_pull() => {}
+                Reason::Retry { failure, .. } if failure.is_image() => {}
                 Reason::Restart { .. } | Reason::Retry { .. } => record.history.restarts += 1,
                 // The curve starts over with another definition, or when a person says so.
                 Reason::SpecChanged { .. } | Reason::Requested => {

@@ -16,7 +16,7 @@ mod code;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 23] = [
+const ROOMS: [(&str, u8); 24] = [
     ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
@@ -27,19 +27,20 @@ const ROOMS: [(&str, u8); 23] = [
     ("files", 1),
     ("ownership", 1),
     ("store", 2),
-    ("driver", 2),
     ("probe", 2),
     ("watch", 2),
-    ("preflight", 3),
-    ("reconciler", 3),
-    ("usage", 3),
-    ("control_plane", 4),
-    ("api", 4),
-    ("dashboard", 4),
-    ("metrics", 4),
-    ("notify", 4),
-    ("telemetry", 4),
-    ("daemon", 5),
+    ("images", 3),
+    ("driver", 4),
+    ("preflight", 5),
+    ("reconciler", 5),
+    ("usage", 5),
+    ("control_plane", 6),
+    ("api", 6),
+    ("dashboard", 6),
+    ("metrics", 6),
+    ("notify", 6),
+    ("telemetry", 6),
+    ("daemon", 7),
 ];
 
 /// The room on top of them all: it may import every other.
@@ -49,7 +50,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 41] = [
+const CRATES: [(&str, &[&str]); 42] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -66,8 +67,9 @@ const CRATES: [(&str, &[&str]); 41] = [
     ("prost", &["control_plane"]),
     ("prost_types", &["control_plane"]),
     ("signature", &["control_plane"]),
-    ("tokio_rustls", &["control_plane", "notify"]),
-    ("rustls_native_certs", &["notify"]),
+    ("sigstore_verify", &["images/keyless.rs"]),
+    ("tokio_rustls", &["control_plane", "images", "notify"]),
+    ("rustls_native_certs", &["images", "notify"]),
     ("tonic", &["control_plane"]),
     ("tonic_health", &["control_plane"]),
     ("tonic_prost", &["control_plane"]),
@@ -85,6 +87,7 @@ const CRATES: [(&str, &[&str]); 41] = [
             "probe",
             "preflight",
             "watch",
+            "images",
             "control_plane",
             "api",
             "metrics",
@@ -94,15 +97,24 @@ const CRATES: [(&str, &[&str]); 41] = [
             "cli",
         ],
     ),
-    ("hyper", &["api", "probe", "control_plane", "notify"]),
-    ("hyper_util", &["api", "probe", "control_plane", "notify"]),
+    (
+        "hyper",
+        &["api", "probe", "control_plane", "images", "notify"],
+    ),
+    (
+        "hyper_util",
+        &["api", "probe", "control_plane", "images", "notify"],
+    ),
     (
         "http_body_util",
-        &["api", "probe", "control_plane", "notify"],
+        &["api", "probe", "control_plane", "images", "notify"],
     ),
     ("axum", &["api", "probe/tests", "control_plane"]),
     ("tower", &["api", "control_plane"]),
-    ("ring", &["model/revision.rs", "control_plane", "notify"]),
+    (
+        "ring",
+        &["model/revision.rs", "control_plane", "images", "notify"],
+    ),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
@@ -120,6 +132,7 @@ const CRATES: [(&str, &[&str]); 41] = [
 const IMPURE: &[&str] = &[
     "clock",
     "files",
+    "images",
     "driver",
     "probe",
     "watch",
@@ -140,6 +153,7 @@ const IMPURE: &[&str] = &[
 const LOGGING: &[&str] = &[
     "clock",
     "store",
+    "images",
     "driver",
     "probe",
     "watch",

@@ -445,6 +445,7 @@ pub fn resync(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Res
         privileged: Privileged::Refused,
         allowed_mounts: vec![std::env::temp_dir()],
         conduct: Conduct::OnlyLooks,
+        gate: std::sync::Arc::new(flowctl::images::Gate::open()),
     };
     let _inside = engine.runtime.enter();
     let driver = DockerDriver::new(config, Clock::new());

@@ -18,14 +18,29 @@ const AUTH: &str = "dXNlcjpzZWNyZXQ=";
 /// The same for a push, `{"username":"user","password":"secret"}`.
 const PUSH_AUTH: &str = "eyJ1c2VybmFtZSI6InVzZXIiLCJwYXNzd29yZCI6InNlY3JldCJ9";
 
-/// Debian's docker-registry on a free port of loopback, for those with a password.
-struct Registry {
+/// Debian's docker-registry on a free port of loopback.
+pub struct Registry {
     server: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Registry {
-    fn start(folder: &Path) -> Self {
+    /// One for those with a password.
+    pub fn start(folder: &Path) -> Self {
+        let path = folder.join("htpasswd");
+        let auth = format!(
+            "auth:\n  htpasswd:\n    realm: tests\n    path: {}\n",
+            path.display()
+        );
+        Self::begin(folder, &auth)
+    }
+
+    /// One for everybody.
+    pub fn open(folder: &Path) -> Self {
+        Self::begin(folder, "")
+    }
+
+    fn begin(folder: &Path, auth: &str) -> Self {
         fs::create_dir(folder).unwrap();
         let address = format!("127.0.0.1:{}", free_ports(1)[0]);
         let config = folder.join("registry.yml");
@@ -33,9 +48,8 @@ impl Registry {
         fs::write(&passwords, HTPASSWD).unwrap();
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: {address}\nauth:\n  htpasswd:\n    realm: tests\n    path: {}\n",
+             http:\n  addr: {address}\n{auth}",
             folder.join("data").display(),
-            passwords.display()
         );
         fs::write(&config, text).unwrap();
         let server = Command::new("docker-registry")
@@ -51,7 +65,7 @@ impl Registry {
         Self { server, address }
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
     }
@@ -65,7 +79,7 @@ impl Drop for Registry {
 }
 
 /// Gives an image of the engine the name `repository:1` and pushes it. The name stays.
-fn push(engine: &Engine, image: &str, repository: &str) {
+pub fn push(engine: &Engine, image: &str, repository: &str) {
     let path = format!("/images/{image}/tag?repo={repository}&tag=1");
     engine.act("POST", &path);
     let mut stream = UnixStream::connect(engine.socket()).unwrap();
@@ -83,11 +97,11 @@ fn push(engine: &Engine, image: &str, repository: &str) {
     );
 }
 
-fn forget(engine: &Engine, repository: &str) {
+pub fn forget(engine: &Engine, repository: &str) {
     engine.ask("DELETE", &format!("/images/{repository}:1"));
 }
 
-fn digest(status: &Status, component: &str) -> String {
+pub fn digest(status: &Status, component: &str) -> String {
     let digest = &status.replica(component)["image"]["digest"];
     digest.as_str().expect("a digest").to_owned()
 }

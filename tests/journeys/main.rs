@@ -35,6 +35,7 @@ mod notify;
 mod otlp;
 mod outages;
 mod podman;
+mod policy;
 mod proxy;
 mod readme;
 mod run;

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::engine::{Failure, LOOK, found};
 use super::{DockerDriver, Endpoint, Renewal, images};
 use crate::driver::DriverError;
+use crate::images::Standing;
 use crate::model::{ComponentSpec, ContainerSpec, ImagePullPolicy};
 
 /// What would keep a container from starting.
@@ -25,18 +26,24 @@ pub enum Obstacle {
         "image {0} is not on the engine and its pull policy is `never`; load it, or change the policy"
     )]
     NoImage(String),
-    /// What it asks for of the host is refused, in the words of the start.
+    /// What it asks for of the host, or its image, is refused, in the words of the start.
     #[error("{0}")]
     Refused(String),
 }
 
 impl DockerDriver {
+    /// Whether an image policy decides what runs.
+    pub fn judges_images(&self) -> bool {
+        self.inner.config.gate.is_watched()
+    }
+
     /// Pulls the image of a container, unless its policy is never to, and changes nothing else.
     ///
     /// # Errors
     /// When it is not to be had, or the engine does not answer.
     pub async fn renew_image(&self, container: &ContainerSpec) -> Result<Renewal, DriverError> {
-        images::renew(&self.inner.engine, container).await
+        let image = self.admit(container, Standing::Fresh, &|_| {}).await?;
+        images::renew(&self.inner.engine, container, &image).await
     }
 
     /// Looks whether a container can be started for a component of the pipeline in `file`, changing
@@ -51,6 +58,9 @@ impl DockerDriver {
         file: Option<&Path>,
     ) -> Result<(), Obstacle> {
         self.look_at_image(container).await?;
+        if let Err(refused) = self.admit(container, Standing::Fresh, &|_| {}).await {
+            return Err(Obstacle::Refused(refused.to_string()));
+        }
         match self.look_at_host(spec, container, file).await {
             Ok(()) => Ok(()),
             Err(DriverError::Refused(failure)) => Err(Obstacle::Refused(failure.message)),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::images::config_dir;
+
 /// Where an engine listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -133,14 +135,6 @@ impl fmt::Display for Endpoint {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp(address) | Self::Tls { address, .. } => write!(f, "tcp://{address}"),
         }
-    }
-}
-
-/// The folder of the user's Docker configuration.
-pub(super) fn config_dir(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    match variable("DOCKER_CONFIG") {
-        Some(dir) => Some(dir.into()),
-        None => Some(Path::new(&variable("HOME")?).join(".docker")),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::images::{Reason, Refused};
 use crate::model::{ComponentSpec, StartFailure};
 
 use super::engine::Failure;
@@ -28,6 +29,12 @@ pub(super) enum Refusal {
     ImagePullGivenUp { image: String },
     #[error("image {image} is not on this host, and its pull policy is `never`: pull it yourself")]
     ImagePullNever { image: String },
+    #[error(
+        "the engine has something else as {image} than what was asked for: see what it pulls from"
+    )]
+    ImageChanged { image: String },
+    #[error("{0}")]
+    Image(Refused),
     #[error("program `{program}` was not found in {image}: correct `command`, or the image")]
     ExecNotFound { program: String, image: String },
     #[error("program `{program}` of {image} is not an executable file")]
@@ -106,6 +113,8 @@ impl Refusal {
             Self::ImagePullNotFound { .. } => "ImagePullNotFound",
             Self::ImagePullGivenUp { .. } => StartFailure::GIVEN_UP,
             Self::ImagePullNever { .. } => "ImagePullNever",
+            Self::ImageChanged { .. } => Reason::Changed.word(),
+            Self::Image(refused) => refused.reason.word(),
             Self::ExecNotFound { .. } => "ExecNotFound",
             Self::NotExecutable { .. } => "NotExecutable",
             Self::BadFormat { .. } => "ExecFormat",

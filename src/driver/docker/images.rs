@@ -1,18 +1,21 @@
-//! From an image's name to the one image that runs: pulled when the policy says so, then addressed
-//! by its digest, so that a tag that moves changes nothing that was decided.
+//! From what the gate lets run to the one image that the engine runs: pulled when that is asked for,
+//! then addressed by its digest, so that a tag that moves changes nothing that was decided.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::auth;
 use super::engine::{Engine, Failure, LOOK, found};
 use super::failure::Refusal;
 use crate::driver::DriverError;
+use crate::images::credentials::{self, Credentials, Secret};
+use crate::images::{Runs, VerifiedImage};
+use crate::model::image::{DOCKER_HUB, Digest, ImageName, Repository};
 use crate::model::{ContainerSpec, ImageChoice, ImagePullPolicy, StartFailure};
 
 /// A pull that makes no progress for so long has failed.
@@ -50,9 +53,6 @@ pub(super) struct Reference<'a> {
     /// Tag or digest; `latest` when none is written.
     pub(super) version: &'a str,
 }
-
-/// The registry of names that name none.
-pub(super) const DOCKER_HUB: &str = "docker.io";
 
 impl<'a> Reference<'a> {
     pub(super) fn parse(image: &'a str) -> Self {
@@ -92,18 +92,30 @@ fn policy(container: &ContainerSpec) -> ImagePullPolicy {
     })
 }
 
-/// Finds or fetches the image of `container`; `tell` hears how a pull goes.
+/// Finds or fetches what the gate lets `container` run; `tell` hears how a pull goes.
 ///
 /// # Errors
 /// [`DriverError::Refused`] when it is not to be had, or was `given_up` before it was.
 pub(super) async fn resolve(
     engine: &Engine,
     container: &ContainerSpec,
+    image: &VerifiedImage,
     choice: &ImageChoice,
     given_up: &CancellationToken,
     tell: &(dyn Fn(String) + Sync),
 ) -> Result<Resolved, DriverError> {
-    let image = container.image.as_str();
+    let image = match image.runs() {
+        Runs::AsWritten(image) => image,
+        Runs::Local(image) => return local(engine, image, choice).await,
+        Runs::Exactly(repository, digest) => {
+            let exactly = exactly(engine, repository, digest, container.pull, tell);
+            return tokio::select! {
+                exactly = exactly => exactly,
+                // The engine ends a pull that nobody listens to.
+                () = given_up.cancelled() => Err(nobody_wants(&container.image)),
+            };
+        }
+    };
     let policy = match choice {
         ImageChoice::ByPolicy => policy(container),
         // It was, before its container was stopped.
@@ -121,7 +133,6 @@ pub(super) async fn resolve(
             policy(container)
         }
     };
-    let refuse = |refusal: Refusal| DriverError::Refused(StartFailure::from(refusal));
     let local = look(engine, image).await?;
     let local = match (policy, local) {
         (ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never, Some(local)) => Some(local),
@@ -133,10 +144,7 @@ pub(super) async fn resolve(
             let pulled = tokio::select! {
                 pulled = pull(engine, image, tell) => pulled,
                 // The engine ends a pull that nobody listens to.
-                () = given_up.cancelled() => {
-                    let image = image.to_owned();
-                    return Err(refuse(Refusal::ImagePullGivenUp { image }));
-                }
+                () = given_up.cancelled() => return Err(nobody_wants(image)),
             };
             match pulled {
                 Ok(()) => look(engine, image).await?,
@@ -164,6 +172,77 @@ pub(super) async fn resolve(
     })
 }
 
+fn refuse(refusal: Refusal) -> DriverError {
+    DriverError::Refused(StartFailure::from(refusal))
+}
+
+pub(super) fn nobody_wants(image: &str) -> DriverError {
+    let image = image.to_owned();
+    refuse(Refusal::ImagePullGivenUp { image })
+}
+
+/// Finds or fetches exactly this image. No name that could mean another one is used on the way.
+async fn exactly(
+    engine: &Engine,
+    repository: &Repository,
+    digest: &Digest,
+    pull_policy: Option<ImagePullPolicy>,
+    tell: &(dyn Fn(String) + Sync),
+) -> Result<Resolved, DriverError> {
+    let reference = format!("{repository}@{digest}");
+    let found = |local: ImageInspect| {
+        let digests = local.repo_digests.as_deref().unwrap_or_default();
+        let is_it = digests.iter().any(|known| {
+            let known = known.parse::<ImageName>().ok();
+            known.is_some_and(|it| it.repository == *repository && it.digest == Some(*digest))
+        });
+        is_it.then(|| Resolved {
+            reference: reference.clone(),
+            user: local.config.and_then(|config| config.user),
+        })
+    };
+    if let Some(resolved) = look(engine, &reference).await?.and_then(found) {
+        return Ok(resolved);
+    }
+    if pull_policy == Some(ImagePullPolicy::Never) {
+        let image = reference;
+        return Err(refuse(Refusal::ImagePullNever { image }));
+    }
+    if let Err(failure) = pull(engine, &reference, tell).await {
+        return Err(match Refusal::of_pull(&failure, &reference) {
+            Some(refusal) => refuse(refusal),
+            None => failure.unreachable("pull an image"),
+        });
+    }
+    let resolved = look(engine, &reference).await?.and_then(found);
+    resolved.ok_or_else(|| {
+        let image = reference;
+        refuse(Refusal::ImageChanged { image })
+    })
+}
+
+/// Finds what this host has by this name, whatever it is.
+async fn local(
+    engine: &Engine,
+    image: &str,
+    choice: &ImageChoice,
+) -> Result<Resolved, DriverError> {
+    if let ImageChoice::Recorded(reference) = choice
+        && let Some(recorded) = recorded(engine, reference).await?
+    {
+        return Ok(recorded);
+    }
+    let local = look(engine, image).await?;
+    let image = image.to_owned();
+    let local = local.ok_or_else(|| refuse(Refusal::ImagePullNever { image }))?;
+    let user = local.config.and_then(|config| config.user);
+    let id = local.id.map(|reference| Resolved { reference, user });
+    id.ok_or_else(|| {
+        Failure::Silent("the engine gives no id of an image".to_owned())
+            .unreachable("find an image")
+    })
+}
+
 /// Pulls the image of `container`, unless its policy is never to.
 ///
 /// # Errors
@@ -171,12 +250,20 @@ pub(super) async fn resolve(
 pub(super) async fn renew(
     engine: &Engine,
     container: &ContainerSpec,
+    image: &VerifiedImage,
 ) -> Result<Renewal, DriverError> {
-    let image = container.image.as_str();
     match policy(container) {
         ImagePullPolicy::Never => return Ok(Renewal::NeverPulled),
         ImagePullPolicy::Always | ImagePullPolicy::IfNotPresent => {}
     }
+    let image = match image.runs() {
+        Runs::AsWritten(image) => image,
+        Runs::Local(_) => return Ok(Renewal::NeverPulled),
+        Runs::Exactly(repository, digest) => {
+            let pulled = exactly(engine, repository, digest, container.pull, &|_| {});
+            return pulled.await.map(|_| Renewal::Pulled);
+        }
+    };
     let pulled = pull(engine, image, &|_| {}).await;
     pulled
         .map(|()| Renewal::Pulled)
@@ -235,7 +322,7 @@ async fn pull(engine: &Engine, image: &str, tell: &(dyn Fn(String) + Sync)) -> R
     tracing::info!(image, "pulling");
     tell(format!("pulling {image}"));
     let mut progress = Progress::default();
-    let credentials = auth::credentials(registry).await;
+    let credentials = credentials::credentials(registry).await.map(for_engine);
     let options = CreateImageOptions {
         from_image: Some(repository.to_owned()),
         tag: Some(version.to_owned()),
@@ -259,6 +346,26 @@ async fn pull(engine: &Engine, image: &str, tell: &(dyn Fn(String) + Sync)) -> R
     };
     let pulled = tokio::time::timeout(PULL_LIMIT, whole).await;
     pulled.unwrap_or_else(|_| Err(stuck(PULL_LIMIT)))
+}
+
+/// What is known of a registry, as the engine takes it.
+fn for_engine(credentials: Credentials) -> DockerCredentials {
+    let Credentials { server, secret } = credentials;
+    let own = DockerCredentials {
+        serveraddress: Some(server),
+        ..DockerCredentials::default()
+    };
+    match secret {
+        Secret::Password { user, password } => DockerCredentials {
+            username: Some(user),
+            password: Some(password),
+            ..own
+        },
+        Secret::Identity(token) => DockerCredentials {
+            identitytoken: Some(token),
+            ..own
+        },
+    }
 }
 
 /// How far a pull is. It tells of each tenth, or where the engine tells no size, of each step.
@@ -362,6 +469,7 @@ mod tests {
                 working_dir: None,
                 pull: None,
                 network: None,
+                verify: None,
             })
         };
         assert_eq!(policy_of("a"), ImagePullPolicy::Always);

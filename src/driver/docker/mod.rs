@@ -26,11 +26,11 @@ use crate::driver::process::{leave_secrets_place, secrets_place};
 use crate::driver::{
     Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started,
 };
+use crate::images::Gate;
 use crate::model::{DriverKind, InstanceId, Limit, Sighting, StopPolicy};
 
 mod about;
 mod ahead;
-mod auth;
 mod binds;
 mod callers;
 mod copies;
@@ -42,8 +42,6 @@ mod evidence;
 mod exec;
 mod failure;
 mod file;
-#[cfg(any(test, feature = "fuzzing"))]
-pub mod fuzzing;
 mod identity;
 mod images;
 mod mapping;
@@ -106,6 +104,8 @@ pub struct DockerConfig {
     pub allowed_mounts: Vec<PathBuf>,
     /// What may be done to containers that are seen.
     pub conduct: Conduct,
+    /// Decides which images may run.
+    pub gate: Arc<Gate>,
 }
 
 /// What may be done to containers that are seen.

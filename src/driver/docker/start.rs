@@ -23,8 +23,10 @@ use super::{DockerDriver, Privileged, dialect, evidence, identity, network};
 use crate::driver::inputs::Inputs;
 use crate::driver::process::given_variables;
 use crate::driver::{DriverError, Launch, Started};
+use crate::images::{Question, Standing, VerifiedImage};
 use crate::model::{
-    ComponentSpec, ContainerSpec, InstanceId, Life, StartFailure, Volume, VolumeSource, Workload,
+    ComponentSpec, ContainerSpec, ImageChoice, InstanceId, Life, StartFailure, Volume,
+    VolumeSource, Workload,
 };
 
 /// What this is called in errors.
@@ -73,12 +75,18 @@ impl DockerDriver {
         }
         for _ in 0..NETWORKS {
             let made = self.create(launch, container).await?;
+            // The policy may have changed during a pull of minutes.
+            if !self.inner.config.gate.is_current(&made.image) {
+                self.remove(&made.id, &launch.instance).await?;
+                continue;
+            }
             if let Some(started) = self.run(launch, container, &made.id).await? {
                 return Ok(started);
             }
             self.remove(&made.id, &launch.instance).await?;
         }
-        Err(unreachable(OPERATION, "its network goes again and again"))
+        let what = "its network goes, or the image policy changes, again and again";
+        Err(unreachable(OPERATION, what))
     }
 
     /// Makes the container.
@@ -99,7 +107,7 @@ impl DockerDriver {
             )));
         }
         let token = self.token_dir(&launch.instance);
-        let image = self.image(launch, container).await?;
+        let (admitted, image) = self.image(launch, container).await?;
         // After the image, since a pipe can be read once, and before anything is made or held: it
         // may take as long as the user likes.
         let inputs = Inputs::read(launch, &self.inner.hints).await;
@@ -134,6 +142,7 @@ impl DockerDriver {
         });
         let made = |id| Made {
             id,
+            image: admitted.clone(),
             _network: keeps_network,
             _binds: binds,
         };
@@ -197,10 +206,37 @@ impl DockerDriver {
         &self,
         launch: &Launch,
         container: &ContainerSpec,
-    ) -> Result<Resolved, DriverError> {
+    ) -> Result<(VerifiedImage, Resolved), DriverError> {
         let tell = |what: String| self.inner.hints.say(launch.instance.clone(), what);
         let (choice, given_up) = (&launch.image, &launch.given_up);
-        images::resolve(&self.inner.engine, container, choice, given_up, &tell).await
+        let standing = match choice {
+            ImageChoice::ByPolicy => Standing::Fresh,
+            ImageChoice::Pulled => Standing::Renewed,
+            ImageChoice::Recorded(reference) => Standing::Recorded(reference),
+        };
+        let admitted = tokio::select! {
+            admitted = self.admit(container, standing, &tell) => admitted?,
+            () = given_up.cancelled() => return Err(images::nobody_wants(&container.image)),
+        };
+        let engine = &self.inner.engine;
+        let resolved = images::resolve(engine, container, &admitted, choice, given_up, &tell);
+        Ok((admitted.clone(), resolved.await?))
+    }
+
+    /// What the gate lets `container` run.
+    pub(super) async fn admit(
+        &self,
+        container: &ContainerSpec,
+        standing: Standing<'_>,
+        tell: &(dyn Fn(String) + Sync),
+    ) -> Result<VerifiedImage, DriverError> {
+        let question = Question {
+            image: &container.image,
+            besides: container.verify.as_ref(),
+            standing,
+        };
+        let admitted = self.inner.config.gate.admit(question, tell).await;
+        admitted.map_err(|refused| refuse(Refusal::Image(refused)))
     }
 
     /// Looks who has the name. A dead container of an earlier run of this replica is removed, also one
@@ -661,6 +697,8 @@ impl DockerDriver {
 /// A container that was made, and what it needs until it runs.
 pub(super) struct Made {
     pub(super) id: String,
+    /// What the gate let it run.
+    image: VerifiedImage,
     /// Keeps its network.
     _network: OwnedRwLockReadGuard<()>,
     /// Keep what it mounts where the engine finds it.

@@ -67,7 +67,8 @@ pub fn patience(kind: ConditionKind) -> Duration {
         | ConditionKind::Rejected
         | ConditionKind::Oom
         | ConditionKind::OverRestarting
-        | ConditionKind::Undelivered => Duration::ZERO,
+        | ConditionKind::Undelivered
+        | ConditionKind::ImageRefused => Duration::ZERO,
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::image::ImageRequirement;
+
 /// What runs, and where. The driver is the variant, so there is no "docker without image".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -91,6 +93,10 @@ pub struct ContainerSpec {
     /// The network it is on, from `spec.network`; `None` = `flowctl-bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// What must hold of the image besides the daemon's policy, from `spec.images`. It only ever
+    /// tightens, and changes nothing that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<ImageRequirement>,
 }
 
 /// When an image is pulled before a start.

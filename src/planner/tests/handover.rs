@@ -104,6 +104,7 @@ fn whatever_is_taken_over_is_waited_for_by_its_name() {
             working_dir: None,
             pull: None,
             network: None,
+            verify: None,
         }),
         volumes,
         ..component("x", 1, &[])

@@ -460,6 +460,26 @@ fn the_pace_of_pulls_starts_over_once_the_image_was_there() {
 }
 
 #[test]
+fn an_image_that_was_refused_is_judged_anew_by_another_policy_and_not_again_by_the_same() {
+    let record = Record {
+        history: without_image(3),
+        ..Record::default()
+    };
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    let records = [(key("a"), record)].into();
+    let desired = Desired::new(Arc::new(spec));
+    let starts = |since: Option<Timestamp>| {
+        let mut seen = observed(&records);
+        seen.image_policy_since = since;
+        plan(&desired, &seen, now()).steps.len()
+    };
+    assert_eq!(starts(None), 0);
+    assert_eq!(starts(Some(now())), 0);
+    assert_eq!(starts(Some(now().shifted(-1))), 0);
+    assert_eq!(starts(Some(now().shifted(1))), 1);
+}
+
+#[test]
 fn only_a_start_whose_result_nobody_wants_is_given_up() {
     let a_of = |revision| pipeline(vec![component("a", revision, &[])]);
     let at = now();

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| flowctl::driver::docker::fuzzing::auth(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| flowctl::images::fuzzing::auth(bytes));

@@ -101,6 +101,7 @@ impl DockerStage {
             working_dir: None,
             pull: None,
             network: Some(self.mark.clone()),
+            verify: None,
         });
         spec.volumes.push(Volume {
             source: VolumeSource::Bind(self.folder()),
@@ -145,6 +146,7 @@ fn open(root: &tempfile::TempDir, mark: &str, endpoint: &Endpoint) -> Arc<Docker
         privileged: Privileged::Refused,
         allowed_mounts: vec![root.path().join("stage")],
         conduct: Conduct::Tends,
+        gate: Arc::new(crate::images::Gate::open()),
     };
     DockerDriver::new(config, Clock::new())
 }

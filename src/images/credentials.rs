@@ -2,17 +2,15 @@
 //! keeps them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use bollard::auth::DockerCredentials;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::endpoint::config_dir;
-use super::images::DOCKER_HUB;
+use crate::model::image::{DOCKER_HUB, base64};
 
 /// A helper may ask a keyring, not a person.
 const HELPER_PATIENCE: Duration = Duration::from_secs(20);
@@ -45,9 +43,40 @@ struct Kept {
     secret: String,
 }
 
+/// What the user has for a registry. It is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// How the configuration calls the registry.
+    pub server: String,
+    /// What is shown there.
+    pub secret: Secret,
+}
+
+/// What is shown to a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// A name and a password.
+    Password {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token that others are given for.
+    Identity(String),
+}
+
+/// The folder of the user's Docker configuration.
+pub fn config_dir(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    match variable("DOCKER_CONFIG") {
+        Some(dir) => Some(dir.into()),
+        None => Some(Path::new(&variable("HOME")?).join(".docker")),
+    }
+}
+
 /// The user's credentials for `registry`; `None` = it is asked without any. What is wrong with the
 /// configuration is logged: a public image needs none.
-pub(super) async fn credentials(registry: &str) -> Option<DockerCredentials> {
+pub async fn credentials(registry: &str) -> Option<Credentials> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let path = config_dir(&variable)?.join("config.json");
     let config = read(path)?;
@@ -98,44 +127,35 @@ fn find<'a>(auths: &'a HashMap<String, Entry>, key: &str) -> Option<&'a Entry> {
     })
 }
 
-fn from_entry(entry: &Entry, key: &str) -> Option<DockerCredentials> {
-    let serveraddress = Some(key.to_owned());
-    if let Some(token) = entry
-        .identitytoken
-        .clone()
-        .filter(|token| !token.is_empty())
-    {
-        return Some(DockerCredentials {
-            identitytoken: Some(token),
-            serveraddress,
-            ..DockerCredentials::default()
-        });
+fn from_entry(entry: &Entry, key: &str) -> Option<Credentials> {
+    let server = key.to_owned();
+    let token = entry.identitytoken.clone();
+    if let Some(token) = token.filter(|token| !token.is_empty()) {
+        let secret = Secret::Identity(token);
+        return Some(Credentials { server, secret });
     }
     let decoded = base64(entry.auth.as_deref()?)?;
     let text = String::from_utf8(decoded).ok()?;
-    let (username, password) = text.split_once(':')?;
-    Some(DockerCredentials {
-        username: Some(username.to_owned()),
-        password: Some(password.trim_end_matches('\0').to_owned()),
-        serveraddress,
-        ..DockerCredentials::default()
-    })
+    let (user, password) = text.split_once(':')?;
+    let secret = Secret::Password {
+        user: user.to_owned(),
+        password: password.trim_end_matches('\0').to_owned(),
+    };
+    Some(Credentials { server, secret })
 }
 
-fn from_helper(kept: Kept, key: &str) -> DockerCredentials {
-    let serveraddress = Some(key.to_owned());
-    if kept.username == TOKEN_USER {
-        return DockerCredentials {
-            identitytoken: Some(kept.secret),
-            serveraddress,
-            ..DockerCredentials::default()
-        };
-    }
-    DockerCredentials {
-        username: Some(kept.username),
-        password: Some(kept.secret),
-        serveraddress,
-        ..DockerCredentials::default()
+fn from_helper(kept: Kept, key: &str) -> Credentials {
+    let secret = if kept.username == TOKEN_USER {
+        Secret::Identity(kept.secret)
+    } else {
+        Secret::Password {
+            user: kept.username,
+            password: kept.secret,
+        }
+    };
+    Credentials {
+        server: key.to_owned(),
+        secret,
     }
 }
 
@@ -171,29 +191,6 @@ async fn ask(helper: &str, key: &str) -> Result<Option<Kept>, String> {
         .map_err(|error| format!("{program}: {error}"))
 }
 
-/// Decodes base64 with or without padding; `None` = it is none.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for letter in text.trim().trim_end_matches('=').bytes() {
-        let value = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 0xff) as u8);
-        }
-    }
-    Some(bytes)
-}
-
 /// Reads `bytes` as a configuration, and as what a helper answers.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn read_any(bytes: &[u8]) {
@@ -222,15 +219,8 @@ mod tests {
         )
         .unwrap();
         let found = from_entry(find(&config.auths, "r.io").unwrap(), "r.io").unwrap();
-        assert_eq!(found.username.as_deref(), Some("user"));
-        assert_eq!(found.password.as_deref(), Some("pa:ss"));
+        let (user, password) = ("user".to_owned(), "pa:ss".to_owned());
+        assert!(found.secret == Secret::Password { user, password });
         assert!(find(&config.auths, "s.io").is_none());
-    }
-
-    #[test]
-    fn base64_is_decoded_and_other_text_is_not() {
-        assert_eq!(base64("aGVsbG8=").unwrap(), b"hello");
-        assert_eq!(base64("aGVsbG8").unwrap(), b"hello");
-        assert_eq!(base64("a b"), None);
     }
 }

@@ -1,0 +1,421 @@
+//! Who has signed an image. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Piece;
+use super::dsse::Envelope;
+use super::simple;
+use crate::images::keyless::Root;
+use crate::images::keys::PublicKey;
+use crate::images::refusal::Reason;
+use crate::images::source::Loaded;
+use crate::model::Timestamp;
+use crate::model::image::{Digest, Signer, base64};
+
+/// What a statement states that is a signature, and nothing else.
+const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
+
+/// Whose word counts: the keys and roots of a policy, at a moment.
+#[derive(Clone, Copy)]
+pub(in crate::images) struct Believed<'a> {
+    pub policy: &'a Loaded,
+    pub now: Timestamp,
+}
+
+/// A signer, as one is told from others: a key by itself, a person by what was proved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Known {
+    Key(Digest),
+    Identity { issuer: String, subject: String },
+}
+
+impl<'a> Believed<'a> {
+    /// A key that is accepted now.
+    pub(super) fn key(&self, name: &str) -> Result<&'a PublicKey, String> {
+        let spec = self.policy.policy.keys.get(name);
+        let key = self.policy.keys.get(name);
+        let (Some(spec), Some(key)) = (spec, key) else {
+            return Err(format!("there is no key {name} in the image policy"));
+        };
+        match spec.not_after {
+            Some(end) if self.now > end => {
+                Err(format!("key {name} is not accepted any more since {end}"))
+            }
+            Some(_) | None => Ok(key),
+        }
+    }
+
+    pub(super) fn root(&self, name: &str) -> Result<&'a Root, String> {
+        let root = self.policy.roots.get(name);
+        root.ok_or_else(|| format!("there is no root {name} in the image policy"))
+    }
+
+    /// Until when the word of these signers counts.
+    pub(in crate::images) fn until(&self, signers: &[Signer]) -> Option<Timestamp> {
+        let ends = signers.iter().filter_map(|signer| match signer {
+            Signer::Key(name) => self.policy.policy.keys.get(name)?.not_after,
+            Signer::Keyless { .. } => None,
+        });
+        ends.min()
+    }
+
+    /// Who of `signer` has made a statement; `Err` = nobody, and what was found.
+    pub(super) fn has_stated(
+        &self,
+        signer: &Signer,
+        bundle: Option<&[u8]>,
+        envelope: &Envelope,
+        digest: &Digest,
+    ) -> Result<Known, String> {
+        match signer {
+            Signer::Key(name) => {
+                let key = self.key(name)?;
+                match envelope.is_signed_by(key) {
+                    true => Ok(Known::Key(key.fingerprint())),
+                    false => Err(format!("not by key {name}")),
+                }
+            }
+            Signer::Keyless {
+                root,
+                issuer,
+                subject,
+            } => {
+                let bundle = bundle.filter(|_| envelope.has_certificate);
+                let bundle = bundle.ok_or("it bears no certificate")?;
+                let proved = self.root(root)?.verify(bundle, digest)?;
+                if proved.issuer != *issuer {
+                    return Err(format!(
+                        "its certificate is of issuer {}, {issuer} is wanted",
+                        proved.issuer
+                    ));
+                }
+                if !subject.matches(&proved.subject) {
+                    return Err(format!(
+                        "its certificate is for {}, {subject} is wanted",
+                        proved.subject
+                    ));
+                }
+                Ok(Known::Identity {
+                    issuer: proved.issuer,
+                    subject: proved.subject,
+                })
+            }
+        }
+    }
+}
+
+/// Who of those that are accepted has signed an image.
+#[derive(Clone, Debug, Default)]
+pub(in crate::images) struct Signed {
+    by: BTreeMap<Known, String>,
+    /// Signatures of this image by others.
+    strangers: BTreeSet<String>,
+    /// What is no signature of this image.
+    invalid: BTreeSet<String>,
+}
+
+impl Signed {
+    /// How many different signers.
+    pub(in crate::images) fn count(&self) -> usize {
+        self.by.len()
+    }
+
+    /// Who, in words.
+    pub(in crate::images) fn who(&self) -> String {
+        let who: Vec<&str> = self.by.values().map(String::as_str).collect();
+        who.join(", ")
+    }
+
+    /// Why those are too few.
+    pub(in crate::images) fn reason(&self) -> Reason {
+        match (self.strangers.is_empty(), self.invalid.is_empty()) {
+            _ if !self.by.is_empty() => Reason::SignerUnknown,
+            (false, _) => Reason::SignerUnknown,
+            (true, false) => Reason::SignatureInvalid,
+            (true, true) => Reason::NotSigned,
+        }
+    }
+
+    /// What was found instead, in words.
+    pub(in crate::images) fn instead(&self) -> String {
+        let mut words = Vec::new();
+        if !self.by.is_empty() {
+            words.push(format!("signed by {}", self.who()));
+        }
+        words.extend(self.strangers.iter().take(3).cloned());
+        words.extend(self.invalid.iter().take(3).cloned());
+        if words.is_empty() {
+            "no signature lies beside it".to_owned()
+        } else {
+            words.join("; ")
+        }
+    }
+}
+
+/// Looks who of `signers` has signed `digest` by what lies beside it.
+pub(in crate::images) fn signed(
+    signers: &[Signer],
+    pieces: &[Piece],
+    digest: &Digest,
+    believed: Believed<'_>,
+) -> Signed {
+    let mut signed = Signed::default();
+    for piece in pieces {
+        if let Err(why) = take(signers, piece, digest, believed, &mut signed) {
+            signed.invalid.insert(why);
+        }
+    }
+    signed
+}
+
+fn take(
+    signers: &[Signer],
+    piece: &Piece,
+    digest: &Digest,
+    believed: Believed<'_>,
+    signed: &mut Signed,
+) -> Result<(), String> {
+    let other = |about: &str| format!("a signature is of another image ({about})");
+    let mut why_not = BTreeSet::new();
+    let mut is_known = false;
+    let mut note = |signer: &Signer, found: Result<Known, String>, signed: &mut Signed| match found
+    {
+        Ok(known) => {
+            is_known = true;
+            let words = match (&known, signer) {
+                (Known::Identity { subject, .. }, _) => subject.clone(),
+                (Known::Key(_), signer) => crate::images::decide::signer(signer),
+            };
+            signed.by.entry(known).or_insert(words);
+        }
+        Err(why) => drop(why_not.insert(why)),
+    };
+    match piece {
+        Piece::Unusable(why) => return Err(why.clone()),
+        // It attests something, and is no signature.
+        Piece::Envelope(_) => return Ok(()),
+        Piece::Simple { payload, signature } => {
+            let about = simple::read(payload)?;
+            if about != *digest {
+                return Err(other(&about.short()));
+            }
+            let signature = base64(signature).ok_or("a signature is not base64")?;
+            for signer in signers {
+                let found = match signer {
+                    Signer::Key(name) => believed.key(name).and_then(|key| {
+                        match key.has_signed(payload, &signature) {
+                            true => Ok(Known::Key(key.fingerprint())),
+                            false => Err(format!("not by key {name}")),
+                        }
+                    }),
+                    Signer::Keyless { .. } => Err(
+                        "an identity is known from a bundle only: sign with `--new-bundle-format`"
+                            .to_owned(),
+                    ),
+                };
+                note(signer, found, signed);
+            }
+        }
+        Piece::Bundle(bytes) => {
+            let envelope = Envelope::of_bundle(bytes)?;
+            // Whoever may attest something has not signed by that.
+            if envelope.predicate_type != SIGN {
+                return Ok(());
+            }
+            if !envelope.is_about(digest) {
+                return Err(other("by its statement"));
+            }
+            for signer in signers {
+                let found = believed.has_stated(signer, Some(bytes), &envelope, digest);
+                note(signer, found, signed);
+            }
+        }
+    }
+    if !is_known {
+        let why_not: Vec<String> = why_not.into_iter().collect();
+        signed.strangers.insert(format!(
+            "a signature of it is by nobody who is accepted ({})",
+            why_not.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+
+    use super::super::dsse::tests::{bundle, statement};
+    use super::*;
+    use crate::images::encode;
+    use crate::images::keys::tests::Pair;
+    use crate::images::source::load;
+
+    fn digest(byte: u8) -> Digest {
+        Digest::new([byte; 32])
+    }
+
+    /// A policy that knows these keys as `a`, `b`, and so on.
+    pub fn policy(pairs: &[&Pair], more: &str) -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("images.yaml");
+        let mut text =
+            "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\nkeys:\n".to_owned();
+        for (name, pair) in ["a", "b", "c"].iter().zip(pairs) {
+            fs::write(folder.path().join(format!("{name}.pub")), pair.pem()).unwrap();
+            text.push_str(&format!("  {name}: {{ file: {name}.pub{more} }}\n"));
+        }
+        fs::write(&file, text).unwrap();
+        load(&file).unwrap()
+    }
+
+    fn simple_of(pair: &Pair, payload: String) -> Piece {
+        let signature = encode(&pair.sign(payload.as_bytes()));
+        Piece::Simple {
+            payload: payload.into_bytes(),
+            signature,
+        }
+    }
+
+    fn simple(pair: &Pair, digest: Digest) -> Piece {
+        simple_of(
+            pair,
+            format!(
+                r#"{{"critical":{{"identity":{{"docker-reference":""}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+            ),
+        )
+    }
+
+    fn stated(pair: &Pair, predicate_type: &str, digest: Digest) -> Piece {
+        let statement = statement(predicate_type, &digest.to_string(), "{}");
+        Piece::Bundle(bundle(pair, &statement).into_bytes().into())
+    }
+
+    fn keys(names: &[&str]) -> Vec<Signer> {
+        names
+            .iter()
+            .map(|name| Signer::Key((*name).to_owned()))
+            .collect()
+    }
+
+    fn ask(pieces: &[Piece], names: &[&str], policy: &Loaded) -> Signed {
+        let now = Timestamp::from_millis(0);
+        signed(&keys(names), pieces, &digest(1), Believed { policy, now })
+    }
+
+    #[test]
+    fn both_formats_count_with_every_kind_of_key() {
+        for pair in [Pair::p256(), Pair::p384(), Pair::ed25519()] {
+            let policy = policy(&[&pair], "");
+            for piece in [simple(&pair, digest(1)), stated(&pair, SIGN, digest(1))] {
+                let found = ask(&[piece], &["a"], &policy);
+                assert_eq!((found.count(), found.who().as_str()), (1, "key a"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_signature_of_this_image_by_this_key_does_not_count() {
+        let (mine, theirs) = (Pair::p256(), Pair::p256());
+        let policy = policy(&[&mine], "");
+        let Piece::Simple { payload, signature } = simple(&mine, digest(1)) else {
+            panic!("it is simply signed");
+        };
+        let payload = [payload, b" ".to_vec()].concat();
+        let broken = Piece::Simple { payload, signature };
+        let sbom = "https://spdx.dev/Document";
+        for (what, piece, reason) in [
+            ("nothing", None, Reason::NotSigned),
+            ("another image", Some(simple(&mine, digest(2))), Reason::SignatureInvalid),
+            ("another image", Some(stated(&mine, SIGN, digest(2))), Reason::SignatureInvalid),
+            ("another key", Some(simple(&theirs, digest(1))), Reason::SignerUnknown),
+            ("another key", Some(stated(&theirs, SIGN, digest(1))), Reason::SignerUnknown),
+            ("another text", Some(broken), Reason::SignerUnknown),
+            ("an attestation", Some(stated(&mine, sbom, digest(1))), Reason::NotSigned),
+            (
+                "another kind of text",
+                Some(simple_of(&mine, r#"{"critical":{"image":{"docker-manifest-digest":"sha256:0101010101010101010101010101010101010101010101010101010101010101"},"type":"x"}}"#.to_owned())),
+                Reason::SignatureInvalid,
+            ),
+            ("rubbish", Some(Piece::Bundle(b"{}".to_vec().into())), Reason::SignatureInvalid),
+        ] {
+            let pieces: Vec<Piece> = piece.into_iter().collect();
+            let found = ask(&pieces, &["a"], &policy);
+            assert_eq!((found.count(), found.reason()), (0, reason), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_key_counts_once_whatever_it_has_signed_and_however_it_is_called() {
+        let (one, two) = (Pair::p256(), Pair::ed25519());
+        // `a` and `b` are one key: CVE-2026-102884.
+        let policy = policy(&[&one, &one, &two], "");
+        let pieces = [
+            simple(&one, digest(1)),
+            simple(&one, digest(1)),
+            stated(&one, SIGN, digest(1)),
+        ];
+        assert_eq!(ask(&pieces, &["a", "b", "c"], &policy).count(), 1);
+        let pieces = [simple(&one, digest(1)), stated(&two, SIGN, digest(1))];
+        assert_eq!(ask(&pieces, &["a", "b", "c"], &policy).count(), 2);
+        // During a rotation either is enough.
+        assert_eq!(ask(&pieces[1..], &["a", "c"], &policy).who(), "key c");
+    }
+
+    #[test]
+    fn a_key_is_not_accepted_after_its_end() {
+        let pair = Pair::p256();
+        let policy = policy(&[&pair], ", not_after: 2027-06-30");
+        let at = |text: &str| {
+            let now = text.parse().unwrap();
+            let believed = Believed {
+                policy: &policy,
+                now,
+            };
+            signed(
+                &keys(&["a"]),
+                &[simple(&pair, digest(1))],
+                &digest(1),
+                believed,
+            )
+        };
+        assert_eq!(at("2027-06-30T23:59:58Z").count(), 1);
+        let late = at("2027-07-01T00:00:00Z");
+        assert_eq!(late.count(), 0);
+        assert!(
+            late.instead().contains("not accepted any more"),
+            "{}",
+            late.instead()
+        );
+    }
+
+    /// What a real cosign made, see `tests/data/cosign`.
+    #[test]
+    fn what_cosign_signs_counts_and_what_it_attests_does_not() {
+        const IMAGE: &str =
+            "sha256:8cac139af4d50a74e5e702d0d848e958eacb66b6e4ac907d66facebfaf810148";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("images.yaml");
+        let key = include_str!("../../../tests/data/cosign/cosign.pub");
+        fs::write(folder.path().join("a.pub"), key).unwrap();
+        let text = "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\nkeys: { a: { file: a.pub } }\n";
+        fs::write(&file, text).unwrap();
+        let policy = &load(&file).unwrap();
+        let now = Timestamp::from_millis(0);
+        let count = |piece: Piece, image: &str| {
+            let image = image.parse().unwrap();
+            signed(&keys(&["a"]), &[piece], &image, Believed { policy, now }).count()
+        };
+        let simple = Piece::Simple {
+            payload: include_bytes!("../../../tests/data/cosign/payload.json").to_vec(),
+            signature: include_str!("../../../tests/data/cosign/payload.sig").to_owned(),
+        };
+        let sign = include_bytes!("../../../tests/data/cosign/sign.sigstore.json").to_vec();
+        let sbom = include_bytes!("../../../tests/data/cosign/spdx.sigstore.json").to_vec();
+        for piece in [simple, Piece::Bundle(sign.into())] {
+            assert_eq!(count(piece.clone(), IMAGE), 1);
+            assert_eq!(count(piece, &digest(1).to_string()), 0);
+        }
+        assert_eq!(count(Piece::Bundle(sbom.into()), IMAGE), 0);
+    }
+}

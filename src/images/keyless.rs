@@ -1,0 +1,290 @@
+//! Signatures by an identity: a certificate of a few minutes, and a log that it was used in time. The
+//! one place that knows `sigstore_verify`.
+//!
+//! All of it is looked at by that crate, offline, with a root from a file: the certificate's chain and
+//! its own log, the time of signing, the entry in the transparency log and that it is of this very
+//! signature. Its policy is to believe any identity; whose it is, is decided by our caller, who is
+//! given nothing but what was proved.
+
+use std::fmt;
+use std::sync::Once;
+
+use ring::digest;
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
+    ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    UnparsedPublicKey, VerificationAlgorithm,
+};
+use sigstore_verify::crypto::{
+    self, CryptoProvider, Error, HashContext, SigningScheme, SubjectAltName,
+};
+use sigstore_verify::trust_root::TrustedRoot;
+use sigstore_verify::types::{Bundle, HashAlgorithm, Sha256Hash};
+use sigstore_verify::{VerificationPolicy, Verifier};
+
+use crate::model::image::Digest;
+
+/// Whom certificates are believed from.
+pub struct Root {
+    verifier: Verifier,
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Root")
+    }
+}
+
+/// What a certificate proves of whoever has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proved {
+    /// Who vouched for the identity.
+    pub issuer: String,
+    /// The identity.
+    pub subject: String,
+}
+
+impl Root {
+    /// Reads a trusted root, as Sigstore writes it.
+    ///
+    /// # Errors
+    /// What the text is instead, as it follows the name of its file.
+    pub fn read(text: &[u8]) -> Result<Self, String> {
+        use_ring();
+        let broken = |why: String| format!("holds no usable trusted root: {why}");
+        let text = std::str::from_utf8(text).map_err(|error| broken(error.to_string()))?;
+        let root = TrustedRoot::from_json(text).map_err(|error| broken(error.to_string()))?;
+        if root.certificate_authorities.is_empty() || root.tlogs.is_empty() {
+            return Err(broken(
+                "it names no certificate authority, or no log".to_owned(),
+            ));
+        }
+        let verifier = Verifier::new(&root).map_err(|error| broken(error.to_string()))?;
+        Ok(Self { verifier })
+    }
+
+    /// Who has signed, by a bundle, that which states something of `digest`.
+    ///
+    /// # Errors
+    /// Why that is not proved.
+    pub(super) fn verify(&self, bundle: &[u8], digest: &Digest) -> Result<Proved, String> {
+        use_ring();
+        let broken = |why: String| format!("its certificate proves nothing: {why}");
+        let text = std::str::from_utf8(bundle).map_err(|error| broken(error.to_string()))?;
+        let bundle = Bundle::from_json(text).map_err(|error| broken(error.to_string()))?;
+        let artifact = Sha256Hash::try_from(digest.bytes().as_slice())
+            .map_err(|error| broken(error.to_string()))?;
+        let policy = VerificationPolicy::any_identity();
+        let result = self
+            .verifier
+            .verify(artifact, &bundle, &policy)
+            .map_err(|error| broken(error.to_string()))?;
+        // All of it was asked for; what was not done proves nothing.
+        let is_whole =
+            result.certificate_verified() && result.sct_verified() && result.tlog_verified();
+        if !is_whole || result.verified_timestamps().is_empty() {
+            return Err(broken("not all of it could be checked".to_owned()));
+        }
+        let subject = match result.identity() {
+            Some(SubjectAltName::Email(text) | SubjectAltName::Uri(text)) => text.clone(),
+            Some(_) | None => return Err(broken("it names no identity".to_owned())),
+        };
+        let issuer = result
+            .issuer()
+            .ok_or_else(|| broken("it names no issuer".to_owned()))?;
+        Ok(Proved {
+            issuer: issuer.to_owned(),
+            subject,
+        })
+    }
+}
+
+/// Has that crate count with the library that all else here does.
+fn use_ring() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if crypto::install_default_provider(&Ring).is_err() {
+            tracing::debug!("it counts already");
+        }
+    });
+}
+
+/// Hashes and signatures by ring. It signs nothing.
+#[derive(Debug)]
+struct Ring;
+
+struct Hashing(digest::Context);
+
+impl HashContext for Hashing {
+    fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    fn finalize(self: Box<Self>) -> Vec<u8> {
+        self.0.finish().as_ref().to_owned()
+    }
+}
+
+impl CryptoProvider for Ring {
+    fn hash(&self, algorithm: HashAlgorithm) -> crypto::Result<Box<dyn HashContext>> {
+        let algorithm = match algorithm {
+            HashAlgorithm::Sha2256 => &digest::SHA256,
+            HashAlgorithm::Sha2384 => &digest::SHA384,
+            HashAlgorithm::Sha2512 => &digest::SHA512,
+            _ => return Err(Error::UnsupportedAlgorithm("a hash".to_owned())),
+        };
+        Ok(Box::new(Hashing(digest::Context::new(algorithm))))
+    }
+
+    fn verify_raw(
+        &self,
+        scheme: SigningScheme,
+        key: &[u8],
+        data: &[u8],
+        signature: &[u8],
+    ) -> crypto::Result<()> {
+        let algorithm: &dyn VerificationAlgorithm = match scheme {
+            SigningScheme::EcdsaP256Sha256 => &ECDSA_P256_SHA256_ASN1,
+            SigningScheme::EcdsaP256Sha384 => &ECDSA_P256_SHA384_ASN1,
+            SigningScheme::EcdsaP384Sha256 => &ECDSA_P384_SHA256_ASN1,
+            SigningScheme::EcdsaP384Sha384 => &ECDSA_P384_SHA384_ASN1,
+            SigningScheme::Ed25519 => &ED25519,
+            SigningScheme::RsaPssSha256 => &RSA_PSS_2048_8192_SHA256,
+            SigningScheme::RsaPssSha384 => &RSA_PSS_2048_8192_SHA384,
+            SigningScheme::RsaPssSha512 => &RSA_PSS_2048_8192_SHA512,
+            SigningScheme::RsaPkcs1Sha256 => &RSA_PKCS1_2048_8192_SHA256,
+            SigningScheme::RsaPkcs1Sha384 => &RSA_PKCS1_2048_8192_SHA384,
+            SigningScheme::RsaPkcs1Sha512 => &RSA_PKCS1_2048_8192_SHA512,
+            SigningScheme::MlDsa44 | SigningScheme::MlDsa65 | SigningScheme::MlDsa87 => {
+                return Err(Error::UnsupportedAlgorithm(scheme.name().to_owned()));
+            }
+            // It may grow.
+            _ => return Err(Error::UnsupportedAlgorithm(scheme.name().to_owned())),
+        };
+        UnparsedPublicKey::new(algorithm, key)
+            .verify(data, signature)
+            .map_err(|_| Error::Verification("the signature does not fit".to_owned()))
+    }
+
+    fn verify_prehashed(
+        &self,
+        scheme: SigningScheme,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+    ) -> crypto::Result<()> {
+        // A statement is at hand whole, so nobody asks for it.
+        Err(Error::UnsupportedAlgorithm(format!(
+            "{} over a digest",
+            scheme.name()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bundle, and the root of the instance that it is of.
+    const BUNDLES: [(&str, &str); 2] = [
+        (
+            include_str!("../../tests/data/sigstore/rekor-1.sigstore.json"),
+            include_str!("../../tests/data/sigstore/trusted_root.json"),
+        ),
+        (
+            include_str!("../../tests/data/sigstore/rekor-2.sigstore.json"),
+            include_str!("../../tests/data/sigstore/staging_root.json"),
+        ),
+    ];
+    const ABOUT: &str = "sha256:54303491a8418fbed24344b513546182c29b43bf282ceb433af65e2299f9271f";
+
+    fn root(text: &str) -> Root {
+        Root::read(text.as_bytes()).unwrap()
+    }
+
+    fn proved(root: &Root, bundle: &str, about: &str) -> Result<Proved, String> {
+        root.verify(bundle.as_bytes(), &about.parse().unwrap())
+    }
+
+    #[test]
+    fn a_real_bundle_proves_who_has_signed_what_and_nothing_else() {
+        for (bundle, of) in BUNDLES {
+            let root = root(of);
+            let found = proved(&root, bundle, ABOUT).unwrap();
+            let issuers = [
+                "https://token.actions.githubusercontent.com",
+                "https://github.com/login/oauth",
+            ];
+            assert!(issuers.contains(&found.issuer.as_str()), "{found:?}");
+            let other = format!("sha256:{}", "0a".repeat(32));
+            proved(&root, bundle, &other).unwrap_err();
+            proved(&root, "{}", ABOUT).unwrap_err();
+        }
+        // That of another instance believes others.
+        let [(one, of_one), (two, of_two)] = BUNDLES;
+        proved(&root(of_two), one, ABOUT).unwrap_err();
+        proved(&root(of_one), two, ABOUT).unwrap_err();
+    }
+
+    #[test]
+    fn a_root_that_lacks_a_part_proves_nothing() {
+        use serde_json::Value;
+        let (bundle, of) = BUNDLES[1];
+        // The second kind of log has no time of its own.
+        for part in [
+            "tlogs",
+            "certificateAuthorities",
+            "ctlogs",
+            "timestampAuthorities",
+        ] {
+            let mut root: Value = serde_json::from_str(of).unwrap();
+            root[part] = Value::Array(Vec::new());
+            if let Ok(root) = Root::read(root.to_string().as_bytes()) {
+                proved(&root, bundle, ABOUT).expect_err(part);
+            }
+        }
+        for text in ["", "{}", "x"] {
+            Root::read(text.as_bytes()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_bundle_that_is_missing_or_of_another_proves_nothing() {
+        use serde_json::Value;
+        let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let root = root(BUNDLES[0].1);
+        let [one, two] = BUNDLES.map(|(bundle, _)| read(bundle));
+        for path in [
+            "/verificationMaterial/certificate",
+            "/verificationMaterial/tlogEntries",
+            "/dsseEnvelope/payload",
+            "/dsseEnvelope/signatures",
+        ] {
+            let mut bundle = one.clone();
+            *bundle.pointer_mut(path).unwrap() = two.pointer(path).unwrap().clone();
+            if bundle != one {
+                proved(&root, &bundle.to_string(), ABOUT).expect_err(path);
+            }
+            let mut bundle = one.clone();
+            *bundle.pointer_mut(path).unwrap() = Value::Null;
+            proved(&root, &bundle.to_string(), ABOUT).expect_err(path);
+        }
+    }
+
+    #[test]
+    fn a_changed_letter_of_a_bundle_proves_no_other() {
+        for (bundle, of) in BUNDLES {
+            let root = root(of);
+            let whole = proved(&root, bundle, ABOUT).unwrap();
+            for (at, letter) in bundle.char_indices().step_by(29) {
+                let mut changed = bundle.to_owned();
+                let other = if letter == 'A' { "B" } else { "A" };
+                changed.replace_range(at..at + letter.len_utf8(), other);
+                if let Ok(found) = proved(&root, &changed, ABOUT) {
+                    assert_eq!(found, whole, "{at}");
+                }
+            }
+        }
+    }
+}
