@@ -188,6 +188,18 @@ impl Trusted {
         })
     }
 
+    /// Whether what was `opened` at `path`, which a manifest names, may be read for that.
+    ///
+    /// # Errors
+    /// Why not, as it follows the name of the path.
+    pub fn check_named(&self, path: &Path, opened: &File) -> Result<(), String> {
+        match self.lured(path, opened) {
+            Ok(None) => Ok(()),
+            Ok(Some(lured)) => Err(lured.to_string()),
+            Err(error) => Err(format!("cannot be judged: {error}")),
+        }
+    }
+
     fn way(&self, path: &Path, end: End) -> Way {
         let mut at = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = names(path).collect();

@@ -18,7 +18,7 @@ use crate::driver::{DriverError, LogQuery, LogStream};
 use crate::metrics::{Format, Metrics};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, Limit, Notifications, PipelineKey, PipelineSpec,
-    PipelineStatus, Problem, Snapshot, TargetName, Workload, revision,
+    PipelineStatus, Problem, Snapshot, TargetName, TargetStatus, Workload, revision,
 };
 use crate::notify::{NotifyError, NotifyHandle};
 use crate::planner::Desired;
@@ -37,6 +37,8 @@ use super::sources::{self, Sources};
 /// For how long, and how soon after each other, it is tried to remove the volumes of containers
 /// that are going.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a scrape waits for what is known of notifications.
+const TOLD_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long what was begun a moment ago takes to be known as running.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
@@ -113,6 +115,19 @@ impl Backend {
     }
 }
 
+impl Backend {
+    /// How those do who are told of what is wrong, as far as that is known soon.
+    async fn told(&self) -> Vec<TargetStatus> {
+        let Some(notifier) = &self.notifier else {
+            return Vec::new();
+        };
+        match tokio::time::timeout(TOLD_PATIENCE, notifier.list()).await {
+            Ok(Ok(known)) => known.targets,
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    }
+}
+
 fn not_told(error: NotifyError) -> ApiError {
     let code = match &error {
         NotifyError::NoSuchTarget(_) => ErrorCode::NotFound,
@@ -147,7 +162,8 @@ impl api::Backend for Backend {
         let with_usage = |snapshot: Arc<Snapshot>| async move {
             self.meters.added_to(&snapshot, Busyness::IfKnown).await
         };
-        metering::exposed(self.metrics.scrape(format, with_usage).await)
+        let told = self.told().await;
+        metering::exposed(self.metrics.scrape(format, told, with_usage).await)
     }
 
     async fn with_usage(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {

@@ -51,7 +51,7 @@ use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Scope};
 use crate::metrics::Metrics;
 use crate::model::{DaemonStatus, DriverKind, Signal};
-use crate::notify::{Notifier, NotifyHandle, Source as NotifySource};
+use crate::notify::{Notifier, NotifyHandle, OwnTargets, Source as NotifySource};
 use crate::probe::Prober;
 use crate::reconciler::{Core, Drivers, Kept, Reconciler, ReconcilerHandle, Refusal};
 use crate::store::{self, LockError, Recovery, StateLock, Store, StoreError};
@@ -240,6 +240,7 @@ impl Daemon {
             control_plane: control.address().map(|address| address.to_string()),
         };
         let files: Vec<PathBuf> = watched_files(&kept);
+        let owners = own_targets(&kept);
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
         if containing == Containing::Nothing {
             core.spare(DriverKind::Docker);
@@ -297,7 +298,11 @@ impl Daemon {
         if let Some(doors) = control.doors() {
             engine::open_doors(&docker, doors, networks);
         }
-        let metrics = Arc::new(Metrics::new(owner.clone(), clock.clone()));
+        let metrics = Arc::new(Metrics::new(
+            owner.clone(),
+            clock.clone(),
+            process_config(&options.state_dir).logs_dir,
+        ));
         let meters = Arc::new(metering::meters(&process, &docker, &clock));
         let seat = control.seat();
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
@@ -329,6 +334,7 @@ impl Daemon {
                 owner.clone(),
                 &settings,
                 source,
+                owners,
             );
             tasks.push(tokio::spawn(telling.run(stop.clone())));
             notifier = Some(handle);
@@ -637,6 +643,14 @@ fn open_process_driver(dir: &Path, clock: &Clock) -> Result<Arc<ProcessDriver>, 
     ProcessDriver::new(forks, process_config(dir), clock.clone())
         .map(Arc::new)
         .map_err(|source| failed("make the folder of instances", source))
+}
+
+/// Who is told of each pipeline by its own file.
+fn own_targets(kept: &Kept) -> OwnTargets {
+    let wanted = kept.pipelines.iter().filter(|(_, one)| !one.deleting);
+    wanted
+        .map(|(key, one)| (key.clone(), (one.generation, one.spec.notify.clone())))
+        .collect()
 }
 
 fn watched_files(kept: &Kept) -> Vec<PathBuf> {

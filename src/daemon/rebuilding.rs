@@ -56,6 +56,7 @@ pub(super) async fn rebuilt(
                     labels: BTreeMap::new(),
                     annotations: BTreeMap::new(),
                     network: None,
+                    notify: Vec::new(),
                     components: BTreeMap::new(),
                 }),
                 generation: launch.generation,

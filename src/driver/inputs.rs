@@ -161,11 +161,7 @@ fn wanted(path: &Path) -> Wanted<'_> {
     Wanted {
         path,
         limit: LARGEST,
-        judge: |path, file| match Trusted::ours().lured(path, file) {
-            Ok(None) => Ok(()),
-            Ok(Some(lured)) => Err(lured.to_string()),
-            Err(error) => Err(format!("cannot be judged: {error}")),
-        },
+        judge: |path, file| Trusted::ours().check_named(path, file),
     }
 }
 

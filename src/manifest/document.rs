@@ -10,6 +10,7 @@ use super::fields::{Field, Fields, scalar};
 use super::graph;
 use super::health::ProbesDraft;
 use super::image_need::{self, Names};
+use super::notifications;
 use super::policy::{RestartDraft, StopDraft};
 use super::problem::{Findings, Span, shown};
 use super::references::{Ids, Peer, Resolver, Target};
@@ -233,6 +234,7 @@ fn read_spec<'t>(
         image_need::requirement(field, &options.base_dir, Names::Elsewhere, findings)
     });
     let cluster = Cluster::read(fields, findings);
+    let notify = fields.get("notify");
     let env = fields
         .get("env")
         .map(|f| environment(f, findings))
@@ -300,12 +302,18 @@ fn read_spec<'t>(
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),
         network,
+        notify: Vec::new(),
         components: BTreeMap::new(),
     };
     let names: Vec<String> = drafts
         .iter()
         .filter_map(|draft| Some(draft.id.as_ref()?.0.to_string()))
         .collect();
+    if let Some(field) = notify {
+        let ids = names.iter().map(String::as_str);
+        pipeline.notify =
+            notifications::of_pipeline(field, &pipeline.key, ids, &options.base_dir, findings);
+    }
     let peers = peers(&names, &drafts);
     let mut written = BTreeMap::new();
     for draft in drafts {

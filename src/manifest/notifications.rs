@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{
     Address, ConditionKind, Destination, HeartbeatSpec, HumanDuration, NotifyMatch, NotifySpec,
-    NotifyTarget, TargetName, TellEnd, WebhookFormat,
+    NotifyTarget, PipelineKey, TargetName, TellEnd, WebhookFormat,
 };
 
 use super::documents;
 use super::fields::{Field, Fields, owned};
 use super::problem::{Findings, Problems, Span};
+use super::suggest;
 use super::tree::{Node, Value};
 
 /// A heartbeat that comes more often than this is a load and no message.
@@ -46,6 +47,7 @@ pub fn parse_notify(
     let mut reader = Reader {
         base,
         look,
+        whose: Whose::Host,
         names: BTreeMap::new(),
     };
     for document in &documents {
@@ -81,8 +83,58 @@ pub fn is_notify(text: &[u8]) -> bool {
     first.is_some_and(|line| line.starts_with("- ") || line.starts_with('['))
 }
 
+/// Reads `spec.notify` of the pipeline `key`, whose components are called `ids`. What is said there
+/// is of that pipeline alone.
+pub(super) fn of_pipeline<'a>(
+    field: Field<'_>,
+    key: &PipelineKey,
+    ids: impl Iterator<Item = &'a str> + Clone,
+    base: &Path,
+    findings: &mut Findings<'_>,
+) -> Vec<NotifyTarget> {
+    let Some(items) = field.list(findings) else {
+        return Vec::new();
+    };
+    let mut reader = Reader {
+        base,
+        // Its secrets may come later: a message that lacks one is tried again.
+        look: &|_| Ok(()),
+        whose: Whose::Pipeline,
+        names: BTreeMap::new(),
+    };
+    let mut spec = NotifySpec::default();
+    reader.items(items, &mut spec, findings);
+    for target in &mut spec.targets {
+        target.name = target.name.within(key);
+        target.only.namespace = Some(key.namespace.clone());
+        target.only.pipeline = Some(key.name.clone());
+        let Some(id) = &target.only.component else {
+            continue;
+        };
+        if !ids.clone().any(|known| known == id.as_str()) {
+            let message = format!("`match` names `{id}`, but there is no such component");
+            let fix = suggest::did_you_mean(id.as_str(), ids.clone());
+            findings.error(field.key_at, message, fix);
+        }
+    }
+    spec.targets
+}
+
+/// Who says who is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Whoever looks after the host.
+    Host,
+    /// The author of a pipeline.
+    Pipeline,
+}
+
+/// What only the host's own file may say.
+const HOST_ONLY: &str = "write it into `notify.yaml` of the daemon";
+
 struct Reader<'a> {
     base: &'a Path,
+    whose: Whose,
     look: LookAt<'a>,
     names: BTreeMap<TargetName, Span>,
 }
@@ -100,6 +152,10 @@ impl Reader<'_> {
             };
             let name = self.name(&mut fields, findings);
             if let Some(field) = fields.get("heartbeat") {
+                if self.whose == Whose::Pipeline {
+                    let message = "a heartbeat tells how the whole daemon is, not one pipeline";
+                    findings.error(field.key_at, message, HOST_ONLY.to_owned());
+                }
                 let beat = self.heartbeat(field, findings);
                 fields.close(findings);
                 if let (Some(name), Some((address, every))) = (name, beat) {
@@ -126,6 +182,11 @@ impl Reader<'_> {
             return None;
         };
         let name: TargetName = field.parsed(findings)?;
+        if name.is_of_a_pipeline() {
+            let message = format!("`{name}` is not a valid target name: use no `.`");
+            findings.error(field.node.at, message, None);
+            return None;
+        }
         if let Some(first) = self.names.insert(name.clone(), field.node.at) {
             let message = format!("two targets are named `{name}`");
             findings.clash(field.node.at, message, first, "first used here");
@@ -145,7 +206,8 @@ impl Reader<'_> {
         let repeat = fields
             .get("repeat")
             .and_then(|f| f.duration(findings, HumanDuration::from_secs(60)));
-        let only = fields.get("match").and_then(|f| matching(f, findings));
+        let only = fields.get("match");
+        let only = only.and_then(|f| matching(f, self.whose, findings));
         let resolved = fields.get("resolved").and_then(|f| f.truth(findings));
         let Some(to) = fields.get("to") else {
             let fix = "add `to: {webhook: {url_file: FILE}}`, `to: {exec: [PROGRAM]}`, \
@@ -193,6 +255,10 @@ impl Reader<'_> {
         fields.close(findings);
         if let Some(field) = webhook {
             return self.webhook(field, findings);
+        }
+        if let (Some(field), Whose::Pipeline) = (exec, self.whose) {
+            let message = "`exec` runs a program as the daemon's user, outside of any component";
+            findings.error(field.key_at, message, HOST_ONLY.to_owned());
         }
         if let Some(field) = exec {
             let command = owned(field.texts(findings)?);
@@ -334,7 +400,7 @@ fn kinds(field: Field<'_>, findings: &mut Findings<'_>) -> Vec<ConditionKind> {
             Err(error) => {
                 let all = ConditionKind::ALL.map(|kind| kind.to_string());
                 let names = all.iter().map(String::as_str);
-                let fix = super::suggest::did_you_mean(word.text, names)
+                let fix = suggest::did_you_mean(word.text, names)
                     .unwrap_or_else(|| format!("known are {}", all.join(", ")));
                 findings.error(word.at, error.to_string(), Some(fix));
             }
@@ -343,8 +409,20 @@ fn kinds(field: Field<'_>, findings: &mut Findings<'_>) -> Vec<ConditionKind> {
     kinds
 }
 
-fn matching(field: Field<'_>, findings: &mut Findings<'_>) -> Option<NotifyMatch> {
+fn matching(field: Field<'_>, whose: Whose, findings: &mut Findings<'_>) -> Option<NotifyMatch> {
     let mut fields = field.fields("`match`", findings)?;
+    if whose == Whose::Pipeline {
+        let component = fields.get("component").and_then(|f| f.parsed(findings));
+        for name in ["namespace", "pipeline", "labels"] {
+            let fix = "leave it out: a pipeline's own `notify` is told of that pipeline alone";
+            fields.refuse(findings, name, fix);
+        }
+        fields.close(findings);
+        return Some(NotifyMatch {
+            component,
+            ..NotifyMatch::default()
+        });
+    }
     let only = NotifyMatch {
         namespace: fields.get("namespace").and_then(|f| f.parsed(findings)),
         pipeline: fields.get("pipeline").and_then(|f| f.parsed(findings)),

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+use crate::driver::logs::Outputs;
 use crate::model::{
     ComponentStatus, DriverKind, EventKind, ExitReason, Hold, Metric, PhaseName, PipelineKey,
-    PipelineStatus, ReplicaKey, ReplicaStatus, Snapshot,
+    PipelineStatus, ProbeKind, ReplicaKey, ReplicaStatus, Snapshot,
 };
+use crate::reconciler::VitalFigures;
 
-use super::tally::Tally;
+use super::tally::{Tally, Whose};
 use super::text::{Kind, Labels, Text, Value};
 
 /// So many figures of one component's heartbeats become series; the rest is left out, in order of
@@ -405,6 +407,53 @@ impl<'a> Rows<'a> {
         );
     }
 
+    /// What replicas write.
+    pub(super) fn write_output(&self, outputs: &Outputs, text: &mut Text) {
+        text.family(
+            "flowctl_replica_output_bytes_total",
+            Kind::Counter,
+            "Bytes of its log since somebody first scraped.",
+        );
+        for row in &self.replicas {
+            if let Some(output) = outputs.of(&row.whose) {
+                text.sample(&row.labels, output.bytes);
+            }
+        }
+        text.family(
+            "flowctl_replica_last_output_timestamp_seconds",
+            Kind::Gauge,
+            "When it last wrote a line.",
+        );
+        for row in &self.replicas {
+            if let Some(output) = outputs.of(&row.whose) {
+                text.sample(&row.labels, output.last_at);
+            }
+        }
+    }
+
+    /// Health checks, as they were answered.
+    pub(super) fn write_probes(&self, vitals: &VitalFigures, text: &mut Text) {
+        text.family(
+            "flowctl_probe_failures_total",
+            Kind::Counter,
+            "Health checks that failed since the daemon started.",
+        );
+        for row in &self.replicas {
+            let failures = vitals.probe_failures.get(&row.whose);
+            for (kind, count) in failures.into_iter().flatten() {
+                text.sample_with(&row.labels, ("probe", word(*kind)), *count);
+            }
+        }
+        text.family(
+            "flowctl_probe_duration_seconds",
+            Kind::Histogram,
+            "How long health checks took, of all replicas.",
+        );
+        for (kind, durations) in &vitals.probes {
+            text.durations(&Labels::new(&[("probe", word(*kind))]), durations);
+        }
+    }
+
     fn write_registrations(&self, text: &mut Text) {
         self.replicas(
             text,
@@ -434,6 +483,17 @@ impl<'a> Rows<'a> {
             }
         }
     }
+}
+
+/// Every replica that there is, as it is counted.
+pub(super) fn whose(snapshot: &Snapshot) -> impl Iterator<Item = Whose> {
+    snapshot.replicas().map(|(pipeline, component, one)| {
+        let key = ReplicaKey {
+            component: component.id.clone(),
+            replica: one.replica,
+        };
+        (pipeline.key(), key)
+    })
 }
 
 /// Kinds of events and how many there were.
@@ -476,6 +536,14 @@ fn sanitised(name: &str) -> String {
         _ => '_',
     };
     name.chars().take(LONGEST_NAME).map(plain).collect()
+}
+
+fn word(probe: ProbeKind) -> &'static str {
+    match probe {
+        ProbeKind::Startup => "startup",
+        ProbeKind::Readiness => "readiness",
+        ProbeKind::Liveness => "liveness",
+    }
 }
 
 /// The word for what holds a replica up.

@@ -17,6 +17,8 @@ mod tally;
 mod tests;
 mod text;
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,13 +26,14 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::model::{Snapshot, Timestamp};
+use crate::driver::logs::Outputs;
+use crate::model::{Snapshot, TargetStatus, Timestamp};
 use crate::reconciler::{ReconcilerHandle, VitalFigures};
 
 pub use text::Format;
 
 use own::{Process, Requests};
-use tally::{Tally, Tallying};
+use tally::{Tally, Tallying, Whose};
 
 /// One that was written so long ago answers whoever asks now: a storm of scrapers costs what ten a
 /// second cost.
@@ -55,13 +58,14 @@ pub struct Metrics {
     clock: Clock,
     tallying: Tallying,
     requests: std::sync::Mutex<Requests>,
+    outputs: Arc<std::sync::Mutex<Outputs>>,
     /// The latest text of each form, as long as somebody is being sent it.
     latest: [Mutex<Option<Latest>>; 2],
 }
 
 impl Metrics {
-    /// Begins to count. Needs a runtime.
-    pub fn new(owner: ReconcilerHandle, clock: Clock) -> Self {
+    /// Begins to count. Needs a runtime. What components write lies below `logs`.
+    pub fn new(owner: ReconcilerHandle, clock: Clock, logs: PathBuf) -> Self {
         let tallying = Tallying::default();
         tokio::spawn(tallying.clone().follow(owner.events(), owner.snapshots()));
         Self {
@@ -69,6 +73,7 @@ impl Metrics {
             clock,
             tallying,
             requests: Default::default(),
+            outputs: Arc::new(std::sync::Mutex::new(Outputs::new(logs))),
             latest: Default::default(),
         }
     }
@@ -82,10 +87,12 @@ impl Metrics {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The metrics as they are now. `with_usage` is the latest snapshot with what replicas use.
+    /// The metrics as they are now. `with_usage` is the latest snapshot with what replicas use;
+    /// `told` is how those do who are told of what is wrong.
     pub async fn scrape<F>(
         &self,
         format: Format,
+        told: Vec<TargetStatus>,
         with_usage: impl FnOnce(Arc<Snapshot>) -> F,
     ) -> Scrape
     where
@@ -108,10 +115,17 @@ impl Metrics {
         let (tallying, vitals) = (self.tallying.clone(), self.owner.vitals());
         let requests = self.requests().clone();
         let now = self.clock.now();
+        let outputs = Arc::clone(&self.outputs);
         let writing = tokio::task::spawn_blocking(move || {
             let tally = tallying.seen(&snapshot);
+            let there: HashSet<Whose> = families::whose(&snapshot).collect();
+            vitals.keep(|whose| there.contains(whose));
+            let mut outputs = outputs.lock().unwrap_or_else(PoisonError::into_inner);
+            outputs.look(there.into_iter());
             let living = Living {
                 tally,
+                outputs: &outputs,
+                told,
                 vitals: vitals.figures(),
                 process: Process::read(),
                 requests,
@@ -128,8 +142,10 @@ impl Metrics {
 }
 
 /// What only a daemon that runs can tell.
-struct Living {
+struct Living<'a> {
     tally: Tally,
+    outputs: &'a Outputs,
+    told: Vec<TargetStatus>,
     vitals: VitalFigures,
     process: Process,
     requests: Requests,
@@ -144,7 +160,12 @@ pub fn of_snapshot(snapshot: &Snapshot, format: Format) -> Scrape {
     }
 }
 
-fn write(snapshot: &Snapshot, living: Option<&Living>, format: Format, now: Timestamp) -> String {
+fn write(
+    snapshot: &Snapshot,
+    living: Option<&Living<'_>>,
+    format: Format,
+    now: Timestamp,
+) -> String {
     let rows = families::Rows::of(snapshot);
     let mut text = text::Text::new(format, rows.expected());
     own::write_build(&mut text);
@@ -153,7 +174,10 @@ fn write(snapshot: &Snapshot, living: Option<&Living>, format: Format, now: Time
     }
     rows.write(living.map(|living| &living.tally), &mut text);
     if let Some(living) = living {
+        rows.write_output(living.outputs, &mut text);
+        rows.write_probes(&living.vitals, &mut text);
         families::write_events(&living.tally, &mut text);
+        own::write_told(&living.told, &mut text);
         own::write_vitals(&living.vitals, now, &mut text);
         own::write_requests(&living.requests, &mut text);
         if let Some(daemon) = &snapshot.daemon {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{DaemonStatus, Timestamp};
+use crate::model::{DaemonStatus, TargetStatus, Timestamp};
 use crate::reconciler::VitalFigures;
 
 use super::text::{Kind, Labels, Text};
@@ -144,6 +144,35 @@ pub(super) fn write_vitals(vitals: &VitalFigures, now: Timestamp, text: &mut Tex
         "Commits that could not be recorded.",
     );
     text.sample(&none, vitals.commits_failed);
+}
+
+/// Those who are told of what is wrong.
+pub(super) fn write_told(told: &[TargetStatus], text: &mut Text) {
+    text.family(
+        "flowctl_notifications_total",
+        Kind::Counter,
+        "Deliveries of messages since the daemon started, by what came of them: dropped is what was \
+         given up, failed was or is tried again.",
+    );
+    for target in told {
+        let labels = Labels::new(&[("target", target.name.as_str())]);
+        for (result, count) in [
+            ("delivered", target.delivered),
+            ("failed", target.failed),
+            ("dropped", target.dropped),
+        ] {
+            text.sample_with(&labels, ("result", result), count);
+        }
+    }
+    text.family(
+        "flowctl_notifications_pending",
+        Kind::Gauge,
+        "Messages that wait for a target.",
+    );
+    for target in told {
+        let labels = Labels::new(&[("target", target.name.as_str())]);
+        text.sample(&labels, target.pending);
+    }
 }
 
 /// Requests to the socket that were answered, by route and HTTP status.

@@ -86,6 +86,7 @@ pub(crate) fn pipeline(components: Vec<ComponentSpec>) -> PipelineSpec {
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         network: None,
+        notify: Vec::new(),
         components: components.into_iter().map(|c| (c.id.clone(), c)).collect(),
     }
 }

@@ -103,11 +103,69 @@ label!(
     "namespace"
 );
 
-label!(
-    /// The name of somebody who is told of what is wrong. A DNS label.
-    TargetName,
-    "target name"
-);
+/// The name of somebody who is told of what is wrong: a DNS label, or, where a pipeline's own file
+/// says so, `NAMESPACE.PIPELINE.LABEL`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct TargetName(Arc<str>);
+
+impl TargetName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last word of it.
+    pub fn label(&self) -> &str {
+        self.0.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Whether the file of some pipeline says so.
+    pub fn is_of_a_pipeline(&self) -> bool {
+        self.0.contains('.')
+    }
+
+    /// Whether the file of this pipeline says so.
+    pub fn is_of(&self, pipeline: &PipelineKey) -> bool {
+        self.within(pipeline) == *self
+    }
+
+    /// The name of the same label in the file of `pipeline`.
+    #[must_use]
+    pub fn within(&self, pipeline: &PipelineKey) -> Self {
+        let PipelineKey { namespace, name } = pipeline;
+        Self(format!("{namespace}.{name}.{}", self.label()).into())
+    }
+}
+
+impl FromStr for TargetName {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let words = text.split('.').count();
+        if (words == 1 || words == 3) && text.split('.').all(is_label) {
+            Ok(Self(text.into()))
+        } else {
+            let text = text.chars().take(80).collect();
+            let what = "target name";
+            Err(IdError::NotALabel { what, text })
+        }
+    }
+}
+
+impl fmt::Display for TargetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for TargetName {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        std::borrow::Cow::<str>::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
 
 impl Default for Namespace {
     fn default() -> Self {

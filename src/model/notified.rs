@@ -59,6 +59,9 @@ pub struct TargetStatus {
     pub when: String,
     /// Messages that it took since the daemon started.
     pub delivered: u64,
+    /// Deliveries that failed since the daemon started, each of which was or is tried again.
+    #[serde(default)]
+    pub failed: u64,
     /// Messages that were given up since the daemon started: too old, or too many.
     pub dropped: u64,
     /// Messages that wait.

@@ -10,7 +10,8 @@ use super::http::{Call, call};
 use super::message::Message;
 use super::sign::signature;
 use crate::files::{self, Wanted};
-use crate::model::{Address, Destination, Timestamp, WebhookFormat};
+use crate::model::{Address, Destination, NotifyTarget, TargetName, Timestamp, WebhookFormat};
+use crate::ownership::Trusted;
 
 /// The largest file of a secret.
 const SECRET_LIMIT: u64 = 64 << 10;
@@ -24,15 +25,16 @@ const ALERT_LASTS: Duration = Duration::from_secs(300);
 /// # Errors
 /// What went wrong, in words without secrets.
 pub(super) async fn deliver(
-    to: &Destination,
+    target: &NotifyTarget,
     message: &Message,
     host: &str,
     now: Timestamp,
 ) -> Result<(), String> {
-    match to {
+    let named = NamedBy::of(&target.name);
+    match &target.to {
         Destination::Exec { command } => exec::run(command, message, host).await,
         Destination::Alertmanager { address } => {
-            let base = url(address).await?;
+            let base = url(address, named).await?;
             let url = format!("{}/api/v2/alerts", base.trim_end_matches('/'));
             let alerts = message.alerts(host, now.after(ALERT_LASTS));
             let headers = vec![content("application/json")];
@@ -44,7 +46,7 @@ pub(super) async fn deliver(
             headers_file,
             secret_file,
         } => {
-            let url = url(address).await?;
+            let url = url(address, named).await?;
             let (mut headers, body) = match format {
                 WebhookFormat::Json => (
                     vec![content("application/cloudevents+json")],
@@ -68,7 +70,7 @@ pub(super) async fn deliver(
             };
             let body = body.into_bytes();
             if let Some(path) = secret_file {
-                let secret = word(path).await?;
+                let secret = word(path, named).await?;
                 let id = message.id_on(host);
                 let seconds = now.as_millis() / 1_000;
                 let signed = signature(&secret, &id, seconds, &body);
@@ -79,7 +81,7 @@ pub(super) async fn deliver(
                 ]);
             }
             if let Some(path) = headers_file {
-                headers.extend(header_lines(path, &secret(path).await?)?);
+                headers.extend(header_lines(path, &secret(path, named).await?)?);
             }
             post(&url, headers, body).await
         }
@@ -91,7 +93,7 @@ pub(super) async fn deliver(
 /// # Errors
 /// What went wrong, in words without secrets.
 pub(super) async fn beat(address: &Address, trouble: Option<&str>) -> Result<(), String> {
-    let url = url(address).await?;
+    let url = url(address, NamedBy::Host).await?;
     match trouble {
         None => {
             let ping = Call {
@@ -155,26 +157,26 @@ fn header_lines(path: &Path, text: &str) -> Result<Vec<(String, String)>, String
     Ok(headers)
 }
 
-async fn url(address: &Address) -> Result<String, String> {
+async fn url(address: &Address, named: NamedBy) -> Result<String, String> {
     match address {
         Address::Url(url) => Ok(url.clone()),
-        Address::UrlFile(path) => word(path).await,
+        Address::UrlFile(path) => word(path, named).await,
     }
 }
 
 /// The first line of a file of a secret that says anything.
-async fn word(path: &Path) -> Result<String, String> {
-    let text = secret(path).await?;
+async fn word(path: &Path, named: NamedBy) -> Result<String, String> {
+    let text = secret(path, named).await?;
     let line = text.lines().map(str::trim).find(|line| !line.is_empty());
     let line = line.ok_or_else(|| format!("{} is empty", path.display()))?;
     Ok(line.to_owned())
 }
 
 /// What a file of a secret holds. It is read each time: whoever replaces it need tell nobody.
-async fn secret(path: &Path) -> Result<String, String> {
+async fn secret(path: &Path, named: NamedBy) -> Result<String, String> {
     let path = path.to_owned();
     let told = path.display().to_string();
-    let read = tokio::task::spawn_blocking(move || look(&path)).await;
+    let read = tokio::task::spawn_blocking(move || read(&path, named)).await;
     match read {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(why)) => Err(format!("{told} {why}")),
@@ -187,12 +189,38 @@ async fn secret(path: &Path) -> Result<String, String> {
 /// # Errors
 /// Why there is nothing, as in "FILE ..".
 pub fn look(path: &Path) -> Result<String, String> {
+    read(path, NamedBy::Host)
+}
+
+/// Who named a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NamedBy {
+    /// Whoever looks after the host: whatever it is, it is meant.
+    Host,
+    /// A manifest: where others could make its path lead elsewhere, it may lead to theirs only.
+    Manifest,
+}
+
+impl NamedBy {
+    /// Who named the files of this target.
+    fn of(target: &TargetName) -> Self {
+        if target.is_of_a_pipeline() {
+            Self::Manifest
+        } else {
+            Self::Host
+        }
+    }
+}
+
+fn read(path: &Path, named: NamedBy) -> Result<String, String> {
     match files::look(
         Wanted {
             path,
             limit: SECRET_LIMIT,
-            // Whoever wrote the file of targets named it.
-            judge: |_, _| Ok(()),
+            judge: match named {
+                NamedBy::Host => |_, _| Ok(()),
+                NamedBy::Manifest => |path, file| Trusted::ours().check_named(path, file),
+            },
         },
         FILE_PATIENCE,
     ) {
@@ -214,7 +242,7 @@ mod tests {
         let path = folder.path().join("secret");
         for (text, is_one) in [("", false), (" \r\n\n", false), ("key\r\n", true)] {
             std::fs::write(&path, text).unwrap();
-            let read = word(&path).await;
+            let read = word(&path, NamedBy::Host).await;
             assert_eq!(read.ok(), is_one.then(|| "key".to_owned()), "{text:?}");
         }
     }

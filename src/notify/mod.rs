@@ -24,5 +24,5 @@ mod source;
 mod tracker;
 
 pub use deliver::look;
-pub use run::{Notifier, NotifyError, NotifyHandle};
+pub use run::{Notifier, NotifyError, NotifyHandle, OwnTargets};
 pub use source::{FILE, Source};

@@ -26,6 +26,7 @@ pub(super) struct Queue {
     failing_since: Option<Timestamp>,
     last_error: Option<String>,
     delivered: u64,
+    failed: u64,
     dropped: u64,
     last_delivered: Option<Timestamp>,
 }
@@ -99,6 +100,7 @@ impl Queue {
     /// It did not.
     pub fn ill(&mut self, why: String, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
+        self.failed += 1;
         self.failing_since.get_or_insert(now);
         self.last_error = Some(why);
     }
@@ -131,6 +133,7 @@ impl Queue {
             to,
             when,
             delivered: self.delivered,
+            failed: self.failed,
             dropped: self.dropped,
             pending: self.messages.len() as u64,
             last_delivered: self.last_delivered,

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::conditions;
 use crate::model::{
-    ConditionKind, HeartbeatSpec, MessageStatus, Notifications, NotifySpec, NotifyTarget,
-    PendingMessage, PipelineKey, Problem, Snapshot, StatusCondition, TargetName, TellEnd,
-    Timestamp,
+    ConditionKind, Generation, HeartbeatSpec, MessageStatus, Notifications, NotifySpec,
+    NotifyTarget, PendingMessage, PipelineKey, Problem, Snapshot, StatusCondition, TargetName,
+    TellEnd, Timestamp,
 };
 use crate::reconciler::{Asker, ReconcilerHandle};
 use crate::store::Store;
@@ -52,6 +52,9 @@ pub enum NotifyError {
     #[error("the daemon is shutting down")]
     Ending,
 }
+
+/// Who is told of each pipeline by its own file, and by which generation of it.
+pub type OwnTargets = BTreeMap<PipelineKey, (Generation, Vec<NotifyTarget>)>;
 
 enum Ask {
     List(oneshot::Sender<Notifications>),
@@ -108,6 +111,8 @@ enum Ended {
     Delivery(TargetName, u64, Result<(), String>),
     Beat(TargetName, Result<(), String>),
     Read(Reading),
+    /// What the definition of a pipeline says by now; `None` = there is none.
+    Desired(PipelineKey, Option<(Generation, Vec<NotifyTarget>)>),
 }
 
 /// The notifier.
@@ -121,6 +126,8 @@ pub struct Notifier {
     text: Option<Vec<u8>>,
     problem: Option<(Problem, Timestamp)>,
     targets: BTreeMap<TargetName, Target>,
+    /// By which generation of each pipeline its own targets are known; `None` = that is being asked.
+    owners: BTreeMap<PipelineKey, Option<Generation>>,
     switches: BTreeMap<TargetName, Switch>,
     next_id: u64,
     /// What is not recorded yet.
@@ -140,6 +147,7 @@ impl Notifier {
         owner: ReconcilerHandle,
         settings: &BTreeMap<String, String>,
         source: Source,
+        owners: OwnTargets,
     ) -> (Self, NotifyHandle) {
         let opened = clock.now();
         let kept = Kept::read(settings, opened);
@@ -155,6 +163,7 @@ impl Notifier {
             text: None,
             problem: None,
             targets: BTreeMap::new(),
+            owners: BTreeMap::new(),
             switches: BTreeMap::new(),
             next_id: kept.next,
             unrecorded: Changes::default(),
@@ -166,6 +175,10 @@ impl Notifier {
         };
         // What the file said when it was last good holds until it is read.
         notifier.adopt(kept.good, opened);
+        for (pipeline, (generation, targets)) in owners {
+            notifier.replace(targets, |name| name.is_of(&pipeline));
+            notifier.owners.insert(pipeline, Some(generation));
+        }
         for (name, condition, entry) in kept.told {
             if let Some(target) = notifier.targets.get_mut(&name) {
                 target.tracker.remember(condition, entry);
@@ -235,30 +248,7 @@ impl Notifier {
             targets,
             heartbeats,
         } = spec;
-        let mut before = std::mem::take(&mut self.targets);
-        for spec in targets {
-            let target = match before.remove(&spec.name) {
-                Some(known) => Target {
-                    spec: Arc::new(spec),
-                    ..known
-                },
-                None => Target {
-                    spec: Arc::new(spec),
-                    tracker: Tracker::default(),
-                    queue: Queue::default(),
-                },
-            };
-            self.targets.insert(target.spec.name.clone(), target);
-        }
-        // Who is not in the file any more is owed nothing.
-        for (name, target) in before {
-            for condition in target.tracker.names() {
-                changes.told(&name, condition, None);
-            }
-            for (message, _) in target.queue.waiting() {
-                changes.forget(message);
-            }
-        }
+        changes.append(self.replace(targets, |name| !name.is_of_a_pipeline()));
         let mut before = std::mem::take(&mut self.switches);
         for spec in heartbeats {
             let known = before.remove(&spec.name);
@@ -276,9 +266,78 @@ impl Notifier {
         changes
     }
 
+    /// Puts `targets` in the place of those whose names are `of` their file.
+    fn replace(&mut self, targets: Vec<NotifyTarget>, of: impl Fn(&TargetName) -> bool) -> Changes {
+        let all = std::mem::take(&mut self.targets);
+        let (mut before, others): (BTreeMap<_, _>, _) =
+            all.into_iter().partition(|(name, _)| of(name));
+        self.targets = others;
+        for spec in targets {
+            let target = match before.remove(&spec.name) {
+                Some(known) => Target {
+                    spec: Arc::new(spec),
+                    ..known
+                },
+                None => Target {
+                    spec: Arc::new(spec),
+                    tracker: Tracker::default(),
+                    queue: Queue::default(),
+                },
+            };
+            self.targets.insert(target.spec.name.clone(), target);
+        }
+        // Who is not in the file any more is owed nothing.
+        let mut changes = Changes::default();
+        for (name, target) in before {
+            for condition in target.tracker.names() {
+                changes.told(&name, condition, None);
+            }
+            for (message, _) in target.queue.waiting() {
+                changes.forget(message);
+            }
+        }
+        changes
+    }
+
+    /// Asks what the definitions of pipelines say that have changed; those that are gone tell nobody.
+    fn follow_owners(&mut self, snapshot: &Snapshot) -> Changes {
+        let mut changes = Changes::default();
+        let there: BTreeMap<PipelineKey, Generation> = snapshot
+            .pipelines
+            .iter()
+            .filter(|one| !one.deleting)
+            .map(|one| (one.key(), one.generation))
+            .collect();
+        let gone = self.owners.keys().filter(|key| !there.contains_key(*key));
+        for key in gone.cloned().collect::<Vec<_>>() {
+            self.owners.remove(&key);
+            changes.append(self.replace(Vec::new(), |name| name.is_of(&key)));
+        }
+        for (key, generation) in there {
+            match self.owners.get(&key) {
+                Some(None) => continue,
+                Some(Some(known)) if *known == generation => continue,
+                Some(Some(_)) | None => {}
+            }
+            self.owners.insert(key.clone(), None);
+            let (owner, ended) = (self.owner.clone(), self.ended.clone());
+            tokio::spawn(async move {
+                let desired = owner.desired(key.clone()).await.ok().flatten();
+                let said = desired.map(|(generation, spec)| (generation, spec.notify.clone()));
+                // Nobody is there to hear it once the daemon ends.
+                ended.send(Ended::Desired(key, said)).ok();
+            });
+        }
+        changes
+    }
+
     /// Tells what is to be told, begins what is due. Answers when to look again at the latest.
     async fn turn(&mut self, snapshot: &Snapshot) -> Option<Timestamp> {
         let now = self.clock.now();
+        let gone = self.follow_owners(snapshot);
+        if !gone.is_empty() {
+            self.record(gone).await;
+        }
         let none = BTreeMap::new();
         let of_pipelines = snapshot.pipelines.iter();
         let active: Vec<Active<'_>> = of_pipelines
@@ -374,7 +433,7 @@ impl Notifier {
             let (spec, name) = (Arc::clone(&target.spec), name.clone());
             let (ended, host) = (self.ended.clone(), self.host.clone());
             tokio::spawn(async move {
-                let result = deliver::deliver(&spec.to, &message, &host, now).await;
+                let result = deliver::deliver(&spec, &message, &host, now).await;
                 // Nobody is there to hear it once the daemon ends.
                 ended.send(Ended::Delivery(name, message.id, result)).ok();
             });
@@ -436,6 +495,16 @@ impl Notifier {
                             switch.queue.ill(why, now);
                         }
                     }
+                }
+            }
+            Ended::Desired(key, None) => {
+                self.owners.remove(&key);
+            }
+            Ended::Desired(key, Some((generation, targets))) => {
+                let changes = self.replace(targets, |name| name.is_of(&key));
+                self.owners.insert(key, Some(generation));
+                if !changes.is_empty() {
+                    self.record(changes).await;
                 }
             }
             Ended::Read(Reading::Same) => {}
@@ -516,7 +585,7 @@ impl Notifier {
                         at: now,
                         conditions: Vec::new(),
                     };
-                    deliver::deliver(&target.to, &message, &host, now).await
+                    deliver::deliver(&target, &message, &host, now).await
                 }
                 (None, Some(switch)) => {
                     let snapshot = owner.snapshots().borrow().clone();

@@ -248,7 +248,12 @@ fn changes(
 
 fn pipeline_shown(spec: &PipelineSpec) -> BTreeMap<String, Shown> {
     let mut fields = wording::plain(spec);
-    fields.retain(|path, _| !path.starts_with("components") && !path.starts_with("key"));
+    let own = ["components", "key", "notify"];
+    fields.retain(|path, _| !own.iter().any(|name| path.starts_with(name)));
+    for target in &spec.notify {
+        let path = format!("notify.{}", target.name.label());
+        fields.insert(path, wording::notified(target));
+    }
     fields
 }
 
@@ -329,6 +334,7 @@ mod tests {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             network: None,
+            notify: Vec::new(),
             components: components.into_iter().map(|c| (c.id.clone(), c)).collect(),
         }
     }

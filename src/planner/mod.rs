@@ -87,6 +87,7 @@ impl Desired {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             network: None,
+            notify: Vec::new(),
             components: BTreeMap::new(),
         };
         Self {

@@ -2,12 +2,14 @@
 //! of it costs. A diff is read beside the file.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::model::{
-    ComponentSpec, Port, Protocol, SecretSource, SecretSpec, Volume, VolumeSource, Watches,
+    ComponentSpec, NotifyTarget, Port, Protocol, SecretSource, SecretSpec, Volume, VolumeSource,
+    Watches,
 };
 
 /// What a change of a field costs the running component.
@@ -164,6 +166,19 @@ pub(super) fn plain<T: Serialize>(value: &T) -> BTreeMap<String, Shown> {
         .into_iter()
         .map(|(path, value)| (path, live(value)))
         .collect()
+}
+
+/// Who is told, without what may be secret.
+pub(super) fn notified(target: &NotifyTarget) -> Shown {
+    let mut value = target.to.to_string();
+    // Two that are shown alike may differ.
+    let mut digest = DefaultHasher::new();
+    json(target).to_string().hash(&mut digest);
+    value.push_str(&format!(" #{:08x}", digest.finish() as u32));
+    Shown {
+        value,
+        cost: Cost::Live,
+    }
 }
 
 fn cost(path: &str, spec: &ComponentSpec) -> Cost {

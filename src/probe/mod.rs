@@ -159,6 +159,8 @@ pub struct Report {
     pub outcome: ProbeOutcome,
     /// Whether a failure counts.
     pub counts: Counts,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Why an ask says nothing about the component.

@@ -250,6 +250,7 @@ impl Schedule {
             kind: turn.kind,
             outcome: answer.ok()?,
             counts,
+            took: now.saturating_duration_since(since),
         })
     }
 

@@ -178,12 +178,16 @@ impl Reconciler {
             }
             self.follow_clock();
             self.take_beats_for(&input);
+            if let Input::Probed(report) = &input {
+                self.vitals.probed(report);
+            }
             self.take_in(input);
             // Whatever else waits is taken in before planning: 500 answers cost one plan.
             while let Ok(input) = self.inputs.try_recv() {
                 self.take_in(input);
             }
             while let Ok(report) = self.probes.reports.try_recv() {
+                self.vitals.probed(&report);
                 self.core.handle(Input::Probed(report), self.clock.now());
             }
             while let Ok(command) = self.commands.try_recv() {

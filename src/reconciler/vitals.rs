@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::model::{DriverKind, Durations, Timestamp};
+use crate::model::{
+    DriverKind, Durations, PipelineKey, ProbeKind, ProbeOutcome, ReplicaKey, Timestamp,
+};
+use crate::probe::Report;
 
 /// What the owner has a driver do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +70,10 @@ pub struct VitalFigures {
     pub actions: BTreeMap<(Action, Success), u64>,
     /// When each driver last told all that it runs.
     pub seen: BTreeMap<DriverKind, Timestamp>,
+    /// Probes that were asked, by which of the three.
+    pub probes: BTreeMap<ProbeKind, Durations>,
+    /// How many failed, of each replica.
+    pub probe_failures: BTreeMap<(PipelineKey, ReplicaKey), BTreeMap<ProbeKind, u64>>,
 }
 
 /// The figures while they change. Cheap to clone; a reader holds nobody up for longer than a copy
@@ -99,6 +106,25 @@ impl Vitals {
 
     pub(super) fn saw_all(&self, driver: DriverKind, at: Timestamp) {
         self.lock().seen.insert(driver, at);
+    }
+
+    pub(super) fn probed(&self, report: &Report) {
+        let mut figures = self.lock();
+        let durations = figures.probes.entry(report.kind).or_default();
+        durations.observe(report.took);
+        if let ProbeOutcome::Fail(_) = report.outcome {
+            let whose = (
+                report.instance.pipeline.clone(),
+                report.instance.replica.clone(),
+            );
+            let of_it = figures.probe_failures.entry(whose).or_default();
+            *of_it.entry(report.kind).or_default() += 1;
+        }
+    }
+
+    /// Forgets the failures of replicas that are not `there` any more.
+    pub fn keep(&self, there: impl Fn(&(PipelineKey, ReplicaKey)) -> bool) {
+        self.lock().probe_failures.retain(|whose, _| there(whose));
     }
 
     fn lock(&self) -> MutexGuard<'_, VitalFigures> {

@@ -178,6 +178,7 @@ impl Ledger {
                     labels: spec.labels.clone(),
                     annotations: spec.annotations.clone(),
                     network: spec.network.clone(),
+                    notify: spec.notify.clone(),
                 }),
                 ..record
             },

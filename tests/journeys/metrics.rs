@@ -70,7 +70,7 @@ impl Drop for Prometheus {
 }
 
 /// Everything that is there whatever runs.
-const ALWAYS: [&str; 26] = [
+const ALWAYS: [&str; 28] = [
     "flowctl_build_info",
     "flowctl_daemon_start_time_seconds",
     "flowctl_durable",
@@ -89,6 +89,8 @@ const ALWAYS: [&str; 26] = [
     "flowctl_replica_start_time_seconds",
     "flowctl_replica_restarts_total",
     "flowctl_replica_oom_kills_total",
+    "flowctl_replica_output_bytes_total",
+    "flowctl_replica_last_output_timestamp_seconds",
     "flowctl_replica_cpu_seconds_total",
     "flowctl_replica_memory_bytes",
     "flowctl_replica_processes",
@@ -104,7 +106,8 @@ fn prometheus_scrapes_every_name_sees_a_crash_and_forgets_what_is_deleted() {
     let mut world = World::new();
     let address = free_ports(1)[0];
     world.set("FLOWCTL_METRICS_ADDRESS", &format!("127.0.0.1:{address}"));
-    world.apply(&(sleeper("steady", "") + &sleeper("crashes", "")));
+    let talks = |id: &str| shell(id, "echo here; exec sleep 100000", "");
+    world.apply(&(talks("steady") + &talks("crashes")));
     let Some(prometheus) = Prometheus::start(&world, address) else {
         return;
     };
@@ -124,7 +127,7 @@ fn prometheus_scrapes_every_name_sees_a_crash_and_forgets_what_is_deleted() {
     });
     assert!(prometheus.is(&of("flowctl_replica_restarts_total", "steady"), "0"));
 
-    world.apply(&sleeper("steady", ""));
+    world.apply(&talks("steady"));
     eventually("what is deleted is gone", || {
         prometheus
             .selects(&of("flowctl_replica_ready", "crashes"))

@@ -336,6 +336,60 @@ fn a_dead_mans_switch_hears_that_all_is_well_until_it_is_not() {
 }
 
 #[test]
+fn a_pipelines_own_target_is_told_of_that_pipeline_alone_over_a_kill_of_the_daemon() {
+    let receiver = Receiver::new(Manner::Fails);
+    let world = World::new();
+    let url = format!("http://127.0.0.1:{}/secret-path", receiver.port);
+    world.write("hook.url", &url);
+    let told = |components: &str| {
+        let notify = "  notify: [{ name: owner, to: { webhook: { url_file: hook.url } } }]\n";
+        crate::support::pipeline(components) + notify
+    };
+    let other = crate::support::pipeline(&failing("b")).replace("name: p", "name: q");
+    world.save("q.yaml", &other);
+    world.save("p.yaml", &told(&failing("a")));
+    world.ok(&["apply", "-f", "q.yaml", "-f", "p.yaml", "--no-wait"]);
+    eventually("it was asked", || {
+        !receiver.heard.lock().unwrap().is_empty()
+    });
+    let list = world.ok(&["notify", "list"]);
+    assert!(
+        list.contains("default.p.owner") && !list.contains("secret-path"),
+        "{list}"
+    );
+    world.kill_daemon();
+    receiver.becomes(Manner::Takes);
+    world.start_daemon();
+    eventually("it arrived", || !receiver.taken.lock().unwrap().is_empty());
+    let events = Receiver::events(&receiver.taken);
+    assert_eq!(events[0]["subject"], "p/a");
+    assert_eq!(events[0]["id"], Receiver::events(&receiver.heard)[0]["id"]);
+    // Both have failed, and one of them says whom to tell.
+    let failed = world.status();
+    let conditions = failed.0["pipelines"].as_array().unwrap().iter();
+    assert!(
+        conditions
+            .into_iter()
+            .all(|one| one["conditions"][0]["kind"] == "failed")
+    );
+    assert_eq!(events.len(), 1);
+    world.ok(&["notify", "test", "default.p.owner"]);
+    let metrics = world.ok(&["metrics"]);
+    let sample = "flowctl_notifications_total{target=\"default.p.owner\",result=\"delivered\"} 1";
+    assert!(metrics.contains(sample), "{metrics}");
+
+    // Whom it tells is no part of what runs, and an address is shown nowhere.
+    world.save("p.yaml", &told(&failing("a")).replace("owner", "us"));
+    eventually("the file is followed", || {
+        world.ok(&["notify", "list"]).contains("default.p.us")
+    });
+    world.save("p.yaml", &crate::support::pipeline(&failing("a")));
+    eventually("nobody is told any more", || {
+        !world.ok(&["notify", "list"]).contains("default.p")
+    });
+}
+
+#[test]
 fn a_check_says_what_is_wrong_to_programs_and_a_label_narrows_it() {
     let world = World::new();
     let labelled = crate::support::pipeline(&failing("a"))

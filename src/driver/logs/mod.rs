@@ -32,6 +32,7 @@ use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey,
 pub mod fuzzing;
 pub mod kept;
 mod name;
+mod output;
 mod replica;
 mod runs;
 mod tail;
@@ -40,6 +41,7 @@ mod tests;
 mod writer;
 
 pub(super) use name::FileName;
+pub use output::{Output, Outputs};
 #[cfg(test)]
 pub(super) use replica::files;
 pub(super) use replica::parse;

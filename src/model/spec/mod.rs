@@ -61,6 +61,9 @@ pub struct PipelineSpec {
     /// The container network; `None` = `flowctl-bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Who else than the host's own file says is told of what is wrong with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<NotifyTarget>,
     /// Every component by id. The graph over their dependencies has no cycle and no unknown name.
     pub components: BTreeMap<ComponentId, ComponentSpec>,
 }

@@ -64,6 +64,7 @@ fn probed(world: &mut World, outcome: &ProbeOutcome) {
             kind: crate::model::ProbeKind::Readiness,
             outcome: outcome.clone(),
             counts: crate::model::Counts::Counted,
+            took: std::time::Duration::ZERO,
         };
         world.core.handle(Input::Probed(report), world.now);
     }
