@@ -148,6 +148,7 @@ fn pipeline(name: &str) -> Result<PipelineSpec, IdError> {
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         network: None,
+        notify: vec![],
         components: BTreeMap::new(),
     })
 }

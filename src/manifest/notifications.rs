@@ -287,10 +287,10 @@ impl Reader<'_> {
             .get("format")
             .and_then(|f| f.choice(findings, &formats));
         let headers_file = fields
-            .get("headers_file")
+            .get_cased(findings, "headers_file")
             .and_then(|f| self.secret(f, findings));
         let secret_file = fields
-            .get("secret_file")
+            .get_cased(findings, "secret_file")
             .and_then(|f| self.secret(f, findings));
         fields.close(findings);
         Some(Destination::Webhook {
@@ -319,7 +319,7 @@ impl Reader<'_> {
 
     fn address(&self, fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> Option<Address> {
         let url = fields.get("url");
-        let file = fields.get("url_file");
+        let file = fields.get_cased(findings, "url_file");
         match (url, file) {
             (Some(_), Some(file)) => {
                 let fix = Some("leave one of them out".to_owned());

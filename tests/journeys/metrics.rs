@@ -290,6 +290,16 @@ fn what_the_rules_and_the_board_select_exists() {
         let said = text(&output.stdout) + &text(&output.stderr);
         assert!(output.status.success(), "promtool {arguments:?}: {said}");
     }
+    // Each alert is shown to fire, and to end.
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+    let (rules, tests) = (read("flowctl.rules.yml"), read("flowctl.rules.test.yml"));
+    let alerts = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let untested: Vec<_> = alerts
+        .filter(|alert| !tests.contains(&format!("alertname: {alert}\n")))
+        .collect();
+    assert!(untested.is_empty(), "{untested:?}");
     // Every panel's expression is one, with Grafana's variables filled in.
     let board = std::fs::read_to_string(folder.join("flowctl.dashboard.json")).unwrap();
     let board: Value = serde_json::from_str(&board).unwrap();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{World, eventually, shell, sleeper};
+use crate::servers::find;
+use crate::support::{World, eventually, free_ports, shell, sleeper};
 
 /// How a receiver treats who calls.
 #[derive(Clone, Copy, PartialEq)]
@@ -417,4 +418,193 @@ fn a_check_says_what_is_wrong_to_programs_and_a_label_narrows_it() {
     world.until("it was stopped", |status| status.phase("a") == "stopped");
     let line = world.ok(&["status", "--check=nagios"]);
     assert!(line.starts_with("FLOWCTL OK - "), "{line}");
+}
+
+/// Debian's Alertmanager, with nobody to tell.
+struct Alertmanager {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Alertmanager {
+    /// `None`, said loudly, where there is none.
+    fn start(world: &World) -> Option<Self> {
+        let program = find("prometheus-alertmanager").zip(find("amtool"));
+        let Some((program, _)) = program else {
+            eprintln!("NOT RUN: this needs prometheus-alertmanager; see tests/run");
+            assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped");
+            return None;
+        };
+        let configuration = "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n";
+        let configuration = world.write("alertmanager.yml", configuration);
+        let port = free_ports(1)[0];
+        let child = std::process::Command::new(program)
+            .arg(format!("--config.file={}", configuration.display()))
+            .arg(format!("--storage.path={}", world.path("am").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--cluster.listen-address=")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self { child, port })
+    }
+
+    /// The alerts that it has, as its own tool tells them.
+    fn alerts(&self, matchers: &[&str]) -> Vec<Value> {
+        let output = std::process::Command::new("amtool")
+            .arg(format!("--alertmanager.url=http://127.0.0.1:{}", self.port))
+            .args(["-o", "json", "alert", "query"])
+            .args(matchers)
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+}
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn alertmanager_has_an_alert_for_each_root_cause_with_labels_to_route_by() {
+    let mut world = World::new();
+    let Some(alertmanager) = Alertmanager::start(&world) else {
+        return;
+    };
+    let port = alertmanager.port;
+    let notify =
+        format!("- name: am\n  to: {{alertmanager: {{url: 'http://127.0.0.1:{port}/'}}}}\n");
+    let notify = world.write("notify.yaml", &notify);
+    world.set("FLOWCTL_NOTIFY", notify.to_str().unwrap());
+    let after = sleeper("after", ", depends_on: [a]");
+    world.save(
+        "p.yaml",
+        &crate::support::pipeline(&(failing("a") + &after)),
+    );
+    world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
+    eventually("the alert is there", || {
+        alertmanager
+            .alerts(&["alertname=FlowctlFailed", "component=a"])
+            .len()
+            == 1
+    });
+    let all = alertmanager.alerts(&[]);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let labels = &all[0]["labels"];
+    assert_eq!(labels["severity"], "critical");
+    assert_eq!(
+        (&labels["namespace"], &labels["pipeline"]),
+        (&"default".into(), &"p".into())
+    );
+    let summary = all[0]["annotations"]["summary"].as_str().unwrap();
+    assert_eq!(
+        summary,
+        "failed p/a: exit 3; its restart policy asks for no restart; holds up p/after"
+    );
+    world.ok(&["notify", "test", "am"]);
+    eventually("a test arrives too", || {
+        alertmanager.alerts(&["alertname=FlowctlTest"]).len() == 1
+    });
+}
+
+#[test]
+fn fifty_that_die_with_their_database_are_one_message_that_names_it() {
+    let receiver = Receiver::new(Manner::Takes);
+    let world = world(&receiver.webhook("ops"));
+    let pid = world.path("db.pid");
+    let pid = pid.display();
+    let database = shell(
+        "db",
+        &format!("echo $$ > {pid}; exec sleep 100000"),
+        ", restart: { policy: never }",
+    );
+    let reads = format!("while kill -0 $(cat {pid}); do sleep 0.3; done; exit 1");
+    let readers: Vec<String> = (0..50)
+        .map(|number| shell(&format!("c{number}"), &reads, ", depends_on: [db]"))
+        .collect();
+    world.save(
+        "p.yaml",
+        &crate::support::pipeline(&(database + &readers.concat())),
+    );
+    world.ok(&["apply", "-f", "p.yaml", "--wait", "--timeout", "60s"]);
+    crate::support::kill(world.status().pid("db").unwrap(), "KILL");
+    eventually("it is told", || !receiver.taken.lock().unwrap().is_empty());
+    world.until("all of them have noticed", |status| {
+        (0..50).all(|number| status.pid(&format!("c{number}")).is_none())
+    });
+    let conditions = world.until("one thing is wrong", |status| {
+        let all = status.pipeline()["conditions"].as_array().unwrap();
+        all.len() == 1 && all[0]["blocks"].as_array().unwrap().len() == 50
+    });
+    assert_eq!(conditions.pipeline()["conditions"][0]["component"], "db");
+    let events = Receiver::events(&receiver.heard);
+    assert_eq!(events.len(), 1, "{events:#?}");
+    assert_eq!(events[0]["subject"], "p/db");
+}
+
+#[test]
+fn a_start_of_hundreds_of_components_is_told_to_nobody() {
+    let receiver = Receiver::new(Manner::Takes);
+    let world = world(&receiver.webhook("ops"));
+    let all: Vec<String> = (0..300)
+        .map(|number| sleeper(&format!("c{number}"), ""))
+        .collect();
+    world.save("p.yaml", &crate::support::pipeline(&all.concat()));
+    world.ok(&["apply", "-f", "p.yaml", "--wait", "--timeout", "2m"]);
+    // The same for a daemon that finds them.
+    world.kill_daemon();
+    world.start_daemon();
+    world.until("all are known", |status| status.settled());
+    world.ok(&["notify", "test", "ops"]);
+    let events = Receiver::events(&receiver.heard);
+    let types: Vec<_> = events.iter().map(|event| &event["type"]).collect();
+    assert_eq!(types, ["flowctl.test"]);
+}
+
+#[test]
+fn a_dead_mans_switch_is_silent_while_its_daemon_is_frozen_and_told_of_a_full_disk() {
+    let name = "a dead man's switch on a full disk";
+    let Some(mut world) = World::with_small_disk(name, "state", "24m") else {
+        return;
+    };
+    let receiver = Receiver::new(Manner::Takes);
+    let url = format!("http://127.0.0.1:{}/ping", receiver.port);
+    let file = format!("- name: dead-man\n  heartbeat: {{url: '{url}', every: 10s}}\n");
+    let file = world.write("notify.yaml", &file);
+    world.set("FLOWCTL_NOTIFY", file.to_str().unwrap());
+    world.apply(&sleeper("a", ""));
+    let heard = |line: &str| {
+        let heard = receiver.heard.lock().unwrap();
+        heard
+            .iter()
+            .filter(|(head, _)| head.starts_with(line))
+            .count()
+    };
+    eventually("all is well", || heard("GET /ping HTTP") > 0);
+    let daemon = world.status().daemon_pid();
+    crate::support::kill(daemon, "STOP");
+    let (before, frozen) = (heard(""), std::time::Instant::now());
+    // What was on its way may arrive; two periods later nothing has come for one.
+    eventually("two periods have passed", || {
+        frozen.elapsed() > Duration::from_secs(20)
+    });
+    let after = heard("");
+    crate::support::kill(daemon, "CONT");
+    assert!(after <= before + 1, "{before} {after}");
+    eventually("it is well again", || heard("GET /ping HTTP") > before);
+    world.fill_disk();
+    eventually("it is told of the disk", || {
+        heard("POST /ping/fail HTTP") > 0
+    });
+    let heard = receiver.heard.lock().unwrap().clone();
+    let (_, body) = heard
+        .iter()
+        .find(|(head, _)| head.starts_with("POST"))
+        .unwrap();
+    assert!(body.starts_with("not-durable daemon: "), "{body}");
+    world.free_disk();
 }

@@ -95,6 +95,7 @@ fn pipeline(name: &str, count: u32) -> PipelineRecord {
             labels: [("team".to_owned(), "data".to_owned())].into(),
             annotations: [].into(),
             network: None,
+            notify: vec![],
             components: components.collect(),
         }),
         generation: Generation(1),
