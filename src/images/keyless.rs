@@ -20,7 +20,7 @@ use sigstore_verify::crypto::{
     self, CryptoProvider, Error, HashContext, SigningScheme, SubjectAltName,
 };
 use sigstore_verify::trust_root::TrustedRoot;
-use sigstore_verify::types::{Bundle, HashAlgorithm, Sha256Hash};
+use sigstore_verify::types::{Bundle, HashAlgorithm, Sha256Hash, SignatureContent};
 use sigstore_verify::{VerificationPolicy, Verifier};
 
 use crate::model::image::Digest;
@@ -43,6 +43,9 @@ pub(super) struct Proved {
     pub issuer: String,
     /// The identity.
     pub subject: String,
+    /// The statement that was signed. Whoever has read the bundle by other means has to see that it is
+    /// the same.
+    pub payload: Vec<u8>,
 }
 
 impl Root {
@@ -73,6 +76,11 @@ impl Root {
         let broken = |why: String| format!("its certificate proves nothing: {why}");
         let text = std::str::from_utf8(bundle).map_err(|error| broken(error.to_string()))?;
         let bundle = Bundle::from_json(text).map_err(|error| broken(error.to_string()))?;
+        let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
+            return Err(broken(
+                "it is on something else than a statement".to_owned(),
+            ));
+        };
         let artifact = Sha256Hash::try_from(digest.bytes().as_slice())
             .map_err(|error| broken(error.to_string()))?;
         let policy = VerificationPolicy::any_identity();
@@ -96,6 +104,7 @@ impl Root {
         Ok(Proved {
             issuer: issuer.to_owned(),
             subject,
+            payload: envelope.payload.as_bytes().to_owned(),
         })
     }
 }
@@ -269,6 +278,25 @@ mod tests {
             let mut bundle = one.clone();
             *bundle.pointer_mut(path).unwrap() = Value::Null;
             proved(&root, &bundle.to_string(), ABOUT).expect_err(path);
+        }
+    }
+
+    #[test]
+    fn a_bundle_that_is_two_things_is_none_or_the_statement() {
+        let (bundle, of) = BUNDLES[0];
+        let root = root(of);
+        let whole = proved(&root, bundle, ABOUT).unwrap();
+        let hash = "VDA0kahBj77SQ0S1E1RhgsKbQ78oLO9DOvZeIpn5Jx8=";
+        let other = format!(
+            r#"{{"messageSignature":{{"messageDigest":{{"algorithm":"SHA2_256","digest":"{hash}"}},"signature":"AAAA"}},"#
+        );
+        for both in [
+            bundle.replacen('{', &other, 1),
+            bundle.replacen('{', r#"{"dsseEnvelope":{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AAAA"}]},"#, 1),
+        ] {
+            if let Ok(found) = proved(&root, &both, ABOUT) {
+                assert_eq!(found, whole);
+            }
         }
     }
 

@@ -131,6 +131,16 @@ impl PublicKey {
         })
     }
 
+    /// What is worth knowing when nothing is by it.
+    pub fn remark(&self) -> &'static str {
+        match self.kind {
+            Kind::Ed25519 => {
+                ", whose signatures are read in the pure form of Ed25519; cosign makes the prehashed one"
+            }
+            Kind::P256 | Kind::P384 | Kind::Rsa => "",
+        }
+    }
+
     /// The digest of the whole key: one key is one, whatever it is called.
     pub fn fingerprint(&self) -> Digest {
         self.fingerprint

@@ -152,6 +152,11 @@ impl Envelope {
         self.subjects.contains(digest)
     }
 
+    /// Whether it is this statement, to the byte.
+    pub(super) fn states(&self, payload: &[u8]) -> bool {
+        self.signed == authenticated(PAYLOAD, payload)
+    }
+
     /// Whether this key has signed it.
     pub(super) fn is_signed_by(&self, key: &PublicKey) -> bool {
         let mut signatures = self.signatures.iter();

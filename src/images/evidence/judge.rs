@@ -72,7 +72,7 @@ impl<'a> Believed<'a> {
                 let key = self.key(name)?;
                 match envelope.is_signed_by(key) {
                     true => Ok(Known::Key(key.fingerprint())),
-                    false => Err(format!("not by key {name}")),
+                    false => Err(format!("not by key {name}{}", key.remark())),
                 }
             }
             Signer::Keyless {
@@ -83,6 +83,10 @@ impl<'a> Believed<'a> {
                 let bundle = bundle.filter(|_| envelope.has_certificate);
                 let bundle = bundle.ok_or("it bears no certificate")?;
                 let proved = self.root(root)?.verify(bundle, digest)?;
+                // Two readers of one text must have read the same.
+                if !envelope.states(&proved.payload) {
+                    return Err("its bundle is two things at once".to_owned());
+                }
                 if proved.issuer != *issuer {
                     return Err(format!(
                         "its certificate is of issuer {}, {issuer} is wanted",
@@ -205,7 +209,7 @@ fn take(
                     Signer::Key(name) => believed.key(name).and_then(|key| {
                         match key.has_signed(payload, &signature) {
                             true => Ok(Known::Key(key.fingerprint())),
-                            false => Err(format!("not by key {name}")),
+                            false => Err(format!("not by key {name}{}", key.remark())),
                         }
                     }),
                     Signer::Keyless { .. } => Err(
