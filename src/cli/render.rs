@@ -125,6 +125,7 @@ fn troubles(snapshot: &Snapshot, look: Look, now: Timestamp, text: &mut String) 
             | ConditionKind::Rejected
             | ConditionKind::Oom
             | ConditionKind::OverRestarting
+            | ConditionKind::LogDropped
             | ConditionKind::Undelivered
             | ConditionKind::ImageRefused => is_any = true,
         }

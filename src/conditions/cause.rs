@@ -173,6 +173,7 @@ fn holds_others_up(kind: ConditionKind) -> bool {
         | ConditionKind::Rejected
         | ConditionKind::Oom
         | ConditionKind::OverRestarting
+        | ConditionKind::LogDropped
         | ConditionKind::Undelivered
         | ConditionKind::ImageRefused => false,
     }

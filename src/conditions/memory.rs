@@ -315,6 +315,7 @@ fn condition(
         | ConditionKind::Failed
         | ConditionKind::Unready
         | ConditionKind::Rejected
+        | ConditionKind::LogDropped
         | ConditionKind::Undelivered
         | ConditionKind::ImageRefused => of_now(),
     };

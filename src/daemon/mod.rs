@@ -16,6 +16,7 @@ mod engine;
 mod foreground;
 mod images;
 mod leftovers;
+mod losses;
 mod metering;
 mod otel;
 mod overrides;
@@ -396,6 +397,8 @@ impl Daemon {
         if self.knows_all {
             let logs = process_config(&self.options.state_dir).logs_dir;
             let (owner, retention) = (self.owner.clone(), self.options.retention);
+            let losing = losses::follow(logs.clone(), self.owner.clone(), Clock::new());
+            self.tasks.push(tokio::spawn(losing));
             let sweeping = retention::follow(logs, owner, Clock::new(), retention);
             self.tasks.push(tokio::spawn(sweeping));
         }

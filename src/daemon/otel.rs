@@ -87,6 +87,7 @@ fn identity(
 ) -> BTreeMap<String, String> {
     const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+    const SERVICE: &str = "OTEL_SERVICE_NAME";
     let spec = &launch.spec;
     let says = |name: &str| spec.env.contains_key(name) || inherits(name);
     let (pipeline, replica) = (&launch.instance.pipeline, &launch.instance.replica);
@@ -99,16 +100,23 @@ fn identity(
     let all = [
         (ENDPOINT, endpoint.from(&spec.workload)),
         (PROTOCOL, endpoint.protocol().to_owned()),
-        ("OTEL_SERVICE_NAME", component.to_string()),
+        (SERVICE, component.to_string()),
         (
             "OTEL_RESOURCE_ATTRIBUTES",
             format!("service.namespace={pipeline},service.instance.id={id}"),
         ),
     ];
-    let has_own_place = says(ENDPOINT) || says(PROTOCOL);
+    // One for traces alone would be spoken to as we say.
+    let is_of_place = |name: &String| name.starts_with("OTEL_EXPORTER_OTLP_");
+    let has_own_place =
+        spec.env.keys().any(is_of_place) || inherits(ENDPOINT) || inherits(PROTOCOL);
+    // It would go above the one among the attributes.
+    let attributes = spec.env.get("OTEL_RESOURCE_ATTRIBUTES");
+    let has_own_name = attributes.is_some_and(|text| text.contains("service.name="));
     all.into_iter()
         .filter(|(name, _)| match *name {
             ENDPOINT | PROTOCOL => !has_own_place,
+            SERVICE => !says(SERVICE) && !has_own_name,
             name => !says(name),
         })
         .map(|(name, value)| (name.to_owned(), value))
@@ -174,6 +182,17 @@ mod tests {
         let found = told(own, "http://localhost:4317", &[]);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("OTEL_RESOURCE_ATTRIBUTES="));
+        let mut named = component("sink", 1, &[]);
+        named.env.insert(
+            "OTEL_RESOURCE_ATTRIBUTES".to_owned(),
+            "service.name=mine".to_owned(),
+        );
+        named.env.insert(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned(),
+            "http://traces:4317".to_owned(),
+        );
+        let found = told(named, "http://localhost:4318", &[]);
+        assert_eq!(found, Vec::<String>::new());
         let inherits = ["OTEL_RESOURCE_ATTRIBUTES"];
         let found = told(component("sink", 1, &[]), "https://c:4317", &inherits);
         assert_eq!(

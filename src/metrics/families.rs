@@ -420,6 +420,16 @@ impl<'a> Rows<'a> {
             }
         }
         text.family(
+            "flowctl_replica_output_dropped_lines_total",
+            Kind::Counter,
+            "Lines that were lost since its log was begun, since the disk did not take them.",
+        );
+        for row in &self.replicas {
+            if let Some(output) = outputs.of(&row.whose) {
+                text.sample(&row.labels, output.lost);
+            }
+        }
+        text.family(
             "flowctl_replica_last_output_timestamp_seconds",
             Kind::Gauge,
             "When it last wrote a line.",

@@ -112,6 +112,9 @@ impl StatusCondition {
             (ConditionKind::ImageRefused, Some(pipeline), Some(component)) => format!(
                 "run an image that the policy accepts, or correct the policy; `flowctl describe {pipeline}/{component}`"
             ),
+            (ConditionKind::LogDropped, Some(pipeline), Some(component)) => format!(
+                "free space on the disk of the logs; `flowctl logs {pipeline}/{component}` says where lines are missing"
+            ),
             (_, Some(pipeline), Some(component)) => {
                 format!("`flowctl why {pipeline}/{component}`")
             }
@@ -136,6 +139,7 @@ impl StatusCondition {
                 | ConditionKind::Stalled
                 | ConditionKind::Oom
                 | ConditionKind::OverRestarting
+                | ConditionKind::LogDropped
                 | ConditionKind::ImageRefused,
                 None,
                 _,
@@ -205,6 +209,8 @@ pub enum ConditionKind {
     Oom,
     /// A component restarts again and again, too slowly for a crash loop.
     OverRestarting,
+    /// Lines of a component's log were lost, within the last hour.
+    LogDropped,
     /// A notification target has taken nothing for a while.
     Undelivered,
     /// A component runs an image that the image policy would not let start today.
@@ -232,7 +238,7 @@ impl fmt::Display for Severity {
 
 impl ConditionKind {
     /// All of them, the gravest first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NotDurable,
         Self::Blind,
         Self::Failed,
@@ -242,6 +248,7 @@ impl ConditionKind {
         Self::Rejected,
         Self::Oom,
         Self::OverRestarting,
+        Self::LogDropped,
         Self::Undelivered,
         Self::ImageRefused,
     ];
@@ -255,6 +262,7 @@ impl ConditionKind {
             | Self::Rejected
             | Self::Oom
             | Self::OverRestarting
+            | Self::LogDropped
             | Self::Undelivered
             | Self::ImageRefused => Severity::Warning,
         }
@@ -273,6 +281,7 @@ impl fmt::Display for ConditionKind {
             Self::Rejected => "rejected",
             Self::Oom => "oom",
             Self::OverRestarting => "over-restarting",
+            Self::LogDropped => "log-dropped",
             Self::Undelivered => "undelivered",
             Self::ImageRefused => "image-refused",
         })

@@ -196,6 +196,8 @@ pub enum Asker {
     Notifier,
     /// Whoever follows the image policy.
     ImagePolicy,
+    /// Whoever looks for lines of logs that were lost.
+    Logs,
 }
 
 /// The way to the owner. Cheap to clone; readers take the latest snapshot from it.

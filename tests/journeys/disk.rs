@@ -269,3 +269,42 @@ fn a_full_log_disk_never_blocks_a_program_and_the_gap_is_counted() {
     assert!(gaps > 0);
     assert_eq!(world.status().pid("a"), before.pid("a"));
 }
+
+#[test]
+fn lines_that_the_disk_of_the_logs_did_not_take_are_told() {
+    let name = "a full disk of the logs";
+    let Some(world) = World::with_small_disk(name, "state/logs", "4m") else {
+        return;
+    };
+    let talks = "while echo a line that is written again and again; do sleep 0.01; done";
+    world.apply(&shell("talks", talks, ""));
+    eventually("it has written", || {
+        !world.ok(&["logs", "talks"]).is_empty()
+    });
+    world.fill_disk();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    world.free_disk();
+    let status = world.until("it is told", |status| {
+        status.0["conditions"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    });
+    let condition = &status.0["conditions"][0];
+    assert_eq!(
+        (&condition["kind"], &condition["component"]),
+        (&"log-dropped".into(), &"talks".into())
+    );
+    let why = condition["why"].as_str().unwrap();
+    assert!(
+        why.ends_with(" lines of its log were lost: the disk did not take them"),
+        "{why}"
+    );
+    let metrics = world.ok(&["metrics"]);
+    let family = "flowctl_replica_output_dropped_lines_total{";
+    let sample = metrics
+        .lines()
+        .find(|line| line.starts_with(family))
+        .unwrap();
+    assert!(!sample.ends_with(" 0"), "{sample}");
+    assert!(world.ok(&["logs", "talks"]).contains("flowctl: dropped "));
+}

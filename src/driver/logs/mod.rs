@@ -91,6 +91,28 @@ pub fn last_written(logs: &Path, instance: &InstanceId) -> Option<Timestamp> {
     ))
 }
 
+/// Lines of a replica that were lost since its log was begun, since the disk did not take them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub lines: u64,
+    /// When the last of them were told.
+    pub at: Timestamp,
+}
+
+/// What was lost of the log of a replica; `None` = nothing.
+pub fn lost(logs: &Path, pipeline: &PipelineKey, replica: &ReplicaKey) -> Option<Lost> {
+    let name = writer::LOST.to_str().ok()?;
+    let path = replica_dir(logs, pipeline, replica).join(name);
+    let text = std::fs::read(&path).ok()?;
+    let about = std::fs::symlink_metadata(&path).ok()?;
+    let since = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Lost {
+        lines: writer::parse_lost(&text).filter(|lines| *lines > 0)?,
+        at: Timestamp::from_millis(i64::try_from(since.as_millis()).ok()?),
+    })
+}
+
 /// The lines that `query` asks for, oldest first. Reads in a thread of its own, which ends with the
 /// stream; needs no runtime.
 pub fn stream(place: Place, query: LogQuery) -> LogStream {

@@ -24,6 +24,8 @@ pub struct Output {
     pub bytes: u64,
     /// When it last wrote a line.
     pub last_at: Timestamp,
+    /// Lines that were lost since its log was begun.
+    pub lost: u64,
 }
 
 /// What replicas have written since they were first looked at.
@@ -60,7 +62,10 @@ impl Outputs {
         for whose in replicas {
             let before = self.seen.get(&whose).copied();
             let (pipeline, key) = &whose;
-            if let Some(seen) = look(&replica_dir(&self.logs, pipeline, key), before) {
+            let seen = look(&replica_dir(&self.logs, pipeline, key), before);
+            if let Some(mut seen) = seen {
+                let lost = super::lost(&self.logs, pipeline, key);
+                seen.output.lost = lost.map_or(0, |lost| lost.lines);
                 self.seen.insert(whose.clone(), seen);
             }
             there.insert(whose);
@@ -107,6 +112,7 @@ fn look(dir: &Path, before: Option<Seen>) -> Option<Seen> {
         output: Output {
             bytes: before.map_or(0, |before| before.output.bytes) + grown,
             last_at,
+            lost: 0,
         },
     })
 }

@@ -13,7 +13,9 @@ use std::ffi::CStr;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, Stat, flock, fstat, statat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, RawDir, Stat, flock, fstat, openat, statat,
+};
 use rustix::io::Errno;
 
 use super::name::{FileName, Name};
@@ -52,6 +54,16 @@ pub(in crate::driver) struct Appended {
     pub(in crate::driver) bytes: usize,
     /// What kept the others out.
     pub(in crate::driver) refused: Option<Errno>,
+}
+
+/// The file that says how many lines of a replica were lost.
+pub(super) const LOST: &CStr = c"lost";
+/// A number and the end of its line.
+const LOST_WIDTH: usize = 21;
+
+/// What that file holds.
+pub(super) fn parse_lost(text: &[u8]) -> Option<u64> {
+    str::from_utf8(text).ok()?.trim_end().parse().ok()
 }
 
 /// Writes the log of one run.
@@ -153,6 +165,25 @@ impl<D: AsRef<CStr>> Writer<D> {
             bytes,
             refused: None,
         }
+    }
+
+    /// Adds to how many lines of the replica were lost, for those who do not read its log. Where that
+    /// cannot be written, the log alone says so.
+    pub(in crate::driver) fn note_lost(&mut self, lines: u64) {
+        let Some(open) = &self.open else {
+            return;
+        };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let Ok(file) = openat(&open.dir, LOST, flags, Mode::RUSR | Mode::WUSR) else {
+            return;
+        };
+        let mut text = [0; LOST_WIDTH];
+        let read = rustix::io::pread(&file, &mut text, 0).unwrap_or(0);
+        let all = parse_lost(&text[..read]).unwrap_or(0).saturating_add(lines);
+        let written = writeln!(&mut text[..], "{all:020}");
+        debug_assert!(written.is_ok(), "a number has at most 20 digits");
+        // The next loss is added to what is there.
+        rustix::io::pwrite(&file, &text, 0).ok();
     }
 
     /// Lets go of the file: until there is more to write, others may do with it what they want, and

@@ -214,6 +214,7 @@ impl<'a> Sink<'a> {
                 self.refused = appended.refused;
                 return false;
             }
+            self.log.note_lost(dropped);
             self.streams[index].dropped = 0;
             self.streams[index].open = false;
         }

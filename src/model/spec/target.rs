@@ -67,6 +67,7 @@ pub fn patience(kind: ConditionKind) -> Duration {
         | ConditionKind::Rejected
         | ConditionKind::Oom
         | ConditionKind::OverRestarting
+        | ConditionKind::LogDropped
         | ConditionKind::Undelivered
         | ConditionKind::ImageRefused => Duration::ZERO,
     }
