@@ -209,10 +209,11 @@ impl Row {
         (key, Some(row))
     }
 
-    /// Reads a row without looking into its lines.
+    /// Reads a row without looking into its lines. One whose numbers run over the last is none.
     fn parse(first: u64, payload: &[u8]) -> Option<Self> {
         let (count, lines) = payload.split_first_chunk::<COUNT_LEN>()?;
         let count = u16::from_le_bytes(*count);
+        first.checked_add(u64::from(count))?;
         (count > 0).then(|| Self {
             first,
             count,
