@@ -1,5 +1,6 @@
 # What all scripts of a host share; `.` reads it.
 export PATH=/stage:$PATH NO_COLOR=1 FLOWCTL_CONTROL_PLANE_PORT=0
+echo BEGUN
 
 # check NAME COMMAND...: the command succeeds within five minutes: an emulated host beside other work
 # is that slow.

@@ -13,6 +13,12 @@ use std::time::{Duration, Instant};
 const NEEDED: &str = "FLOWCTL_TESTS_NEED_VM";
 /// How long one boot may take, its script included. Generous: only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(2_400);
+/// How long it may take until the script begins.
+const BEGINNING: Duration = Duration::from_secs(300);
+/// The first thing that each script says.
+const BEGUN: &str = "BEGUN";
+/// How often a host is switched on that hangs before.
+const BOOTS: usize = 3;
 /// How long a frozen emulator's last output takes to arrive.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -150,8 +156,24 @@ impl Stage {
         ["-drive".to_owned(), drive]
     }
 
-    /// Switches the host on. It runs `/stage/NAME` and ends.
+    /// Switches the host on. It runs `/stage/NAME` and ends. An emulated kernel may hang before it
+    /// has begun anything, as a real one may: whoever waits for it presses the button again.
     pub fn boot(&self, name: &str, options: &[String]) -> Host {
+        for _ in 0..BOOTS {
+            let mut host = self.switch_on(name, options);
+            if host.begins() {
+                return host;
+            }
+            eprintln!(
+                "the host hangs; it is switched off and on:\n{}",
+                host.console()
+            );
+            host.cut();
+        }
+        panic!("the host does not come up");
+    }
+
+    fn switch_on(&self, name: &str, options: &[String]) -> Host {
         let mut emulator = Command::new(script());
         emulator
             .arg("boot")
@@ -192,6 +214,27 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether its script begins in time.
+    fn begins(&mut self) -> bool {
+        let until = Instant::now() + BEGINNING;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    let found = line.ends_with(BEGUN);
+                    self.seen.push((Instant::now(), line));
+                    if found {
+                        return true;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the host ended\n{}", self.console())
+                }
+            }
+        }
+    }
+
     /// Reads on until a line that begins so.
     pub fn until(&mut self, beginning: &str) {
         loop {
