@@ -93,11 +93,12 @@ impl Looking {
         if self.flight.is_some() || self.spare {
             return None;
         }
-        // Until the first full list, nothing less will do.
-        let scope = if self.listed {
-            self.next.take()?
-        } else {
-            Scope::All
+        // Until the first full list, nothing less will do; nor does it after a silence, in which
+        // anything may have happened.
+        let scope = match (self.listed, &self.blind) {
+            (false, _) => Scope::All,
+            (true, None) => self.next.take()?,
+            (true, Some(_)) => self.next.take().map(|_| Scope::All)?,
         };
         self.next = None;
         let believed = pipelines

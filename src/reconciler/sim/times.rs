@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Boot, Handle, ProcessIdentity};
+use crate::driver::Scope;
+use crate::model::{Boot, ConditionKind, Handle, ProcessIdentity};
 
 use super::*;
 
@@ -173,4 +174,45 @@ fn processes_of_which_a_power_cut_left_no_trace_ended_with_their_boot() {
             .count();
         assert_eq!(told > 0, restarts == 0, "{:?}", world.events);
     }
+}
+
+#[test]
+fn after_a_silence_a_driver_is_looked_at_whole_before_it_counts_as_answering() {
+    let mut world = World::new(19);
+    world.calm = true;
+    let spec = pipeline(vec![component("a", 1, &[]), component("b", 1, &[])]);
+    world.apply(spec.clone());
+    world.converge(&spec, &BTreeSet::new());
+    let driver = DriverKind::Process;
+    world.blind.insert(driver);
+    let is_blind = |world: &World| {
+        let told = world.core.snapshot().conditions.clone();
+        told.iter().any(|one| one.kind == ConditionKind::Blind)
+    };
+    while !is_blind(&world) {
+        world.step();
+    }
+    for id in world.alive() {
+        world.exit(&id, ExitStatus::Code(1));
+    }
+    world.blind.clear();
+    let instances = [world.started[0].clone()].into();
+    world
+        .core
+        .handle(Input::Hinted { driver, instances }, world.now);
+    world.turn();
+    let looks: Vec<_> = world
+        .calls
+        .iter()
+        .filter_map(|(_, call)| match call {
+            Call::Look(kind, scope) if *kind == driver => Some(scope.clone()),
+            Call::Look(..)
+            | Call::Start(_)
+            | Call::Stop(..)
+            | Call::Forget(_)
+            | Call::Commit(_)
+            | Call::Synced(_) => None,
+        })
+        .collect();
+    assert_eq!(looks, [Scope::All]);
 }
