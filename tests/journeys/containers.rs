@@ -86,6 +86,21 @@ fn a_container_without_a_readiness_probe_is_ready_while_the_check_of_its_image_p
     world.ok(&["down"]);
 }
 
+#[test]
+fn a_container_has_seven_of_roots_powers_and_its_programs_get_no_more() {
+    let (world, _engine) = world_with_engine!("a_container_has_seven_of_roots_powers_…");
+    let id = unique("powers");
+    let script = "grep -e CapBnd -e NoNewPrivs /proc/self/status; exec sleep 1000";
+    world.apply(&container(&id, script, ""));
+    // CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID and NET_BIND_SERVICE.
+    let expected = "CapBnd:\t00000000000004eb\nNoNewPrivs:\t1\n";
+    eventually("it has said both", || {
+        world.ok(&["logs", &id]).lines().count() == 2
+    });
+    assert_eq!(world.ok(&["logs", &id]), expected);
+    world.ok(&["down"]);
+}
+
 /// Takes away what differs from run to run and from driver to driver.
 fn strip(value: &mut Value) {
     match value {
