@@ -10,7 +10,8 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::model::image::{DOCKER_HUB, base64};
+use crate::model::base64;
+use crate::model::image::DOCKER_HUB;
 
 /// A helper may ask a keyring, not a person.
 const HELPER_PATIENCE: Duration = Duration::from_secs(20);
@@ -134,7 +135,7 @@ fn from_entry(entry: &Entry, key: &str) -> Option<Credentials> {
         let secret = Secret::Identity(token);
         return Some(Credentials { server, secret });
     }
-    let decoded = base64(entry.auth.as_deref()?)?;
+    let decoded = base64::decode(entry.auth.as_deref()?)?;
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     let secret = Secret::Password {

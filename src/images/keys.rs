@@ -6,7 +6,8 @@ use ring::signature::{
 };
 
 use super::sha256;
-use crate::model::image::{Digest, base64};
+use crate::model::base64;
+use crate::model::image::Digest;
 
 /// The largest file of a key, in bytes.
 pub(super) const KEY_LIMIT: u64 = 64 << 10;
@@ -73,7 +74,7 @@ impl PublicKey {
             return Err("holds more than one key; write a key of each".to_owned());
         }
         let inside: String = inside.split_ascii_whitespace().collect();
-        let der = base64(&inside).ok_or("holds a public key that is not base64")?;
+        let der = base64::decode(&inside).ok_or("holds a public key that is not base64")?;
         Self::from_der(&der)
     }
 
@@ -210,7 +211,6 @@ pub(super) mod tests {
     };
 
     use super::*;
-    use crate::images::encode;
 
     /// A key pair of the tests.
     pub enum Pair {
@@ -289,7 +289,7 @@ pub(super) mod tests {
     fn pem(der: &[u8]) -> String {
         format!(
             "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-            encode(der)
+            base64::encode(der)
         )
     }
 

@@ -7,6 +7,7 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
+pub mod base64;
 mod claim;
 mod condition;
 mod entry;

@@ -7,7 +7,8 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::images::keys::PublicKey;
-use crate::model::image::{Digest, base64};
+use crate::model::base64;
+use crate::model::image::Digest;
 
 /// What an envelope with a statement says that it holds.
 const PAYLOAD: &str = "application/vnd.in-toto+json";
@@ -124,8 +125,8 @@ impl Envelope {
         if written.signatures.is_empty() || written.signatures.len() > MAX_SIGNATURES {
             return Err("a statement bears no signature, or too many".to_owned());
         }
-        let payload = base64(&written.payload).ok_or("a statement is not base64")?;
-        let signatures = written.signatures.iter().map(|it| base64(&it.sig));
+        let payload = base64::decode(&written.payload).ok_or("a statement is not base64")?;
+        let signatures = written.signatures.iter().map(|it| base64::decode(&it.sig));
         let signatures: Option<Vec<_>> = signatures.collect();
         // What is read is what is signed: the same bytes.
         let stated: Stated = serde_json::from_slice(&payload)
@@ -173,7 +174,6 @@ pub(super) fn authenticated(kind: &str, payload: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::images::encode;
     use crate::images::keys::tests::Pair;
 
     pub fn statement(predicate_type: &str, digest: &str, predicate: &str) -> String {
@@ -185,7 +185,10 @@ pub(super) mod tests {
 
     pub fn bundle(pair: &Pair, statement: &str) -> String {
         let signature = pair.sign(&authenticated(PAYLOAD, statement.as_bytes()));
-        let (payload, signature) = (encode(statement.as_bytes()), encode(&signature));
+        let (payload, signature) = (
+            base64::encode(statement.as_bytes()),
+            base64::encode(&signature),
+        );
         format!(
             r#"{{"mediaType":"{}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{payload}","payloadType":"{PAYLOAD}","signatures":[{{"sig":"{signature}"}}]}}}}"#,
             BUNDLES[0]

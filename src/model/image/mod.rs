@@ -4,7 +4,7 @@ mod name;
 mod pattern;
 mod policy;
 
-pub use name::{DOCKER_HUB, Digest, DigestError, ImageName, NameError, Repository, base64};
+pub use name::{DOCKER_HUB, Digest, DigestError, ImageName, NameError, Repository};
 pub use pattern::{ImagePattern, PatternError, SubjectPattern};
 pub use policy::{
     AttestationNeed, ByDefault, DigestNeed, ImagePolicy, ImageRequirement, ImageRule, KeySpec,

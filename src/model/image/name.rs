@@ -319,30 +319,6 @@ fn is_tag(tag: &str) -> bool {
             .all(|it| is_word(it) || matches!(it, b'.' | b'-'))
 }
 
-/// Decodes base64, standard or for URLs, with or without padding; `None` = it is none.
-pub fn base64(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim_ascii();
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for letter in text.trim_end_matches('=').bytes() {
-        let value = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 0xff) as u8);
-        }
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,12 +386,5 @@ mod tests {
     fn a_digest_of_another_algorithm_is_refused_by_name() {
         let error = "a@sha512:00".parse::<ImageName>().unwrap_err();
         assert!(error.to_string().contains("sha512"), "{error}");
-    }
-
-    #[test]
-    fn base64_is_decoded_and_other_text_is_not() {
-        assert_eq!(base64("aGVsbG8=").unwrap(), b"hello");
-        assert_eq!(base64("aGVsbG8").unwrap(), b"hello");
-        assert_eq!(base64("a b"), None);
     }
 }
