@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::model::base64;
+use crate::model::codec;
 use crate::model::image::DOCKER_HUB;
 
 /// A helper may ask a keyring, not a person.
@@ -135,7 +135,7 @@ fn from_entry(entry: &Entry, key: &str) -> Option<Credentials> {
         let secret = Secret::Identity(token);
         return Some(Credentials { server, secret });
     }
-    let decoded = base64::decode(entry.auth.as_deref()?)?;
+    let decoded = codec::from_base64(entry.auth.as_deref()?)?;
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     let secret = Secret::Password {

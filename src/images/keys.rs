@@ -6,7 +6,7 @@ use ring::signature::{
 };
 
 use super::sha256;
-use crate::model::base64;
+use crate::model::codec;
 use crate::model::image::Digest;
 
 /// The largest file of a key, in bytes.
@@ -74,7 +74,7 @@ impl PublicKey {
             return Err("holds more than one key; write a key of each".to_owned());
         }
         let inside: String = inside.split_ascii_whitespace().collect();
-        let der = base64::decode(&inside).ok_or("holds a public key that is not base64")?;
+        let der = codec::from_base64(&inside).ok_or("holds a public key that is not base64")?;
         Self::from_der(&der)
     }
 
@@ -289,7 +289,7 @@ pub(super) mod tests {
     fn pem(der: &[u8]) -> String {
         format!(
             "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-            base64::encode(der)
+            codec::to_base64(der)
         )
     }
 

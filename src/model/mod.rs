@@ -7,8 +7,8 @@
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
 
-pub mod base64;
 mod claim;
+pub mod codec;
 mod condition;
 mod entry;
 mod figures;

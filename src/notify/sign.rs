@@ -2,7 +2,7 @@
 
 use ring::hmac;
 
-use crate::model::base64;
+use crate::model::codec;
 
 /// What a key in this form begins with; the rest is base64.
 const PREFIX: &str = "whsec_";
@@ -10,13 +10,13 @@ const PREFIX: &str = "whsec_";
 /// The value of `webhook-signature`. `secret` is `whsec_BASE64`, or any text, which is the key as it
 /// stands.
 pub(super) fn signature(secret: &str, id: &str, seconds: i64, body: &[u8]) -> String {
-    let decoded = secret.strip_prefix(PREFIX).and_then(base64::decode);
+    let decoded = secret.strip_prefix(PREFIX).and_then(codec::from_base64);
     let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
     let mut context = hmac::Context::with_key(&key);
     context.update(format!("{id}.{seconds}.").as_bytes());
     context.update(body);
-    format!("v1,{}", base64::encode(context.sign().as_ref()))
+    format!("v1,{}", codec::to_base64(context.sign().as_ref()))
 }
 
 #[cfg(test)]

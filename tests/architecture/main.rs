@@ -55,7 +55,7 @@ const CRATES: [(&str, &[&str]); 43] = [
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
     ("backoff", &["planner"]),
-    ("base64", &["model/base64.rs"]),
+    ("base64", &["model/codec.rs"]),
     ("humantime", &["model/time.rs"]),
     ("sled", &["store"]),
     ("crc32fast", &["store"]),

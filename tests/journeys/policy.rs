@@ -374,3 +374,21 @@ fn pins_are_written_and_comments_stay() {
     assert!(said.contains("nothing to pin"), "{said}");
     eventually("it is the same", || world.read("p.yaml") == pinned);
 }
+
+#[test]
+fn the_policy_of_the_readme_works_as_it_stands() {
+    let readme = include_str!("../../README.md");
+    let (before, after) = readme.split_once("kind: ImagePolicy").unwrap();
+    let (_, begun) = before.rsplit_once("```yaml\n").unwrap();
+    let (rest, _) = after.split_once("```").unwrap();
+    let world = World::new();
+    world.write("images.yaml", &format!("{begun}kind: ImagePolicy{rest}"));
+    let (_, shown) = after.split_once("$ flowctl image check").unwrap();
+    let (shown, _) = shown.split_once("```").unwrap();
+    for one in shown.split("$ flowctl image check") {
+        let (asked, answer) = one.trim().split_once('\n').unwrap();
+        let arguments = format!("image check {asked}");
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        assert_eq!(world.fails(7, &arguments).trim(), answer.trim());
+    }
+}

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::images::keys::PublicKey;
-use crate::model::base64;
+use crate::model::codec;
 use crate::model::image::Digest;
 
 /// What an envelope with a statement says that it holds.
@@ -125,8 +125,11 @@ impl Envelope {
         if written.signatures.is_empty() || written.signatures.len() > MAX_SIGNATURES {
             return Err("a statement bears no signature, or too many".to_owned());
         }
-        let payload = base64::decode(&written.payload).ok_or("a statement is not base64")?;
-        let signatures = written.signatures.iter().map(|it| base64::decode(&it.sig));
+        let payload = codec::from_base64(&written.payload).ok_or("a statement is not base64")?;
+        let signatures = written
+            .signatures
+            .iter()
+            .map(|it| codec::from_base64(&it.sig));
         let signatures: Option<Vec<_>> = signatures.collect();
         // What is read is what is signed: the same bytes.
         let stated: Stated = serde_json::from_slice(&payload)
@@ -186,8 +189,8 @@ pub(super) mod tests {
     pub fn bundle(pair: &Pair, statement: &str) -> String {
         let signature = pair.sign(&authenticated(PAYLOAD, statement.as_bytes()));
         let (payload, signature) = (
-            base64::encode(statement.as_bytes()),
-            base64::encode(&signature),
+            codec::to_base64(statement.as_bytes()),
+            codec::to_base64(&signature),
         );
         format!(
             r#"{{"mediaType":"{}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{payload}","payloadType":"{PAYLOAD}","signatures":[{{"sig":"{signature}"}}]}}}}"#,

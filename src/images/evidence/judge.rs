@@ -10,7 +10,7 @@ use crate::images::keys::PublicKey;
 use crate::images::refusal::Reason;
 use crate::images::source::Loaded;
 use crate::model::Timestamp;
-use crate::model::base64;
+use crate::model::codec;
 use crate::model::image::{Digest, Signer};
 
 /// What a statement states that is a signature, and nothing else.
@@ -204,7 +204,7 @@ fn take(
             if about != *digest {
                 return Err(other(&about.short()));
             }
-            let signature = base64::decode(signature).ok_or("a signature is not base64")?;
+            let signature = codec::from_base64(signature).ok_or("a signature is not base64")?;
             for signer in signers {
                 let found = match signer {
                     Signer::Key(name) => believed.key(name).and_then(|key| {
@@ -274,7 +274,7 @@ pub(super) mod tests {
     }
 
     fn simple_of(pair: &Pair, payload: String) -> Piece {
-        let signature = base64::encode(&pair.sign(payload.as_bytes()));
+        let signature = codec::to_base64(&pair.sign(payload.as_bytes()));
         Piece::Simple {
             payload: payload.into_bytes(),
             signature,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::http::{Ask, Asker, Url, Zone, is_loopback};
 use crate::images::credentials::{Credentials, Secret};
-use crate::model::base64;
+use crate::model::codec;
 
 /// The longest answer of a server that gives tokens, in bytes.
 const TOKEN_LIMIT: usize = 64 << 10;
@@ -82,7 +82,7 @@ pub(super) fn basic(secret: &Secret) -> Option<String> {
     match secret {
         Secret::Password { user, password } => Some(format!(
             "Basic {}",
-            base64::encode(format!("{user}:{password}").as_bytes())
+            codec::to_base64(format!("{user}:{password}").as_bytes())
         )),
         Secret::Identity(_) => None,
     }

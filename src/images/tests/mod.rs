@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex};
 use super::keys::tests::Pair;
 use super::*;
 use crate::clock::Clock;
-use crate::model::base64;
+use crate::model::codec;
 
 mod lies;
 
@@ -194,7 +194,7 @@ impl Registry {
         let payload = format!(
             r#"{{"critical":{{"identity":{{"docker-reference":""}},"image":{{"docker-manifest-digest":"{about}"}},"type":"cosign container image signature"}},"optional":null}}"#
         );
-        let signature = base64::encode(&pair.sign(payload.as_bytes()));
+        let signature = codec::to_base64(&pair.sign(payload.as_bytes()));
         let blob = self.blob(payload.as_bytes());
         let layer = format!(
             r#"{{"mediaType":"{SIMPLE}","digest":"{blob}","size":{},"annotations":{{"dev.cosignproject.cosign/signature":"{signature}"}}}}"#,
@@ -213,10 +213,10 @@ impl Registry {
         );
         let kind = "application/vnd.in-toto+json";
         let signed = format!("DSSEv1 {} {kind} {} {payload}", kind.len(), payload.len());
-        let signature = base64::encode(&pair.sign(signed.as_bytes()));
+        let signature = codec::to_base64(&pair.sign(signed.as_bytes()));
         let text = format!(
             r#"{{"mediaType":"{BUNDLE}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{}","payloadType":"{kind}","signatures":[{{"sig":"{signature}"}}]}}}}"#,
-            base64::encode(payload.as_bytes())
+            codec::to_base64(payload.as_bytes())
         );
         let blob = self.blob(text.as_bytes());
         let layer = format!(

@@ -1,4 +1,4 @@
-//! Bytes as text, after RFC 4648.
+//! Bytes as text: base64, after RFC 4648.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -12,13 +12,13 @@ const PLAIN: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const FOR_URLS: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
 /// `bytes` in the standard alphabet, with padding.
-pub fn encode(bytes: &[u8]) -> String {
+pub fn to_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
 /// The bytes of a text in the standard alphabet or that for URLs, with or without padding; `None` = it is
 /// none.
-pub fn decode(text: &str) -> Option<Vec<u8>> {
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_ascii();
     PLAIN.decode(text).or_else(|_| FOR_URLS.decode(text)).ok()
 }
@@ -36,16 +36,16 @@ mod tests {
             ("foo", "Zm9v"),
             ("foobar", "Zm9vYmFy"),
         ] {
-            assert_eq!(encode(bytes.as_bytes()), text);
-            assert_eq!(decode(text).unwrap(), bytes.as_bytes());
+            assert_eq!(to_base64(bytes.as_bytes()), text);
+            assert_eq!(from_base64(text).unwrap(), bytes.as_bytes());
             assert_eq!(
-                decode(text.trim_end_matches('=')).unwrap(),
+                from_base64(text.trim_end_matches('=')).unwrap(),
                 bytes.as_bytes()
             );
         }
-        assert_eq!(decode("_-8=").unwrap(), decode("/+8=").unwrap());
+        assert_eq!(from_base64("_-8=").unwrap(), from_base64("/+8=").unwrap());
         for text in ["a b", "not base64!", "Z", "Zh=="] {
-            assert_eq!(decode(text), None, "{text}");
+            assert_eq!(from_base64(text), None, "{text}");
         }
     }
 }
