@@ -98,3 +98,18 @@ fn what_others_could_change_is_applied_once_and_not_followed() {
         status.0.to_string().contains("planted")
     });
 }
+
+#[test]
+fn a_folder_that_others_could_add_to_is_applied_once_and_not_followed() {
+    let world = World::new();
+    let folder = world.path("folder");
+    fs::create_dir(&folder).unwrap();
+    world.write("folder/p.yaml", &pipeline(&sleeper("a", "")));
+    // What is in it stays ours, and others may add to it.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1777)).unwrap();
+    let said = world.run(&["apply", "-f", "folder", "--wait"]);
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success(), "{told}");
+    assert!(told.contains("not followed"), "{told}");
+    assert_eq!(world.status().pipeline()["watched"], false);
+}
