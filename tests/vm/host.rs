@@ -8,8 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// With this variable hosts are emulated, and one that cannot be is a failure: `most` of what a test
-/// of a whole host can show, or `all` of it, as `tests/run --vm` asks for.
+/// With this variable hosts are emulated, and one that cannot be is a failure.
 const NEEDED: &str = "FLOWCTL_TESTS_NEED_VM";
 /// How long one boot may take, its script included. Generous: only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(2_400);
@@ -25,15 +24,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// What is needed beside root.
 const PROGRAMS: [&str; 4] = ["qemu-system-x86_64", "debootstrap", "mkfs.ext4", "strip"];
 
-/// How long a test takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
-    /// One or two boots.
-    Short,
-    /// Minutes.
-    Long,
-}
-
 /// The right to emulate: one host at a time, since each takes all that the machine has.
 pub struct Turn {
     _turn: MutexGuard<'static, ()>,
@@ -42,12 +32,11 @@ pub struct Turn {
 impl Turn {
     /// Waits for it, and sees to it that there is a host to boot. `None`, said loudly, where none can
     /// be emulated.
-    pub fn take(test: &str, length: Length) -> Option<Self> {
+    pub fn take(test: &str) -> Option<Self> {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = std::env::var(NEEDED).unwrap_or_default();
-        if needed.is_empty() || (needed == "most" && length == Length::Long) {
-            eprintln!("NOT RUN: {test} needs an emulated host: `tests/run --vm` emulates one");
+        if std::env::var_os(NEEDED).is_none() {
+            eprintln!("NOT RUN: {test} needs an emulated host: `tests/run` as root emulates one");
             return None;
         }
         let why = missing().or_else(|| build().err());

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 mod host;
 
-use host::{Length, Stage, Turn};
+use host::{Stage, Turn};
 
 #[test]
 fn limits_hold_for_root_and_for_users_where_groups_are_of_version_2() {
-    let Some(_turn) = Turn::take("limits", Length::Short) else {
+    let Some(_turn) = Turn::take("limits") else {
         return;
     };
     let stage = Stage::new(&[
@@ -37,7 +37,7 @@ fn unit() -> String {
 
 #[test]
 fn a_service_that_restarts_or_a_host_that_does_costs_no_more_than_it_must() {
-    let Some(_turn) = Turn::take("a service", Length::Short) else {
+    let Some(_turn) = Turn::take("a service") else {
         return;
     };
     let stage = Stage::new(&[
@@ -117,7 +117,7 @@ impl Acknowledged {
 
 #[test]
 fn what_was_acknowledged_stands_whenever_the_power_goes() {
-    let Some(_turn) = Turn::take("power cuts", Length::Long) else {
+    let Some(_turn) = Turn::take("power cuts") else {
         return;
     };
     let stage = Stage::new(&[
