@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::driver::Launch;
+use crate::driver::process::is_named;
 use crate::manifest::{HOST_FROM_CONTAINER, check_url};
 use crate::model::Workload;
 use crate::reconciler::Environment;
@@ -121,15 +122,6 @@ fn identity(
         })
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
-}
-
-fn is_named(patterns: &[String], name: &str) -> bool {
-    patterns
-        .iter()
-        .any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => pattern == name,
-        })
 }
 
 #[cfg(test)]

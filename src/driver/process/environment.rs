@@ -216,8 +216,8 @@ pub(super) fn for_container(
     variables
 }
 
-/// Whether `name` is one of `patterns`, which may end in `*`.
-fn is_named(patterns: &[String], name: &str) -> bool {
+/// Whether `name` is one of `patterns`, which may end in `*`, as `inherit_env` has them.
+pub fn is_named(patterns: &[String], name: &str) -> bool {
     patterns
         .iter()
         .any(|pattern| match pattern.strip_suffix('*') {
