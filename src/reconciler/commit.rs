@@ -10,6 +10,10 @@ use super::ledger::{Answer, Changes, Durability, Effect};
 /// How soon recording is tried again after it failed.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a daemon that was told to end waits for its last try to record, where recording failed
+/// before. A disk that has room again answers within milliseconds; one that hangs keeps no `down`.
+const LAST_RECORD: Duration = Duration::from_secs(2);
+
 /// What is to be recorded as one.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -30,6 +34,14 @@ pub(super) struct NotDurable {
     pub again_at: Timestamp,
     /// The newest commit when that was found out: what older ones answer proves nothing.
     newest: u64,
+}
+
+/// The try to record that nothing is left, once nothing is.
+pub(super) struct LastRecord {
+    /// The newest commit before it.
+    after: u64,
+    /// When it is not waited for any longer.
+    pub until: Timestamp,
 }
 
 /// A commit that has not been answered.
@@ -116,6 +128,25 @@ impl Core {
             changes,
             durability,
         })
+    }
+
+    /// Whether what is left at the end is recorded, or was tried in vain. Where recording failed
+    /// before, the disk may have room again by now, so it is tried once more, at once.
+    pub(super) fn was_last_recorded(&mut self) -> bool {
+        let Some(trouble) = &mut self.not_durable else {
+            return true;
+        };
+        match &self.last_record {
+            None => {
+                trouble.again_at = self.ledger.now;
+                self.last_record = Some(LastRecord {
+                    after: self.commits,
+                    until: self.ledger.now.after(LAST_RECORD),
+                });
+                false
+            }
+            Some(last) => trouble.newest > last.after || self.ledger.now >= last.until,
+        }
     }
 
     pub(super) fn recorded(&mut self, number: u64, result: Result<(), String>) {

@@ -21,7 +21,7 @@ use crate::planner::progress::Shown;
 use crate::probe::Report;
 
 pub use super::commit::Commit;
-use super::commit::{NotDurable, Pending};
+use super::commit::{LastRecord, NotDurable, Pending};
 use super::handle::{Asker, Command};
 use super::handover::Handovers;
 use super::ledger::{Effect, Ending, Ledger};
@@ -152,6 +152,8 @@ pub struct Core {
     unenforced: Unenforced,
     frozen: Option<String>,
     pub(super) ending: Ending,
+    /// The try to record that nothing is left, before a `down` ends the owner of a store that failed.
+    pub(super) last_record: Option<LastRecord>,
     pub(super) not_durable: Option<NotDurable>,
     pub(super) pending: VecDeque<Pending>,
     /// The number of the newest commit.
@@ -206,6 +208,7 @@ impl Core {
             unenforced: Unenforced::new(),
             frozen: None,
             ending: Ending::No,
+            last_record: None,
             not_durable: None,
             pending: VecDeque::new(),
             commits: 0,
@@ -340,9 +343,11 @@ impl Core {
         let mut owed = self.pending.iter().flat_map(|pending| &pending.effects);
         if self.pipelines.values().any(is_wanted) {
             self.ending = Ending::No;
+            self.last_record = None;
         } else if self.pipelines.is_empty()
             // Whoever asked is answered first.
             && !owed.any(|effect| matches!(effect, Effect::Answer(_)))
+            && self.was_last_recorded()
         {
             self.ending = Ending::Decided;
         }
@@ -462,8 +467,10 @@ impl Core {
         let record_again = self.not_durable.as_ref().map(|trouble| trouble.again_at);
         // A commit under way answers by itself.
         let record_again = record_again.filter(|_| self.pending.is_empty());
+        let last_record = self.last_record.as_ref().map(|last| last.until);
         let due = plans
             .chain(record_again)
+            .chain(last_record)
             .chain(self.registry.sweep_at())
             .fold(self.relist_at, Timestamp::min);
         // A deadline that a plan could not act on must not turn into a busy loop.

@@ -51,3 +51,33 @@ fn an_apply_calls_the_end_off_while_something_still_runs() {
     world.converge(&spec, &BTreeSet::new());
     assert_eq!(world.core.ending, Ending::No);
 }
+
+/// A world in which nothing can be recorded, with one component, after a `down` has ended it.
+fn emptied_on_a_full_disk() -> World {
+    let mut world = World::new(23);
+    world.calm = true;
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    world.apply(spec.clone());
+    world.converge(&spec, &BTreeSet::new());
+    world.disk_full = true;
+    world.steps_until(|world| world.core.not_durable().is_some());
+    world.down_and_end();
+    world.steps_until(|world| world.core.is_empty());
+    assert!(!world.disk.pipelines.is_empty(), "the disk has no room");
+    world
+}
+
+#[test]
+fn a_down_records_that_nothing_is_left_on_a_disk_that_has_room_again() {
+    let mut world = emptied_on_a_full_disk();
+    assert_eq!(world.core.ending, Ending::WhenEmpty);
+    world.disk_full = false;
+    world.steps_until(|world| world.core.ending == Ending::Decided);
+    assert!(world.disk.pipelines.is_empty());
+}
+
+#[test]
+fn a_down_ends_on_a_disk_that_stays_full() {
+    let mut world = emptied_on_a_full_disk();
+    world.steps_until(|world| world.core.ending == Ending::Decided);
+}
