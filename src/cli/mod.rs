@@ -52,7 +52,8 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::api::{ApiError, Asked, Client, ClientError, ErrorCode};
 use crate::clock::Clock;
@@ -67,7 +68,7 @@ pub use text::{Style, Tone, clean, paint};
 
 /// Does what `words` say, the program's name first, and answers how it went.
 pub fn main(host: &dyn Host, words: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match parse(words) {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
     };
@@ -84,6 +85,27 @@ pub fn main(host: &dyn Host, words: impl IntoIterator<Item = OsString>) -> Exit 
             Exit::Bug
         }
     }
+}
+
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = without_empty_variables(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// A variable that is set to nothing counts as not set, as units and scripts that fill in
+/// `FLOWCTL_STATE_DIR=$DIR` expect.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            if value.is_some_and(|value| value.is_empty()) {
+                arg.env(Resettable::Reset)
+            } else {
+                arg
+            }
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// What clap answers instead of a command: help and the version are results.

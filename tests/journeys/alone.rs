@@ -60,6 +60,17 @@ fn without_a_state_there_is_nothing_to_tell() {
 }
 
 #[test]
+fn a_variable_that_is_set_to_nothing_counts_as_not_set() {
+    let mut world = World::new();
+    let home = world.path("home");
+    world.set("XDG_STATE_HOME", home.to_str().unwrap());
+    world.set("FLOWCTL_STATE_DIR", "");
+    world.set("FLOWCTL_CONTROL_PLANE_PORT", "");
+    let said = world.fails(4, &["status"]);
+    assert!(said.contains("home/flowctl"), "{said}");
+}
+
+#[test]
 fn down_without_a_daemon_starts_nothing_on_its_way() {
     let world = World::new();
     let script = "echo x >> starts; exit 1";
