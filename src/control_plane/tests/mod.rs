@@ -170,6 +170,8 @@ impl Plane {
                 let mut hangs = disk.hangs.subscribe();
                 tokio::spawn(async move {
                     hangs.wait_for(|hangs| !hangs).await.unwrap();
+                    // With each full look it is asked whether anything can be recorded at all.
+                    let is_question = changes == crate::reconciler::Changes::default();
                     let mut registrations = disk.registrations.lock().unwrap();
                     for (id, record) in changes.registrations {
                         match record {
@@ -178,7 +180,9 @@ impl Plane {
                         };
                     }
                     drop(registrations);
-                    disk.commits.send_modify(|commits| *commits += 1);
+                    if !is_question {
+                        disk.commits.send_modify(|commits| *commits += 1);
+                    }
                     done(Ok(()));
                 });
             },
