@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -554,6 +554,18 @@ pub struct DaemonProcess {
 }
 
 impl DaemonProcess {
+    /// Asks it to end. What it looks after runs on.
+    ///
+    /// # Errors
+    /// When it belongs to another user.
+    pub fn ask_to_end(&self) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM) {
+            // It has ended already.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Waits until it has ended, at most for `within`. Answers whether it has.
     pub async fn ended(self, within: Duration) -> bool {
         let waiting = tokio::task::spawn_blocking(move || {

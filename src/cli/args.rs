@@ -2,23 +2,26 @@
 
 mod control;
 mod image;
+mod moment;
 mod notifications;
+mod setup;
 mod status;
 mod steer;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::engine::Engine;
 use crate::api::{MetricsForm, Orchestrator};
 use crate::daemon::OtlpEndpoint;
-use crate::model::{DurationError, HumanDuration, Namespace, Timestamp, TimestampError};
+use crate::model::{HumanDuration, Namespace};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
 pub use image::{Image, ImageVerb};
+pub use moment::{Moment, NoSuchMoment};
 pub use notifications::{Notify, NotifyVerb};
+pub use setup::{Completion, Init, Install, Uninstall};
 pub use status::{CheckHow, Status};
 pub use steer::{Delete, Restart, Steer};
 
@@ -55,7 +58,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Where the daemon keeps its state [default: ./state if it is marked as flowctl's, else
-    /// $XDG_STATE_HOME/flowctl, else ~/.local/state/flowctl]
+    /// /var/lib/flowctl if it is in use and you may look into it, else $XDG_STATE_HOME/flowctl, else ~/.local/state/flowctl]
     #[arg(
         long,
         global = true,
@@ -153,6 +156,10 @@ pub enum Verb {
     /// Run the daemon in the foreground, as a service manager does
     #[command(alias = "server")]
     Daemon(Daemon),
+    /// Have systemd run the daemon, from now on and at each boot
+    Install(Install),
+    /// Take back what `install` did; components run on
+    Uninstall(Uninstall),
     /// Write a commented starter file
     Init(Init),
     /// Print a completion script for a shell
@@ -564,26 +571,6 @@ pub struct Daemon {
     pub detached: bool,
 }
 
-/// `flowctl init`.
-#[derive(Debug, Args)]
-pub struct Init {
-    /// Where to write it; `-` = standard output
-    #[arg(value_name = "FILE", default_value = "pipeline.yaml")]
-    pub file: PathBuf,
-    /// Overwrite a file that is there
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// `flowctl completion`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    flowctl completion bash > ~/.local/share/bash-completion/completions/flowctl")]
-pub struct Completion {
-    /// For which shell
-    pub shell: clap_complete::Shell,
-}
-
 /// Where components run whose file leaves that open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Where {
@@ -644,51 +631,6 @@ impl From<LogForm> for LogFormat {
     }
 }
 
-/// A moment as it is typed: so long ago, or a point in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// So long before now.
-    Ago(HumanDuration),
-    /// Then.
-    At(Timestamp),
-}
-
-impl Moment {
-    /// The point in time that is meant.
-    pub fn from(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::Ago(length) => {
-                let millis = i64::try_from(length.get().as_millis()).unwrap_or(i64::MAX);
-                now.shifted(-millis)
-            }
-        }
-    }
-}
-
-/// A text that is neither a time ago nor a point in time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoSuchMoment {
-    /// It looks like neither, or like a time ago.
-    #[error("write a time ago like `10m`, or a moment like `2026-11-21T02:00:00Z` ({0})")]
-    Ago(DurationError),
-    /// It looks like a point in time.
-    #[error(transparent)]
-    At(TimestampError),
-}
-
-impl FromStr for Moment {
-    type Err = NoSuchMoment;
-
-    fn from_str(text: &str) -> Result<Self, NoSuchMoment> {
-        // A duration has no hyphen.
-        if text.contains('-') {
-            return text.parse().map(Self::At).map_err(NoSuchMoment::At);
-        }
-        text.parse().map(Self::Ago).map_err(NoSuchMoment::Ago)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -723,6 +665,9 @@ mod tests {
             "delete ttp --timeout 10s",
             "server --control-plane-port 0",
             "completion zsh",
+            "install --user --now",
+            "install --print",
+            "uninstall --user",
             "status --state-dir /tmp/x --color never",
         ] {
             let words = std::iter::once("flowctl").chain(line.split(' '));
@@ -766,27 +711,5 @@ mod tests {
             }
         }
         assert!(seen > 20, "messages name commands between backticks");
-    }
-
-    #[test]
-    fn a_moment_is_a_time_ago_or_a_point_in_time() {
-        let now = Timestamp::from_millis(1_000_000);
-        let ago: Moment = "10s".parse().unwrap();
-        assert_eq!(ago.from(now), Timestamp::from_millis(990_000));
-        let at: Moment = "1970-01-01T00:00:01Z".parse().unwrap();
-        assert_eq!(at.from(now), Timestamp::from_millis(1_000));
-        let at: Moment = "1970-01-01T01:00:01+01:00".parse().unwrap();
-        assert_eq!(at.from(now), Timestamp::from_millis(1_000));
-        for (text, word) in [
-            ("yesterday", "time ago"),
-            ("1796071075", "a number and a unit"),
-            ("15:48", "time ago"),
-            ("2026-11-30", "whole day"),
-            ("2026-11-30T15:48:25", "time zone"),
-            ("-10m", "not a moment"),
-        ] {
-            let error = text.parse::<Moment>().unwrap_err().to_string();
-            assert!(error.contains(word), "{text}: {error}");
-        }
     }
 }

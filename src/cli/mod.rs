@@ -25,6 +25,7 @@ mod goal;
 mod host;
 mod image;
 mod init;
+mod install;
 mod last_lines;
 mod logs;
 mod metrics;
@@ -44,6 +45,7 @@ mod steer;
 mod target;
 mod text;
 mod top;
+mod unit;
 mod validate;
 mod wait;
 
@@ -230,6 +232,8 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Validate(args) => cx.alone(|cx| validate::run(cx, args)),
         Verb::Image(args) => cx.alone(|cx| image::run(cx, args)),
         Verb::Init(args) => cx.alone(|cx| init::run(cx, args)),
+        Verb::Install(args) => cx.alone(|cx| install::run(cx, args)),
+        Verb::Uninstall(args) => cx.alone(|cx| install::undo(cx, args)),
         Verb::Completion(args) => cx.alone(|cx| completion::run(cx, args)),
         Verb::Status(args) if status::is_about_another(&args) => {
             cx.alone(|cx| asking(status::run_elsewhere(cx, args)))

@@ -7,10 +7,14 @@ use std::path::{Component, Path, PathBuf};
 
 use super::exit::Failure;
 use super::text::shown;
+use super::unit;
 use crate::api::{ApiError, ErrorCode};
 
 /// The file that marks a folder as flowctl's.
 pub const MARKER: &str = ".flowctl";
+
+/// What is in every state directory that was used.
+const STORE: &str = "store";
 
 /// What decides, in this order of weight. The option and its variable are one: clap joins them.
 pub struct Clues {
@@ -18,6 +22,8 @@ pub struct Clues {
     pub given: Option<PathBuf>,
     /// Where we are; `None` = in a folder that was removed.
     pub here: Option<PathBuf>,
+    /// The state directory of the host's service, where this user may look into it.
+    pub host: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
     pub xdg_state_home: Option<OsString>,
     /// `$HOME`.
@@ -30,6 +36,7 @@ impl Clues {
         Self {
             given,
             here: here().ok(),
+            host: Some(PathBuf::from(unit::STATE)).filter(|dir| dir.join(STORE).exists()),
             xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
             home: std::env::var_os("HOME"),
         }
@@ -75,6 +82,9 @@ impl Clues {
         let marked = self.here.as_ref().map(|here| here.join("state"));
         if let Some(marked) = marked.filter(|dir| dir.join(MARKER).exists()) {
             return Ok(marked);
+        }
+        if let Some(host) = &self.host {
+            return Ok(host.clone());
         }
         // A relative XDG variable is invalid and to be ignored, says its specification.
         let absolute = |value: &Option<OsString>| {
@@ -169,13 +179,14 @@ mod tests {
         Clues {
             given: None,
             here: Some(here.to_path_buf()),
+            host: None,
             xdg_state_home: Some("/xdg".into()),
             home: Some("/home/u".into()),
         }
     }
 
     #[test]
-    fn the_option_wins_then_the_marked_folder_then_the_user_s_own() {
+    fn the_option_wins_then_the_marked_folder_then_the_host_s_then_the_user_s_own() {
         let here = tempfile::tempdir().unwrap();
         let mut clues = clues(here.path());
         assert_eq!(clues.state_dir().unwrap(), Path::new("/xdg/flowctl"));
@@ -187,6 +198,8 @@ mod tests {
         let state = here.path().join("state");
         std::fs::create_dir(&state).unwrap();
         assert_ne!(clues.state_dir().unwrap(), state, "it is not marked");
+        clues.host = Some("/var/lib/flowctl".into());
+        assert_eq!(clues.state_dir().unwrap(), Path::new("/var/lib/flowctl"));
         std::fs::write(state.join(MARKER), "").unwrap();
         assert_eq!(clues.state_dir().unwrap(), state);
         clues.given = Some("elsewhere".into());

@@ -129,6 +129,8 @@ fn launch(state_dir: &Path, log: &File, options: &[String]) -> io::Result<Child>
         .arg("--state-dir")
         .arg(state_dir)
         .args(options)
+        // What a service manager expects of us, the daemon does not owe it.
+        .env_remove("NOTIFY_SOCKET")
         // No folder is kept from being unmounted by a daemon that nobody remembers.
         .current_dir("/")
         .stdin(Stdio::null())

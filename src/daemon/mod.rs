@@ -25,6 +25,7 @@ mod rebuilding;
 mod recording;
 mod registrations;
 mod retention;
+mod service_manager;
 mod signals;
 mod sources;
 mod tokens;
@@ -70,6 +71,7 @@ use overrides::Overrides;
 use probing::Injection;
 use rebuilding::{judge_recovery, note_silence, rebuilt};
 use recording::{end_rebuilding, recorder};
+use service_manager::ServiceManager;
 pub use signals::{Asked, Signals};
 use sources::Sources;
 pub use voice::{Said, Voice};
@@ -406,6 +408,12 @@ impl Daemon {
             let serving = metering::serve(address, Arc::new(self.backend()), self.stop.clone());
             self.tasks.push(tokio::spawn(serving));
         }
+        let manager = ServiceManager::of_this_process().map(Arc::new);
+        if let Some(manager) = manager.clone() {
+            let owner = self.owner.clone();
+            self.tasks
+                .push(tokio::spawn(async move { manager.follow(owner).await }));
+        }
         ready();
         let mut outcome = Ok(());
         let mut why = DOWN.to_owned();
@@ -432,6 +440,9 @@ impl Daemon {
             }
             // Cancel-safe: it only waits.
             () = self.owner.ended() => outcome = Err(DaemonError::Ended),
+        }
+        if let Some(manager) = &manager {
+            manager.stopping(&why);
         }
         // Whoever finds no socket from here on waits for the lock rather than give up.
         self.lock.say(ENDING);

@@ -166,6 +166,7 @@ async fn ask(helper: &str, key: &str) -> Result<Option<Kept>, String> {
     let conversation = async {
         let mut child = Command::new(&program)
             .arg("get")
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

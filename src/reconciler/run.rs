@@ -291,8 +291,8 @@ impl Reconciler {
             let (vitals, clock) = (self.vitals.clone(), self.clock.clone());
             tokio::spawn(async move {
                 let result = answered(kind, "look", driver.observe(&scope)).await;
-                if scope == Scope::All && result.is_ok() {
-                    vitals.saw_all(kind, clock.now());
+                let saw_all = scope == Scope::All && result.is_ok();
+                if saw_all {
                     let (driver, limits) = (kind, driver.unenforced());
                     send(&answers, Input::CannotEnforce { driver, limits });
                 }
@@ -303,6 +303,10 @@ impl Reconciler {
                         result,
                     },
                 );
+                // Whoever waits for it may count on what was seen.
+                if saw_all {
+                    vitals.saw_all(kind, clock.now());
+                }
             });
         }
         for (instance, probing) in turn.probing {

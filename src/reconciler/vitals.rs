@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::model::{
     DriverKind, Durations, PipelineKey, ProbeKind, ProbeOutcome, ReplicaKey, Timestamp,
 };
@@ -79,12 +81,20 @@ pub struct VitalFigures {
 /// The figures while they change. Cheap to clone; a reader holds nobody up for longer than a copy
 /// takes.
 #[derive(Clone, Debug, Default)]
-pub struct Vitals(Arc<Mutex<VitalFigures>>);
+pub struct Vitals {
+    figures: Arc<Mutex<VitalFigures>>,
+    looks: Arc<watch::Sender<u64>>,
+}
 
 impl Vitals {
     /// The figures as they are now.
     pub fn figures(&self) -> VitalFigures {
         self.lock().clone()
+    }
+
+    /// How many times a driver has told all that it runs, at the reconciler's wish.
+    pub fn looks(&self) -> watch::Receiver<u64> {
+        self.looks.subscribe()
     }
 
     pub(super) fn round(&self, took: Duration) {
@@ -106,6 +116,7 @@ impl Vitals {
 
     pub(super) fn saw_all(&self, driver: DriverKind, at: Timestamp) {
         self.lock().seen.insert(driver, at);
+        self.looks.send_modify(|count| *count += 1);
     }
 
     pub(super) fn probed(&self, report: &Report) {
@@ -128,6 +139,6 @@ impl Vitals {
     }
 
     fn lock(&self) -> MutexGuard<'_, VitalFigures> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

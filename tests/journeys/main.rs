@@ -40,6 +40,7 @@ mod proxy;
 mod readme;
 mod run;
 mod servers;
+mod service;
 mod signals;
 mod soak;
 mod stalled;

@@ -36,6 +36,20 @@ const PERSONAL: [&str; 18] = [
     "BASH_ENV",
     "ENV",
 ];
+/// What a service manager says to the daemon and to nobody else. A component that were told it could
+/// speak for the daemon, and one that found them set would believe that it is a service of its own.
+const SERVICE_MANAGER: [&str; 10] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "MAINPID",
+    "SYSTEMD_EXEC_PID",
+];
 /// Where programs are looked up when the daemon itself has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The mark by which whatever an instance forked is found.
@@ -55,16 +69,17 @@ pub struct Inheritance {
 impl Inheritance {
     /// That of this process.
     pub fn of_this_process() -> Self {
-        Self {
-            variables: std::env::vars_os().collect(),
-            login: Login::own(),
-        }
+        Self::new(std::env::vars_os())
     }
 
     /// These variables, and the name of this process's user.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let is_the_daemon_s = |name: &OsStr| SERVICE_MANAGER.iter().any(|kept| name == *kept);
         Self {
-            variables: variables.into_iter().collect(),
+            variables: variables
+                .into_iter()
+                .filter(|(name, _)| !is_the_daemon_s(name))
+                .collect(),
             login: Login::own(),
         }
     }

@@ -1,0 +1,58 @@
+//! What can be typed to set a host up: its service, a first file, a shell.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `flowctl install`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    sudo flowctl install --now              for the whole host, state in /var/lib/flowctl\n  \
+    flowctl install --user --now            for you, state where `flowctl` keeps it anyway\n  \
+    flowctl install --print                 the unit's text, for whatever manages this host\n\n\
+    It writes a unit for systemd, and enables it. A restart of the service restarts no component.\n\
+    Options of the daemon are given to it by variables: `systemctl edit flowctl`,\n\
+    `[Service]`, `Environment=FLOWCTL_CONTROL_PLANE_PORT=8081`.")]
+pub struct Install {
+    /// As a service of your own, which ends with your last session unless you linger
+    #[arg(long)]
+    pub user: bool,
+    /// Start it too; one that runs is restarted, and a daemon in the background makes way for it
+    #[arg(long)]
+    pub now: bool,
+    /// Print the unit and change nothing
+    #[arg(long, conflicts_with = "now")]
+    pub print: bool,
+}
+
+/// `flowctl uninstall`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The service is stopped and its unit removed. Components run on, and the state is kept:\n\
+    say `flowctl down` before to end them."
+)]
+pub struct Uninstall {
+    /// The service of your own
+    #[arg(long)]
+    pub user: bool,
+}
+
+/// `flowctl init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to write it; `-` = standard output
+    #[arg(value_name = "FILE", default_value = "pipeline.yaml")]
+    pub file: PathBuf,
+    /// Overwrite a file that is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `flowctl completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    flowctl completion bash > ~/.local/share/bash-completion/completions/flowctl")]
+pub struct Completion {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
