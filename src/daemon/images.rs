@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use crate::clock::Clock;
 use crate::conditions::whole;
-use crate::images::{Gate, InForce, Question, Runs, Standing, State};
+use crate::images::{Gate, InForce, Question, Ruling, Runs, Standing, State, rule};
 use crate::model::image::ImageName;
 use crate::model::{
     ComponentId, ConditionKind, PipelineKey, PipelineSpec, Snapshot, StatusCondition, Timestamp,
@@ -149,6 +149,8 @@ struct What {
     component: ComponentId,
     image: String,
     digest: String,
+    /// Whether that is the engine's id.
+    local: bool,
 }
 
 impl What {
@@ -187,6 +189,7 @@ fn images(snapshot: &Snapshot) -> Vec<What> {
                 component: component.id.clone(),
                 image: image.name.clone(),
                 digest: image.digest.clone(),
+                local: image.local,
             });
         }
     }
@@ -245,6 +248,34 @@ fn is_running(snapshot: &Snapshot, key: &PipelineKey, id: &ComponentId) -> bool 
     })
 }
 
+/// Why an image that was built on this host would not be started today; nobody is asked.
+fn built_here(gate: &Gate, what: &What) -> Option<String> {
+    let state = gate.states().borrow().clone();
+    let InForce::Policy(loaded) = &state.in_force else {
+        return None;
+    };
+    let why = match what.image.parse::<ImageName>() {
+        // Its name is not known any more; what it is called by the engine is no registry's.
+        Err(_) => "its name is not known any more".to_owned(),
+        Ok(name) => match rule(&what.image, &name, Some(loaded), None) {
+            Ok(Ruling::Local { .. } | Ruling::Unruled { .. }) => return None,
+            Ok(Ruling::Demands(demands)) => {
+                let places: Vec<&str> = demands.iter().map(|it| it.place.as_str()).collect();
+                format!(
+                    "image {} was built on this host and is of no registry, as {} wants it: push it, or \
+                     write `allow: {{local: true}}` for it",
+                    what.image,
+                    places.join(", ")
+                )
+            }
+            Err(refused) => refused.to_string(),
+        },
+    };
+    Some(format!(
+        "it runs, and would not be started by today's image policy: {why}"
+    ))
+}
+
 /// Asks the gate about all that runs. Nothing is stopped.
 async fn running(gate: &Gate, snapshot: &Snapshot) -> Vec<(What, Running)> {
     let mut found = Vec::new();
@@ -255,6 +286,11 @@ async fn running(gate: &Gate, snapshot: &Snapshot) -> Vec<(What, Running)> {
         let name = what.image.parse::<ImageName>();
         let reference = name.map(|name| format!("{}@{}", name.repository, what.digest));
         let reference = reference.unwrap_or_else(|_| what.digest.clone());
+        if what.local {
+            let refused = built_here(gate, &what).map(Running::Refused);
+            found.extend(refused.map(|refused| (what, refused)));
+            continue;
+        }
         let warned = Mutex::new(None);
         let question = Question {
             image: &what.image,

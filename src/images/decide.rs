@@ -188,6 +188,7 @@ pub(super) fn signer(signer: &Signer) -> String {
         Signer::Keyless {
             issuer, subject, ..
         } => format!("{subject} of {issuer}"),
+        Signer::Notation { store, subject } => format!("{subject} of store {store}"),
     }
 }
 

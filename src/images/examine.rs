@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::decide::{Demand, signer};
 use super::evidence::{Believed, Beside, Piece, Signed, attested, signed};
 use super::oci::Document;
@@ -12,7 +14,8 @@ use super::scan;
 use super::source::Loaded;
 use crate::model::Timestamp;
 use crate::model::image::{
-    AttestationNeed, Digest, ImageName, ImageRequirement, RegistrySpec, Repository, SignatureNeed,
+    AttestationNeed, Digest, Downgrade, ImageName, ImageRequirement, RegistrySpec, Repository,
+    SignatureNeed, Signer,
 };
 
 /// How long the word of a program that judges images counts.
@@ -21,6 +24,8 @@ const SCAN_LASTS: Duration = Duration::from_secs(24 * 3_600);
 /// Asks whoever has to be asked, as of a moment.
 pub(super) struct Examiner<'a> {
     pub client: &'a Client,
+    /// When it has asked for long enough.
+    pub deadline: Instant,
     pub now: Timestamp,
     /// Hears what takes a while.
     pub tell: &'a (dyn Fn(String) + Sync),
@@ -43,6 +48,8 @@ pub(super) struct Examined {
     pub found: String,
     /// Until when that counts.
     pub until: Option<Timestamp>,
+    /// When it was signed, where its tag must not be turned back to an earlier one.
+    pub signed: Option<Timestamp>,
 }
 
 impl Examiner<'_> {
@@ -54,7 +61,7 @@ impl Examiner<'_> {
         let registry = case.name.repository.registry();
         (self.tell)(format!("asking {registry} for {}", case.image));
         let registries = case.registries();
-        let mut session = self.client.ask_about(&case.name.repository, &registries);
+        let mut session = self.ask_about(&case.name.repository, &registries);
         read_tag(&mut session, case.image, case.name).await
     }
 
@@ -74,6 +81,7 @@ impl Examiner<'_> {
         };
         let mut evidence = Evidence {
             client: self.client,
+            deadline: self.deadline,
             registries: &registries,
             beside: BTreeMap::new(),
         };
@@ -85,7 +93,7 @@ impl Examiner<'_> {
                 let document = match document {
                     Some(document) => Some(document),
                     None => {
-                        let mut session = self.client.ask_about(&case.name.repository, &registries);
+                        let mut session = self.ask_about(&case.name.repository, &registries);
                         let found = session.manifest(&digest).await;
                         let found = found.map_err(|trouble| unclear(case.image, &trouble))?;
                         found.map(|found| found.document)
@@ -107,7 +115,16 @@ impl Examiner<'_> {
             runs,
             found: facts.in_words(runs.as_ref().unwrap_or(&digest)),
             until: facts.until,
+            signed: facts.signed,
         })
+    }
+
+    fn ask_about(
+        &self,
+        repository: &Repository,
+        registries: &BTreeMap<String, RegistrySpec>,
+    ) -> Session<'_> {
+        self.client.ask_about(repository, registries, self.deadline)
     }
 
     /// Looks whether all that is demanded holds of `digest`.
@@ -151,6 +168,11 @@ impl Examiner<'_> {
                 }
                 facts.found.push(format!("signed by {}", found.who()));
                 facts.until(believed.until(&signatures.any));
+                facts.until(found.until);
+                match signatures.downgrade {
+                    Downgrade::Refused => facts.signed = facts.signed.max(found.at),
+                    Downgrade::Allowed => {}
+                }
             }
             for attestation in &need.attestations {
                 let Some(believed) = believed else { continue };
@@ -185,6 +207,8 @@ impl Examiner<'_> {
 struct Facts {
     found: Vec<String>,
     until: Option<Timestamp>,
+    /// When it was signed, where that matters.
+    signed: Option<Timestamp>,
 }
 
 impl Facts {
@@ -203,6 +227,7 @@ impl Facts {
 /// What lies beside the images of some repositories, each looked at once.
 struct Evidence<'c> {
     client: &'c Client,
+    deadline: Instant,
     registries: &'c BTreeMap<String, RegistrySpec>,
     beside: BTreeMap<(Repository, Digest), Found<'c>>,
 }
@@ -217,9 +242,9 @@ struct Found<'c> {
 impl<'c> Evidence<'c> {
     fn of(&mut self, repository: &Repository, digest: &Digest) -> &mut Found<'c> {
         let key = (repository.clone(), *digest);
-        let (client, registries) = (self.client, self.registries);
+        let (client, registries, deadline) = (self.client, self.registries, self.deadline);
         self.beside.entry(key).or_insert_with(|| Found {
-            beside: Beside::new(client.ask_about(repository, registries)),
+            beside: Beside::new(client.ask_about(repository, registries, deadline)),
             signatures: None,
             referring: None,
             attestations: None,
@@ -277,14 +302,44 @@ async fn signers(
     believed: Believed<'_>,
     evidence: &mut Evidence<'_>,
 ) -> Result<Signed, Trouble> {
-    let tagged = evidence.tagged(at, digest).await?.to_vec();
-    let found = signed(&need.any, &tagged, digest, believed);
-    if found.count() >= as_count(need.at_least) {
-        return Ok(found);
+    let client = evidence.client;
+    // Notation keeps nothing by that tag.
+    let may_be_tagged = |signer: &Signer| match signer {
+        Signer::Key(_) | Signer::Keyless { .. } => true,
+        Signer::Notation { .. } => false,
+    };
+    let places: &[Place] = match (need.any.iter().any(may_be_tagged), client.is_listing(at)) {
+        (true, false) => &[Place::Tag, Place::List],
+        (true, true) => &[Place::List, Place::Tag],
+        (false, _) => &[Place::List],
+    };
+    let mut all: Vec<Piece> = Vec::new();
+    let mut found = Signed::default();
+    for place in places {
+        let pieces = match place {
+            Place::Tag => evidence.tagged(at, digest).await?,
+            Place::List => evidence.referring(at, digest).await?,
+        };
+        all.extend(pieces.iter().cloned());
+        found = signed(&need.any, &all, digest, believed);
+        if found.count() >= as_count(need.at_least) {
+            match place {
+                Place::Tag => client.note(at, false),
+                Place::List => client.note(at, true),
+            }
+            break;
+        }
     }
-    let referring = evidence.referring(at, digest).await?;
-    let all: Vec<Piece> = tagged.iter().chain(referring).cloned().collect();
-    Ok(signed(&need.any, &all, digest, believed))
+    Ok(found)
+}
+
+/// Where signatures lie.
+#[derive(Clone, Copy)]
+enum Place {
+    /// By the tag that cosign makes for them.
+    Tag,
+    /// In the list of what refers to the image.
+    List,
 }
 
 fn as_count(number: u32) -> usize {
@@ -332,6 +387,8 @@ pub(super) struct Case<'a> {
     pub policy: Option<&'a Loaded>,
     pub demands: Vec<Demand<'a>>,
     pub by: Digest,
+    /// The tag whose meaning of now decides; `None` = its digest is known otherwise.
+    pub tag: Option<&'a str>,
 }
 
 impl Case<'_> {
@@ -356,7 +413,7 @@ pub async fn resolve(
     registries: &BTreeMap<String, RegistrySpec>,
 ) -> Result<Digest, Refused> {
     let client = Client::default();
-    let mut session = client.ask_about(&name.repository, registries);
+    let mut session = client.ask_about(&name.repository, registries, client.deadline());
     let fetched = read_tag(&mut session, image, name).await?;
     Ok(fetched.digest)
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 pub use super::credentials::read_any as auth;
 use super::evidence::read_any;
 use super::keys::PublicKey;
-use super::{keyless, oci, registry};
+use super::{keyless, notation, oci, registry};
 use crate::manifest::{self, PolicyFiles, parse_image_policy};
-use crate::model::image::{Digest, ImageName, ImagePattern, SubjectPattern};
+use crate::model::image::{Digest, HolderName, ImageName, ImagePattern, SubjectPattern};
 
 struct NoFiles;
 
@@ -17,6 +17,10 @@ impl PolicyFiles for NoFiles {
     }
 
     fn root(&mut self, _: &str, _: &Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn store(&mut self, _: &str, _: &Path) -> Result<(), String> {
         Ok(())
     }
 }
@@ -55,6 +59,7 @@ pub fn images(bytes: &[u8]) {
     PublicKey::from_der(bytes).ok();
     PublicKey::from_pem(bytes).ok();
     keyless::Root::read(bytes).ok();
+    notation::read_any(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
@@ -63,6 +68,10 @@ pub fn images(bytes: &[u8]) {
         let full = name.repository.to_string();
         let again: ImageName = full.parse().expect("a full name is a name");
         assert_eq!(again.repository, name.repository);
+    }
+    if let Ok(holder) = text.parse::<HolderName>() {
+        let again: HolderName = holder.to_string().parse().expect("it was written");
+        assert_eq!(again, holder);
     }
     if let Ok(digest) = text.parse::<Digest>() {
         assert_eq!(digest.to_string(), text);

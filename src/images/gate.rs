@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(4);
 const SAME: Duration = Duration::from_secs(5);
 /// What the settings of verdicts begin with.
 const SETTING: &str = "image/";
+/// What the settings begin with that say when the image of a tag was signed.
+const LATEST: &str = "image-latest/";
 /// The most verdicts that are kept.
 const MAX_KEPT: usize = 1_000;
 
@@ -71,6 +73,16 @@ pub struct Verdict {
     /// From when on it is judged anew, whatever the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// When it was signed, where its tag must not be turned back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Timestamp>,
+}
+
+/// When the image that a tag named last was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Latest {
+    signed: Timestamp,
+    digest: Digest,
 }
 
 /// An image that may run. It is made here and nowhere else.
@@ -155,6 +167,8 @@ pub struct Gate {
     client: Client,
     state: watch::Sender<State>,
     kept: Mutex<BTreeMap<String, Verdict>>,
+    /// What tags may not be turned back from.
+    latest: Mutex<BTreeMap<String, Latest>>,
     keep: Keep,
     /// What tags named when they were last read.
     read: Mutex<BTreeMap<String, (Digest, Instant)>>,
@@ -172,22 +186,30 @@ impl Gate {
     /// A gate that lets everything through, until it [follows](Self::follow) a policy. `settings`
     /// are those of the store, where `keep` puts what is to be found there later.
     pub fn new(clock: Clock, settings: &BTreeMap<String, String>, keep: Keep) -> Self {
-        let of_images = settings
-            .iter()
-            .filter(|(name, _)| name.starts_with(SETTING));
-        let kept = of_images.filter_map(|(name, text)| {
-            // One that cannot be read is found out again.
-            Some((name.clone(), serde_json::from_str(text).ok()?))
-        });
         Self {
             clock,
             client: Client::default(),
             state: watch::Sender::new(State::default()),
-            kept: Mutex::new(kept.collect()),
+            // One that cannot be read is found out again.
+            kept: Mutex::new(of_settings(settings, SETTING)),
+            latest: Mutex::new(of_settings(settings, LATEST)),
             keep,
             read: Mutex::default(),
             turns: Mutex::default(),
         }
+    }
+
+    /// The same, with another way to registries.
+    #[cfg(test)]
+    pub(super) fn by(self, client: Client) -> Self {
+        Self { client, ..self }
+    }
+
+    /// The same a while later, when what tags named is read again.
+    #[cfg(test)]
+    pub(super) fn forgetting_tags(&self) -> &Self {
+        self.read().clear();
+        self
     }
 
     /// A gate that lets everything through.
@@ -363,6 +385,10 @@ impl Gate {
             name: &name,
             policy,
             by: judged_by(policy, &demands),
+            tag: match (name.digest, question.standing) {
+                (None, Standing::Fresh | Standing::Renewed) => Some(name.tag()),
+                (Some(_), _) | (None, Standing::Recorded(_)) => None,
+            },
             demands,
         };
         let asked = Instant::now();
@@ -381,13 +407,24 @@ impl Gate {
         if let Some(digest) = known
             && let Some(verdict) = self.known(&name.repository, &digest, &case.by)
         {
-            return Ok(Admitted::Exactly {
-                repository: name.repository.clone(),
-                digest: verdict.runs.unwrap_or(digest),
-                verdict,
-            });
+            return self.admitted(&case, digest, verdict);
         }
         self.examine(&case, known, tell).await
+    }
+
+    /// What runs by what is known of an image.
+    fn admitted(
+        &self,
+        case: &Case<'_>,
+        digest: Digest,
+        verdict: Verdict,
+    ) -> Result<Admitted, Refused> {
+        self.goes_forward(case, digest, verdict.signed)?;
+        Ok(Admitted::Exactly {
+            repository: case.name.repository.clone(),
+            digest: verdict.runs.unwrap_or(digest),
+            verdict,
+        })
     }
 
     /// Finds out what an image is, and keeps what is found.
@@ -399,6 +436,7 @@ impl Gate {
     ) -> Result<Admitted, Refused> {
         let examiner = Examiner {
             client: &self.client,
+            deadline: self.client.deadline(),
             now: self.clock.now(),
             tell,
         };
@@ -411,6 +449,12 @@ impl Gate {
                     read.clear();
                 }
                 read.insert(case.image.to_owned(), (fetched.digest, Instant::now()));
+                drop(read);
+                // It may have been judged before: by an earlier run, or under another tag.
+                let repository = &case.name.repository;
+                if let Some(verdict) = self.known(repository, &fetched.digest, &case.by) {
+                    return self.admitted(case, fetched.digest, verdict);
+                }
                 Subject::Read(fetched)
             }
         };
@@ -419,7 +463,9 @@ impl Gate {
             runs,
             found,
             until,
+            signed,
         } = examiner.examine(case, digest).await?;
+        self.goes_forward(case, digest, signed)?;
         let verdict = Verdict {
             by: case.by,
             place: case.places(),
@@ -427,6 +473,7 @@ impl Gate {
             runs,
             at: self.clock.now(),
             until,
+            signed,
         };
         tell(format!("{} ({})", verdict.found, verdict.place));
         let repository = &case.name.repository;
@@ -439,6 +486,50 @@ impl Gate {
             digest: runs.unwrap_or(digest),
             verdict,
         })
+    }
+
+    /// Whether the tag of an image names none now that was signed before the one that it named last.
+    fn goes_forward(
+        &self,
+        case: &Case<'_>,
+        digest: Digest,
+        signed: Option<Timestamp>,
+    ) -> Result<(), Refused> {
+        let (Some(tag), Some(signed)) = (case.tag, signed) else {
+            return Ok(());
+        };
+        let name = format!("{LATEST}{}:{tag}", case.name.repository);
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = latest.get(&name) {
+            if last.digest == digest {
+                return Ok(());
+            }
+            if signed < last.signed {
+                return Err(Refused::new(
+                    Reason::Downgraded,
+                    format!(
+                        "image {} ({}) is refused: it was signed on {signed}, and the one that ran before ({}) on {} ({}). \
+                         Name it by its digest to run it all the same",
+                        case.image,
+                        digest.short(),
+                        last.digest.short(),
+                        last.signed,
+                        case.places()
+                    ),
+                ));
+            }
+        }
+        let last = Latest { signed, digest };
+        let text = serde_json::to_string(&last).expect("texts and numbers under text keys");
+        (self.keep)(name.clone(), Some(text));
+        latest.insert(name, last);
+        let oldest = latest.iter().min_by_key(|(_, last)| last.signed);
+        let oldest = oldest.map(|(name, _)| name.clone());
+        if let Some(oldest) = oldest.filter(|_| latest.len() > MAX_KEPT) {
+            latest.remove(&oldest);
+            (self.keep)(oldest, None);
+        }
+        Ok(())
     }
 
     /// What is kept of an image, if it was judged by the same.
@@ -484,6 +575,16 @@ impl Gate {
     fn read(&self) -> MutexGuard<'_, BTreeMap<String, (Digest, Instant)>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The settings whose names begin so, as far as they can be read.
+fn of_settings<T: serde::de::DeserializeOwned>(
+    settings: &BTreeMap<String, String>,
+    begin: &str,
+) -> BTreeMap<String, T> {
+    let own = settings.iter().filter(|(name, _)| name.starts_with(begin));
+    own.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?)))
+        .collect()
 }
 
 /// The digest of all by which an image is judged.

@@ -4,8 +4,10 @@
 //! All of it is looked at by that crate, offline, with a root from a file: the certificate's chain and
 //! its own log, the time of signing, the entry in the transparency log and that it is of this very
 //! signature. Its policy is to believe any identity; whose it is, is decided by our caller, who is
-//! given nothing but what was proved.
+//! given nothing but what was proved. A certificate for more than one identity proves none: each of
+//! two readers could take another one for the signer.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Once;
 
@@ -20,9 +22,13 @@ use sigstore_verify::crypto::{
     self, CryptoProvider, Error, HashContext, SigningScheme, SubjectAltName,
 };
 use sigstore_verify::trust_root::TrustedRoot;
-use sigstore_verify::types::{Bundle, HashAlgorithm, Sha256Hash, SignatureContent};
+use sigstore_verify::types::{Artifact, Bundle, HashAlgorithm, Sha256Hash, SignatureContent};
 use sigstore_verify::{VerificationPolicy, Verifier};
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::ext::pkix::SubjectAltName as SubjectAltNames;
 
+use crate::model::Timestamp;
 use crate::model::image::Digest;
 
 /// Whom certificates are believed from.
@@ -36,13 +42,22 @@ impl fmt::Debug for Root {
     }
 }
 
-/// What a certificate proves of whoever has signed.
+/// Who has signed, as a certificate proves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Proved {
+pub(super) struct Identity {
     /// Who vouched for the identity.
     pub issuer: String,
     /// The identity.
     pub subject: String,
+    /// When, as a log or an authority for time attests.
+    pub at: Timestamp,
+}
+
+/// A statement whose signer a certificate proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proved {
+    /// Who has signed it.
+    pub by: Identity,
     /// The statement that was signed. Whoever has read the bundle by other means has to see that it is
     /// the same.
     pub payload: Vec<u8>,
@@ -72,40 +87,103 @@ impl Root {
     /// # Errors
     /// Why that is not proved.
     pub(super) fn verify(&self, bundle: &[u8], digest: &Digest) -> Result<Proved, String> {
-        use_ring();
-        let broken = |why: String| format!("its certificate proves nothing: {why}");
-        let text = std::str::from_utf8(bundle).map_err(|error| broken(error.to_string()))?;
-        let bundle = Bundle::from_json(text).map_err(|error| broken(error.to_string()))?;
+        let bundle = read(bundle)?;
         let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
-            return Err(broken(
-                "it is on something else than a statement".to_owned(),
-            ));
+            return Err(broken(&"it is on something else than a statement"));
         };
-        let artifact = Sha256Hash::try_from(digest.bytes().as_slice())
-            .map_err(|error| broken(error.to_string()))?;
+        let artifact =
+            Sha256Hash::try_from(digest.bytes().as_slice()).map_err(|error| broken(&error))?;
+        Ok(Proved {
+            by: self.prove(artifact.into(), &bundle)?,
+            payload: envelope.payload.as_bytes().to_owned(),
+        })
+    }
+
+    /// Who has signed `text`, by a bundle.
+    ///
+    /// # Errors
+    /// Why that is not proved.
+    pub(super) fn verify_text(&self, bundle: &[u8], text: &[u8]) -> Result<Identity, String> {
+        let bundle = read(bundle)?;
+        let SignatureContent::MessageSignature(_) = &bundle.content else {
+            return Err(broken(&"it is on something else than a text"));
+        };
+        let _at_hand = AtHand::new(text);
+        self.prove(text.into(), &bundle)
+    }
+
+    fn prove(&self, artifact: Artifact<'_>, bundle: &Bundle) -> Result<Identity, String> {
         let policy = VerificationPolicy::any_identity();
         let result = self
             .verifier
-            .verify(artifact, &bundle, &policy)
-            .map_err(|error| broken(error.to_string()))?;
+            .verify(artifact, bundle, &policy)
+            .map_err(|error| broken(&error))?;
         // All of it was asked for; what was not done proves nothing.
         let is_whole =
             result.certificate_verified() && result.sct_verified() && result.tlog_verified();
-        if !is_whole || result.verified_timestamps().is_empty() {
-            return Err(broken("not all of it could be checked".to_owned()));
-        }
-        let subject = match result.identity() {
-            Some(SubjectAltName::Email(text) | SubjectAltName::Uri(text)) => text.clone(),
-            Some(_) | None => return Err(broken("it names no identity".to_owned())),
+        let at = result.verified_timestamps().iter().max();
+        let Some(at) = at.filter(|_| is_whole) else {
+            return Err(broken(&"not all of it could be checked"));
+        };
+        let certificate = bundle.signing_certificate();
+        let names = certificate.and_then(|it| names(it.as_bytes()));
+        let subject = match (result.identity(), names) {
+            (Some(_), Some(2..)) => return Err(broken(&"it names more than one identity")),
+            // One kind must not pose as the other.
+            (Some(SubjectAltName::Email(text)), Some(1)) if !text.contains([':', '/']) => text,
+            (Some(SubjectAltName::Uri(text)), Some(1)) if text.contains(':') => text,
+            (Some(_) | None, _) => return Err(broken(&"it names no identity")),
         };
         let issuer = result
             .issuer()
-            .ok_or_else(|| broken("it names no issuer".to_owned()))?;
-        Ok(Proved {
+            .ok_or_else(|| broken(&"it names no issuer"))?;
+        Ok(Identity {
             issuer: issuer.to_owned(),
-            subject,
-            payload: envelope.payload.as_bytes().to_owned(),
+            subject: subject.clone(),
+            at: Timestamp::from_millis(at.as_millisecond()),
         })
+    }
+}
+
+fn broken(why: &dyn fmt::Display) -> String {
+    format!("its certificate proves nothing: {why}")
+}
+
+fn read(bundle: &[u8]) -> Result<Bundle, String> {
+    use_ring();
+    let text = std::str::from_utf8(bundle).map_err(|error| broken(&error))?;
+    Bundle::from_json(text).map_err(|error| broken(&error))
+}
+
+/// For how many names a certificate is.
+fn names(certificate: &[u8]) -> Option<usize> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let (_, names) = certificate
+        .tbs_certificate
+        .get::<SubjectAltNames>()
+        .ok()??;
+    Some(names.0.len())
+}
+
+thread_local! {
+    /// The text whose signature is looked at. That crate asks about its hash, and ring answers about
+    /// texts alone.
+    static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, a text is at hand for this thread.
+struct AtHand;
+
+impl AtHand {
+    fn new(text: &[u8]) -> Self {
+        TEXT.with_borrow_mut(|at_hand| *at_hand = text.to_owned());
+        Self
+    }
+}
+
+impl Drop for AtHand {
+    fn drop(&mut self) {
+        TEXT.with_borrow_mut(Vec::clear);
     }
 }
 
@@ -179,15 +257,21 @@ impl CryptoProvider for Ring {
     fn verify_prehashed(
         &self,
         scheme: SigningScheme,
-        _: &[u8],
-        _: &[u8],
-        _: &[u8],
+        key: &[u8],
+        hash: &[u8],
+        signature: &[u8],
     ) -> crypto::Result<()> {
-        // A statement is at hand whole, so nobody asks for it.
-        Err(Error::UnsupportedAlgorithm(format!(
-            "{} over a digest",
-            scheme.name()
-        )))
+        let unknown = || Error::UnsupportedAlgorithm(format!("{} over a hash", scheme.name()));
+        let algorithm = scheme.hash_algorithm().ok_or_else(unknown)?;
+        TEXT.with_borrow(|text| {
+            let mut hashing = self.hash(algorithm)?;
+            hashing.update(text);
+            match hashing.finalize() == hash {
+                true => self.verify_raw(scheme, key, text, signature),
+                // That of another text: nothing is known of it.
+                false => Err(unknown()),
+            }
+        })
     }
 }
 
@@ -225,7 +309,7 @@ mod tests {
                 "https://token.actions.githubusercontent.com",
                 "https://github.com/login/oauth",
             ];
-            assert!(issuers.contains(&found.issuer.as_str()), "{found:?}");
+            assert!(issuers.contains(&found.by.issuer.as_str()), "{found:?}");
             let other = format!("sha256:{}", "0a".repeat(32));
             proved(&root, bundle, &other).unwrap_err();
             proved(&root, "{}", ABOUT).unwrap_err();
@@ -278,6 +362,31 @@ mod tests {
             let mut bundle = one.clone();
             *bundle.pointer_mut(path).unwrap() = Value::Null;
             proved(&root, &bundle.to_string(), ABOUT).expect_err(path);
+        }
+    }
+
+    #[test]
+    fn a_time_stamp_of_something_else_and_a_chain_that_is_brought_along_prove_nothing() {
+        use serde_json::{Value, json};
+        let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        // The second kind of log has no time of its own.
+        let (root, two) = (root(BUNDLES[1].1), read(BUNDLES[1].0));
+        let stamps = "/verificationMaterial/timestampVerificationData";
+        assert!(two.pointer(stamps).is_some());
+        let mut without = two.clone();
+        *without.pointer_mut(stamps).unwrap() = Value::Null;
+        proved(&root, &without.to_string(), ABOUT).expect_err("no time");
+        let mut other = two.clone();
+        other["dsseEnvelope"]["signatures"][0]["sig"] =
+            read(BUNDLES[0].0)["dsseEnvelope"]["signatures"][0]["sig"].clone();
+        proved(&root, &other.to_string(), ABOUT).expect_err("a time of another signature");
+        for count in [1, 2, 50] {
+            let mut chained = two.clone();
+            let material = &mut chained["verificationMaterial"];
+            let certificate = material["certificate"].take();
+            material.as_object_mut().unwrap().remove("certificate");
+            material["x509CertificateChain"] = json!({ "certificates": vec![certificate; count] });
+            proved(&root, &chained.to_string(), ABOUT).expect_err("a chain");
         }
     }
 

@@ -1,8 +1,10 @@
 //! Public keys, and what they have signed.
 
 use ring::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
-    RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA256_ASN1,
+    ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    UnparsedPublicKey, VerificationAlgorithm,
 };
 
 use super::sha256;
@@ -163,6 +165,28 @@ impl PublicKey {
     }
 }
 
+impl PublicKey {
+    /// Whether `signature` is this key's, over `message`, as JSON web signatures by `algorithm` are. One
+    /// that is for another kind of key is none.
+    pub(super) fn has_signed_for_web(
+        &self,
+        algorithm: &str,
+        message: &[u8],
+        signature: &[u8],
+    ) -> bool {
+        let algorithm: &dyn VerificationAlgorithm = match (self.kind, algorithm) {
+            (Kind::P256, "ES256") => &ECDSA_P256_SHA256_FIXED,
+            (Kind::P384, "ES384") => &ECDSA_P384_SHA384_FIXED,
+            (Kind::Rsa, "PS256") => &RSA_PSS_2048_8192_SHA256,
+            (Kind::Rsa, "PS384") => &RSA_PSS_2048_8192_SHA384,
+            (Kind::Rsa, "PS512") => &RSA_PSS_2048_8192_SHA512,
+            (Kind::P256 | Kind::P384 | Kind::Rsa | Kind::Ed25519, _) => return false,
+        };
+        let key = UnparsedPublicKey::new(algorithm, &self.bytes);
+        key.verify(message, signature).is_ok()
+    }
+}
+
 /// The bits of the modulus of an RSAPublicKey.
 fn rsa_bits(der: &[u8]) -> Option<usize> {
     let mut outer = Der(der);
@@ -249,7 +273,22 @@ pub(super) mod tests {
             }
         }
 
-        fn der(&self) -> Vec<u8> {
+        /// A signature on P-256 as JSON web signatures have it.
+        pub fn sign_for_web(&self, message: &[u8]) -> Vec<u8> {
+            let signature = self.sign(message);
+            let mut outer = Der(&signature);
+            let mut numbers = Der(outer.take(0x30).unwrap());
+            let mut fixed = Vec::new();
+            for _ in 0..2 {
+                let number = numbers.take(0x02).unwrap();
+                let number: Vec<u8> = number.iter().copied().skip_while(|it| *it == 0).collect();
+                fixed.extend(vec![0; 32 - number.len()]);
+                fixed.extend(number);
+            }
+            fixed
+        }
+
+        pub fn der(&self) -> Vec<u8> {
             let oid = |oid: &[u8]| value(6, oid);
             let (algorithm, key) = match self {
                 Self::Ecdsa(pair, curve) => (
@@ -275,7 +314,8 @@ pub(super) mod tests {
         value(0x30, &[value(0x30, algorithm), value(3, &bits)].concat())
     }
 
-    fn value(tag: u8, inside: &[u8]) -> Vec<u8> {
+    /// A value in DER.
+    pub fn value(tag: u8, inside: &[u8]) -> Vec<u8> {
         let length = inside.len();
         let [.., high, low] = length.to_be_bytes();
         let head = match length {

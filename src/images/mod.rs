@@ -24,6 +24,7 @@ pub mod fuzzing;
 mod gate;
 mod keyless;
 mod keys;
+mod notation;
 mod oci;
 mod refusal;
 mod registry;
@@ -40,6 +41,7 @@ pub use examine::resolve;
 pub use gate::{Gate, InForce, Question, Runs, Standing, State, Verdict, VerifiedImage};
 pub use keyless::Root;
 pub use keys::PublicKey;
+pub use notation::Store;
 pub use refusal::{Reason, Refused};
 pub use source::{Loaded, load};
 

@@ -31,6 +31,8 @@ pub enum Reason {
     Vulnerable,
     /// Something else came than was asked for.
     Changed,
+    /// Its tag was turned back to an image that was signed earlier.
+    Downgraded,
     /// There is a policy, and it cannot be read.
     PolicyBroken,
     /// The registry does not have it.
@@ -53,6 +55,7 @@ impl Reason {
             Self::AttestationMissing => "ImageAttestationMissing",
             Self::Vulnerable => "ImageVulnerable",
             Self::Changed => "ImageChanged",
+            Self::Downgraded => "ImageDowngraded",
             Self::PolicyBroken => "ImagePolicyBroken",
             Self::NotFound => "ImagePullNotFound",
             Self::Unverifiable => "ImagePullUnverifiable",
@@ -72,6 +75,7 @@ impl Reason {
             | Self::AttestationMissing
             | Self::Vulnerable
             | Self::Changed
+            | Self::Downgraded
             | Self::NotFound => false,
         }
     }
@@ -89,6 +93,7 @@ impl Reason {
             | Self::NotPinned
             | Self::Vulnerable
             | Self::Changed
+            | Self::Downgraded
             | Self::PolicyBroken
             | Self::NotFound
             | Self::Unverifiable
@@ -131,6 +136,7 @@ mod tests {
             Reason::AttestationMissing,
             Reason::Vulnerable,
             Reason::Changed,
+            Reason::Downgraded,
             Reason::PolicyBroken,
             Reason::NotFound,
             Reason::Unverifiable,

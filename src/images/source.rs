@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::keyless::Root;
 use super::keys::{KEY_LIMIT, PublicKey};
+use super::notation::Store;
 use super::sha256;
 use crate::files::{self, Looked, ReadError, Wanted};
 use crate::manifest::{PolicyFiles, Problems, parse_image_policy};
@@ -30,6 +31,8 @@ pub struct Loaded {
     pub keys: BTreeMap<String, PublicKey>,
     /// Whom certificates are believed from, by name.
     pub roots: BTreeMap<String, Root>,
+    /// Whom Notation's certificates are believed from, by name.
+    pub stores: BTreeMap<String, Store>,
     /// What is worth telling of it.
     pub warnings: Problems,
     /// The digest of all its bytes, those of keys and roots included.
@@ -63,6 +66,7 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
         warnings: parsed.warnings,
         keys: files.keys,
         roots: files.roots,
+        stores: files.stores,
         hash: of_parts(&all),
     })
 }
@@ -80,6 +84,7 @@ pub(super) fn of_parts<T: AsRef<[u8]>>(parts: &[T]) -> Digest {
 struct Files {
     keys: BTreeMap<String, PublicKey>,
     roots: BTreeMap<String, Root>,
+    stores: BTreeMap<String, Store>,
     /// Names and contents, in the order of the policy.
     bytes: RefCell<Vec<Vec<u8>>>,
 }
@@ -106,6 +111,14 @@ impl PolicyFiles for Files {
         let root = Root::read(&bytes)?;
         self.keep(name, &bytes);
         self.roots.insert(name.to_owned(), root);
+        Ok(())
+    }
+
+    fn store(&mut self, name: &str, file: &Path) -> Result<(), String> {
+        let bytes = read(file, ROOT_LIMIT)?;
+        let store = Store::read(&bytes)?;
+        self.keep(name, &bytes);
+        self.stores.insert(name.to_owned(), store);
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::model::HumanDuration;
 use crate::model::image::{
-    AttestationNeed, DigestNeed, ImageRequirement, KeySpec, Repository, RootSpec, ScanNeed,
-    SignatureNeed, Signer, SubjectPattern, VulnerabilitySeverity,
+    AttestationNeed, DigestNeed, Downgrade, HolderName, ImageRequirement, KeySpec, Repository,
+    RootSpec, ScanNeed, SignatureNeed, Signer, StoreSpec, SubjectPattern, VulnerabilitySeverity,
 };
 
 use super::fields::{Field, Fields, Text, owned};
@@ -27,6 +27,7 @@ pub(super) enum Names<'a> {
     Of {
         keys: &'a BTreeMap<String, KeySpec>,
         roots: &'a BTreeMap<String, RootSpec>,
+        stores: &'a BTreeMap<String, StoreSpec>,
     },
     /// Those of the daemon's policy, which is not at hand.
     Elsewhere,
@@ -103,6 +104,7 @@ fn signature_need(
         fields.missing(&["any"], field.key_at, message, fix);
     }
     let at_least = fields.get_cased(findings, "at_least");
+    let no_downgrade = fields.get_cased(findings, "no_downgrade");
     let from = fields.get("from").and_then(|field| {
         let word = field.word(findings)?;
         let is_full = word
@@ -142,11 +144,39 @@ fn signature_need(
         Some(field) => field.small(findings, 1..=most)?,
         None => 1,
     };
+    let signers = signers.into_iter().collect::<Option<Vec<_>>>()?;
+    let downgrade = match no_downgrade {
+        Some(field) => downgrade(field, &signers, findings)?,
+        None => Downgrade::Allowed,
+    };
     Some(SignatureNeed {
-        any: signers.into_iter().collect::<Option<Vec<_>>>()?,
+        any: signers,
         at_least,
+        downgrade,
         from,
     })
+}
+
+fn downgrade(
+    field: Field<'_>,
+    signers: &[Signer],
+    findings: &mut Findings<'_>,
+) -> Option<Downgrade> {
+    if !field.truth(findings)? {
+        return Some(Downgrade::Allowed);
+    }
+    let knows_time = |signer: &Signer| match signer {
+        Signer::Keyless { .. } => true,
+        Signer::Key(_) | Signer::Notation { .. } => false,
+    };
+    if signers.iter().all(knows_time) {
+        return Some(Downgrade::Refused);
+    }
+    let fix = Some("name identities alone (`keyless`), or pin the image by its digest".to_owned());
+    let message =
+        "`no_downgrade` goes by when an image was signed, and only for identities is that known";
+    findings.error(field.key_at, message, fix);
+    None
 }
 
 fn signer(
@@ -156,24 +186,67 @@ fn signer(
 ) -> Option<Signer> {
     let key = fields.get("key");
     let keyless = fields.get("keyless");
-    match (key, keyless) {
-        (Some(_), Some(second)) => {
+    let notation = fields.get("notation");
+    match (key, keyless, notation) {
+        (Some(_), Some(second), _)
+        | (Some(_), None, Some(second))
+        | (None, Some(_), Some(second)) => {
             let fix = Some("write a signer of each".to_owned());
-            findings.error(second.key_at, "a signer is a key or an identity", fix);
+            let message = "a signer is a key, an identity or a certificate's holder";
+            findings.error(second.key_at, message, fix);
             None
         }
-        (Some(key), None) => {
+        (Some(key), None, None) => {
             let word = key.word(findings)?;
             if let Names::Of { keys, .. } = names {
                 known(word, "key", keys.keys(), findings)?;
             }
             Some(Signer::Key(word.text.to_owned()))
         }
-        (None, Some(field)) => identity(field, names, findings),
-        (None, None) => {
-            let fix = "write `key: NAME`, or `keyless: {root, issuer, subject}`".to_owned();
+        (None, Some(field), None) => identity(field, names, findings),
+        (None, None, Some(field)) => holder(field, names, findings),
+        (None, None, None) => {
+            let fix = "write `key: NAME`, `keyless: {root, issuer, subject}` or `notation: {store, \
+                       subject}`";
             let message = "the signer is neither a key nor an identity";
-            fields.missing(&["key", "keyless"], fields.at, message, fix);
+            fields.missing(
+                &["key", "keyless", "notation"],
+                fields.at,
+                message,
+                fix.to_owned(),
+            );
+            None
+        }
+    }
+}
+
+fn holder(field: Field<'_>, names: Names<'_>, findings: &mut Findings<'_>) -> Option<Signer> {
+    let mut fields = field.fields("`notation`", findings)?;
+    let (store, subject) = (fields.get("store"), fields.get("subject"));
+    for (name, found) in [("store", store), ("subject", subject)] {
+        if found.is_none() {
+            let names: &'static [&'static str] = match name {
+                "store" => &["store"],
+                _ => &["subject"],
+            };
+            let fix = "write `notation: {store: NAME, subject: \"C=US, O=acme\"}`".to_owned();
+            let message = format!("`notation` has no `{name}`");
+            fields.missing(names, field.key_at, message, fix);
+        }
+    }
+    fields.close(findings);
+    let store = store?.word(findings)?;
+    if let Names::Of { stores, .. } = names {
+        known(store, "store", stores.keys(), findings)?;
+    }
+    let subject = subject?.word(findings)?;
+    match subject.text.parse::<HolderName>() {
+        Ok(name) => Some(Signer::Notation {
+            store: store.text.to_owned(),
+            subject: name,
+        }),
+        Err(error) => {
+            findings.error(subject.at, format!("{error}"), None);
             None
         }
     }
@@ -278,7 +351,15 @@ fn attestation(
         let mut fields = field.fields("`by`", findings)?;
         let signer = signer(&mut fields, names, findings);
         fields.close(findings);
-        signer
+        match signer? {
+            Signer::Notation { .. } => {
+                let fix = Some("write `by: {key: NAME}` or `by: {keyless: ..}`".to_owned());
+                let message = "Notation signs images, and attests nothing";
+                findings.error(field.key_at, message, fix);
+                None
+            }
+            signer @ (Signer::Key(_) | Signer::Keyless { .. }) => Some(signer),
+        }
     });
     let read = match kind {
         None => None,

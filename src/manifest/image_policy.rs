@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::model::Timestamp;
 use crate::model::image::{
     ByDefault, ImagePattern, ImagePolicy, ImageRule, KeySpec, PolicyMode, RegistrySpec, Repository,
-    RootSpec, RuleSays, Transport,
+    RootSpec, RuleSays, StoreSpec, Transport,
 };
 
 use super::documents;
@@ -34,6 +34,12 @@ pub trait PolicyFiles {
     /// # Errors
     /// What it is instead, as it follows the file's name.
     fn root(&mut self, name: &str, file: &Path) -> Result<(), String>;
+
+    /// A file that should hold certificates.
+    ///
+    /// # Errors
+    /// What it is instead, as it follows the file's name.
+    fn store(&mut self, name: &str, file: &Path) -> Result<(), String>;
 }
 
 /// An image policy without errors.
@@ -69,6 +75,7 @@ pub fn parse_image_policy(
         files,
         keys: BTreeMap::new(),
         roots: BTreeMap::new(),
+        stores: BTreeMap::new(),
     };
     let policy = first.and_then(|document| reader.policy(document, &mut findings));
     if findings.has_errors() {
@@ -107,6 +114,7 @@ struct Reader<'a> {
     files: &'a mut dyn PolicyFiles,
     keys: BTreeMap<String, KeySpec>,
     roots: BTreeMap<String, RootSpec>,
+    stores: BTreeMap<String, StoreSpec>,
 }
 
 impl Reader<'_> {
@@ -122,11 +130,13 @@ impl Reader<'_> {
         let mode = fields.get("mode");
         let keys = fields.get("keys");
         let roots = fields.get("roots");
+        let stores = fields.get("stores");
         let registries = fields.get("registries");
         let rules = fields.get("rules");
         fields.close(findings);
         self.keys(keys, findings);
         self.roots(roots, findings);
+        self.stores(stores, findings);
         let registries = registries.map(|field| read_registries(field, findings));
         let rules = rules.map(|field| self.rules(field, findings));
         let default = default?;
@@ -141,6 +151,7 @@ impl Reader<'_> {
             },
             keys: std::mem::take(&mut self.keys),
             roots: std::mem::take(&mut self.roots),
+            stores: std::mem::take(&mut self.stores),
             registries: registries.unwrap_or_default(),
             rules: rules.unwrap_or_default(),
         })
@@ -206,6 +217,29 @@ impl Reader<'_> {
         }
     }
 
+    fn stores(&mut self, field: Option<Field<'_>>, findings: &mut Findings<'_>) {
+        for (name, at, node) in named(field, findings) {
+            let Some(mut fields) = Fields::open(node, "a store of certificates", findings) else {
+                continue;
+            };
+            let file = fields.get("file");
+            if file.is_none() {
+                let fix = "add `file: FILE`, which holds certificates as PEM".to_owned();
+                fields.missing(&["file"], at, format!("store `{name}` has no file"), fix);
+            }
+            fields.close(findings);
+            let Some(word) = file.and_then(|file| file.word(findings)) else {
+                continue;
+            };
+            let path = self.base.join(word.text);
+            if let Err(why) = self.files.store(name, &path) {
+                findings.error(word.at, format!("{} {why}", path.display()), None);
+            }
+            self.stores
+                .insert(name.to_owned(), StoreSpec { file: path });
+        }
+    }
+
     fn rules(&self, field: Field<'_>, findings: &mut Findings<'_>) -> Vec<ImageRule> {
         let mut rules = Vec::new();
         let mut earlier: Vec<(ImagePattern, Span)> = Vec::new();
@@ -257,6 +291,7 @@ impl Reader<'_> {
             let names = Names::Of {
                 keys: &self.keys,
                 roots: &self.roots,
+                stores: &self.stores,
             };
             return requirement(field, self.base, names, findings).map(RuleSays::Require);
         }
@@ -444,6 +479,10 @@ mod tests {
         fn root(&mut self, _: &str, _: &Path) -> Result<(), String> {
             Ok(())
         }
+
+        fn store(&mut self, _: &str, _: &Path) -> Result<(), String> {
+            Ok(())
+        }
     }
 
     const HEAD: &str = "apiVersion: flowctl/v1\nkind: ImagePolicy\n";
@@ -525,6 +564,22 @@ mod tests {
                 "default: deny\nrules:\n  - images: [r.io/**]\n",
                 "does not say what holds",
             ),
+            (
+                "default: deny\nstores: {s: {file: s.pem}}\nrules:\n  - images: [r.io/**]\n    require: {signatures: {any: [{notation: {store: t, subject: O=acme}}]}}\n",
+                "there is no store `t`",
+            ),
+            (
+                "default: deny\nstores: {s: {file: s.pem}}\nrules:\n  - images: [r.io/**]\n    require: {signatures: {any: [{notation: {store: s, subject: '*'}}]}}\n",
+                "`*` is no part of a name",
+            ),
+            (
+                "default: deny\nstores: {s: {file: s.pem}}\nrules:\n  - images: [r.io/**]\n    require: {attestations: [{type: provenance, by: {notation: {store: s, subject: O=acme}}}]}\n",
+                "Notation signs images, and attests nothing",
+            ),
+            (
+                "default: deny\nkeys: {a: {file: a.pub}}\nrules:\n  - images: [r.io/**]\n    require: {signatures: {any: [{key: a}], no_downgrade: true}}\n",
+                "`no_downgrade` goes by when an image was signed",
+            ),
             ("default: deny\n---\ndefault: allow\n", "one document"),
             (
                 "default: deny\nregistries: {nginx: {insecure: true}}\n",
@@ -536,6 +591,16 @@ mod tests {
         }
         let none = parse_image_policy("i.yaml", b"", Path::new("/"), &mut Files).unwrap_err();
         assert!(none.to_string().contains("the file is empty"), "{none}");
+    }
+
+    #[test]
+    fn the_signers_of_the_readme_are_read_as_they_stand() {
+        let readme = include_str!("../../README.md");
+        let (_, begun) = readme.split_once("```yaml\nkeys:\n").unwrap();
+        let (text, _) = begun.split_once("```").unwrap();
+        let parsed = parse(&format!("default: deny\nkeys:\n{text}")).unwrap();
+        assert_eq!(parsed.policy.rules.len(), 3);
+        assert_eq!(parsed.warnings.to_string(), "");
     }
 
     #[test]

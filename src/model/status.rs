@@ -349,6 +349,9 @@ pub struct ImageStatus {
     /// Whether the engine has another image of that name by now. It is left alone until
     /// `flowctl restart --pull`.
     pub outdated: bool,
+    /// Whether the digest is the engine's id: no registry is known to have the image.
+    #[serde(skip)]
+    pub local: bool,
 }
 
 impl fmt::Display for ImageStatus {

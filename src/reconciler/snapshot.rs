@@ -211,6 +211,7 @@ fn image(
         name: named.unwrap_or(repository).to_owned(),
         digest: digest.to_owned(),
         outdated: pipeline.outdated.contains(&instance.id),
+        local: !reference.contains('@'),
     })
 }
 

@@ -50,7 +50,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 43] = [
+const CRATES: [(&str, &[&str]); 45] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -69,6 +69,8 @@ const CRATES: [(&str, &[&str]); 43] = [
     ("prost_types", &["control_plane"]),
     ("signature", &["control_plane"]),
     ("sigstore_verify", &["images/keyless.rs"]),
+    ("webpki", &["images/notation.rs"]),
+    ("x509_cert", &["images/keyless.rs", "images/notation.rs"]),
     ("tokio_rustls", &["control_plane", "images", "notify"]),
     ("rustls_native_certs", &["images", "notify"]),
     ("tonic", &["control_plane"]),

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 
 use ring::digest;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 
-use crate::engine::{IMAGE, resting, unique, world_with_engine};
+use crate::engine::{Engine, IMAGE, resting, unique, world_with_engine};
 use crate::images::{Registry, digest, forget, push};
 use crate::support::{Status, World, eventually, pipeline};
 
@@ -117,6 +118,16 @@ fn upload(registry: &Registry, repository: &str, bytes: &[u8]) -> String {
     digest
 }
 
+/// The digest by which the registry has what was pushed.
+fn own_digest(engine: &Engine, repository: &str) -> String {
+    let pushed = engine.ask("GET", &format!("/images/{repository}:1/json")).1;
+    let names = pushed["RepoDigests"].as_array().unwrap();
+    let own = names
+        .iter()
+        .find_map(|name| name.as_str()?.strip_prefix(&format!("{repository}@")));
+    own.expect("a digest").to_owned()
+}
+
 /// Writes the policy of `world`, whose daemons go by it from now on.
 fn policy(world: &World, rules: &str) {
     let head = "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\n";
@@ -206,12 +217,7 @@ fn an_image_runs_once_it_is_signed_and_a_changed_policy_judges_anew() {
     let id = unique("signed");
     let repository = format!("{}/{id}", registry.address);
     push(&engine, IMAGE, &repository);
-    let pushed = engine.ask("GET", &format!("/images/{repository}:1/json")).1;
-    let names = pushed["RepoDigests"].as_array().unwrap();
-    let own = names
-        .iter()
-        .find_map(|name| name.as_str()?.strip_prefix(&format!("{repository}@")));
-    let pushed = own.expect("a digest").to_owned();
+    let pushed = own_digest(&engine, &repository);
     forget(&engine, &repository);
 
     let signer = Signer::new();
@@ -306,6 +312,98 @@ fn an_image_runs_once_it_is_signed_and_a_changed_policy_judges_anew() {
         status.pipeline()["problem"].is_null() && status.settled()
     });
     assert_eq!(container(&settled), container(&restarted));
+    world.ok(&["down"]);
+    forget(&engine, &repository);
+}
+
+#[test]
+fn a_daemon_killed_between_verdict_and_start_starts_what_was_verified_and_nothing_else() {
+    let (mut world, engine) = world_with_engine!("a_daemon_killed_between_verdict_and_start_…");
+    let registry = Registry::open(&world.path("registry"));
+    let id = unique("killed");
+    let repository = format!("{}/{id}", registry.address);
+    push(&engine, IMAGE, &repository);
+    let pushed = own_digest(&engine, &repository);
+    forget(&engine, &repository);
+    let signer = Signer::new();
+    fs::write(world.path("release.pub"), signer.pem()).unwrap();
+    signer.sign(&registry, &id, &pushed);
+    let rules = format!(
+        "keys:\n  release: {{ file: release.pub }}\nrules:\n  - images: [\"{}/**\"]\n    require: {{ signatures: {{ any: [{{ key: release }}] }} }}\n",
+        registry.address
+    );
+    policy(&world, &rules);
+    world.set(
+        "FLOWCTL_IMAGE_POLICY",
+        &world.path("images.yaml").display().to_string(),
+    );
+    // Its variables come late: it waits for them once its image is verified and there.
+    let variables = world.path("late.env");
+    let made = Command::new("mkfifo").arg(&variables).status().unwrap();
+    assert!(made.success());
+    let image = format!("{repository}:1");
+    let text = resting(&id, ", env_file: [late.env]").replace(IMAGE, &image);
+    world.save("p.yaml", &pipeline(&text));
+    world.ok(&["apply", "-f", "p.yaml", "--no-wait"]);
+    let reference = format!("{repository}@{pushed}");
+    eventually("its image is there", || {
+        engine.ask("GET", &format!("/images/{reference}/json")).0 == 200
+    });
+    world.kill_daemon();
+    assert_eq!(engine.inspect(&id), None, "nothing was made of it");
+    // Nobody vouches for it any more. It was judged, and that counts as long as the policy is the same.
+    Signer::new().sign(&registry, &id, &pushed);
+    world.start_daemon();
+    let writes = std::thread::spawn(move || fs::write(variables, "A=1\n"));
+    let status = world.until("it runs", |status| status.phase(&id) == "running");
+    writes.join().unwrap().unwrap();
+    assert_eq!(digest(&status, &id), pushed);
+    assert_eq!(status.restarts(&id), 0);
+    let events = world.ok(&["events", &id]);
+    let count = |what: &str| events.matches(what).count();
+    assert_eq!(count("signed by key release"), 1, "{events}");
+    assert!(count(&format!("pulling {reference}\n")) <= 1, "{events}");
+    // Under another policy it is judged anew.
+    policy(&world, &format!("{rules}# x\n"));
+    world.until("it is flagged", |status| {
+        status.0["conditions"].to_string().contains("image-refused")
+    });
+    world.ok(&["down"]);
+    forget(&engine, &repository);
+}
+
+#[test]
+fn what_was_built_here_runs_where_that_is_allowed_and_is_flagged_where_it_is_not() {
+    let (mut world, engine) = world_with_engine!("what_was_built_here_runs_…");
+    let id = unique("built");
+    let repository = format!("localhost/{id}");
+    engine.act(
+        "POST",
+        &format!("/images/{IMAGE}/tag?repo={repository}&tag=1"),
+    );
+    let rules = |says: &str| format!("rules:\n  - images: [\"localhost/**\"]\n    {says}\n");
+    policy(&world, &rules("allow: { local: true }"));
+    world.set(
+        "FLOWCTL_IMAGE_POLICY",
+        &world.path("images.yaml").display().to_string(),
+    );
+    let text = resting(&id, ", pull: never").replace(IMAGE, &format!("{repository}:1"));
+    world.save("p.yaml", &pipeline(&text));
+    world.ok(&["apply", "-f", "p.yaml"]);
+    let before = world.status();
+    policy(&world, &rules("require: { digest: resolved }"));
+    let flagged = world.until("what runs is flagged", |status| {
+        let conditions = status.0["conditions"].to_string();
+        conditions.contains("image-refused") && conditions.contains("was built on this host")
+    });
+    assert_eq!(
+        flagged.replica(&id)["container"],
+        before.replica(&id)["container"]
+    );
+    policy(&world, &rules("allow: { local: true }"));
+    world.until("all is well again", |status| {
+        !status.0["conditions"].to_string().contains("image-refused")
+    });
     world.ok(&["down"]);
     forget(&engine, &repository);
 }

@@ -41,15 +41,20 @@ pub(in crate::images) fn attested(
     let mut missing = (Reason::AttestationMissing, "none lies beside it".to_owned());
     let mut trusted = Vec::new();
     for piece in pieces {
-        let (bundle, envelope) = match piece {
-            Piece::Bundle(bytes) => (Some(bytes.as_slice()), Envelope::of_bundle(bytes)),
-            Piece::Envelope(bytes) => (None, Envelope::alone(bytes)),
-            Piece::Simple { .. } | Piece::Unusable(_) => continue,
+        let (read, certified) = match piece {
+            Piece::Bundle(bytes) => (Envelope::of_bundle(bytes), None),
+            Piece::Envelope { bytes, certified } => (Envelope::alone(bytes), Some(certified)),
+            Piece::Simple { .. } | Piece::Notation(_) | Piece::Unusable(_) => continue,
         };
-        let Ok(envelope) = envelope else { continue };
+        let Ok(envelope) = read else { continue };
         if !kinds.contains(&envelope.predicate_type.as_str()) || !envelope.is_about(digest) {
             continue;
         }
+        let bundle = match (piece, certified) {
+            (Piece::Bundle(bytes), _) => envelope.certified(bytes),
+            (_, Some(certified)) => certified.bundle(),
+            (_, None) => continue,
+        };
         match believed.has_stated(by, bundle, &envelope, digest) {
             Ok(_) => trusted.push(envelope),
             Err(why) => missing.1 = format!("one is there, {why}"),

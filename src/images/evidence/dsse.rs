@@ -83,7 +83,7 @@ pub(super) struct Envelope {
     pub predicate: Value,
     subjects: Vec<Digest>,
     /// Whether a certificate says who has signed, rather than a key.
-    pub has_certificate: bool,
+    has_certificate: bool,
 }
 
 impl Envelope {
@@ -154,6 +154,17 @@ impl Envelope {
     /// Whether it is about the image of this digest. A name says nothing.
     pub(super) fn is_about(&self, digest: &Digest) -> bool {
         self.subjects.contains(digest)
+    }
+
+    /// The bundle that it was read from, if a certificate in it says who has signed.
+    ///
+    /// # Errors
+    /// When none does.
+    pub(super) fn certified<'b>(&self, bundle: &'b [u8]) -> Result<&'b [u8], String> {
+        match self.has_certificate {
+            true => Ok(bundle),
+            false => Err("it bears no certificate".to_owned()),
+        }
     }
 
     /// Whether it is this statement, to the byte.
@@ -241,6 +252,13 @@ pub(super) mod tests {
             let shown: String = bad.chars().take(80).collect();
             assert!(Envelope::of_bundle(bad.as_bytes()).is_err(), "{shown}");
         }
+        // One that is about several is about each of them.
+        let several = good.replace(
+            "[{",
+            &format!("[{{\"digest\":{{\"sha256\":\"{}\"}}}},{{", "0b".repeat(32)),
+        );
+        let several = Envelope::of_bundle(bundle(&pair, &several).as_bytes()).unwrap();
+        assert!(several.is_about(&digest.parse().unwrap()));
         // One that is about an image by another algorithm, or by its name alone, is about none.
         let hex = "0a".repeat(32);
         for about in ["{\"sha512\":\"", "{\"name\":\""] {

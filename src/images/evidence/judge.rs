@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Piece;
+use super::annotated::Certified;
 use super::dsse::Envelope;
 use super::simple;
-use crate::images::keyless::Root;
+use crate::images::keyless::{Identity, Root};
 use crate::images::keys::PublicKey;
 use crate::images::refusal::Reason;
 use crate::images::source::Loaded;
 use crate::model::Timestamp;
 use crate::model::codec;
-use crate::model::image::{Digest, Signer};
+use crate::model::image::{Digest, Signer, SubjectPattern};
 
 /// What a statement states that is a signature, and nothing else.
 const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
@@ -27,7 +28,31 @@ pub(in crate::images) struct Believed<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Known {
     Key(Digest),
-    Identity { issuer: String, subject: String },
+    Identity {
+        issuer: String,
+        subject: String,
+    },
+    /// Whoever holds a certificate of this name.
+    Holder(String),
+}
+
+/// A signer, and what is known of the signature.
+pub(super) struct Vouched {
+    by: Known,
+    /// When it was made, as others attest.
+    at: Option<Timestamp>,
+    /// Until when it counts, of its own accord.
+    until: Option<Timestamp>,
+}
+
+impl From<Known> for Vouched {
+    fn from(by: Known) -> Self {
+        Self {
+            by,
+            at: None,
+            until: None,
+        }
+    }
 }
 
 impl<'a> Believed<'a> {
@@ -55,7 +80,7 @@ impl<'a> Believed<'a> {
     pub(in crate::images) fn until(&self, signers: &[Signer]) -> Option<Timestamp> {
         let ends = signers.iter().filter_map(|signer| match signer {
             Signer::Key(name) => self.policy.policy.keys.get(name)?.not_after,
-            Signer::Keyless { .. } => None,
+            Signer::Keyless { .. } | Signer::Notation { .. } => None,
         });
         ends.min()
     }
@@ -64,15 +89,15 @@ impl<'a> Believed<'a> {
     pub(super) fn has_stated(
         &self,
         signer: &Signer,
-        bundle: Option<&[u8]>,
+        bundle: Result<&[u8], String>,
         envelope: &Envelope,
         digest: &Digest,
-    ) -> Result<Known, String> {
+    ) -> Result<Vouched, String> {
         match signer {
             Signer::Key(name) => {
                 let key = self.key(name)?;
                 match envelope.is_signed_by(key) {
-                    true => Ok(Known::Key(key.fingerprint())),
+                    true => Ok(Known::Key(key.fingerprint()).into()),
                     false => Err(format!("not by key {name}{}", key.remark())),
                 }
             }
@@ -81,32 +106,103 @@ impl<'a> Believed<'a> {
                 issuer,
                 subject,
             } => {
-                let bundle = bundle.filter(|_| envelope.has_certificate);
-                let bundle = bundle.ok_or("it bears no certificate")?;
-                let proved = self.root(root)?.verify(bundle, digest)?;
+                let proved = self.root(root)?.verify(bundle?, digest)?;
                 // Two readers of one text must have read the same.
                 if !envelope.states(&proved.payload) {
                     return Err("its bundle is two things at once".to_owned());
                 }
-                if proved.issuer != *issuer {
-                    return Err(format!(
-                        "its certificate is of issuer {}, {issuer} is wanted",
-                        proved.issuer
-                    ));
-                }
-                if !subject.matches(&proved.subject) {
-                    return Err(format!(
-                        "its certificate is for {}, {subject} is wanted",
-                        proved.subject
-                    ));
-                }
-                Ok(Known::Identity {
-                    issuer: proved.issuer,
-                    subject: proved.subject,
-                })
+                wanted(issuer, subject, proved.by)
             }
+            Signer::Notation { .. } => Err(by_notation(signer)),
         }
     }
+
+    /// Who of `signer` has signed a text; `Err` = nobody, and what was found.
+    fn has_signed(
+        &self,
+        signer: &Signer,
+        text: &[u8],
+        signature: &[u8],
+        certified: &Certified,
+    ) -> Result<Vouched, String> {
+        match signer {
+            Signer::Key(name) => {
+                let key = self.key(name)?;
+                match key.has_signed(text, signature) {
+                    true => Ok(Known::Key(key.fingerprint()).into()),
+                    false => Err(format!("not by key {name}{}", key.remark())),
+                }
+            }
+            Signer::Keyless {
+                root,
+                issuer,
+                subject,
+            } => {
+                let proved = self.root(root)?.verify_text(certified.bundle()?, text)?;
+                wanted(issuer, subject, proved)
+            }
+            Signer::Notation { .. } => Err(by_notation(signer)),
+        }
+    }
+
+    /// Who of `signer` has signed an image by Notation; `Err` = nobody, and what was found.
+    fn has_notarized(
+        &self,
+        signer: &Signer,
+        envelope: &[u8],
+        digest: &Digest,
+    ) -> Result<Vouched, String> {
+        let Signer::Notation { store, subject } = signer else {
+            let signer = crate::images::decide::signer(signer);
+            return Err(format!("it is by Notation, not by {signer}"));
+        };
+        let found = self.policy.stores.get(store);
+        let found =
+            found.ok_or_else(|| format!("there is no store {store} in the image policy"))?;
+        let proved = found.verify(envelope, digest, self.now)?;
+        if !subject.matches(&proved.holder) {
+            return Err(format!(
+                "its certificate is for {}, {subject} is wanted",
+                proved.name()
+            ));
+        }
+        Ok(Vouched {
+            by: Known::Holder(proved.name()),
+            at: None,
+            until: Some(proved.until),
+        })
+    }
+}
+
+fn by_notation(signer: &Signer) -> String {
+    format!(
+        "not by Notation, as {}",
+        crate::images::decide::signer(signer)
+    )
+}
+
+/// Whether what was proved is the identity that is wanted.
+fn wanted(issuer: &str, subject: &SubjectPattern, proved: Identity) -> Result<Vouched, String> {
+    if proved.issuer != *issuer {
+        return Err(format!(
+            "its certificate is of issuer {}, {issuer} is wanted",
+            proved.issuer
+        ));
+    }
+    if !subject.matches(&proved.subject) {
+        return Err(format!(
+            "its certificate is for {}, {subject} is wanted",
+            proved.subject
+        ));
+    }
+    Ok(Vouched {
+        at: Some(proved.at),
+        until: None,
+        by: Known::Identity {
+            issuer: proved.issuer,
+            subject: proved.subject,
+        },
+    })
 }
 
 /// Who of those that are accepted has signed an image.
@@ -117,6 +213,10 @@ pub(in crate::images) struct Signed {
     strangers: BTreeSet<String>,
     /// What is no signature of this image.
     invalid: BTreeSet<String>,
+    /// When the latest of them was made, where others attest that.
+    pub(in crate::images) at: Option<Timestamp>,
+    /// Until when they count, of their own accord.
+    pub(in crate::images) until: Option<Timestamp>,
 }
 
 impl Signed {
@@ -183,41 +283,46 @@ fn take(
     let other = |about: &str| format!("a signature is of another image ({about})");
     let mut why_not = BTreeSet::new();
     let mut is_known = false;
-    let mut note = |signer: &Signer, found: Result<Known, String>, signed: &mut Signed| match found
-    {
-        Ok(known) => {
-            is_known = true;
-            let words = match (&known, signer) {
-                (Known::Identity { subject, .. }, _) => subject.clone(),
-                (Known::Key(_), signer) => crate::images::decide::signer(signer),
-            };
-            signed.by.entry(known).or_insert(words);
-        }
-        Err(why) => drop(why_not.insert(why)),
-    };
+    let mut note =
+        |signer: &Signer, found: Result<Vouched, String>, signed: &mut Signed| match found {
+            Ok(Vouched { by, at, until }) => {
+                is_known = true;
+                let words = match (&by, signer) {
+                    (Known::Identity { subject, .. }, _) => subject.clone(),
+                    (Known::Holder(name), _) => name.clone(),
+                    (Known::Key(_), signer) => crate::images::decide::signer(signer),
+                };
+                signed.by.entry(by).or_insert(words);
+                signed.at = signed.at.max(at);
+                signed.until = signed.until.into_iter().chain(until).min();
+            }
+            Err(why) => drop(why_not.insert(why)),
+        };
     match piece {
         Piece::Unusable(why) => return Err(why.clone()),
+        Piece::Notation(bytes) => {
+            for signer in signers {
+                note(
+                    signer,
+                    believed.has_notarized(signer, bytes, digest),
+                    signed,
+                );
+            }
+        }
         // It attests something, and is no signature.
-        Piece::Envelope(_) => return Ok(()),
-        Piece::Simple { payload, signature } => {
+        Piece::Envelope { .. } => return Ok(()),
+        Piece::Simple {
+            payload,
+            signature,
+            certified,
+        } => {
             let about = simple::read(payload)?;
             if about != *digest {
                 return Err(other(&about.short()));
             }
             let signature = codec::from_base64(signature).ok_or("a signature is not base64")?;
             for signer in signers {
-                let found = match signer {
-                    Signer::Key(name) => believed.key(name).and_then(|key| {
-                        match key.has_signed(payload, &signature) {
-                            true => Ok(Known::Key(key.fingerprint())),
-                            false => Err(format!("not by key {name}{}", key.remark())),
-                        }
-                    }),
-                    Signer::Keyless { .. } => Err(
-                        "an identity is known from a bundle only: sign with `--new-bundle-format`"
-                            .to_owned(),
-                    ),
-                };
+                let found = believed.has_signed(signer, payload, &signature, certified);
                 note(signer, found, signed);
             }
         }
@@ -231,7 +336,8 @@ fn take(
                 return Err(other("by its statement"));
             }
             for signer in signers {
-                let found = believed.has_stated(signer, Some(bytes), &envelope, digest);
+                let found =
+                    believed.has_stated(signer, envelope.certified(bytes), &envelope, digest);
                 note(signer, found, signed);
             }
         }
@@ -278,6 +384,7 @@ pub(super) mod tests {
         Piece::Simple {
             payload: payload.into_bytes(),
             signature,
+            certified: Certified::No,
         }
     }
 
@@ -322,11 +429,18 @@ pub(super) mod tests {
     fn what_is_no_signature_of_this_image_by_this_key_does_not_count() {
         let (mine, theirs) = (Pair::p256(), Pair::p256());
         let policy = policy(&[&mine], "");
-        let Piece::Simple { payload, signature } = simple(&mine, digest(1)) else {
+        let Piece::Simple {
+            payload, signature, ..
+        } = simple(&mine, digest(1))
+        else {
             panic!("it is simply signed");
         };
         let payload = [payload, b" ".to_vec()].concat();
-        let broken = Piece::Simple { payload, signature };
+        let broken = Piece::Simple {
+            payload,
+            signature,
+            certified: Certified::No,
+        };
         let sbom = "https://spdx.dev/Document";
         for (what, piece, reason) in [
             ("nothing", None, Reason::NotSigned),
@@ -413,6 +527,7 @@ pub(super) mod tests {
         let simple = Piece::Simple {
             payload: include_bytes!("../../../tests/data/cosign/payload.json").to_vec(),
             signature: include_str!("../../../tests/data/cosign/payload.sig").to_owned(),
+            certified: Certified::No,
         };
         let sign = include_bytes!("../../../tests/data/cosign/sign.sigstore.json").to_vec();
         let sbom = include_bytes!("../../../tests/data/cosign/spdx.sigstore.json").to_vec();

@@ -4,6 +4,7 @@
 //! what is signed names its digest; a statement counts as a signature only if that is what it states;
 //! a signer counts once, whatever and however often it has signed.
 
+mod annotated;
 mod attest;
 mod dsse;
 mod judge;
@@ -11,9 +12,11 @@ mod simple;
 
 use std::sync::Arc;
 
+use super::notation;
 use super::oci::{Descriptor, Document, Manifest};
 use super::registry::{Session, Trouble};
 use crate::model::image::Digest;
+use annotated::{Certified, Content};
 
 pub(super) use attest::attested;
 pub(super) use judge::{Believed, Signed, signed};
@@ -36,11 +39,20 @@ const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 #[derive(Clone, Debug)]
 pub(super) enum Piece {
     /// A text and its signature.
-    Simple { payload: Vec<u8>, signature: String },
+    Simple {
+        payload: Vec<u8>,
+        signature: String,
+        certified: Certified,
+    },
     /// A bundle, with a statement in it.
     Bundle(Arc<Vec<u8>>),
     /// An envelope alone.
-    Envelope(Arc<Vec<u8>>),
+    Envelope {
+        bytes: Arc<Vec<u8>>,
+        certified: Certified,
+    },
+    /// A signature by Notation.
+    Notation(Arc<Vec<u8>>),
     /// Something that could not be used, and why.
     Unusable(String),
 }
@@ -113,6 +125,11 @@ impl<'c> Beside<'c> {
             let limit = match layer.media_type.as_str() {
                 SIMPLE => SIGNATURE_LIMIT,
                 ENVELOPE => STATEMENT_LIMIT,
+                notation::JSON => SIGNATURE_LIMIT,
+                notation::COSE => {
+                    pieces.push(Piece::Unusable(notation::NO_COSE.to_owned()));
+                    continue;
+                }
                 kind if kind.starts_with(BUNDLE) => STATEMENT_LIMIT,
                 _ => continue,
             };
@@ -129,13 +146,22 @@ impl<'c> Beside<'c> {
             self.bytes = self.bytes.saturating_add(bytes.len());
             pieces.push(match layer.media_type.as_str() {
                 SIMPLE => match layer.annotations.get(SIGNATURE) {
-                    Some(signature) => Piece::Simple {
-                        payload: bytes,
-                        signature: signature.clone(),
-                    },
+                    Some(signature) => {
+                        let text = &bytes;
+                        let content = Content::Text { text, signature };
+                        Piece::Simple {
+                            certified: Certified::read(&layer.annotations, &content),
+                            signature: signature.clone(),
+                            payload: bytes,
+                        }
+                    }
                     None => Piece::Unusable("a text bears no signature".to_owned()),
                 },
-                ENVELOPE => Piece::Envelope(Arc::new(bytes)),
+                ENVELOPE => Piece::Envelope {
+                    certified: Certified::read(&layer.annotations, &Content::Envelope(&bytes)),
+                    bytes: Arc::new(bytes),
+                },
+                notation::JSON => Piece::Notation(Arc::new(bytes)),
                 _ => Piece::Bundle(Arc::new(bytes)),
             });
         }
@@ -153,5 +179,22 @@ pub(super) fn read_any(bytes: &[u8]) {
     ];
     for envelope in read.iter().flatten() {
         envelope.is_about(&Digest::new([0; 32]));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The bundle that an annotated text is written as; empty = it is none.
+    pub fn as_bundle(
+        annotations: &BTreeMap<String, String>,
+        text: &[u8],
+        signature: &str,
+    ) -> Vec<u8> {
+        let certified = Certified::read(annotations, &Content::Text { text, signature });
+        certified.bundle().map(<[u8]>::to_vec).unwrap_or_default()
     }
 }

@@ -23,10 +23,11 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::model::HumanDuration;
 use crate::probe::alongside;
 
 /// How long one request may take, with its answer.
-const DEADLINE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Room for the status line and all headers of an answer.
 const HEAD_LIMIT: usize = 64 << 10;
 const AGENT: &str = concat!("flowctl/", env!("CARGO_PKG_VERSION"));
@@ -203,9 +204,19 @@ impl Answer {
 }
 
 /// Asks servers that the host trusts.
-#[derive(Default)]
 pub(super) struct Asker {
     tls: OnceCell<Arc<ClientConfig>>,
+    /// How long one request may take, with its answer.
+    pub patience: Duration,
+}
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self {
+            tls: OnceCell::new(),
+            patience: PATIENCE,
+        }
+    }
 }
 
 impl Asker {
@@ -215,9 +226,12 @@ impl Asker {
     /// Why there is no answer, in words without secrets.
     pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Answer, String> {
         let host = ask.url.host.clone();
-        match tokio::time::timeout(DEADLINE, self.exchange(ask)).await {
+        match tokio::time::timeout(self.patience, self.exchange(ask)).await {
             Ok(answer) => answer.map_err(|why| format!("{host}: {why}")),
-            Err(_) => Err(format!("{host}: no answer within {} s", DEADLINE.as_secs())),
+            Err(_) => {
+                let limit = HumanDuration::new(self.patience);
+                Err(format!("{host}: no answer within {limit}"))
+            }
         }
     }
 

@@ -10,8 +10,9 @@
 mod auth;
 mod http;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use super::credentials::{self, Credentials};
 use super::oci::{self, Descriptor, Document};
 use super::sha256;
+use crate::model::HumanDuration;
 use crate::model::image::{DOCKER_HUB, Digest, RegistrySpec, Repository, Transport};
 use auth::{Challenge, TokenQuestion};
 use http::{Answer, Ask, Asker, Url, Zone, is_loopback};
@@ -34,7 +36,7 @@ const MANIFEST_LIMIT: usize = 4 << 20;
 const REDIRECTS: u32 = 5;
 /// Pages of a list of referrers.
 const PAGES: u32 = 10;
-/// How long all questions about one image may take.
+/// How long all questions about one image may take together.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a list of referrers is.
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -60,9 +62,33 @@ pub struct Fetched {
 }
 
 /// The way to registries.
-#[derive(Default)]
 pub struct Client {
     asker: Asker,
+    /// How long all questions about one image may take together.
+    patience: Duration,
+    habits: Mutex<Habits>,
+}
+
+/// What registries were found to do. It saves questions, and decides nothing.
+#[derive(Default)]
+struct Habits {
+    /// Repositories whose signatures were found by the list of what refers to an image.
+    listing: BTreeSet<Repository>,
+    /// Registries that have no such list, but a tag that stands in for it.
+    without_list: BTreeSet<String>,
+}
+
+/// The most habits that are known.
+const MAX_HABITS: usize = 1_000;
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            asker: Asker::default(),
+            patience: PATIENCE,
+            habits: Mutex::default(),
+        }
+    }
 }
 
 /// Questions about one repository: a handful, within one deadline.
@@ -82,11 +108,47 @@ pub struct Session<'c> {
 }
 
 impl Client {
-    /// Begins to ask about `repository`.
+    /// One that waits no longer than that for an answer, and for all of them.
+    #[cfg(test)]
+    pub(in crate::images) fn hurried(answer: Duration, all: Duration) -> Self {
+        let mut client = Self {
+            patience: all,
+            ..Self::default()
+        };
+        client.asker.patience = answer;
+        client
+    }
+
+    /// When whoever begins to ask now has asked for long enough.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.patience
+    }
+
+    /// Whether signatures of `repository` were found by the list of what refers to an image.
+    pub fn is_listing(&self, repository: &Repository) -> bool {
+        self.habits().listing.contains(repository)
+    }
+
+    /// Notes where signatures of `repository` were found.
+    pub fn note(&self, repository: &Repository, is_listing: bool) {
+        let listing = &mut self.habits().listing;
+        if !is_listing {
+            listing.remove(repository);
+        } else if listing.len() < MAX_HABITS {
+            listing.insert(repository.clone());
+        }
+    }
+
+    fn habits(&self) -> MutexGuard<'_, Habits> {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to ask about `repository`, until `deadline`.
     pub fn ask_about(
         &self,
         repository: &Repository,
         registries: &BTreeMap<String, RegistrySpec>,
+        deadline: Instant,
     ) -> Session<'_> {
         let spec = registries.get(repository.registry()).cloned();
         let spec = spec.unwrap_or_default();
@@ -116,7 +178,7 @@ impl Client {
             server,
             spec,
             trusts: Path::new(CERTIFICATES).join(repository.registry()),
-            deadline: Instant::now() + PATIENCE,
+            deadline,
             shown: None,
             credentials: None,
             zone: None,
@@ -195,6 +257,15 @@ impl Session<'_> {
         digest: &Digest,
         limit: usize,
     ) -> Result<Vec<Descriptor>, Trouble> {
+        let registry = self.repository.registry().to_owned();
+        let is_without = self.client.habits().without_list.contains(&registry);
+        if is_without {
+            let found = self.fallback(digest, limit).await?;
+            // It may have learned it since.
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
         let mut path = format!("/v2/{}/referrers/{digest}", self.repository.path());
         let mut found = Vec::new();
         for page in 0..PAGES {
@@ -202,7 +273,15 @@ impl Session<'_> {
                 if page > 0 {
                     return Err(self.lies("a page of its list of referrers is not there"));
                 }
-                return self.fallback(digest, limit).await;
+                if is_without {
+                    return Ok(Vec::new());
+                }
+                let found = self.fallback(digest, limit).await?;
+                let without = &mut self.client.habits().without_list;
+                if !found.is_empty() && without.len() < MAX_HABITS {
+                    without.insert(registry);
+                }
+                return Ok(found);
             };
             let document = oci::read(&answer.body, answer.header("content-type"));
             // Some answer with a page for people where they do not know the interface.
@@ -268,7 +347,8 @@ impl Session<'_> {
         let silent = |why: String| Trouble::Silent(format!("registry {registry}: {why}"));
         let asking = self.get_patiently(path, accept, limit);
         let answered = tokio::time::timeout_at(deadline, asking).await;
-        let late = || format!("no answers within {} s", PATIENCE.as_secs());
+        let patience = HumanDuration::new(self.client.patience);
+        let late = || format!("no answers to all questions within {patience}");
         let answer = answered.map_err(|_| silent(late()))?.map_err(silent)?;
         match answer.status {
             status if status.is_success() => Ok(Some(answer)),
@@ -407,7 +487,7 @@ mod tests {
         let server = |name: &str| {
             let repository: Repository = name.parse().unwrap();
             client
-                .ask_about(&repository, &registries)
+                .ask_about(&repository, &registries, client.deadline())
                 .server
                 .to_string()
         };

@@ -366,4 +366,158 @@ async fn a_token_is_asked_for_only_where_that_is_safe() {
         assert_eq!(refused.reason, Reason::Unverifiable);
         assert!(refused.message.contains(wanted), "{realm}: {refused}");
     }
+    // Whoever gives tokens and does not, or gives something else.
+    for answer in [
+        Reply::status(401),
+        Reply::status(403),
+        Reply::status(404),
+        Reply::status(429),
+        Reply::status(500),
+        Reply::status(302).with("Location", "/token"),
+        Reply::status(200).then(Then::Reset),
+        Reply::new(200, "application/json", "{}"),
+        Reply::new(200, "application/json", r#"{"token":""}"#),
+        Reply::new(200, "application/json", r#"{"token":"a\r\nb"}"#),
+        Reply::new(200, "application/json", "{").then(Then::Endless),
+    ] {
+        let world = World::new(RESOLVED);
+        let challenge = format!("Bearer realm=\"http://{}/token\"", world.registry.address);
+        let status = answer.status;
+        let refuse = Reply::status(401).with("WWW-Authenticate", &challenge);
+        world.registry.put("manifests/1", refuse);
+        let replies = &world.registry.replies;
+        replies.lock().unwrap().insert("/token".to_owned(), answer);
+        let refused = world.refused().await;
+        assert_eq!(refused.reason, Reason::Unverifiable, "{status}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_registry_is_given_up_after_a_while_and_not_after_each_byte() {
+    let answer = Duration::from_millis(400);
+    let hurried = |all: Duration| {
+        let mut world = World::new(SIGNED);
+        let client = registry::Client::hurried(answer, all);
+        world.gate = gate(&world.kept).by(client);
+        world.gate.begin(&world.file()).unwrap();
+        world
+    };
+    let minute = Duration::from_secs(60);
+    for place in ["tag", "sig", "referrers", "blob"] {
+        let world = hurried(minute);
+        let digest = world.registry.image("a");
+        world.registry.sign(&world.pair, digest, digest);
+        let blob = {
+            let replies = world.registry.replies.lock().unwrap();
+            let blob = replies.keys().find(|path| path.contains("/blobs/"));
+            blob.unwrap().trim_start_matches("/v2/app/").to_owned()
+        };
+        let path = match place {
+            "tag" => "manifests/1".to_owned(),
+            "sig" => format!("manifests/sha256-{}.sig", digest.hex()),
+            "referrers" => {
+                world.registry.sign(&Pair::p256(), digest, digest);
+                format!("referrers/{digest}")
+            }
+            _ => blob,
+        };
+        // Each byte comes sooner than anybody would give up, and the last one never.
+        let dripping = Reply::new(200, MANIFEST, "{").then(Then::Dripping);
+        world.registry.put(&path, dripping);
+        let refused = world.refused().await;
+        assert_eq!(refused.reason, Reason::Unverifiable, "{place}: {refused}");
+        assert!(
+            refused.message.contains("no answer within 400ms"),
+            "{place}: {refused}"
+        );
+    }
+    // Each answer comes in time, and all of them do not.
+    let world = hurried(answer);
+    let digest = world.registry.image("a");
+    let sign = "https://sigstore.dev/cosign/sign/v1";
+    let listed: Vec<String> = (0..60)
+        .map(|_| world.registry.bundle(&Pair::p256(), sign, digest))
+        .collect();
+    world.registry.list(&format!("referrers/{digest}"), &listed);
+    for reply in world.registry.replies.lock().unwrap().values_mut() {
+        reply.then = Then::Late;
+    }
+    let refused = world.refused().await;
+    assert_eq!(refused.reason, Reason::Unverifiable, "{refused}");
+    assert!(
+        refused.message.contains("to all questions within 400ms"),
+        "{refused}"
+    );
+    let asked = world.registry.asked().len();
+    assert!(asked < 60, "it gave up after {asked} of 120 questions");
+}
+
+#[tokio::test]
+async fn a_first_start_asks_little_and_the_next_ones_less() {
+    let sign = "https://sigstore.dev/cosign/sign/v1";
+    // How many questions a start of a new image in the same repository costs, and then its restart.
+    let costs = async |world: &World, put: &dyn Fn(Digest)| {
+        let mut costs = Vec::new();
+        for salt in ["a", "b", "c"] {
+            let digest = world.registry.image(salt);
+            put(digest);
+            let before = world.registry.asked().len();
+            let name = format!("{}/app:1", world.registry.address);
+            let question = Question {
+                image: &name,
+                besides: None,
+                standing: Standing::Fresh,
+            };
+            // A tag that was read just now is not read again.
+            let anew = world.gate.forgetting_tags();
+            anew.admit(question, &|_| {}).await.unwrap();
+            costs.push(world.registry.asked().len() - before);
+            let reference = format!("{}/app@{digest}", world.registry.address);
+            world.admit(Standing::Recorded(&reference)).await.unwrap();
+            assert_eq!(
+                world.registry.asked().len() - before,
+                costs[costs.len() - 1]
+            );
+        }
+        costs
+    };
+    // By cosign's tag; by the list of what refers to it; by the tag that stands in for that.
+    let world = World::new(SIGNED);
+    let put = |digest| world.registry.sign(&world.pair, digest, digest);
+    assert_eq!(costs(&world, &put).await, [3, 3, 3]);
+    let world = World::new(SIGNED);
+    let put = |digest: Digest| {
+        let listed = world.registry.bundle(&world.pair, sign, digest);
+        world
+            .registry
+            .list(&format!("referrers/{digest}"), &[listed]);
+    };
+    assert_eq!(costs(&world, &put).await, [5, 4, 4]);
+    let world = World::new(SIGNED);
+    let put = |digest: Digest| {
+        let listed = world.registry.bundle(&world.pair, sign, digest);
+        world
+            .registry
+            .list(&format!("manifests/sha256-{}", digest.hex()), &[listed]);
+    };
+    assert_eq!(costs(&world, &put).await, [6, 4, 4]);
+    // A registry that has learned to list is asked for its list.
+    let digest = world.registry.image("d");
+    let listed = world.registry.bundle(&world.pair, sign, digest);
+    world
+        .registry
+        .list(&format!("referrers/{digest}"), &[listed]);
+    world
+        .gate
+        .forgetting_tags()
+        .admit(
+            Question {
+                image: &world.registry.image_name(),
+                besides: None,
+                standing: Standing::Fresh,
+            },
+            &|_| {},
+        )
+        .await
+        .unwrap();
 }

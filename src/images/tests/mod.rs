@@ -1,28 +1,47 @@
 //! The attacks that the gate must hold, against a registry that lies as it is told.
 //!
-//! | attack | test |
-//! |---|---|
-//! | a tag that moves between look, verification and pull; a registry that is gone at a restart | `a_tag_is_read_once_and_what_was_verified_runs_again_without_anybody`, journeys `policy` |
-//! | other bytes, headers or kinds than announced; schema 1; an index that is a manifest too | `what_contradicts_itself_is_refused`, `oci::tests` |
-//! | a signature of another image, by another key, of another text; an attestation that poses as one | `judge::tests`, `a_list_of_referrers_is_followed_and_has_an_end` |
-//! | doubled fields, trailing bytes, depth, a byte order mark | `simple::tests`, `oci::tests`, `dsse::tests` |
-//! | one key that counts twice; a key after its end; private, weak and unknown keys | `judge::tests`, `keys::tests` |
-//! | near misses of identities; another issuer | `model::image::pattern`, `keyless::tests` |
-//! | parts of a bundle or root that are missing, changed or of another | `keyless::tests` |
-//! | a platform that nobody signed | `a_signature_of_a_part_lets_exactly_that_part_run` |
-//! | refusals, errors and silence of each of the answers, taken for absence | `silence_is_told_apart_from_absence_wherever_it_comes` |
-//! | endless, huge, compressed and circular answers | `what_does_not_end_is_not_waited_for_nor_held`, `a_list_of_referrers_is_followed_and_has_an_end` |
-//! | redirects with credentials, to the host itself, to a cloud's metadata; foreign realms | `a_redirect_takes_no_token_along_and_leads_to_no_nearer_network`, `a_token_is_asked_for_only_where_that_is_safe`, `registry::auth::tests` |
-//! | names that two programs read in two ways; owners that begin alike | `model::image::name`, `model::image::pattern` |
-//! | a pipeline that loosens | `manifest::image_policy` |
-//! | a policy that is half-written, gone, others' or another; a key that was exchanged | `a_broken_edit_changes_nothing_and_a_policy_that_was_never_read_lets_nothing_run`, `source::tests` |
-//! | a verdict that is used for another image, repository or policy | `a_verdict_about_one_image_is_none_about_another` |
-//! | old scans, scans of tomorrow, scans of strangers; a scanner that hangs, lies or floods | `attest::tests`, `scan::tests` |
-//! | many starts of one image at once | `many_starts_of_one_image_are_one_question` |
-//! | a local image with a trusted name; a refused image in an update | journeys `policy` |
+//! | # | attack | test |
+//! |---|---|---|
+//! | 1 | a tag that moves between look and signatures | `a_tag_is_read_once_and_what_was_verified_runs_again_without_anybody` |
+//! | 2 | a tag that moves between verification, pull and start | journey `policy::only_what_the_policy_lets_run_runs_and_by_its_digest` |
+//! | 3 | other bytes, headers or kinds than announced; schema 1; an index that is a manifest too | `lies::what_contradicts_itself_is_refused`, `oci::tests` |
+//! | 4 | signatures exchanged between two reads of them | `a_tag_is_read_once_…`: each is read once, counted |
+//! | 5 | a signature of another image | `judge::tests`, `certificates::what_the_log_says_of_something_else_proves_nothing` |
+//! | 6 | doubled fields, other kinds of text, trailing bytes, depth, a byte order mark | `simple::tests`, `oci::tests`, `dsse::tests` |
+//! | 7 | an attestation that poses as a signature | `judge::tests`, `lies::a_list_of_referrers_is_followed_and_has_an_end`, `certificates::an_identity_attests_in_either_form_and_does_not_sign_by_that` |
+//! | 8 | an attestation of another image, by name or by another hash | `dsse::tests`, `attest::tests` |
+//! | 9 | a signed index whose parts are exchanged | the digest of the index is what the engine is given: journey `policy` (2) |
+//! | 10 | a platform that nobody signed | `lies::a_signature_of_a_part_lets_exactly_that_part_run` |
+//! | 11 | another key, kind, curve, size or hash | `keys::tests` |
+//! | 12 | near misses of identities; several names; another issuer | `certificates::an_identity_that_is_only_nearly_the_one_has_not_signed`, `certificates::a_certificate_that_is_wrong_in_one_thing_proves_nothing`, `model::image::pattern` |
+//! | 13 | certificates after their end, before their begin, in time to come; time stamps of others | `certificates::a_certificate_that_…`, `keyless::tests` |
+//! | 14 | certificates in no log, in another, or as another; promises and proofs of something else | `certificates::a_part_of_another_instance_proves_nothing`, `certificates::what_the_log_says_…`, `keyless::tests` |
+//! | 15 | another authority, another purpose, an authority as signer, a long chain | `certificates::a_certificate_that_…`, `certificates::a_part_of_another_instance_…`, `keyless::tests` |
+//! | 16 | one signer that counts twice | `judge::tests`, `certificates::an_identity_counts_once_whatever_certificates_it_had` |
+//! | 17 | an older image under the tag | `certificates::a_tag_is_not_turned_back_where_the_policy_minds`; without that nothing holds it |
+//! | 18 | refusals, errors and silence of each answer, taken for absence | `lies::silence_is_told_apart_from_absence_wherever_it_comes`, `lies::a_token_is_asked_for_only_where_that_is_safe` |
+//! | 19 | endless, slow, huge, compressed and circular answers | `lies::what_does_not_end_is_not_waited_for_nor_held`, `lies::a_slow_registry_is_given_up_after_a_while_and_not_after_each_byte`, `lies::a_list_of_referrers_…` |
+//! | 20 | redirects with credentials, to the host itself, to a cloud's metadata | `lies::a_redirect_takes_no_token_along_and_leads_to_no_nearer_network` |
+//! | 21 | foreign realms that want the password | `registry::auth::tests`, `lies::a_token_is_asked_for_…` |
+//! | 22 | names that two programs read in two ways; owners that begin alike | `model::image::name`, `model::image::pattern` |
+//! | 23 | a local image with a trusted name | journeys `policy` (2), `policy::what_was_built_here_runs_where_that_is_allowed_and_is_flagged_where_it_is_not` |
+//! | 24 | a pipeline that loosens | `manifest::image_policy` |
+//! | 25 | a policy that is half-written, gone, others' or another; a key that was exchanged | `a_broken_edit_changes_nothing_and_a_policy_that_was_never_read_lets_nothing_run`, `source::tests` |
+//! | 26 | a policy that changes during a pull | `a_tag_is_read_once_…` (`is_current`), which the driver asks before it starts |
+//! | 27 | a daemon that is killed between verdict, pull and start | journey `policy::a_daemon_killed_between_verdict_and_start_starts_what_was_verified_and_nothing_else`, `a_verdict_about_one_image_is_none_about_another` |
+//! | 28 | a restart without a registry, by the same policy and by another | `a_tag_is_read_once_…`, journeys `policy` |
+//! | 29 | a refused image in an update | journey `policy::an_image_runs_once_it_is_signed_and_a_changed_policy_judges_anew` |
+//! | 30 | a scanner that hangs, lies, floods, leaves children or is missing | `scan::tests` |
+//! | 31 | a clock that is wrong | `attest::tests`; identities are judged at the time of signing |
+//! | 32 | an engine with several digests of one image, or a policy of its own | `driver::docker` takes that of the same repository; journey `policy` (2) |
+//! | 33 | a label that claims that something was verified | the gate is shown none: [`Question`] |
+//! | 34 | many starts of one image at once | `many_starts_of_one_image_are_one_question` |
+//! | 35 | a tag that two parts resolve | [`VerifiedImage`] can be made by the gate alone, and drivers take nothing else |
+//! | 36 | old scans, scans of tomorrow, scans of strangers | `attest::tests` |
+//! | 37 | signatures by Notation that are wrong in one thing | `notary` |
 //!
-//! Not held, and said so: an older image that was properly signed, unless it is pinned or its scan has
-//! an age.
+//! Not held, and said so: an older image that was properly signed, unless it is pinned, `no_downgrade`
+//! is set, or its scan has an age.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,13 +49,17 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::keys::tests::Pair;
 use super::*;
 use crate::clock::Clock;
 use crate::model::codec;
 
+mod certificates;
 mod lies;
+mod mint;
+mod notary;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -58,6 +81,10 @@ enum Then {
     Whole,
     Endless,
     Reset,
+    /// A byte now and then, without end.
+    Dripping,
+    /// Whole, a while later.
+    Late,
 }
 
 impl Reply {
@@ -136,12 +163,15 @@ impl Registry {
         if reply.then == Then::Reset {
             return;
         }
+        if reply.then == Then::Late {
+            std::thread::sleep(Duration::from_millis(40));
+        }
         let mut text = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
         let has_length = reply
             .headers
             .iter()
             .any(|(name, _)| name == "Content-Length");
-        if reply.then == Then::Whole && !has_length {
+        if matches!(reply.then, Then::Whole | Then::Late) && !has_length {
             text.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
         }
         for (name, value) in &reply.headers {
@@ -152,6 +182,10 @@ impl Registry {
         sent = sent.and_then(|()| guest.write_all(&reply.body));
         while reply.then == Then::Endless && sent.is_ok() {
             sent = guest.write_all(&[b' '; 65_536]);
+        }
+        while reply.then == Then::Dripping && sent.is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+            sent = guest.write_all(b" ");
         }
     }
 
@@ -195,13 +229,32 @@ impl Registry {
             r#"{{"critical":{{"identity":{{"docker-reference":""}},"image":{{"docker-manifest-digest":"{about}"}},"type":"cosign container image signature"}},"optional":null}}"#
         );
         let signature = codec::to_base64(&pair.sign(payload.as_bytes()));
-        let blob = self.blob(payload.as_bytes());
-        let layer = format!(
-            r#"{{"mediaType":"{SIMPLE}","digest":"{blob}","size":{},"annotations":{{"dev.cosignproject.cosign/signature":"{signature}"}}}}"#,
-            payload.len()
+        let signature = ("dev.cosignproject.cosign/signature".to_owned(), signature);
+        self.tagged(
+            digest,
+            "sig",
+            SIMPLE,
+            &[(payload.as_bytes(), [signature].into())],
         );
-        let text = format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#);
-        let path = format!("manifests/sha256-{}.sig", digest.hex());
+    }
+
+    /// Keeps layers with annotations under the tag that cosign makes for an image.
+    fn tagged(
+        &self,
+        digest: Digest,
+        suffix: &str,
+        kind: &str,
+        layers: &[(&[u8], BTreeMap<String, String>)],
+    ) {
+        let layers = layers.iter().map(|(bytes, annotations)| {
+            let (blob, size) = (self.blob(bytes), bytes.len());
+            serde_json::json!({
+                "mediaType": kind, "digest": blob, "size": size, "annotations": annotations,
+            })
+        });
+        let layers: Vec<_> = layers.collect();
+        let text = serde_json::json!({ "schemaVersion": 2, "layers": layers }).to_string();
+        let path = format!("manifests/sha256-{}.{suffix}", digest.hex());
         self.put(&path, Reply::new(200, MANIFEST, text));
     }
 
@@ -218,10 +271,15 @@ impl Registry {
             r#"{{"mediaType":"{BUNDLE}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{}","payloadType":"{kind}","signatures":[{{"sig":"{signature}"}}]}}}}"#,
             codec::to_base64(payload.as_bytes())
         );
-        let blob = self.blob(text.as_bytes());
+        self.artifact(BUNDLE, text.as_bytes())
+    }
+
+    /// Something in a manifest of its own; answers how it is listed.
+    fn artifact(&self, kind: &str, bytes: &[u8]) -> String {
+        let blob = self.blob(bytes);
         let layer = format!(
-            r#"{{"mediaType":"{BUNDLE}","digest":"{blob}","size":{}}}"#,
-            text.len()
+            r#"{{"mediaType":"{kind}","digest":"{blob}","size":{}}}"#,
+            bytes.len()
         );
         let text = format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#);
         let digest = self.manifest(MANIFEST, &text);
@@ -264,6 +322,8 @@ struct World {
     gate: Gate,
     pair: Pair,
     kept: Arc<Mutex<BTreeMap<String, String>>>,
+    /// What else its policy says.
+    more: String,
 }
 
 fn gate(kept: &Arc<Mutex<BTreeMap<String, String>>>) -> Gate {
@@ -291,6 +351,7 @@ impl World {
             gate: gate(&kept),
             pair: Pair::p256(),
             kept,
+            more: String::new(),
         };
         fs::write(world.folder.path().join("release.pub"), world.pair.pem()).unwrap();
         world.require(require);
@@ -304,10 +365,20 @@ impl World {
 
     fn require(&self, require: &str) {
         let text = format!(
-            "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\nkeys:\n  release: {{ file: release.pub }}\nrules:\n  - images: [\"{}/**\"]\n    require: {require}\n",
-            self.registry.address
+            "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\nkeys:\n  release: {{ file: release.pub }}\nrules:\n  - images: [\"{}/**\"]\n    require: {require}\n{}",
+            self.registry.address, self.more
         );
         fs::write(self.file(), text).unwrap();
+    }
+
+    /// One that believes certificates of `instance`.
+    fn trusting(instance: &mint::Instance, require: &str) -> Self {
+        let mut world = Self::new(RESOLVED);
+        fs::write(world.folder.path().join("root.json"), instance.root()).unwrap();
+        world.more = "roots: { r: { file: root.json } }\n".to_owned();
+        world.require(require);
+        world.gate.begin(&world.file()).unwrap();
+        world
     }
 
     async fn admit(&self, standing: Standing<'_>) -> Result<VerifiedImage, Refused> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::time::{HumanDuration, Timestamp};
+use super::holder::HolderName;
 use super::name::Repository;
 use super::pattern::{ImagePattern, SubjectPattern};
 
@@ -22,6 +23,8 @@ pub struct ImagePolicy {
     pub keys: BTreeMap<String, KeySpec>,
     /// Whom certificates are believed from, by name.
     pub roots: BTreeMap<String, RootSpec>,
+    /// Whom Notation's certificates are believed from, by name.
+    pub stores: BTreeMap<String, StoreSpec>,
     /// What is particular about registries, by host.
     pub registries: BTreeMap<String, RegistrySpec>,
     /// The first one that is about an image decides.
@@ -59,6 +62,13 @@ pub struct KeySpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootSpec {
     /// The file of the trusted root, as Sigstore writes it.
+    pub file: PathBuf,
+}
+
+/// Whom Notation's certificates are believed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSpec {
+    /// The file of certificates, as PEM.
     pub file: PathBuf,
 }
 
@@ -141,9 +151,29 @@ pub struct SignatureNeed {
     pub any: Vec<Signer>,
     /// How many different ones of them are needed, 1 at least.
     pub at_least: u32,
+    /// Whether an image that was signed earlier than the last one of the same tag is refused.
+    #[serde(default, skip_serializing_if = "Downgrade::is_allowed")]
+    pub downgrade: Downgrade,
     /// Where signatures lie, if not beside the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Repository>,
+}
+
+/// Whether the tag of an image may be turned back to one that was signed earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Downgrade {
+    /// It may.
+    #[default]
+    Allowed,
+    /// It may not.
+    Refused,
+}
+
+impl Downgrade {
+    fn is_allowed(&self) -> bool {
+        *self == Self::Allowed
+    }
 }
 
 /// Whose signature.
@@ -160,6 +190,13 @@ pub enum Signer {
         issuer: String,
         /// Which identities.
         subject: SubjectPattern,
+    },
+    /// By Notation, of whoever holds a certificate of this name.
+    Notation {
+        /// The name of the store.
+        store: String,
+        /// Which parts the holder's name must have.
+        subject: HolderName,
     },
 }
 
