@@ -3,7 +3,8 @@
 use super::refusal::{Reason, Refused};
 use super::source::Loaded;
 use crate::model::image::{
-    AttestationNeed, ByDefault, DigestNeed, ImageName, ImageRequirement, RuleSays, Signer,
+    AttestationNeed, ByDefault, DigestNeed, Downgrade, ImageName, ImageRequirement, RuleSays,
+    Signer,
 };
 
 /// What holds of an image.
@@ -143,6 +144,12 @@ pub fn in_words(need: &ImageRequirement) -> Vec<String> {
             (count, _) => format!("{count} of "),
         };
         words.push(format!("be signed by {how_many}{}", signers.join(", ")));
+        match signatures.downgrade {
+            Downgrade::Refused => {
+                words.push("be signed no earlier than what its tag named last".to_owned());
+            }
+            Downgrade::Allowed => {}
+        }
     }
     for attestation in &need.attestations {
         words.push(match attestation {

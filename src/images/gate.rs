@@ -78,6 +78,12 @@ pub struct Verdict {
     pub signed: Option<Timestamp>,
 }
 
+impl Verdict {
+    fn in_words(&self) -> String {
+        format!("{} ({})", self.found, self.place)
+    }
+}
+
 /// When the image that a tag named last was signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Latest {
@@ -407,7 +413,7 @@ impl Gate {
         if let Some(digest) = known
             && let Some(verdict) = self.known(&name.repository, &digest, &case.by)
         {
-            return self.admitted(&case, digest, verdict);
+            return self.admitted(&case, digest, verdict, tell);
         }
         self.examine(&case, known, tell).await
     }
@@ -418,8 +424,13 @@ impl Gate {
         case: &Case<'_>,
         digest: Digest,
         verdict: Verdict,
+        tell: &(dyn Fn(String) + Sync),
     ) -> Result<Admitted, Refused> {
         self.goes_forward(case, digest, verdict.signed)?;
+        // A look ahead may have found it out, which nobody heard.
+        if case.tag.is_some() {
+            tell(verdict.in_words());
+        }
         Ok(Admitted::Exactly {
             repository: case.name.repository.clone(),
             digest: verdict.runs.unwrap_or(digest),
@@ -453,7 +464,7 @@ impl Gate {
                 // It may have been judged before: by an earlier run, or under another tag.
                 let repository = &case.name.repository;
                 if let Some(verdict) = self.known(repository, &fetched.digest, &case.by) {
-                    return self.admitted(case, fetched.digest, verdict);
+                    return self.admitted(case, fetched.digest, verdict, tell);
                 }
                 Subject::Read(fetched)
             }
@@ -475,7 +486,7 @@ impl Gate {
             until,
             signed,
         };
-        tell(format!("{} ({})", verdict.found, verdict.place));
+        tell(verdict.in_words());
         let repository = &case.name.repository;
         self.remember(repository, &digest, &verdict);
         if let Some(part) = &runs {
