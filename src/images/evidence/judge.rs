@@ -162,7 +162,7 @@ impl<'a> Believed<'a> {
         let proved = found.verify(envelope, digest, self.now)?;
         if !subject.matches(&proved.holder) {
             return Err(format!(
-                "its certificate is for {}, {subject} is wanted",
+                "its certificate is for `{}`, and `{subject}` is wanted",
                 proved.name()
             ));
         }

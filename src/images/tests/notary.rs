@@ -255,7 +255,7 @@ async fn a_signature_by_notation_that_is_wrong_in_one_thing_is_none() {
         ),
         ("not for signing", Wanted { usage: 0, ..good() }, as_it_is),
         (
-            "O=acme is wanted",
+            "O=acme` is wanted",
             Wanted {
                 name: vec![(&[0x55, 4, 6], "US"), (&[0x55, 4, 10], "Acme")],
                 ..good()
@@ -263,7 +263,7 @@ async fn a_signature_by_notation_that_is_wrong_in_one_thing_is_none() {
             as_it_is,
         ),
         (
-            "O=acme is wanted",
+            "O=acme` is wanted",
             Wanted {
                 name: vec![(&[0x55, 4, 10], "acme")],
                 ..good()
@@ -271,7 +271,7 @@ async fn a_signature_by_notation_that_is_wrong_in_one_thing_is_none() {
             as_it_is,
         ),
         (
-            "O=acme is wanted",
+            "O=acme` is wanted",
             Wanted {
                 name: [NAME.to_vec(), vec![(&[0x55, 4, 10], "evil")]].concat(),
                 ..good()
@@ -396,5 +396,55 @@ fn what_is_no_store_of_certificates_is_called_what_it_is() {
     ] {
         let why = Store::read(text.as_bytes()).unwrap_err();
         assert!(why.contains(wanted), "{wanted}: {why}");
+    }
+}
+
+/// What notation-go made, see `tests/data/notation`.
+#[test]
+fn what_notation_signs_counts_until_it_ends() {
+    macro_rules! data {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../tests/data/notation/", $name)).as_slice()
+        };
+    }
+    for (store, signature, image, name) in [
+        (
+            data!("rsa.pem"),
+            data!("rsa.jws.json"),
+            "sha256:fbcce7c87d0341b28e5c622bc87149b0a567cf5880644242ce90a98ab6966749",
+            "CN=Notation Test RSA Leaf Cert",
+        ),
+        (
+            data!("ec.pem"),
+            data!("ec.jws.json"),
+            "sha256:18cfa08f901d251f142ef73f05cfc8c60b23802380c3cc3fbd067aebdaeefc93",
+            "CN=Notation Test EC Leaf Cert",
+        ),
+        (
+            data!("self.pem"),
+            data!("self.jws.json"),
+            "sha256:f9fbbd8762837cd679a4c0f5b738caa26d79ac9056a04573886ddb4c3673ef8d",
+            "CN=self.test",
+        ),
+    ] {
+        let store = Store::read(store).unwrap();
+        let digest: Digest = image.parse().unwrap();
+        let signed = at("2026-12-01T14:00:00Z");
+        let whole = store.verify(signature, &digest, signed).unwrap();
+        assert!(whole.name().contains(name), "{whole:?}");
+        for late in ["2026-12-02T13:28:05Z", "2027-06-01T00:00:00Z"] {
+            store.verify(signature, &digest, at(late)).unwrap_err();
+        }
+        store
+            .verify(signature, &Digest::new([1; 32]), signed)
+            .unwrap_err();
+        // Whatever byte of it changes: it is nobody's, or it is the same.
+        for index in (0..signature.len()).step_by(7) {
+            let mut changed = signature.to_owned();
+            changed[index] ^= 1;
+            if let Ok(found) = store.verify(&changed, &digest, signed) {
+                assert_eq!(found, whole, "{index}");
+            }
+        }
     }
 }
