@@ -256,8 +256,26 @@ impl Asker {
         let stream = TlsConnector::from(config)
             .connect(name, stream)
             .await
-            .map_err(|error| format!("no TLS: {error}"))?;
+            .map_err(|error| no_tls(&error, ask.trusts))?;
         answer(stream, request, ask.limit, zone).await
+    }
+}
+
+/// Why a server is not believed, and what makes it so, where that is a usual thing.
+fn no_tls(error: &std::io::Error, folder: Option<&Path>) -> String {
+    let why = error.to_string();
+    if why.contains("CaUsedAsEndEntity") {
+        "its certificate is that of an authority, which is none for a server: make it one of its own, \
+         signed by that authority"
+            .to_owned()
+    } else if let Some(folder) = folder.filter(|_| why.contains("UnknownIssuer")) {
+        format!(
+            "its certificate is of an authority that this host does not trust: if it is yours, put its \
+             certificate into {} as `ca.crt`, where the engine wants it too",
+            folder.display()
+        )
+    } else {
+        format!("no TLS: {why}")
     }
 }
 
@@ -426,6 +444,22 @@ mod tests {
             assert_eq!(here.leads(none), None, "{none}");
         }
         assert!(!format!("{there}").contains("y=1"));
+    }
+
+    #[test]
+    fn a_server_that_is_not_believed_is_told_what_would_help() {
+        let told = |why: &str| {
+            let error = std::io::Error::other(why.to_owned());
+            no_tls(&error, Some(Path::new("/etc/docker/certs.d/r.acme")))
+        };
+        let unknown = told("invalid peer certificate: UnknownIssuer");
+        assert!(unknown.contains("/etc/docker/certs.d/r.acme"), "{unknown}");
+        let authority = told("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))");
+        assert!(
+            authority.contains("signed by that authority"),
+            "{authority}"
+        );
+        assert_eq!(told("tls handshake eof"), "no TLS: tls handshake eof");
     }
 
     #[test]
