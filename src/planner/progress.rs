@@ -347,7 +347,9 @@ fn started(records: &BTreeMap<ReplicaKey, Record>, key: &ReplicaKey) -> Option<T
     }
 }
 
-/// Who is not ready above and below each component, at any distance.
+/// Who is not ready above and below each component, at any distance. Above is whatever it needs to
+/// work; below is only what it hands its output to: one that merely waits for it to run, such as a
+/// monitor, takes nothing from it and keeps it from nothing.
 #[derive(Debug, Default)]
 struct Neighbours<'a> {
     above: BTreeMap<&'a ComponentId, &'a ComponentId>,
@@ -367,7 +369,7 @@ impl<'a> Neighbours<'a> {
         }
         let order: Vec<_> = desired.in_order().collect();
         for spec in &order {
-            let found = edges(spec).find_map(|id| {
+            let found = needs(spec).find_map(|id| {
                 let itself = unready.get(id).copied();
                 itself.or_else(|| all.above.get(id).copied())
             });
@@ -380,7 +382,7 @@ impl<'a> Neighbours<'a> {
             let Some(found) = itself.or_else(|| all.below.get(&spec.id).copied()) else {
                 continue;
             };
-            for id in edges(spec) {
+            for id in feeds(spec) {
                 all.below.entry(id).or_insert(found);
             }
         }
@@ -396,13 +398,26 @@ impl<'a> Neighbours<'a> {
     }
 }
 
-/// What a component takes something from while it runs. What it waited for to be completed gives it
-/// nothing any more.
-fn edges(spec: &ComponentSpec) -> impl Iterator<Item = &ComponentId> + Clone {
-    spec.dependencies
+/// What a component reads from while it runs. What it waited for to be completed gives it nothing any
+/// more.
+fn feeds(spec: &ComponentSpec) -> impl Iterator<Item = &ComponentId> + Clone {
+    spec.inputs.iter().filter(move |input| {
+        let mut waits = spec.dependencies.iter();
+        !waits.any(|it| it.id == **input && it.condition == Condition::Completed)
+    })
+}
+
+/// What a component needs to be ready to get on: what it reads from, and what it waits for to be
+/// ready.
+fn needs(spec: &ComponentSpec) -> impl Iterator<Item = &ComponentId> + Clone {
+    let waits = spec
+        .dependencies
         .iter()
-        .filter(|dependency| dependency.condition != Condition::Completed)
-        .map(|dependency| &dependency.id)
+        .filter(move |it| match it.condition {
+            Condition::Ready => !spec.inputs.contains(&it.id),
+            Condition::Started | Condition::Completed => false,
+        });
+    feeds(spec).chain(waits.map(|it| &it.id))
 }
 
 /// Whether `to` holds `from` up, directly or through others.
@@ -435,14 +450,16 @@ fn name_causes(works: &mut Works, desired: &Desired, records: &BTreeMap<ReplicaK
         let Some(own) = still.get(&spec.id) else {
             continue;
         };
-        for upstream in edges(spec) {
+        for upstream in needs(spec) {
             let Some(theirs) = still.get(upstream) else {
                 continue;
             };
             let (second, first) = if *theirs <= own.after(TOGETHER) {
                 (&spec.id, upstream)
-            } else {
+            } else if feeds(spec).any(|id| id == upstream) {
                 (upstream, &spec.id)
+            } else {
+                continue;
             };
             // Somebody has to be left who holds up the others.
             if !leads_to(&held, first, second) {

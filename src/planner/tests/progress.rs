@@ -37,6 +37,14 @@ fn watched(id: &str, inputs: &[&str], max_age: u64) -> ComponentSpec {
     }
 }
 
+/// A component that reads from `inputs`.
+fn reads(id: &str, inputs: &[&str]) -> ComponentSpec {
+    ComponentSpec {
+        inputs: inputs.iter().map(|id| id.parse().unwrap()).collect(),
+        ..component(id, 1, inputs)
+    }
+}
+
 /// A pipeline all of whose components run, and what is known of their work.
 struct World {
     spec: PipelineSpec,
@@ -169,10 +177,10 @@ fn while_a_neighbour_is_not_ready_nothing_is_held_against_it_and_time_counts_ane
     for neighbour in ["source", "sink"] {
         let mut world = World::new(vec![
             component("source", 1, &[]),
-            component("between", 1, &["source"]),
+            reads("between", &["source"]),
             watched("a", &["between"], 60),
-            component("after", 1, &["a"]),
-            component("sink", 1, &["after"]),
+            reads("after", &["a"]),
+            reads("sink", &["after"]),
         ]);
         world.shows("a", 5, 0);
         world.shows("a", 6, 1);
@@ -188,6 +196,52 @@ fn while_a_neighbour_is_not_ready_nothing_is_held_against_it_and_time_counts_ane
         world.ready(neighbour, false);
         assert_eq!(world.still(1_061..1_100), ["a"], "{neighbour}");
     }
+}
+
+#[test]
+fn one_that_only_waits_for_it_excuses_nobody_and_one_that_it_waits_for_does() {
+    let mut world = World::new(vec![
+        component("database", 1, &[]),
+        component("clock", 1, &[]),
+        ComponentSpec {
+            progress: Some(progress(60)),
+            ..component("sink", 1, &["database", "clock"])
+        },
+        component("monitor", 1, &["sink"]),
+    ]);
+    world.spec("sink").dependencies[1].condition = crate::model::Condition::Started;
+    world.shows("sink", 5, 0);
+    world.shows("sink", 6, 1);
+    world.ready("database", false);
+    assert!(world.still(1..600).is_empty());
+    let why = "nothing is expected of it: database is not ready";
+    assert_eq!(world.why("sink"), why);
+    world.ready("database", true);
+    assert!(world.still(600..601).is_empty());
+    // Neither takes what it hands on, nor is waited for any more.
+    world.ready("monitor", false);
+    world.ready("clock", false);
+    assert_eq!(world.still(601..662), ["sink"]);
+}
+
+#[test]
+fn one_that_only_waits_for_it_holds_nobody_up() {
+    let monitor = ComponentSpec {
+        progress: Some(progress(60)),
+        ..component("monitor", 1, &["sink"])
+    };
+    let mut world = World::new(vec![watched("sink", &[], 60), monitor]);
+    world.shows("monitor", 5, 0);
+    world.shows("monitor", 6, 1);
+    world.shows("sink", 5, 0);
+    for second in 1..600 {
+        world.shows("sink", second, second);
+        world.judge(second);
+    }
+    assert_eq!(world.still(600..700), ["monitor", "sink"]);
+    let spec = &world.spec.components["sink"];
+    let sink = world.works[&key("sink")].status(spec.progress.as_ref().unwrap(), at(0));
+    assert_eq!(sink.held_by, None);
 }
 
 #[test]
@@ -304,7 +358,7 @@ fn it_is_restarted_where_that_is_asked_for_once_an_hour_at_most() {
 
 #[test]
 fn one_that_cannot_hand_on_what_it_has_is_not_restarted() {
-    let mut world = World::new(vec![watched("a", &[], 60), component("sink", 1, &["a"])]);
+    let mut world = World::new(vec![watched("a", &[], 60), reads("sink", &["a"])]);
     world.spec("a").progress.as_mut().unwrap().on_stall = OnStall::Restart;
     world.shows("a", 5, 0);
     world.shows("a", 6, 1);
