@@ -19,6 +19,7 @@ mod field_effects;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod lines;
+mod places;
 mod routes;
 mod scrapers;
 pub mod server;

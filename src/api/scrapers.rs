@@ -10,11 +10,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::backend::Backend;
+use super::places::{self, Places};
 use super::routes;
 use super::server::{self, Shared};
 
@@ -22,15 +22,10 @@ use super::server::{self, Shared};
 const MOST: usize = 16;
 /// A request's head arrives within this; so long an idle connection is kept open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same while more than half of all places are taken: whoever dawdles must not keep a scraper
-/// out for longer than that waits.
-const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection takes no further request after this: Prometheus opens another without a word.
 const LIFE: Duration = Duration::from_secs(60);
 /// And is cut off so long after that, whatever is still being sent.
 const FAREWELL: Duration = Duration::from_secs(30);
-/// Distance to the next accept after one failed, as it does when descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the metrics of `backend` on `listener` until `closing`.
 pub async fn serve_scrapers(
@@ -47,29 +42,21 @@ pub async fn serve_scrapers(
             (axum::http::StatusCode::NOT_FOUND, text)
         })
         .with_state(Arc::clone(&shared));
-    let places = Arc::new(Semaphore::new(MOST));
+    let places = Places::new(MOST, HEADER_TIMEOUT);
     let tasks = TaskTracker::new();
     let accepting = async {
         loop {
-            let place = Arc::clone(&places)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
+            let place = places.take().await;
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "could not accept a scraper");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    places::rest_after(&error, "a scraper").await;
                     continue;
                 }
             };
             let (router, shared) = (router.clone(), Arc::clone(&shared));
             let leaving = closing.child_token();
-            let patience = if places.available_permits() > MOST / 2 {
-                HEADER_TIMEOUT
-            } else {
-                HURRIED_HEADER_TIMEOUT
-            };
+            let patience = places.patience();
             tasks.spawn(async move {
                 let leave = leaving.clone();
                 let answering = server::converse(stream, patience, shared, router, leaving);

@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use super::backend::Backend;
 use super::body::{Bodies, Peer};
 use super::error::{ApiError, ErrorCode};
+use super::places::{self, Place, Places};
 use super::routes;
 use super::socket::Listener;
 use super::stall::{Impatient, Streaming};
@@ -34,38 +35,28 @@ const MAX_CONNECTIONS: usize = 256;
 const MAX_STREAMS: usize = 128;
 /// A request's head arrives within this, also on a connection that is kept open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same while more than half of all connections are taken: whoever means it sends its head at
-/// once, and the others must not keep everyone else out.
-const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
 /// A peer that reads nothing of its answer for this long is dropped.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// After the request to end, answers in progress get this long.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Distance to the next accept after one failed, as it does when descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `backend` on `listener` until `closing`, then ends streams, lets answers in progress
 /// finish, and removes the socket.
 pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, closing: CancellationToken) {
     let shared = Arc::new(Shared::new(backend, closing.clone()));
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS, HEADER_TIMEOUT);
     let tasks = TaskTracker::new();
-    // Cancel-safe: `accepted` holds nothing but a permit and a connection, both of which close.
-    while let Some((stream, permit)) = closing
-        .run_until_cancelled(accepted(&listener, &connections))
+    // Cancel-safe: `accepted` holds nothing but a place and a connection, both of which close.
+    while let Some((stream, place)) = closing
+        .run_until_cancelled(accepted(&listener, &places))
         .await
     {
-        let shared = Arc::clone(&shared);
-        let closing = closing.clone();
-        let patience = if connections.available_permits() > MAX_CONNECTIONS / 2 {
-            HEADER_TIMEOUT
-        } else {
-            HURRIED_HEADER_TIMEOUT
-        };
+        let (shared, closing) = (Arc::clone(&shared), closing.clone());
+        let patience = places.patience();
         tasks.spawn(async move {
             let router = router_for(&stream, &shared);
             converse(stream, patience, shared, router, closing).await;
-            drop(permit);
+            drop(place);
         });
     }
     drop(listener);
@@ -76,22 +67,13 @@ pub async fn serve(listener: Listener, backend: Arc<dyn Backend>, closing: Cance
 }
 
 /// The next connection of someone who may connect.
-async fn accepted(
-    listener: &Listener,
-    connections: &Arc<Semaphore>,
-) -> (UnixStream, OwnedSemaphorePermit) {
+async fn accepted(listener: &Listener, places: &Places) -> (UnixStream, Place) {
     loop {
-        let permit = Arc::clone(connections)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let place = places.take().await;
         match listener.inner.accept().await {
-            Ok((stream, _)) if is_permitted(&stream) => return (stream, permit),
+            Ok((stream, _)) if is_permitted(&stream) => return (stream, place),
             Ok(_) => tracing::warn!("refused a connection of another user"),
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => places::rest_after(&error, "a client").await,
         }
     }
 }
