@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::conditions;
 use crate::driver::logs::lost;
-use crate::model::{ConditionKind, ReplicaKey, Snapshot, StatusCondition, Timestamp};
+use crate::model::{ConditionKind, DriverKind, ReplicaKey, Snapshot, StatusCondition, Timestamp};
 use crate::reconciler::{Asker, ReconcilerHandle};
 
 /// How often it is looked: what costs a look is a file for each replica that is mostly not there.
@@ -34,7 +34,7 @@ pub(super) async fn follow(logs: PathBuf, owner: ReconcilerHandle, clock: Clock)
 }
 
 fn found(logs: &Path, snapshot: &Snapshot, now: Timestamp) -> Vec<StatusCondition> {
-    let mut found: BTreeMap<String, (u64, StatusCondition)> = BTreeMap::new();
+    let mut found: BTreeMap<String, Losses> = BTreeMap::new();
     for (pipeline, component, replica) in snapshot.replicas() {
         let key = ReplicaKey {
             component: component.id.clone(),
@@ -48,25 +48,48 @@ fn found(logs: &Path, snapshot: &Snapshot, now: Timestamp) -> Vec<StatusConditio
             continue;
         }
         let of = format!("{}/{}", pipeline.key(), component.id);
-        let (lines, condition) = found.entry(of).or_insert_with(|| {
+        let losses = found.entry(of).or_insert_with(|| {
             let whole = conditions::whole(ConditionKind::LogDropped, at, String::new());
-            let condition = StatusCondition {
-                namespace: Some(pipeline.namespace.clone()),
-                pipeline: Some(pipeline.name.clone()),
-                component: Some(component.id.clone()),
-                ..whole
-            };
-            (0, condition)
+            Losses {
+                lines: 0,
+                driver: component.driver,
+                condition: StatusCondition {
+                    namespace: Some(pipeline.namespace.clone()),
+                    pipeline: Some(pipeline.name.clone()),
+                    component: Some(component.id.clone()),
+                    ..whole
+                },
+            }
         });
-        *lines += lost.lines;
-        condition.since = condition.since.min(at);
-        condition.replicas.push(replica.replica);
+        losses.lines += lost.lines;
+        losses.condition.since = losses.condition.since.min(at);
+        losses.condition.replicas.push(replica.replica);
     }
-    found
-        .into_values()
-        .map(|(lines, condition)| StatusCondition {
-            why: format!("{lines} lines of its log were lost: the disk did not take them"),
-            ..condition
-        })
-        .collect()
+    found.into_values().map(Losses::told).collect()
+}
+
+/// What a component lost.
+struct Losses {
+    lines: u64,
+    driver: DriverKind,
+    condition: StatusCondition,
+}
+
+impl Losses {
+    fn told(self) -> StatusCondition {
+        let lines = self.lines;
+        let why = match self.driver {
+            DriverKind::Docker => format!(
+                "{lines} lines of its log or more were lost: the disk did not take them before \
+                 their container was removed"
+            ),
+            DriverKind::Process | DriverKind::Nomad | DriverKind::Kubernetes => {
+                format!("{lines} lines of its log were lost: the disk did not take them")
+            }
+        };
+        StatusCondition {
+            why,
+            ..self.condition
+        }
+    }
 }

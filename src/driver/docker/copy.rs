@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Failure, Quiet};
-use super::file::{LogFile, Record};
+use super::file::{LogFile, Record, Unwritten};
 use super::sight::Seen;
 use super::{Conduct, Inner};
 use crate::driver::{OutputStream, logs};
@@ -85,11 +85,18 @@ impl Inner {
 
     async fn copy_to_the_end(self: Arc<Self>, source: Source) {
         let mut pause = SHORTEST_PAUSE;
+        let mut behind = None;
         loop {
             let begun = tokio::time::Instant::now();
-            match self.copy_while_it_runs(&source).await {
+            match self.copy_while_it_runs(&source, &mut behind).await {
                 Ok(()) => return,
-                Err(Failure::Answered { status: 404, .. }) => return,
+                Err(Failure::Answered { status: 404, .. }) => {
+                    // Whoever removed it did not wait for us.
+                    if let Some(lost) = behind {
+                        self.tell_loss(&source, lost).await;
+                    }
+                    return;
+                }
                 Err(Failure::Answered {
                     status: 501,
                     message,
@@ -110,21 +117,57 @@ impl Inner {
         }
     }
 
-    async fn copy_while_it_runs(&self, source: &Source) -> Result<(), Failure> {
+    /// Says that lines were lost, once the disk takes that.
+    async fn tell_loss(&self, source: &Source, lost: Unwritten) {
+        let InstanceId {
+            pipeline,
+            replica,
+            incarnation,
+        } = &source.instance;
+        let dir = logs::replica_dir(&self.logs_dir(), pipeline, replica);
+        let (incarnation, limits, lost) = (*incarnation, source.limits, Arc::new(lost));
+        tracing::warn!(
+            instance = %source.instance,
+            lines = lost.lines,
+            error = %lost.error,
+            "lines of a log were lost with their container"
+        );
         loop {
-            self.copy_some(source, Follow::Yes).await?;
+            let (dir, lost, now) = (dir.clone(), Arc::clone(&lost), self.clock.now());
+            let told =
+                blocking(move || LogFile::open(&dir, incarnation, limits)?.append_loss(now, &lost));
+            if told.await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+    }
+
+    /// `behind` is what the disk did not take when it was last asked to.
+    async fn copy_while_it_runs(
+        &self,
+        source: &Source,
+        behind: &mut Option<Unwritten>,
+    ) -> Result<(), Failure> {
+        loop {
+            self.copy_some(source, Follow::Yes, behind).await?;
             let inspected = self.engine.container(&source.id).await?;
             let state = inspected.and_then(|inspected| inspected.state);
             if state.and_then(|state| state.running) != Some(true) {
                 // What it wrote with its last breath may have come after the stream's end.
-                return self.copy_some(source, Follow::No).await;
+                return self.copy_some(source, Follow::No, behind).await;
             }
             tokio::time::sleep(SHORTEST_PAUSE).await;
         }
     }
 
     /// Copies what the engine has, or will have until the container ends.
-    async fn copy_some(&self, source: &Source, follow: Follow) -> Result<(), Failure> {
+    async fn copy_some(
+        &self,
+        source: &Source,
+        follow: Follow,
+        behind: &mut Option<Unwritten>,
+    ) -> Result<(), Failure> {
         let InstanceId {
             pipeline,
             replica,
@@ -170,11 +213,22 @@ impl Inner {
                     Err(error) => failed = Some(self.engine.failure(error)),
                 }
             }
-            log = blocking(move || {
-                log.append(&records)?;
-                Ok(log)
-            })
-            .await?;
+            let appended = blocking(move || {
+                let appended = log.append(&records);
+                Ok((log, appended))
+            });
+            let (written, appended) = appended.await?;
+            log = written;
+            match appended {
+                // The answer that there is no such container is no piece of output.
+                Ok(0) => {}
+                Ok(_) => *behind = None,
+                Err(unwritten) => {
+                    let why = format!("cannot write its log: {}", unwritten.error);
+                    *behind = Some(unwritten);
+                    return Err(Failure::Silent(why));
+                }
+            }
             if let Some(failure) = failed {
                 return Err(failure);
             }

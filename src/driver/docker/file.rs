@@ -121,6 +121,15 @@ impl Mark {
     }
 }
 
+/// Lines that the disk did not take; the engine still has them, for as long as their container lasts.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    /// So many of those that were read.
+    pub(super) lines: u64,
+    /// Why not.
+    pub(super) error: io::Error,
+}
+
 /// The log of one run, to be gone on with.
 pub(super) struct LogFile {
     log: Writer<CString>,
@@ -158,16 +167,48 @@ impl LogFile {
         earliest.unwrap_or(0).max(0) / SECOND
     }
 
-    /// Appends those of `records` that are new.
-    pub(super) fn append(&mut self, records: &[Record]) -> io::Result<()> {
-        let mut batch = Vec::new();
+    /// Appends those of `records` that are new; answers how many those are.
+    ///
+    /// # Errors
+    /// Why the disk did not take all of them.
+    pub(super) fn append(&mut self, records: &[Record]) -> Result<usize, Unwritten> {
+        let (mut batch, mut new) = (Vec::new(), 0);
         for record in records {
             if self.marks[record.stream as usize].admits(record.at_nanos) {
                 record.write(&mut batch);
+                new += 1;
             }
         }
         let appended = self.log.append(&batch);
         // A container may be silent for long.
+        self.log.close();
+        appended.refused.map_or(Ok(new), |error| {
+            let rest = batch.get(appended.bytes..).unwrap_or_default();
+            Err(Unwritten {
+                lines: memchr::memchr_iter(b'\n', rest).count() as u64,
+                error: error.into(),
+            })
+        })
+    }
+
+    /// Says, in the log and beside it, that lines were lost for good: `at` is when that was found.
+    pub(super) fn append_loss(&mut self, at: Timestamp, lost: &Unwritten) -> io::Result<()> {
+        let Unwritten { lines, error } = lost;
+        let record = Record {
+            at_nanos: at.as_millis() * 1_000_000,
+            stream: OutputStream::Stderr,
+            ends: true,
+            text: format!(
+                "flowctl: dropped {lines} lines or more, which its container took along: {error}"
+            )
+            .into_bytes(),
+        };
+        let mut marker = Vec::new();
+        record.write(&mut marker);
+        let appended = self.log.append(&marker);
+        if appended.refused.is_none() {
+            self.log.note_lost(*lines);
+        }
         self.log.close();
         appended.refused.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -383,6 +424,27 @@ mod tests {
                 assert_eq!(count, 1, "crash at {crash}, {wanted}: {lines:#?}");
             }
         }
+    }
+
+    #[test]
+    fn lines_that_went_with_their_container_are_told_in_the_log_and_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(dir.path(), 1, LIMITS).unwrap();
+        log.append(&[record(0, OutputStream::Stdout)]).unwrap();
+        let lost = Unwritten {
+            lines: 4,
+            error: io::ErrorKind::StorageFull.into(),
+        };
+        log.append_loss(Timestamp::from_millis(1_795_228_990_000), &lost)
+            .unwrap();
+        log.append_loss(Timestamp::from_millis(1_795_228_991_000), &lost)
+            .unwrap();
+        let lines = lines(dir.path());
+        assert_eq!(lines.len(), 3);
+        let told = "stderr F flowctl: dropped 4 lines or more, which its container took along: ";
+        assert!(lines[1].contains(told), "{lines:?}");
+        let beside = fs::read_to_string(dir.path().join("lost")).unwrap();
+        assert_eq!(beside.trim().parse(), Ok(8));
     }
 
     #[test]

@@ -63,7 +63,7 @@ use about::About;
 pub use about::Reachable;
 use callers::Callers;
 use copies::Copies;
-use copy::Copiers;
+use copy::{Copier, Copiers};
 use engine::{Engine, Failure};
 use observe::Album;
 use outage::Outages;
@@ -239,7 +239,11 @@ impl Inner {
     /// An instance's container is gone.
     fn forgotten(&self, container: &str, instance: &InstanceId) {
         self.album().drop_instance(instance);
-        self.copiers().remove(container);
+        let mut copiers = self.copiers();
+        // One that is behind says what is lost, and ends by itself.
+        if copiers.get(container).is_some_and(Copier::is_done) {
+            copiers.remove(container);
+        }
     }
 }
 
