@@ -19,6 +19,7 @@
 //! | 1 | [`clock`] | wall time that tests can move |
 //! | 1 | [`failpoint`] | places at which tests make this program fail |
 //! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
+//! | 1 | [`http`] | one exchange with another host that may do anything, by TLS where it is asked for |
 //! | 1 | [`ownership`] | who else could change what a path names |
 //! | 2 | [`store`] | what is remembered, in an embedded database |
 //! | 2 | [`probe`] | asks components whether they are well |
@@ -70,6 +71,7 @@ pub mod failpoint;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod http;
 pub mod images;
 pub mod manifest;
 pub mod metrics;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use super::exec;
-use super::http::{Call, call};
+use super::http::{Call, Failure, call};
 use super::message::Message;
 use super::sign::signature;
 use crate::files::{self, Wanted};
@@ -17,6 +17,8 @@ use crate::ownership::Trusted;
 const SECRET_LIMIT: u64 = 64 << 10;
 /// How long such a file is waited for.
 const FILE_PATIENCE: Duration = Duration::from_secs(5);
+/// A longer message becomes an attachment, or is refused, in bytes.
+const NTFY_TAKES: usize = 4_000;
 /// How long an alert stands that nobody repeats.
 const ALERT_LASTS: Duration = Duration::from_secs(300);
 
@@ -29,10 +31,10 @@ pub(super) async fn deliver(
     message: &Message,
     host: &str,
     now: Timestamp,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let named = NamedBy::of(&target.name);
     match &target.to {
-        Destination::Exec { command } => exec::run(command, message, host).await,
+        Destination::Exec { command } => Ok(exec::run(command, message, host).await?),
         Destination::Alertmanager { address } => {
             let base = url(address, named).await?;
             let url = format!("{}/api/v2/alerts", base.trim_end_matches('/'));
@@ -61,7 +63,7 @@ pub(super) async fn deliver(
                         content("text/plain; charset=utf-8"),
                         ("Title".to_owned(), ascii(&message.title(host))),
                     ],
-                    message.text(),
+                    message.text_within(NTFY_TAKES, str::to_owned),
                 ),
                 WebhookFormat::Text => (
                     vec![content("text/plain; charset=utf-8")],
@@ -92,7 +94,7 @@ pub(super) async fn deliver(
 ///
 /// # Errors
 /// What went wrong, in words without secrets.
-pub(super) async fn beat(address: &Address, trouble: Option<&str>) -> Result<(), String> {
+pub(super) async fn beat(address: &Address, trouble: Option<&str>) -> Result<(), Failure> {
     let url = url(address, NamedBy::Host).await?;
     match trouble {
         None => {
@@ -114,7 +116,7 @@ pub(super) async fn beat(address: &Address, trouble: Option<&str>) -> Result<(),
     }
 }
 
-async fn post(url: &str, headers: Vec<(String, String)>, body: Vec<u8>) -> Result<(), String> {
+async fn post(url: &str, headers: Vec<(String, String)>, body: Vec<u8>) -> Result<(), Failure> {
     let post = Call {
         method: Method::POST,
         url,

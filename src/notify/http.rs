@@ -2,32 +2,21 @@
 //! answers besides its status is thrown away.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, Uri};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::http::{self, Trust};
 use crate::manifest::check_url;
-use crate::probe::alongside;
 
 /// How long all of it may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// So much of an answer's body is read.
 const BODY_LIMIT: usize = 64 << 10;
-/// Room for the status line and all headers of an answer.
-const HEAD_LIMIT: usize = 64 << 10;
-const AGENT: &str = concat!("flowctl/", env!("CARGO_PKG_VERSION"));
 
 /// What is asked.
 pub(super) struct Call<'a> {
@@ -37,18 +26,33 @@ pub(super) struct Call<'a> {
     pub body: Vec<u8>,
 }
 
+/// Why something was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// In words without secrets.
+    pub why: String,
+    /// For how long it is not to be tried again, where whoever refused it said so.
+    pub pause: Option<Duration>,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self { why, pause: None }
+    }
+}
+
 /// Asks, and is content with a 2xx.
 ///
 /// # Errors
 /// What went wrong, in words; never the address, which may hold a secret.
-pub(super) async fn call(call: Call<'_>) -> Result<(), String> {
+pub(super) async fn call(call: Call<'_>) -> Result<(), Failure> {
     match tokio::time::timeout(DEADLINE, exchange(call)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(format!("no answer within {}s", DEADLINE.as_secs())),
+        Ok(answer) => answer?,
+        Err(_) => Err(format!("no answer within {}s", DEADLINE.as_secs()).into()),
     }
 }
 
-async fn exchange(call: Call<'_>) -> Result<(), String> {
+async fn exchange(call: Call<'_>) -> Result<Result<(), Failure>, String> {
     check_url(call.url).map_err(|why| format!("its address {why}"))?;
     let uri: Uri = call
         .url
@@ -66,34 +70,15 @@ async fn exchange(call: Call<'_>) -> Result<(), String> {
         .await
         .map_err(|error| format!("cannot connect to {host}:{port}: {error}"))?;
     if !is_tls {
-        return ask(stream, request).await;
+        return http::exchange(stream, request, judge).await;
     }
-    let name =
-        ServerName::try_from(bare).map_err(|_| "its host cannot be checked by TLS".to_owned())?;
-    let config = tokio::task::spawn_blocking(trusting)
+    // It is read each time: what an administrator adds counts from then on.
+    let trust = tokio::task::spawn_blocking(|| Trust::read(None))
         .await
         .map_err(|error| format!("certificates could not be read: {error}"))??;
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .map_err(|error| format!("no TLS with {host}:{port}: {error}"))?;
-    ask(stream, request).await
-}
-
-/// Trusts whom the host trusts.
-fn trusting() -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        return Err(
-            "this host trusts no certificate authority; install ca-certificates".to_owned(),
-        );
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be used: {error}"))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    let stream = trust.greet(&bare, stream).await;
+    let stream = stream.map_err(|error| format!("no TLS with {host}:{port}: {error}"))?;
+    http::exchange(stream, request, judge).await
 }
 
 fn request(uri: &Uri, call: Call<'_>) -> Result<Request<Full<Bytes>>, String> {
@@ -107,13 +92,10 @@ fn request(uri: &Uri, call: Call<'_>) -> Result<Request<Full<Bytes>>, String> {
     let Some(headers) = request.headers_mut() else {
         return Err("its address is not valid".to_owned());
     };
-    let value = |text: &str| HeaderValue::from_str(text);
-    let authority = value(&authority).map_err(|_| "its host is not valid".to_owned())?;
-    headers.insert(HOST, authority);
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.extend(http::headers(&authority)?);
     for (name, text) in &call.headers {
-        let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value(text)) else {
+        let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(text))
+        else {
             return Err(format!("its header `{name}` cannot be sent"));
         };
         headers.insert(name, value);
@@ -123,38 +105,27 @@ fn request(uri: &Uri, call: Call<'_>) -> Result<Request<Full<Bytes>>, String> {
         .map_err(|error| format!("the request cannot be made: {error}"))
 }
 
-async fn ask<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(), String>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let broken = |error: hyper::Error| {
-        if error.is_incomplete_message() || error.is_canceled() {
-            "it closed the connection without an answer".to_owned()
-        } else {
-            format!("it does not answer as HTTP: {error}")
-        }
+/// What an answer means.
+async fn judge(response: Response<Incoming>) -> Result<Result<(), Failure>, String> {
+    let status = response.status();
+    let pause = response.headers().get(RETRY_AFTER).and_then(seconds);
+    // A receiver that wants its answer read gets that much.
+    skim(response.into_body()).await;
+    if status.is_success() {
+        return Ok(Ok(()));
+    }
+    let why = if status.is_redirection() {
+        format!("it answers {status}, which leads elsewhere; write the final address")
+    } else {
+        format!("it answers {status}")
     };
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_LIMIT)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        // A receiver that wants its answer read gets that much.
-        skim(response.into_body()).await;
-        if status.is_success() {
-            Ok(())
-        } else if status.is_redirection() {
-            Err(format!(
-                "it answers {status}, which leads elsewhere; write the final address"
-            ))
-        } else {
-            Err(format!("it answers {status}"))
-        }
-    };
-    alongside(connection, exchange).await
+    Ok(Err(Failure { why, pause }))
+}
+
+/// The pause that a receiver asks for in seconds. One that names a date is not heard.
+fn seconds(header: &HeaderValue) -> Option<Duration> {
+    let seconds: f64 = header.to_str().ok()?.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 async fn skim(mut body: Incoming) {
@@ -163,6 +134,21 @@ async fn skim(mut body: Incoming) {
         seen += frame.data_ref().map_or(0, Bytes::len);
         if seen > BODY_LIMIT {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_told_in_seconds() {
+        let read = |text: &str| seconds(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(read("30"), Some(Duration::from_secs(30)));
+        assert_eq!(read("0.5"), Some(Duration::from_millis(500)));
+        for none in ["", "-1", "NaN", "1e300", "Wed, 21 Oct 2026 07:28:00 GMT"] {
+            assert_eq!(read(none), None, "{none}");
         }
     }
 }

@@ -10,6 +10,12 @@ const MOST_BLOCKED: usize = 50;
 /// So many bytes of a reason are kept.
 const LONGEST_WHY: usize = 1_000;
 
+/// What a chat takes of a message that it does not refuse or cut, in bytes: Discord takes 2,000
+/// characters, title included, where Slack takes more.
+const CHAT_TAKES: usize = 1_800;
+/// Room for the words that there is more.
+const REST: usize = 64;
+
 /// A condition as it is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Told {
@@ -128,6 +134,12 @@ impl Message {
 
     /// Everything as text, a line for each condition.
     pub fn text(&self) -> String {
+        self.text_within(usize::MAX, str::to_owned)
+    }
+
+    /// The same in so many bytes, with each line `escaped`: of what does not fit it is said how much
+    /// that is. A text that is too long is refused by those that it is for, each time that it is tried.
+    pub fn text_within(&self, limit: usize, escaped: impl Fn(&str) -> String) -> String {
         if self.conditions.is_empty() {
             return self.summary();
         }
@@ -142,7 +154,32 @@ impl Message {
                 format!("resolved: {}", told.line())
             }
         });
-        lines.collect::<Vec<_>>().join("\n")
+        let mut text = String::new();
+        for (index, line) in lines.enumerate() {
+            let (line, rest) = (escaped(&line), self.conditions.len() - index);
+            let fits = text.len() + line.len() + 1 + REST <= limit;
+            match (fits, index) {
+                (true, 0) => text = line,
+                (true, _) => {
+                    text.push('\n');
+                    text.push_str(&line);
+                }
+                // One that does not even fit alone is cut.
+                (false, 0) => {
+                    let mut end = limit.saturating_sub(REST).min(line.len());
+                    while !line.is_char_boundary(end) {
+                        end -= 1;
+                    }
+                    text.push_str(&line[..end]);
+                    text.push_str("..");
+                }
+                (false, _) => {
+                    text.push_str(&format!("\nand {rest} more: `flowctl status` tells all"));
+                    break;
+                }
+            }
+        }
+        text
     }
 
     /// As a CloudEvent.
@@ -178,12 +215,13 @@ impl Message {
     /// As Slack takes it.
     pub fn slack(&self, host: &str) -> serde_json::Value {
         // What would address people or make links is text.
-        let escaped = self
-            .text()
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
-        json!({"text": format!("*{}*\n{escaped}", self.title(host))})
+        let escaped = |line: &str| {
+            line.replace('&', "&amp;")
+                .replace('<', "&lt;")
+                .replace('>', "&gt;")
+        };
+        let text = self.text_within(CHAT_TAKES, escaped);
+        json!({"text": format!("*{}*\n{text}", self.title(host))})
     }
 
     /// As Alertmanager takes it: one alert for each condition, good until `until`.
@@ -297,6 +335,26 @@ mod tests {
             text.contains("&lt;b&gt;") && !text.contains("<b>"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_text_says_how_much_did_not_fit() {
+        let mut message = message(MessageStatus::Firing);
+        let one = message.conditions[0].clone();
+        message.conditions = vec![one.clone(); 200];
+        let text = message.text_within(1_000, str::to_owned);
+        assert!(text.len() <= 1_000, "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        let told = lines.iter().filter(|line| line.starts_with("crashloop"));
+        let left = 200 - told.count();
+        let last = format!("and {left} more: `flowctl status` tells all");
+        assert_eq!(lines.last(), Some(&last.as_str()));
+        assert!(message.slack("h")["text"].as_str().unwrap().len() < 2_000);
+
+        message.conditions = vec![one];
+        message.conditions[0].condition.why = "ä".repeat(2_000);
+        let text = message.text_within(1_000, str::to_owned);
+        assert!(text.len() <= 1_000 && text.ends_with("ä.."), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::http::Failure;
 use super::message::Message;
 use crate::model::{MessageStatus, TargetName, TargetStatus, Timestamp};
 
@@ -12,6 +13,8 @@ const MOST: usize = 10_000;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The longest pause that a receiver may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 /// A message that could not be delivered for so long is given up.
 const GIVEN_UP: Duration = Duration::from_secs(24 * 3600);
 
@@ -67,7 +70,7 @@ impl Queue {
     }
 
     /// Takes in what became of the delivery. Answers the message, if it is done with.
-    pub fn ended(&mut self, result: Result<(), String>, now: Timestamp) -> Option<Message> {
+    pub fn ended(&mut self, result: Result<(), Failure>, now: Timestamp) -> Option<Message> {
         self.under_way = false;
         match result {
             Ok(()) => {
@@ -75,11 +78,12 @@ impl Queue {
                 self.delivered += 1;
                 self.messages.pop_front()
             }
-            Err(why) => {
+            Err(Failure { why, pause: asked }) => {
                 self.ill(why, now);
                 let pause =
                     FIRST_PAUSE.saturating_mul(1 << self.failures.min(16).saturating_sub(1));
-                self.retry_at = Some(now.after(pause.min(LONGEST_PAUSE)));
+                let asked = asked.unwrap_or_default().min(LONGEST_ASKED);
+                self.retry_at = Some(now.after(pause.min(LONGEST_PAUSE).max(asked)));
                 let is_old = |message: &Message| message.at.after(GIVEN_UP) <= now;
                 let old = self.messages.front().is_some_and(is_old);
                 self.dropped += u64::from(old);
@@ -168,10 +172,10 @@ mod tests {
         queue.push(message(2, MessageStatus::Resolved));
         assert_eq!(queue.begin(at(0)).unwrap().id, 1);
         assert_eq!(queue.begin(at(0)), None);
-        queue.ended(Err("500".to_owned()), at(0));
+        queue.ended(Err("500".to_owned().into()), at(0));
         assert_eq!((queue.begin(at(0)), queue.wake_at()), (None, Some(at(1))));
         assert_eq!(queue.begin(at(1)).unwrap().id, 1);
-        queue.ended(Err("500".to_owned()), at(1));
+        queue.ended(Err("500".to_owned().into()), at(1));
         assert_eq!(queue.wake_at(), Some(at(3)));
         assert_eq!(queue.begin(at(3)).unwrap().id, 1);
         assert_eq!(queue.ended(Ok(()), at(3)).unwrap().id, 1);
@@ -179,13 +183,29 @@ mod tests {
     }
 
     #[test]
+    fn one_that_asks_for_a_pause_gets_it() {
+        let mut queue = Queue::default();
+        queue.push(message(1, MessageStatus::Firing));
+        // When it is tried, for how long it asks then, and when it is tried next.
+        for (tried, asked, next) in [(0, 30, 30), (30, 0, 32), (32, 1_000_000, 3_632)] {
+            queue.begin(at(tried)).unwrap();
+            let failure = Failure {
+                why: "429".to_owned(),
+                pause: Some(Duration::from_secs(asked)),
+            };
+            queue.ended(Err(failure), at(tried));
+            assert_eq!(queue.wake_at(), Some(at(next)));
+        }
+    }
+
+    #[test]
     fn what_nobody_takes_for_a_day_is_given_up() {
         let mut queue = Queue::default();
         queue.push(message(1, MessageStatus::Firing));
         queue.begin(at(0)).unwrap();
-        assert_eq!(queue.ended(Err("no".to_owned()), at(10)), None);
+        assert_eq!(queue.ended(Err("no".to_owned().into()), at(10)), None);
         queue.begin(at(90_000)).unwrap();
-        let gone = queue.ended(Err("no".to_owned()), at(90_000));
+        let gone = queue.ended(Err("no".to_owned().into()), at(90_000));
         assert_eq!(gone.unwrap().id, 1);
     }
 

@@ -1,10 +1,7 @@
 //! TCP connections to components, and whose fault it is when there is none.
 
-use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -143,24 +140,4 @@ pub(super) fn exhausted(error: &io::Error) -> Trouble {
         why: error.to_string(),
     }
     .into()
-}
-
-/// Runs an exchange together with the connection that carries it, until the exchange is over.
-/// Both live in the caller's task, so giving up on the answer closes the socket.
-pub async fn alongside<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
-    let mut connection = pin!(connection);
-    let mut exchange = pin!(exchange);
-    let mut open = true;
-    poll_fn(|cx| {
-        if let Poll::Ready(answer) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(answer);
-        }
-        if open && connection.as_mut().poll(cx).is_ready() {
-            open = false;
-            // What had arrived before the end has not been looked at yet.
-            return exchange.as_mut().poll(cx);
-        }
-        Poll::Pending
-    })
-    .await
 }

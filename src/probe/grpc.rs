@@ -8,8 +8,9 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, TE, USER_AGENT};
 use hyper::{Request, StatusCode};
 
 use super::Trouble;
-use super::connect::{alongside, broken};
+use super::connect::broken;
 use super::site::Door;
+use crate::http::alongside;
 
 /// An answer is 7 bytes; more than this is not one.
 const MESSAGE_LIMIT: usize = 4 << 10;

@@ -11,9 +11,10 @@ use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 
-use super::connect::{alongside, broken};
+use super::connect::broken;
 use super::site::Door;
 use super::{Host, Trouble};
+use crate::http::alongside;
 
 /// So much of a body is looked at. Health answers are a few hundred bytes.
 const BODY_LIMIT: usize = 64 << 10;

@@ -38,7 +38,6 @@ use crate::model::{
     Counts, ExitStatus, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome,
 };
 
-pub use connect::alongside;
 pub use prober::{MAX_ASKS, Prober, ProberHandle};
 pub use schedule::{Found, Stage, Watched};
 pub use site::{Located, PortSite, Ports, Whose};

@@ -3,34 +3,24 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    HeaderMap, HeaderValue,
 };
-use hyper::{Method, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::http::{self, Trust};
 use crate::model::HumanDuration;
-use crate::probe::alongside;
 
 /// How long one request may take, with its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Room for the status line and all headers of an answer.
-const HEAD_LIMIT: usize = 64 << 10;
-const AGENT: &str = concat!("flowctl/", env!("CARGO_PKG_VERSION"));
 
 /// Where something is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,7 +195,7 @@ impl Answer {
 
 /// Asks servers that the host trusts.
 pub(super) struct Asker {
-    tls: OnceCell<Arc<ClientConfig>>,
+    trust: OnceCell<Trust>,
     /// How long one request may take, with its answer.
     pub patience: Duration,
 }
@@ -213,7 +203,7 @@ pub(super) struct Asker {
 impl Default for Asker {
     fn default() -> Self {
         Self {
-            tls: OnceCell::new(),
+            trust: OnceCell::new(),
             patience: PATIENCE,
         }
     }
@@ -242,21 +232,17 @@ impl Asker {
         if !url.tls {
             return answer(stream, request, ask.limit, zone).await;
         }
-        let name = ServerName::try_from(url.host.clone())
-            .map_err(|_| "its name cannot be checked by TLS".to_owned())?;
         let read = |folder: Option<PathBuf>| async move {
-            tokio::task::spawn_blocking(move || trusting(folder.as_deref()))
+            tokio::task::spawn_blocking(move || Trust::read(folder.as_deref()))
                 .await
                 .map_err(|error| format!("certificates could not be read: {error}"))?
         };
-        let config = match ask.trusts.filter(|folder| folder.is_dir()) {
+        let trust = match ask.trusts.filter(|folder| folder.is_dir()) {
             Some(folder) => read(Some(folder.to_owned())).await?,
-            None => Arc::clone(self.tls.get_or_try_init(|| read(None)).await?),
+            None => self.trust.get_or_try_init(|| read(None)).await?.clone(),
         };
-        let stream = TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .map_err(|error| no_tls(&error, ask.trusts))?;
+        let stream = trust.greet(&url.host, stream).await;
+        let stream = stream.map_err(|error| no_tls(&error, ask.trusts))?;
         answer(stream, request, ask.limit, zone).await
     }
 }
@@ -307,33 +293,6 @@ async fn connect(url: &Url, nearest: Option<Zone>) -> Result<(TcpStream, Zone), 
     Err(why)
 }
 
-/// Trusts whom the host trusts, and whoever's certificates lie in `folder`.
-fn trusting(folder: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (mut added, _) = roots.add_parsable_certificates(found.certs);
-    let entries = folder.map(std::fs::read_dir).transpose();
-    let entries = entries.map_err(|error| format!("its certificates cannot be read: {error}"))?;
-    for entry in entries.into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|it| it == "crt") {
-            let found = rustls_native_certs::load_certs_from_paths(Some(&path), None);
-            added += roots.add_parsable_certificates(found.certs).0;
-        }
-    }
-    if added == 0 {
-        return Err(
-            "this host trusts no certificate authority; install ca-certificates".to_owned(),
-        );
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be used: {error}"))?;
-    Ok(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    ))
-}
-
 fn request(ask: &Ask<'_>) -> Result<Request<Full<Bytes>>, String> {
     let mut request = Request::builder()
         .method(&ask.method)
@@ -343,9 +302,7 @@ fn request(ask: &Ask<'_>) -> Result<Request<Full<Bytes>>, String> {
     let headers = request.headers_mut();
     let value =
         |text: &str| HeaderValue::from_str(text).map_err(|_| "a header is not valid".to_owned());
-    headers.insert(HOST, value(&ask.url.authority())?);
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.extend(http::headers(&ask.url.authority())?);
     headers.insert(ACCEPT, value(ask.accept)?);
     // Nothing is decompressed: what is counted is what is held.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -370,20 +327,7 @@ async fn answer<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let broken = |error: hyper::Error| {
-        if error.is_incomplete_message() || error.is_canceled() {
-            "it closed the connection before its answer was whole".to_owned()
-        } else {
-            format!("it does not answer as HTTP: {error}")
-        }
-    };
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_LIMIT)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
+    let read = |response: Response<Incoming>| async move {
         let (head, body) = response.into_parts();
         let encoding = head.headers.get(CONTENT_ENCODING);
         if encoding.is_some_and(|it| it != "identity") {
@@ -396,7 +340,7 @@ where
             zone,
         })
     };
-    alongside(connection, exchange).await
+    http::exchange(stream, request, read).await
 }
 
 /// A body that is not longer than it may be.
