@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::Options;
 use crate::clock::Clock;
 use crate::conditions::whole;
@@ -19,6 +17,7 @@ use crate::model::{
 };
 use crate::reconciler::{Asker, ReconcilerHandle};
 use crate::store::{self, Batch, Store, StoreError};
+use crate::watch::Touches;
 
 /// How soon what could not be looked at is looked at again.
 pub(super) const AGAIN: Duration = Duration::from_secs(20);
@@ -53,15 +52,20 @@ pub(super) fn gate(
     Arc::new(gate)
 }
 
-/// Follows the policy's file, and says what is wrong with it and with what runs, until `stop` is
-/// cancelled.
+/// Follows the policy's file, and says what is wrong with it and with what runs, for ever. Cancel-safe:
+/// what it finds is found again.
 pub(super) async fn follow(
     gate: Arc<Gate>,
     file: PathBuf,
+    mut touches: Touches,
     owner: ReconcilerHandle,
-    stop: CancellationToken,
 ) {
-    let following = gate.follow(&file, stop.clone());
+    let following = async {
+        loop {
+            touches.next().await;
+            gate.look_again(&file).await;
+        }
+    };
     tokio::select! {
         () = following => {}
         // Cancel-safe: what it finds is found again.

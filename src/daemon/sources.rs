@@ -24,7 +24,7 @@ use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem, path};
 use crate::ownership::{End, Stranger, Trusted};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
 use crate::store::{self, Batch, Store, StoreError};
-use crate::watch::{self, Method, OnProblem, Update, Watch, WatchDied};
+use crate::watch::{self, Method, OnProblem, Touches, Update, Watch, WatchDied};
 
 use super::images;
 
@@ -323,6 +323,14 @@ impl Sources {
         for_a_while(following).await;
         tokio::spawn(sources.clone().hand_in(updates));
         Ok(sources)
+    }
+
+    /// Tells when what `file` says may have changed, which is not one of pipelines.
+    ///
+    /// # Errors
+    /// When its thread has died.
+    pub fn touches(&self, file: PathBuf) -> Result<Touches, WatchDied> {
+        self.watch.touches(file)
     }
 
     /// What a lost setting must have said: the namespace that all pipelines of `file` share was

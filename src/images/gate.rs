@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::decide::{Demand, Ruling, rule};
 use super::examine::{Case, Examined, Examiner, Subject};
@@ -21,8 +20,6 @@ use crate::manifest::Problems;
 use crate::model::image::{Digest, ImageName, ImageRequirement, PolicyMode, Repository};
 use crate::model::{Problem, Timestamp};
 
-/// How often the policy's file is looked at.
-const LOOK: Duration = Duration::from_secs(4);
 /// What a tag named so short a time ago it names now: a look ahead and the start that follows it are
 /// one question, and so are the starts of many replicas.
 const SAME: Duration = Duration::from_secs(5);
@@ -189,7 +186,7 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// A gate that lets everything through, until it [follows](Self::follow) a policy. `settings`
+    /// A gate that lets everything through, until it [has](Self::begin) a policy. `settings`
     /// are those of the store, where `keep` puts what is to be found there later.
     pub fn new(clock: Clock, settings: &BTreeMap<String, String>, keep: Keep) -> Self {
         Self {
@@ -250,21 +247,7 @@ impl Gate {
         }
     }
 
-    /// Reads the policy again and again, until `stop` is cancelled. One that is broken changes
-    /// nothing.
-    pub async fn follow(&self, file: &Path, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                // Cancel-safe: it only waits.
-                () = tokio::time::sleep(LOOK) => {}
-                // Cancel-safe: cancellation stays set.
-                () = stop.cancelled() => return,
-            }
-            self.look_again(file).await;
-        }
-    }
-
-    /// Reads the policy once more.
+    /// Reads the policy once more. One that is broken changes nothing.
     pub async fn look_again(&self, file: &Path) {
         let path = file.to_owned();
         match tokio::task::spawn_blocking(move || load(&path)).await {

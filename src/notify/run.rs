@@ -17,20 +17,25 @@ use crate::model::{
 };
 use crate::reconciler::{Asker, ReconcilerHandle};
 use crate::store::Store;
+use crate::watch::Touches;
 
 use super::deliver;
+use super::http::Failure;
 use super::kept::{Changes, Kept};
 use super::message::Message;
 use super::queue::Queue;
 use super::source::{self, Reading, Source};
 use super::tracker::{Active, Tracker};
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(4);
+/// It wakes this often where nothing is due.
+const AT_REST: Duration = Duration::from_secs(60);
 /// A target that takes nothing for so long is a condition itself.
 const UNDELIVERED: Duration = Duration::from_secs(300);
 /// How long the owner of the state may take to answer before all is not well.
 const OWNER_PATIENCE: Duration = Duration::from_secs(10);
+/// So many bytes of a verdict are sent at most, unless its first line is longer: healthchecks.io keeps
+/// no more where one runs it oneself.
+const VERDICT_LIMIT: usize = 10_000;
 /// Questions that may wait.
 const ASKS: usize = 16;
 
@@ -108,8 +113,8 @@ struct Switch {
 
 /// Something that ended.
 enum Ended {
-    Delivery(TargetName, u64, Result<(), String>),
-    Beat(TargetName, Result<(), String>),
+    Delivery(TargetName, u64, Result<(), Failure>),
+    Beat(TargetName, Result<(), Failure>),
     Read(Reading),
     /// What the definition of a pipeline says by now; `None` = there is none.
     Desired(PipelineKey, Option<(Generation, Vec<NotifyTarget>)>),
@@ -192,23 +197,22 @@ impl Notifier {
         (notifier, NotifyHandle { asks: ask })
     }
 
-    /// Runs until `stop` is cancelled. What was not delivered is delivered by the next daemon.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop` is cancelled; `touches` tells when the file may have changed. What was not
+    /// delivered is delivered by the next daemon.
+    pub async fn run(mut self, mut touches: Touches, stop: CancellationToken) {
         let mut snapshots = self.owner.snapshots();
-        let mut look_at = Instant::now();
+        let mut is_touched = true;
         let mut is_reading = false;
         loop {
-            if !is_reading && look_at <= Instant::now() {
-                is_reading = true;
+            if is_touched && !is_reading {
+                (is_touched, is_reading) = (false, true);
                 self.look_at_file();
             }
             let snapshot = snapshots.borrow_and_update().clone();
             let wake_at = self.turn(&snapshot).await;
             let wake = wake_at.map(|at| self.clock.instant_of(at));
-            let mut until = wake.unwrap_or_else(|| Instant::now() + LOOK);
-            if !is_reading {
-                until = until.min(look_at);
-            }
+            let at_rest = Instant::now() + AT_REST;
+            let until = wake.map_or(at_rest, |wake| wake.min(at_rest));
             tokio::select! {
                 // Cancel-safe: a change that was not taken is seen again.
                 changed = snapshots.changed() => if changed.is_err() { break },
@@ -218,10 +222,11 @@ impl Notifier {
                 Some(ended) = self.ends.recv() => {
                     if matches!(ended, Ended::Read(_)) {
                         is_reading = false;
-                        look_at = Instant::now() + LOOK;
                     }
                     self.take(ended).await;
                 }
+                // Cancel-safe: a change that was not taken is told again.
+                () = touches.next() => is_touched = true,
                 // Cancel-safe: it only waits.
                 () = sleep_until(until) => {}
                 // Cancel-safe: cancellation stays set.
@@ -470,7 +475,7 @@ impl Notifier {
                 let Some(target) = self.targets.get_mut(&name) else {
                     return;
                 };
-                if let Err(why) = &result {
+                if let Err(Failure { why, .. }) = &result {
                     tracing::warn!(target = %name, %why, "a notification was not taken");
                 }
                 let is_first = target
@@ -490,7 +495,7 @@ impl Notifier {
                     switch.under_way = false;
                     match result {
                         Ok(()) => switch.queue.well(now),
-                        Err(why) => {
+                        Err(Failure { why, .. }) => {
                             tracing::warn!(target = %name, %why, "a heartbeat was not taken");
                             switch.queue.ill(why, now);
                         }
@@ -598,7 +603,10 @@ impl Notifier {
                     return;
                 }
             };
-            let answer = result.map_err(|why| NotifyError::Refused { target: name, why });
+            let answer = result.map_err(|failure| NotifyError::Refused {
+                target: name,
+                why: failure.why,
+            });
             // Who asked may have gone.
             reply.send(answer).ok();
         });
@@ -660,14 +668,19 @@ fn when(target: &NotifyTarget) -> String {
     words
 }
 
-/// What keeps a dead man's switch from being told that all is well.
+/// What keeps a dead man's switch from being told that all is well, as far as it is kept there.
 fn trouble(snapshot: &Snapshot) -> Option<String> {
-    let lines: Vec<String> = snapshot
-        .all_conditions()
-        .iter()
-        .map(|one| format!("{} {}: {}", one.kind, one.subject(), one.why))
-        .collect();
-    (!lines.is_empty()).then(|| lines.join("\n"))
+    let all = snapshot.all_conditions();
+    let mut text = String::new();
+    for (index, one) in all.iter().enumerate() {
+        let line = format!("{} {}: {}\n", one.kind, one.subject(), one.why);
+        if !text.is_empty() && text.len() + line.len() > VERDICT_LIMIT {
+            text.push_str(&format!("and {} more", all.len() - index));
+            break;
+        }
+        text.push_str(&line);
+    }
+    (!all.is_empty()).then(|| text.trim_end().to_owned())
 }
 
 /// What is wrong with the owner of the state, if it does not answer.

@@ -1,4 +1,4 @@
-//! Files to pipelines: read once, or watched for ever.
+//! Files to pipelines: read once, or watched for ever. Of other files it only tells when they change.
 //!
 //! **Guarantees.** A change is never lost for longer than [`RESCAN`], whatever the kernel drops:
 //! events only say "look again", and content is compared. A file that is closed or renamed into
@@ -29,7 +29,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::manifest::{Given, Parsed, Problems};
 
@@ -142,20 +142,27 @@ impl Watch {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread of the file system that `path` is on now.
-    fn worker_of<'a>(&self, workers: &'a mut Workers, path: &Path) -> &'a Sender<worker::Message> {
-        let mut mount = mounts::mount_of(path);
-        if !workers.threads.contains_key(&mount) {
-            match self.start() {
-                Ok(thread) => {
-                    workers.threads.insert(mount.clone(), thread);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a file system shares the thread of another");
-                    mount = PathBuf::from("/");
-                }
+    /// Where the file system is mounted that `path` is on now; it has a thread.
+    fn mount_of(&self, workers: &mut Workers, path: &Path) -> PathBuf {
+        let mount = mounts::mount_of(path);
+        if workers.threads.contains_key(&mount) {
+            return mount;
+        }
+        match self.start() {
+            Ok(thread) => {
+                workers.threads.insert(mount.clone(), thread);
+                mount
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a file system shares the thread of another");
+                PathBuf::from("/")
             }
         }
+    }
+
+    /// The thread of the file system that `path` is on now.
+    fn worker_of<'a>(&self, workers: &'a mut Workers, path: &Path) -> &'a Sender<worker::Message> {
+        let mount = self.mount_of(workers, path);
         let before = workers.of.insert(path.to_owned(), mount.clone());
         if let Some(before) = before.filter(|before| *before != mount) {
             // Something was mounted there since, or is no more.
@@ -195,6 +202,21 @@ impl Watch {
         }
     }
 
+    /// Tells from now on when what a file says may have changed; who asks reads it. The file is absolute
+    /// and need not be there.
+    ///
+    /// # Errors
+    /// When its thread has died.
+    pub fn touches(&self, path: PathBuf) -> Result<Touches, WatchDied> {
+        let (touched, touches) = watch::channel(());
+        let mut workers = self.workers();
+        let mount = self.mount_of(&mut workers, &path);
+        workers.threads[&mount]
+            .send(worker::Message::Touch { path, touched })
+            .map_err(|_| WatchDied)?;
+        Ok(Touches(touches))
+    }
+
     /// Reads everything again, whatever the kernel told of it. What changed arrives as an update.
     pub fn look_again(&self) {
         for thread in self.workers().threads.values() {
@@ -217,6 +239,21 @@ impl Watch {
         workers.threads[&mount]
             .send(worker::Message::Remove { path })
             .map_err(|_| WatchDied)
+    }
+}
+
+/// When what a file says may have changed: once what was written to it has been left alone for
+/// [`QUIET`], and each [`RESCAN`], for what the kernel did not tell.
+#[derive(Debug)]
+pub struct Touches(watch::Receiver<()>);
+
+impl Touches {
+    /// Waits until the file may have changed since this was last called. Cancel-safe.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The watch has ended, or its thread has died, which has been told.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::manifest::Given;
 use crate::model::{ComponentSpec, Problem, ProcessSpec, Workload};
 
 use super::worker::Message;
-use super::{Method, OnProblem, Source, Update, Watch, all_good, read, read_stream};
+use super::{
+    Method, OnProblem, QUIET, Source, Touches, Update, Watch, all_good, read, read_stream,
+};
 
 /// Longer than anything here takes; a failing test waits this long.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -172,6 +174,69 @@ async fn a_kubernetes_config_map_is_followed_through_its_link() {
     }
     fs::write(world.path("..three/p.yaml"), manifest("p", "4")).unwrap();
     world.until_arg("4").await;
+}
+
+/// Waits until nothing has been told of for a while, changes something, and waits until that is told.
+async fn told(touches: &mut Touches, change: impl FnOnce()) {
+    while timeout(3 * QUIET, touches.next()).await.is_ok() {}
+    change();
+    timeout(DEADLINE, touches.next())
+        .await
+        .expect("a change is told of");
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_else_reads_is_told_of_whatever_way_it_is_saved() {
+    let world = World::new(Method::Events);
+    let path = world.path("deep/notify.yaml");
+    let mut touches = world.watch.touches(path.clone()).unwrap();
+    let read = || fs::read_to_string(&path).unwrap();
+    told(&mut touches, || fs::create_dir(world.path("deep")).unwrap()).await;
+    told(&mut touches, || fs::write(&path, "1").unwrap()).await;
+    // As editors do it: what is told of is the new file, never that there is none.
+    told(&mut touches, || {
+        fs::rename(&path, world.path("deep/notify.yaml~")).unwrap();
+        fs::write(&path, "2").unwrap();
+    })
+    .await;
+    assert_eq!(read(), "2");
+    told(&mut touches, || {
+        fs::write(world.path("deep/new"), "3").unwrap();
+        fs::rename(world.path("deep/new"), &path).unwrap();
+    })
+    .await;
+    assert_eq!(read(), "3");
+    told(&mut touches, || fs::remove_file(&path).unwrap()).await;
+    // As Kubernetes mounts it.
+    for (folder, text) in [("..one", "4"), ("..two", "5")] {
+        fs::create_dir(world.path(&format!("deep/{folder}"))).unwrap();
+        fs::write(world.path(&format!("deep/{folder}/notify.yaml")), text).unwrap();
+    }
+    symlink("..one", world.path("deep/..data")).unwrap();
+    told(&mut touches, || {
+        symlink("..data/notify.yaml", &path).unwrap()
+    })
+    .await;
+    assert_eq!(read(), "4");
+    told(&mut touches, || {
+        symlink("..two", world.path("deep/..new")).unwrap();
+        fs::rename(world.path("deep/..new"), world.path("deep/..data")).unwrap();
+    })
+    .await;
+    assert_eq!(read(), "5");
+    // What somebody else writes beside it is nobody's business.
+    while timeout(3 * QUIET, touches.next()).await.is_ok() {}
+    fs::write(world.path("deep/other"), "6").unwrap();
+    assert!(timeout(5 * QUIET, touches.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_else_reads_is_told_of_now_and_then_though_no_event_comes() {
+    let world = World::rescanning(Method::Polling, Duration::from_millis(50));
+    let mut touches = world.watch.touches(world.path("notify.yaml")).unwrap();
+    for _ in 0..3 {
+        timeout(DEADLINE, touches.next()).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::failpoint;
+use crate::manifest::Given;
 
 use super::debounce::Change;
 use super::sources::{Look, Patience, Watched};
@@ -33,6 +34,11 @@ pub(super) enum Message {
         source: Source,
         on_problem: OnProblem,
         reply: oneshot::Sender<Vec<Update>>,
+    },
+    /// Tell when this file may have changed, and do not read it.
+    Touch {
+        path: PathBuf,
+        touched: watch::Sender<()>,
     },
     /// Watch it no longer.
     Remove { path: PathBuf },
@@ -57,6 +63,7 @@ pub(super) fn spawn(
     let worker = Worker {
         directories,
         sources: BTreeMap::new(),
+        touches: Vec::new(),
         updates,
         rescan,
         rescanned: Instant::now(),
@@ -70,10 +77,21 @@ pub(super) fn spawn(
 struct Worker {
     directories: Directories,
     sources: BTreeMap<PathBuf, Watched>,
+    /// Files of which somebody only wants to know when they change.
+    touches: Vec<(Watched, watch::Sender<()>)>,
     updates: UnboundedSender<Update>,
     /// How often everything is looked at where the kernel tells of changes.
     rescan: Duration,
     rescanned: Instant,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, PartialEq)]
+enum Extent {
+    /// What has changed and was left alone since.
+    Due,
+    /// Everything.
+    All,
 }
 
 /// Whether the thread goes on.
@@ -109,13 +127,21 @@ impl Worker {
         }
     }
 
+    /// Everything that is watched.
+    fn all(&self) -> impl Iterator<Item = &Watched> {
+        let touches = self.touches.iter().map(|(watched, _)| watched);
+        self.sources.values().chain(touches)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Watched> {
+        let touches = self.touches.iter_mut().map(|(watched, _)| watched);
+        self.sources.values_mut().chain(touches)
+    }
+
     /// How long there is nothing to do; `None` = until something is heard.
     fn sleep(&self) -> Option<Duration> {
-        let due = self
-            .sources
-            .values()
-            .filter_map(|watched| watched.debounce.due());
-        let rescan = (!self.sources.is_empty()).then(|| self.next_rescan());
+        let due = self.all().filter_map(|watched| watched.debounce.due());
+        let rescan = self.all().next().is_some().then(|| self.next_rescan());
         let next = due.chain(rescan).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -145,6 +171,17 @@ impl Worker {
                     tracing::debug!("nobody waits for the answer about a new source");
                 }
             }
+            Message::Touch { path, touched } => {
+                if self.all().next().is_none() {
+                    self.rescanned = Instant::now();
+                }
+                let given = Given::default();
+                let mut watched = Watched::new(Source { path, given });
+                self.directories.follow(&mut watched);
+                // What was changed before was not seen.
+                touched.send_replace(());
+                self.touches.push((watched, touched));
+            }
             Message::Remove { path } => {
                 if let Some(watched) = self.sources.remove(&path) {
                     self.directories.release(watched.route.dirs);
@@ -168,7 +205,7 @@ impl Worker {
         watched.debounce.reading();
         let Look { updates, .. } = watched.look(Patience::Settled);
         let good = updates.iter().all(|update| update.outcome.is_ok());
-        if self.sources.is_empty() {
+        if self.all().next().is_none() {
             self.rescanned = Instant::now();
         }
         match (good || on_problem == OnProblem::Wait, before) {
@@ -198,7 +235,7 @@ impl Worker {
         for path in &event.paths {
             self.directories.may_be_gone(path, event.kind);
             let mut concerns_us = false;
-            for watched in self.sources.values_mut() {
+            for watched in self.all_mut() {
                 if watched.is_touched_by(path) {
                     watched.debounce.saw(change, now);
                     concerns_us = true;
@@ -214,7 +251,7 @@ impl Worker {
     fn look_at_all(&mut self) {
         self.directories.distrust();
         let now = Instant::now();
-        for watched in self.sources.values_mut() {
+        for watched in self.all_mut() {
             watched.debounce.saw(Change::Complete, now);
         }
     }
@@ -225,6 +262,7 @@ impl Worker {
         if rescan {
             self.rescanned = now;
         }
+        self.tell_touches(now, if rescan { Extent::All } else { Extent::Due });
         for watched in self.sources.values_mut() {
             let due = watched.debounce.due().is_some_and(|due| due <= now);
             if !due && !rescan {
@@ -253,6 +291,32 @@ impl Worker {
             }
         }
         Flow::On
+    }
+
+    /// Tells of files that may have changed, once their writers have left them alone: whoever reads
+    /// one must not find it half-written, or missing while it is replaced.
+    fn tell_touches(&mut self, now: Instant, extent: Extent) {
+        for (watched, touched) in &mut self.touches {
+            let due = watched.debounce.due().is_some_and(|due| due <= now);
+            if !due && extent == Extent::Due {
+                continue;
+            }
+            let is_settled = watched.debounce.is_settled(now);
+            self.directories.follow(watched);
+            watched.debounce.reading();
+            if due && !is_settled {
+                watched.debounce.look_again(now);
+                continue;
+            }
+            watched.debounce.finished();
+            touched.send_replace(());
+        }
+        let gone = self
+            .touches
+            .extract_if(.., |(_, touched)| touched.is_closed());
+        for (watched, _) in gone {
+            self.directories.release(watched.route.dirs);
+        }
     }
 }
 
