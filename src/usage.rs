@@ -1,17 +1,20 @@
 //! What replicas use of their host, measured while somebody asks.
 //!
-//! **Expected flow.** Whoever shows usage hands in the latest snapshot and gets it back with what
-//! its replicas use. Nobody asks: nothing is measured, and nothing wakes.
+//! **Expected flow.** Whoever shows usage to a person hands in the latest snapshot and gets it back
+//! with what its replicas use ([`Meters::added_to`]). A scraper gets what was measured last
+//! ([`Meters::sampled`]), and from then on it is measured every [`PERIOD`] until nobody has scraped
+//! for a while. Nobody asks: nothing is measured, and nothing wakes.
 //!
 //! **Guarantees.** However many ask, one measurement is under way at a time and answers all of them
-//! while it is fresh. A driver that does not answer in time leaves its replicas without figures. What
-//! is remembered is bounded by what runs.
+//! while it is fresh. A scraper waits for its first measurement only: neither many replicas nor a
+//! driver that hangs delays the next ones. A driver that does not answer in time leaves its replicas
+//! without figures. What is remembered is bounded by what runs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -28,20 +31,32 @@ const RECENT: Duration = Duration::from_secs(60);
 /// A driver is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How busy replicas are to be known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Busyness {
-    /// From the measurement before, where that was recent: a scraper makes its own of two.
-    IfKnown,
-    /// From a second look, where there was no recent one.
-    Wanted,
-}
+/// How often it is measured while somebody scrapes.
+pub const PERIOD: Duration = Duration::from_secs(10);
+/// For how long after the last scrape.
+const SCRAPED: Duration = Duration::from_secs(60);
+/// A sample that is older answers no scraper: measuring has been held up.
+const STALE: Duration = Duration::from_secs(30);
+
+/// What instances use.
+pub type Usages = HashMap<InstanceId, Usage>;
 
 /// Measures what replicas use.
 pub struct Meters {
     meters: BTreeMap<DriverKind, Arc<dyn Meter>>,
     clock: Clock,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     measured: Mutex<Measured>,
+    scraped: std::sync::Mutex<Scraped>,
+}
+
+/// What there is for scrapers.
+#[derive(Default)]
+struct Scraped {
+    /// When the last of them asked; `None` = nothing is measured for them.
+    asked: Option<Instant>,
+    /// The latest sample, and when it was taken.
+    latest: Option<(Instant, Arc<Usages>)>,
 }
 
 /// What was measured last.
@@ -100,28 +115,68 @@ impl Known {
 }
 
 impl Meters {
-    /// Measures by these.
-    pub fn new(meters: BTreeMap<DriverKind, Arc<dyn Meter>>, clock: Clock) -> Self {
+    /// Measures by these. Samples for scrapers are of the replicas in the latest of `snapshots`.
+    pub fn new(
+        meters: BTreeMap<DriverKind, Arc<dyn Meter>>,
+        clock: Clock,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Self {
         Self {
             meters,
             clock,
+            snapshots,
             measured: Mutex::default(),
+            scraped: std::sync::Mutex::default(),
         }
     }
 
-    /// `snapshot` with what its replicas use.
-    pub async fn added_to(&self, snapshot: &Snapshot, busyness: Busyness) -> Arc<Snapshot> {
+    /// `snapshot` with what its replicas use. Where no earlier measurement tells how busy they are,
+    /// that takes a second look.
+    pub async fn added_to(&self, snapshot: &Snapshot) -> Arc<Snapshot> {
         let mut measured = self.measured.lock().await;
         let last = measured.at.map(|at| at.elapsed());
         if last.is_none_or(|age| age >= FRESH) {
             self.measure(snapshot, &mut measured).await;
-            let is_recent = last.is_some_and(|age| age <= RECENT);
-            if busyness == Busyness::Wanted && !is_recent {
+            if last.is_none_or(|age| age > RECENT) {
                 tokio::time::sleep(SECOND_LOOK).await;
                 self.measure(snapshot, &mut measured).await;
             }
         }
         Arc::new(with(snapshot, &measured.all))
+    }
+
+    /// What instances used at the last sample. The first call takes it; later ones find what has been
+    /// sampled meanwhile, every [`PERIOD`].
+    pub async fn sampled(self: &Arc<Self>) -> Arc<Usages> {
+        let known = {
+            let mut scraped = self.scraped();
+            if scraped.asked.replace(Instant::now()).is_none() {
+                tokio::spawn(keep_sampling(Arc::downgrade(self)));
+            }
+            scraped.latest.clone()
+        };
+        match known.filter(|(at, _)| at.elapsed() < STALE) {
+            Some((_, usages)) => usages,
+            None => self.sample().await,
+        }
+    }
+
+    fn scraped(&self) -> MutexGuard<'_, Scraped> {
+        self.scraped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a sample, unless somebody just did.
+    async fn sample(&self) -> Arc<Usages> {
+        let mut measured = self.measured.lock().await;
+        if measured.at.is_none_or(|at| at.elapsed() >= FRESH) {
+            let snapshot = self.snapshots.borrow().clone();
+            self.measure(&snapshot, &mut measured).await;
+        }
+        let usages = measured.all.iter();
+        let usages = usages.map(|(instance, known)| (instance.clone(), known.usage()));
+        let usages: Arc<Usages> = Arc::new(usages.collect());
+        self.scraped().latest = Some((Instant::now(), Arc::clone(&usages)));
+        usages
     }
 
     async fn measure(&self, snapshot: &Snapshot, measured: &mut Measured) {
@@ -156,6 +211,24 @@ impl Meters {
             }
         }
         measured.at = Some(Instant::now());
+    }
+}
+
+/// Samples until nobody has scraped for a while, or there is nothing left to measure by.
+async fn keep_sampling(meters: Weak<Meters>) {
+    loop {
+        {
+            let Some(meters) = meters.upgrade() else {
+                return;
+            };
+            meters.sample().await;
+            let mut scraped = meters.scraped();
+            if scraped.asked.is_none_or(|at| at.elapsed() > SCRAPED) {
+                *scraped = Scraped::default();
+                return;
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
     }
 }
 
@@ -223,29 +296,58 @@ mod tests {
         replica.usage.expect("it was measured").cpu_cores
     }
 
+    fn meters(meter: &Arc<HalfBusy>) -> Arc<Meters> {
+        let meters = BTreeMap::from([(DriverKind::Process, meter.clone() as Arc<dyn Meter>)]);
+        let (_, snapshots) = watch::channel(Arc::new(snapshot()));
+        Arc::new(Meters::new(meters, Clock::new(), snapshots))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn scrapers_are_answered_from_a_sample_that_is_taken_while_they_scrape() {
+        let meter = Arc::new(HalfBusy {
+            began: Instant::now(),
+            asked: AtomicU32::new(0),
+        });
+        let meters = meters(&meter);
+        let asked = || meter.asked.load(Ordering::Relaxed);
+        for scrape in 0..8 {
+            let usages = meters.sampled().await;
+            assert_eq!(usages.len(), 1, "scrape {scrape}");
+            tokio::time::sleep(Duration::from_secs(15)).await;
+        }
+        // Two minutes of scrapes each quarter of a minute.
+        assert!((12..=13).contains(&asked()), "{}", asked());
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        assert!(asked() <= 19, "measured for nobody: {}", asked());
+        let before = asked();
+        assert_eq!(meters.sampled().await.len(), 1);
+        assert_eq!(asked(), before + 1);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_wants_to_know_how_busy_it_is_waits_for_a_second_look_once() {
         let meter = Arc::new(HalfBusy {
             began: Instant::now(),
             asked: AtomicU32::new(0),
         });
-        let meters = BTreeMap::from([(DriverKind::Process, meter.clone() as Arc<dyn Meter>)]);
-        let meters = Meters::new(meters, Clock::new());
+        let meters = meters(&meter);
         let asked = || meter.asked.load(Ordering::Relaxed);
 
-        let scraped = meters.added_to(&snapshot(), Busyness::IfKnown).await;
-        assert_eq!((cores(&scraped), asked()), (None, 1));
+        let scraped = meters.sampled().await;
+        let scraped: Vec<_> = scraped.values().map(|usage| usage.cpu_cores).collect();
+        assert_eq!((scraped.as_slice(), asked()), ([None].as_slice(), 1));
         // One that is fresh answers everybody.
-        meters.added_to(&snapshot(), Busyness::Wanted).await;
+        meters.added_to(&snapshot()).await;
         assert_eq!(asked(), 1);
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let seen = meters.added_to(&snapshot(), Busyness::Wanted).await;
+        let seen = meters.added_to(&snapshot()).await;
         assert!((cores(&seen).unwrap() - 0.5).abs() < 0.01);
         assert_eq!(asked(), 2);
         // A day later the last one tells nothing any more.
         tokio::time::sleep(Duration::from_secs(86_400)).await;
-        let seen = meters.added_to(&snapshot(), Busyness::Wanted).await;
+        let before = asked();
+        let seen = meters.added_to(&snapshot()).await;
         assert!((cores(&seen).unwrap() - 0.5).abs() < 0.01);
-        assert_eq!(asked(), 4);
+        assert_eq!(asked(), before + 2);
     }
 }

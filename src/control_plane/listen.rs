@@ -158,13 +158,14 @@ impl AsyncWrite for Connection {
 /// on the channel.
 pub(super) fn accept(
     mut listeners: mpsc::UnboundedReceiver<Door>,
+    places: Places,
     limits: Limits,
     tls: Option<Tls>,
     stop: &CancellationToken,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (accepted, incoming) = mpsc::channel(BACKLOG);
     let porter = Porter {
-        places: Places::default(),
+        places,
         limits: limits.within_open_files(),
         tls,
         accepted,

@@ -52,6 +52,7 @@ use tonic_health::ServingStatus;
 pub use doors::{Containers, Doors};
 pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
+pub use places::Connections;
 pub use remote::{Elsewhere, RemoteError, components_at};
 pub use tls::{AuthorityError, ClientTls, Tls as Certificates, TlsError, TlsFiles};
 pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError};
@@ -64,6 +65,7 @@ use desk::Desk;
 use doors::Door;
 use intake::Intake;
 use legacy::Legacy;
+use places::Places;
 use tls::Tls;
 use v1::{Gate, Sdk};
 use wire::legacy::control_plane_server::ControlPlaneServer;
@@ -179,6 +181,7 @@ pub struct ControlPlane {
     doors: Doors,
     options: ControlPlaneOptions,
     tls: Option<Tls>,
+    places: Places,
 }
 
 impl ControlPlane {
@@ -211,6 +214,7 @@ impl ControlPlane {
             doors,
             options,
             tls,
+            places: Places::default(),
         })
     }
 
@@ -222,6 +226,11 @@ impl ControlPlane {
     /// Where it listens: what `status` shows and processes are told.
     pub fn address(&self) -> SocketAddr {
         self.doors.address()
+    }
+
+    /// How many connections it has, while it serves too.
+    pub fn connections(&self) -> Connections {
+        Connections(self.places.clone())
     }
 
     /// The way to open it to containers later.
@@ -256,7 +265,13 @@ impl ControlPlane {
             admission.admit_to_reflection(&desk::shown(&request)?)?;
             Ok(request)
         };
-        let incoming = listen::accept(self.listeners, self.options.limits, self.tls, &stop);
+        let incoming = listen::accept(
+            self.listeners,
+            self.places,
+            self.options.limits,
+            self.tls,
+            &stop,
+        );
         let (health, health_server) = tonic_health::server::health_reporter();
         for service in ["", "flowctl.ControlPlane", "flowctl.v1.ControlPlaneService"] {
             health

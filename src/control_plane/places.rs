@@ -115,6 +115,17 @@ pub(super) struct Places {
     calls: Arc<AtomicU64>,
 }
 
+/// How many connections there are. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connections(pub(super) Places);
+
+impl Connections {
+    /// How many are open now.
+    pub fn count(&self) -> usize {
+        self.0.taken().seats.len()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Taken {
     origins: HashMap<Origin, Guest>,

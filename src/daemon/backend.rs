@@ -11,6 +11,7 @@ use crate::api::{
     self, ApiError, ApplyRequest, CallerHas, CallerVariables, Checked, ErrorCode, EventQuery,
     Exposition, Fate, Loaded, VolumesAnswer, VolumesRequest,
 };
+use crate::control_plane::Connections;
 use crate::driver::docker::{DockerDriver, Obstacle, Reachable, Renewal, Volumes};
 use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
@@ -25,7 +26,7 @@ use crate::planner::Desired;
 use crate::preflight::{self, PreflightProblem, Running};
 use crate::reconciler::{Drivers, ReconcilerHandle};
 use crate::store::{self, Store};
-use crate::usage::{Busyness, Meters};
+use crate::usage::Meters;
 
 use super::control::{Kept, Seat};
 use super::leftovers;
@@ -60,6 +61,8 @@ pub(super) struct Backend {
     pub overrides: Overrides,
     pub metrics: Arc<Metrics>,
     pub meters: Arc<Meters>,
+    /// Of the control plane, where it is this daemon's.
+    pub connections: Option<Connections>,
     /// Who is told of what is wrong; `None` = nobody is.
     pub notifier: Option<NotifyHandle>,
 }
@@ -159,15 +162,15 @@ impl api::Backend for Backend {
 
     async fn metrics(&self, accept: &str) -> Exposition {
         let format = Format::accepted(accept);
-        let with_usage = |snapshot: Arc<Snapshot>| async move {
-            self.meters.added_to(&snapshot, Busyness::IfKnown).await
-        };
         let told = self.told().await;
-        metering::exposed(self.metrics.scrape(format, told, with_usage).await)
+        let connections = self.connections.as_ref().map(Connections::count);
+        let usages = self.meters.sampled();
+        let scrape = self.metrics.scrape(format, told, connections, usages);
+        metering::exposed(scrape.await)
     }
 
     async fn with_usage(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
-        self.meters.added_to(&snapshot, Busyness::Wanted).await
+        self.meters.added_to(&snapshot).await
     }
 
     fn answered(&self, route: &'static str, status: u16) {

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::tokens::{self, Tokens};
 use crate::clock::Clock;
 use crate::control_plane::{
-    self, Behind, Certificates, Containers, ControlPlane, ControlPlaneError, ControlPlaneOptions,
-    Doors, Given, KeyError, PortChoice, Reach,
+    self, Behind, Certificates, Connections, Containers, ControlPlane, ControlPlaneError,
+    ControlPlaneOptions, Doors, Given, KeyError, PortChoice, Reach,
 };
 use crate::driver::Launch;
 use crate::driver::process::Handed;
@@ -164,6 +164,13 @@ impl Control {
     pub fn address(&self) -> Option<SocketAddr> {
         self.plane.as_ref().map(ControlPlane::address)
     }
+
+    /// How many connections it has, while it serves too; `None` = it is not ours.
+    pub fn connections(&self) -> Option<Connections> {
+        self.plane.as_ref().map(ControlPlane::connections)
+    }
+
+    /// control plane is not ours.
 
     /// The way to answer containers, too: on their bridge, once that is there. `None` when the
     /// control plane is not ours.

@@ -15,6 +15,7 @@ use crate::driver::process::ProcessDriver;
 use crate::driver::usage::Meter;
 use crate::metrics::Scrape;
 use crate::model::DriverKind;
+use crate::reconciler::ReconcilerHandle;
 use crate::usage::Meters;
 
 /// What measures what runs.
@@ -22,11 +23,12 @@ pub(super) fn meters(
     process: &Arc<ProcessDriver>,
     docker: &Arc<DockerDriver>,
     clock: &Clock,
+    owner: &ReconcilerHandle,
 ) -> Meters {
     let process = Arc::clone(process) as Arc<dyn Meter>;
     let docker = Arc::clone(docker) as Arc<dyn Meter>;
     let all = BTreeMap::from([(DriverKind::Process, process), (DriverKind::Docker, docker)]);
-    Meters::new(all, clock.clone())
+    Meters::new(all, clock.clone(), owner.snapshots())
 }
 
 /// How soon it is tried again to listen on an address that somebody else has.

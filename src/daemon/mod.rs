@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, socket};
 use crate::clock::Clock;
-use crate::control_plane::{Certificates, Containers};
+use crate::control_plane::{Certificates, Connections, Containers};
 use crate::driver::docker::DockerDriver;
 use crate::driver::logs::kept::Retention;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
@@ -160,6 +160,7 @@ pub struct Daemon {
     docker: Arc<DockerDriver>,
     sources: Sources,
     certificates: Option<Certificates>,
+    connections: Option<Connections>,
     seat: Option<Seat>,
     overrides: Overrides,
     metrics: Arc<Metrics>,
@@ -306,10 +307,11 @@ impl Daemon {
             clock.clone(),
             process_config(&options.state_dir).logs_dir,
         ));
-        let meters = Arc::new(metering::meters(&process, &docker, &clock));
+        let meters = Arc::new(metering::meters(&process, &docker, &clock, &owner));
         let seat = control.seat();
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let certificates = control.certificates();
+        let connections = control.connections();
         let stop = CancellationToken::new();
         let clock_of_notifier = clock.clone();
         let mut tasks = vec![
@@ -329,8 +331,34 @@ impl Daemon {
                 owner.snapshots(),
             )));
         }
+        let overrides = Overrides::new(owner.clone(), store.clone(), &settings);
+        tasks.push(tokio::spawn(overrides.clone().follow()));
+        let watching = Sources::start(
+            owner.clone(),
+            store.clone(),
+            &settings,
+            files,
+            Arc::clone(&gate),
+            &stop,
+        );
+        let sources = watching.await.map_err(|source| DaemonError::Io {
+            doing: "watch files",
+            dir,
+            source,
+        })?;
+        // A daemon that cannot see its files is of no use; the thread was started just now.
+        let touches = |file: &Path| {
+            let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+            let touches = sources.touches(absolute);
+            touches.map_err(|died| DaemonError::Io {
+                doing: "watch files",
+                dir: options.state_dir.clone(),
+                source: io::Error::other(died),
+            })
+        };
         let mut notifier = None;
         if let Some(source) = options.notify.clone() {
+            let touches = touches(source.path())?;
             let (telling, handle) = Notifier::new(
                 clock_of_notifier,
                 store.clone(),
@@ -339,22 +367,19 @@ impl Daemon {
                 source,
                 owners,
             );
-            tasks.push(tokio::spawn(telling.run(stop.clone())));
+            tasks.push(tokio::spawn(telling.run(touches, stop.clone())));
             notifier = Some(handle);
         }
         if let Some(file) = options.engine.image_policy.clone() {
-            let following = images::follow(Arc::clone(&gate), file, owner.clone(), stop.clone());
+            let touches = touches(&file)?;
+            let following = images::follow(gate, file, touches, owner.clone());
+            let stop = stop.clone();
+            let following = async move {
+                // Cancel-safe: what it finds is found again.
+                stop.run_until_cancelled(following).await;
+            };
             tasks.push(tokio::spawn(following));
         }
-        let overrides = Overrides::new(owner.clone(), store.clone(), &settings);
-        tasks.push(tokio::spawn(overrides.clone().follow()));
-        let sources = Sources::start(owner.clone(), store.clone(), &settings, files, gate, &stop)
-            .await
-            .map_err(|source| DaemonError::Io {
-                doing: "watch files",
-                dir,
-                source,
-            })?;
         Ok(Self {
             options,
             owner,
@@ -363,6 +388,7 @@ impl Daemon {
             docker,
             sources,
             certificates,
+            connections,
             seat,
             overrides,
             metrics,
@@ -500,6 +526,7 @@ impl Daemon {
             overrides: self.overrides.clone(),
             metrics: Arc::clone(&self.metrics),
             meters: Arc::clone(&self.meters),
+            connections: self.connections.clone(),
             notifier: self.notifier.clone(),
         }
     }

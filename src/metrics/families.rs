@@ -11,9 +11,10 @@ use serde_json::Value as Json;
 use crate::driver::logs::Outputs;
 use crate::model::{
     ComponentStatus, DriverKind, EventKind, ExitReason, Hold, Metric, PhaseName, PipelineKey,
-    PipelineStatus, ProbeKind, ReplicaKey, ReplicaStatus, Snapshot,
+    PipelineStatus, ProbeKind, ReplicaKey, ReplicaStatus, Snapshot, Usage,
 };
 use crate::reconciler::VitalFigures;
+use crate::usage::Usages;
 
 use super::tally::{Tally, Whose};
 use super::text::{Kind, Labels, Text, Value};
@@ -39,6 +40,8 @@ struct ComponentRow<'a> {
 /// A replica and its labels.
 struct ReplicaRow<'a> {
     status: &'a ReplicaStatus,
+    /// What it uses, where that is known.
+    usage: Option<Usage>,
     whose: (PipelineKey, ReplicaKey),
     labels: Labels,
 }
@@ -51,7 +54,8 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
+    /// What instances use is what `sampled` says, or else what the snapshot itself holds.
+    pub(super) fn of(snapshot: &'a Snapshot, sampled: Option<&Usages>) -> Self {
         let mut rows = Self {
             pipelines: Vec::new(),
             components: Vec::new(),
@@ -68,6 +72,7 @@ impl<'a> Rows<'a> {
                 for replica in &component.replicas {
                     rows.replicas.push(ReplicaRow {
                         status: replica,
+                        usage: usage(replica, sampled),
                         whose: (
                             key.clone(),
                             ReplicaKey {
@@ -360,51 +365,66 @@ impl<'a> Rows<'a> {
     }
 
     fn write_usage(&self, text: &mut Text) {
-        self.replicas(
+        self.usages(
             text,
             (
                 "flowctl_replica_cpu_seconds_total",
                 Kind::Counter,
                 "Processor time of its process tree since it started.",
             ),
-            |one| one.usage.as_ref()?.cpu_seconds,
+            |usage| usage.cpu_seconds,
         );
-        self.replicas(
+        self.usages(
             text,
             (
                 "flowctl_replica_memory_bytes",
                 Kind::Gauge,
                 "Memory of its process tree that cannot be taken from it without swapping.",
             ),
-            |one| one.usage.as_ref()?.memory_bytes,
+            |usage| usage.memory_bytes,
         );
-        self.replicas(
+        self.usages(
             text,
             (
                 "flowctl_replica_memory_limit_bytes",
                 Kind::Gauge,
                 "The most memory that it may have, where a limit is enforced.",
             ),
-            |one| one.usage.as_ref()?.memory_limit_bytes,
+            |usage| usage.memory_limit_bytes,
         );
-        self.replicas(
+        self.usages(
             text,
             (
                 "flowctl_replica_processes",
                 Kind::Gauge,
                 "Processes of its tree.",
             ),
-            |one| one.usage.as_ref()?.processes,
+            |usage| usage.processes,
         );
-        self.replicas(
+        self.usages(
             text,
             (
                 "flowctl_replica_open_fds",
                 Kind::Gauge,
                 "Open files of its process tree.",
             ),
-            |one| one.usage.as_ref()?.open_files,
+            |usage| usage.open_files,
         );
+    }
+
+    /// A family with one sample of each replica of which it is known what it uses.
+    fn usages<T: Into<Value>>(
+        &self,
+        text: &mut Text,
+        (name, kind, help): (&'static str, Kind, &str),
+        value: impl Fn(&Usage) -> Option<T>,
+    ) {
+        text.family(name, kind, help);
+        for row in &self.replicas {
+            if let Some(value) = row.usage.as_ref().and_then(&value) {
+                text.sample(&row.labels, value);
+            }
+        }
     }
 
     /// What replicas write.
@@ -493,6 +513,14 @@ impl<'a> Rows<'a> {
             }
         }
     }
+}
+
+fn usage(replica: &ReplicaStatus, sampled: Option<&Usages>) -> Option<Usage> {
+    let Some(sampled) = sampled else {
+        return replica.usage;
+    };
+    let living = replica.instance.as_ref().filter(|_| replica.phase.lives());
+    living.and_then(|instance| sampled.get(instance)).copied()
 }
 
 /// Every replica that there is, as it is counted.

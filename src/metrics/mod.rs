@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::driver::logs::Outputs;
 use crate::model::{Snapshot, TargetStatus, Timestamp};
 use crate::reconciler::{ReconcilerHandle, VitalFigures};
+use crate::usage::Usages;
 
 pub use text::Format;
 
@@ -87,17 +88,15 @@ impl Metrics {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The metrics as they are now. `with_usage` is the latest snapshot with what replicas use;
-    /// `told` is how those do who are told of what is wrong.
-    pub async fn scrape<F>(
+    /// The metrics as they are now. `usages` is what instances use; `told` is how those do who are
+    /// told of what is wrong; `connections` is how many the control plane has, where it is ours.
+    pub async fn scrape(
         &self,
         format: Format,
         told: Vec<TargetStatus>,
-        with_usage: impl FnOnce(Arc<Snapshot>) -> F,
-    ) -> Scrape
-    where
-        F: Future<Output = Arc<Snapshot>>,
-    {
+        connections: Option<usize>,
+        usages: impl Future<Output = Arc<Usages>>,
+    ) -> Scrape {
         let place = match format {
             Format::Classic => &self.latest[0],
             Format::OpenMetrics => &self.latest[1],
@@ -110,8 +109,8 @@ impl Metrics {
         {
             return Scrape { format, text };
         }
+        let usages = usages.await;
         let snapshot = self.owner.snapshots().borrow().clone();
-        let snapshot = with_usage(snapshot).await;
         let (tallying, vitals) = (self.tallying.clone(), self.owner.vitals());
         let requests = self.requests().clone();
         let now = self.clock.now();
@@ -124,8 +123,10 @@ impl Metrics {
             outputs.look(there.into_iter());
             let living = Living {
                 tally,
+                usages: &usages,
                 outputs: &outputs,
                 told,
+                connections,
                 vitals: vitals.figures(),
                 process: Process::read(),
                 requests,
@@ -144,8 +145,10 @@ impl Metrics {
 /// What only a daemon that runs can tell.
 struct Living<'a> {
     tally: Tally,
+    usages: &'a Usages,
     outputs: &'a Outputs,
     told: Vec<TargetStatus>,
+    connections: Option<usize>,
     vitals: VitalFigures,
     process: Process,
     requests: Requests,
@@ -166,7 +169,7 @@ fn write(
     format: Format,
     now: Timestamp,
 ) -> String {
-    let rows = families::Rows::of(snapshot);
+    let rows = families::Rows::of(snapshot, living.map(|living| living.usages));
     let mut text = text::Text::new(format, rows.expected());
     own::write_build(&mut text);
     if let Some(daemon) = &snapshot.daemon {
@@ -179,6 +182,7 @@ fn write(
         families::write_events(&living.tally, &mut text);
         own::write_told(&living.told, &mut text);
         own::write_vitals(&living.vitals, now, &mut text);
+        own::write_connections(living.connections, &mut text);
         own::write_requests(&living.requests, &mut text);
         if let Some(daemon) = &snapshot.daemon {
             own::write_process(&living.process, daemon.started_at, &mut text);

@@ -48,7 +48,10 @@ pub(super) fn write_build(text: &mut Text) {
         "Which flowctl tells; always 1.",
     );
     let version = env!("CARGO_PKG_VERSION");
-    text.sample(&Labels::new(&[("version", version)]), true);
+    // Whoever packages it says from which commit; one that is built by hand is of none.
+    let revision = option_env!("FLOWCTL_REVISION").unwrap_or("unknown");
+    let labels = Labels::new(&[("version", version), ("revision", revision)]);
+    text.sample(&labels, true);
 }
 
 /// What the daemon says of itself.
@@ -172,6 +175,18 @@ pub(super) fn write_told(told: &[TargetStatus], text: &mut Text) {
     for target in told {
         let labels = Labels::new(&[("target", target.name.as_str())]);
         text.sample(&labels, target.pending);
+    }
+}
+
+/// The connections of components.
+pub(super) fn write_connections(connections: Option<usize>, text: &mut Text) {
+    text.family(
+        "flowctl_control_plane_connections",
+        Kind::Gauge,
+        "Open connections to the control plane.",
+    );
+    if let Some(count) = connections {
+        text.sample(&Labels::default(), count as u64);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The two text forms in which scrapers read metrics, and which of them one of them gets.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use crate::model::{Durations, Timestamp};
 
@@ -142,20 +142,37 @@ impl From<Timestamp> for Value {
     }
 }
 
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Value {
+    /// Appends it to `out`. Whole numbers and times are most of all values; they are written without
+    /// the machinery of formatting, which would take longer than all the rest of a scrape.
+    fn write(self, out: &mut String) {
         match self {
-            Self::Whole(value) => write!(f, "{value}"),
-            Self::Real(value) if value.is_nan() => f.write_str("NaN"),
-            Self::Real(value) if value.is_infinite() && *value > 0.0 => f.write_str("+Inf"),
-            Self::Real(value) if value.is_infinite() => f.write_str("-Inf"),
-            Self::Real(value) => write!(f, "{value}"),
+            Self::Whole(value) => digits(value, 1, out),
+            Self::Real(value) if value.is_nan() => out.push_str("NaN"),
+            Self::Real(value) if value.is_infinite() && value > 0.0 => out.push_str("+Inf"),
+            Self::Real(value) if value.is_infinite() => out.push_str("-Inf"),
+            Self::Real(value) => write!(out, "{value}").expect("a String takes it"),
             Self::At(at) => {
-                let millis = at.as_millis();
-                write!(f, "{}.{:03}", millis / 1000, millis % 1000)
+                // No time is before the epoch.
+                let millis = at.as_millis().unsigned_abs();
+                digits(millis / 1000, 1, out);
+                out.push('.');
+                digits(millis % 1000, 3, out);
             }
         }
     }
+}
+
+/// Appends `value`, with at least so many digits.
+fn digits(mut value: u64, least: usize, out: &mut String) {
+    let mut buffer = [b'0'; 20];
+    let mut start = buffer.len();
+    while value > 0 || buffer.len() - start < least {
+        start -= 1;
+        buffer[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.push_str(str::from_utf8(&buffer[start..]).expect("digits are text"));
 }
 
 /// Metrics as they are written, one family after the other.
@@ -188,7 +205,19 @@ impl Text {
                 (name.strip_suffix("_total").unwrap_or(name), "counter")
             }
         };
-        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {word}\n"));
+        for part in [
+            "# HELP ",
+            name,
+            " ",
+            help,
+            "\n# TYPE ",
+            name,
+            " ",
+            word,
+            "\n",
+        ] {
+            self.out.push_str(part);
+        }
     }
 
     /// One value of the family that was begun last.
@@ -246,17 +275,15 @@ impl Text {
                 if !labels.0.is_empty() {
                     self.out.push(',');
                 }
-                self.write(format_args!("{name}=\"{value}\""));
+                for part in [name, "=\"", value, "\""] {
+                    self.out.push_str(part);
+                }
             }
             self.out.push('}');
         }
-        self.write(format_args!(" {value}\n"));
-    }
-
-    fn write(&mut self, what: fmt::Arguments<'_>) {
-        self.out
-            .write_fmt(what)
-            .expect("a String takes whatever is written");
+        self.out.push(' ');
+        value.write(&mut self.out);
+        self.out.push('\n');
     }
 
     /// All that was written.
@@ -334,7 +361,13 @@ mod tests {
 
     #[test]
     fn values_are_written_as_scrapers_read_them() {
-        let shown = |value: Value| value.to_string();
+        let shown = |value: Value| {
+            let mut out = String::new();
+            value.write(&mut out);
+            out
+        };
+        assert_eq!(shown(0_u64.into()), "0");
+        assert_eq!(shown(u64::MAX.into()), "18446744073709551615");
         assert_eq!(shown(f64::NAN.into()), "NaN");
         assert_eq!(shown(f64::INFINITY.into()), "+Inf");
         assert_eq!(shown(0.5.into()), "0.5");

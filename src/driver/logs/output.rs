@@ -1,17 +1,22 @@
 //! How much replicas write, for those who ask now and then.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use super::name::{FileName, Name};
-use super::{replica, replica_dir};
+use super::replica_dir;
+use super::writer::LOST;
 use crate::model::{PipelineKey, ReplicaKey, Timestamp};
 
-/// A look answers for so long: it costs a listing of each replica's folder.
+/// A look answers for so long: it costs two questions to the disk for each replica.
 const FRESH: Duration = Duration::from_secs(10);
+/// A folder whose last change is at least this old when it is listed has changed again if and only if
+/// it says so: file systems keep the time of a change to a few milliseconds at best.
+const TELLING: Duration = Duration::from_secs(2);
 
 /// A replica of a pipeline.
 pub type Whose = (PipelineKey, ReplicaKey);
@@ -39,6 +44,10 @@ pub struct Outputs {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     newest: (Name, u64),
+    /// Of the folder when it was listed; `None` = it may have changed since without that.
+    listed: Option<SystemTime>,
+    /// Whether there is a file that tells of lost lines.
+    has_lost: bool,
     output: Output,
 }
 
@@ -64,8 +73,10 @@ impl Outputs {
             let (pipeline, key) = &whose;
             let seen = look(&replica_dir(&self.logs, pipeline, key), before);
             if let Some(mut seen) = seen {
-                let lost = super::lost(&self.logs, pipeline, key);
-                seen.output.lost = lost.map_or(0, |lost| lost.lines);
+                if seen.has_lost {
+                    let lost = super::lost(&self.logs, pipeline, key);
+                    seen.output.lost = lost.map_or(0, |lost| lost.lines);
+                }
                 self.seen.insert(whose.clone(), seen);
             }
             there.insert(whose);
@@ -81,12 +92,24 @@ impl Outputs {
 }
 
 fn look(dir: &Path, before: Option<Seen>) -> Option<Seen> {
-    let names = replica::files(dir).ok()?;
-    let newest = *names.last()?;
-    let about = |name: Name| std::fs::metadata(dir.join(FileName(name).to_string())).ok();
-    let about_newest = about(newest)?;
-    let since = about_newest.modified().ok()?.duration_since(UNIX_EPOCH);
-    let last_at = Timestamp::from_millis(i64::try_from(since.ok()?.as_millis()).ok()?);
+    let changed = std::fs::metadata(dir).ok()?.modified().ok();
+    if let Some(before) = before
+        && before.listed.is_some()
+        && before.listed == changed
+    {
+        return still(dir, before);
+    }
+    let now = SystemTime::now();
+    let is_telling = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age >= TELLING);
+    let listed = changed.filter(is_telling);
+    let names = super::names(dir).ok()?;
+    let has_lost = names.iter().any(|name| name.as_bytes() == LOST.to_bytes());
+    let files = names.iter().filter_map(|it| FileName::parse(it.as_bytes()));
+    let mut files: Vec<Name> = files.map(|file| file.0).collect();
+    files.sort_unstable();
+    let newest = *files.last()?;
+    let about_newest = about(dir, newest)?;
+    let last_at = written_at(&about_newest)?;
     let size = about_newest.len();
     let grown = match before {
         // What there is when it is first looked at is where counting begins.
@@ -99,22 +122,51 @@ fn look(dir: &Path, before: Option<Seen>) -> Option<Seen> {
             newest: (name, known),
             ..
         }) => {
-            let rest = about(name).map_or(0, |it| it.len().saturating_sub(known));
-            let between = names
+            let rest = about(dir, name).map_or(0, |it| it.len().saturating_sub(known));
+            let between = files
                 .iter()
                 .filter(|other| **other > name && **other < newest);
-            let whole: u64 = between.filter_map(|it| Some(about(*it)?.len())).sum();
+            let whole: u64 = between.filter_map(|it| Some(about(dir, *it)?.len())).sum();
             rest + whole + size
         }
     };
     Some(Seen {
         newest: (newest, size),
+        listed,
+        has_lost,
         output: Output {
             bytes: before.map_or(0, |before| before.output.bytes) + grown,
             last_at,
             lost: 0,
         },
     })
+}
+
+/// A look at a folder that holds the same files as before.
+fn still(dir: &Path, before: Seen) -> Option<Seen> {
+    let (newest, known) = before.newest;
+    let about_newest = about(dir, newest)?;
+    let size = about_newest.len();
+    Some(Seen {
+        newest: (newest, size),
+        output: Output {
+            bytes: before.output.bytes + size.saturating_sub(known),
+            last_at: written_at(&about_newest)?,
+            lost: 0,
+        },
+        ..before
+    })
+}
+
+fn about(dir: &Path, name: Name) -> Option<Metadata> {
+    std::fs::metadata(dir.join(FileName(name).to_string())).ok()
+}
+
+fn written_at(about: &Metadata) -> Option<Timestamp> {
+    let since = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(
+        i64::try_from(since.as_millis()).ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -160,6 +212,22 @@ mod tests {
         assert_eq!(seen(), Some(80), "one that is fresh answers");
         tokio::time::advance(FRESH).await;
         assert_eq!(seen(), Some(102));
+        // A folder that has been left alone is not listed again until something in it is new.
+        let old = SystemTime::now() - Duration::from_secs(60);
+        let folder_itself = std::fs::File::open(&dir).unwrap();
+        folder_itself.set_modified(old).unwrap();
+        for (bytes, wanted) in [(7, 102), (10, 105), (30, 125)] {
+            write("000002-000002.log", bytes);
+            tokio::time::advance(FRESH).await;
+            outputs.look([whose.clone()].into_iter());
+            assert_eq!(outputs.of(&whose).unwrap().bytes, wanted);
+        }
+        std::fs::write(dir.join("lost"), "00000000000000000004\n").unwrap();
+        write("000002-000003.log", 1);
+        tokio::time::advance(FRESH).await;
+        outputs.look([whose.clone()].into_iter());
+        let output = outputs.of(&whose).unwrap();
+        assert_eq!((output.bytes, output.lost), (126, 4));
         outputs.look(std::iter::empty());
         tokio::time::advance(FRESH).await;
         outputs.look(std::iter::empty());
