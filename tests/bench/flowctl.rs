@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use crate::{Result, containers, proc};
 /// A daemon in the foreground, and the commands that talk to it.
 pub struct Flowctl {
     version: String,
+    variables: Vec<(&'static str, String)>,
     round: Option<Round>,
 }
 
@@ -31,6 +34,7 @@ impl Flowctl {
         let version = run(Command::new(env!("CARGO_BIN_EXE_flowctl")).arg("--version"))?;
         Ok(Self {
             version: String::from_utf8(version)?.trim().to_owned(),
+            variables: Vec::new(),
             round: None,
         })
     }
@@ -95,12 +99,13 @@ fn command(state: PathBuf, args: &[&str]) -> Command {
     command
 }
 
-fn daemon(dir: &std::path::Path) -> Result<Child> {
+fn daemon(dir: &std::path::Path, variables: &[(&'static str, String)]) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(dir.join("daemon.log"))?;
     Ok(command(dir.join("state"), &["daemon"])
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -165,7 +170,7 @@ impl Runner for Flowctl {
     fn fresh(&mut self, world: &mut World) -> Result<()> {
         self.down()?;
         let dir = world.next_round()?;
-        let daemon = daemon(&dir)?;
+        let daemon = daemon(&dir, &self.variables)?;
         self.round = Some(Round { dir, daemon });
         self.wait_until_it_answers()
     }
@@ -218,7 +223,7 @@ impl Runner for Flowctl {
     fn revive(&mut self) -> Result<()> {
         let round = self.round.as_mut().ok_or("no round has begun")?;
         round.daemon.wait()?;
-        round.daemon = daemon(&round.dir)?;
+        round.daemon = daemon(&round.dir, &self.variables)?;
         Ok(())
     }
 
@@ -238,6 +243,21 @@ impl Runner for Flowctl {
 
     fn tail(&self, component: &str, lines: u32) -> Result<()> {
         run_quietly(&mut self.command(&["logs", component, "--tail", &lines.to_string()])?)
+    }
+
+    fn set(&mut self, variables: Vec<(&'static str, String)>) -> Result<()> {
+        self.variables = variables;
+        Ok(())
+    }
+
+    fn scrape(&self) -> Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(self.round()?.dir.join("state/flowctl.sock"))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: flowctl\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.filter(|_| answer.starts_with(b"HTTP/1.1 200 "));
+        Ok(answer.split_off(end.ok_or("it is not scraped")? + 4))
     }
 
     fn ready_at(&self) -> Result<i64> {

@@ -1,6 +1,7 @@
 //! The rows of the table: what is measured, and how.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use crate::runner::{Kind, Runner};
@@ -31,7 +32,7 @@ const ALL: &[Kind] = &[Kind::Limit, Kind::Rival];
 const RIVALS: &[Kind] = &[Kind::Rival];
 
 /// Every row, in the order of the table.
-pub const ROWS: [Row; 21] = [
+pub const ROWS: [Row; 24] = [
     Row {
         key: "crash",
         title: "a component is killed, until it runs again",
@@ -79,6 +80,24 @@ pub const ROWS: [Row; 21] = [
         title: "500 idle components: the supervisor's memory and processor",
         others: RIVALS,
         measure: idle,
+    },
+    Row {
+        key: "idle-told",
+        title: "500 idle components, with metrics and notifications: memory and processor",
+        others: &[],
+        measure: idle_told,
+    },
+    Row {
+        key: "scrape",
+        title: "a scrape of 1,000 components: how long, and how much",
+        others: &[],
+        measure: scrape,
+    },
+    Row {
+        key: "usage",
+        title: "what 500 components use is sampled each 10 s: processor of one sample",
+        others: &[],
+        measure: usage,
     },
     Row {
         key: "probed",
@@ -317,6 +336,97 @@ fn idle(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Ve
     processor(runner, effort, &mut share)?;
     memory.add(f64::from(proc::resident(runner.supervisor()?)?) * 1024.0 / 1e6);
     Ok(vec![memory, share])
+}
+
+fn idle_told(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
+    let receiver = receiver()?;
+    let file = world.dir().join("notify.yaml");
+    let url = format!("http://127.0.0.1:{receiver}/");
+    let targets = format!(
+        "- {{ name: all, to: {{ webhook: {{ url: \"{url}\" }} }} }}\n\
+         - {{ name: dead-man, heartbeat: {{ url: \"{url}\", every: 1m }} }}\n"
+    );
+    std::fs::write(&file, targets)?;
+    runner.set(vec![
+        (
+            "FLOWCTL_METRICS_ADDRESS",
+            format!("127.0.0.1:{}", only_port()?),
+        ),
+        ("FLOWCTL_NOTIFY", file.display().to_string()),
+    ])?;
+    let settled = settle(runner, world, &sleepers(500));
+    runner.set(Vec::new())?;
+    settled?;
+    let mut share = Cell::new("500 idle, told of: processor", "%", Some("0.05"));
+    processor(runner, effort, &mut share)?;
+    let mut scraped = Cell::new("  and scraped each 15 s: processor", "%", None);
+    let pid = runner.supervisor()?;
+    for _ in 0..effort.rounds(3, 1) {
+        let (since, spent) = (now(), proc::processor_time(pid)?);
+        for _ in 0..2 {
+            runner.scrape()?;
+            std::thread::sleep(Duration::from_secs(15));
+        }
+        let spent = proc::processor_time(pid)? - spent;
+        scraped.add(spent as f64 / 1e6 / millis(since, now()) * 100.0);
+    }
+    let mut memory = Cell::new("  and then: resident memory", "MB", Some("25"));
+    memory.add(f64::from(proc::resident(pid)?) * 1024.0 / 1e6);
+    Ok(vec![share, scraped, memory])
+}
+
+/// The port of a receiver of messages that takes whatever comes.
+fn receiver() -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request);
+            let taken = read.and_then(|_| stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"));
+            if let Err(error) = taken {
+                eprintln!("a message could not be taken: {error}");
+            }
+        }
+    });
+    Ok(port)
+}
+
+fn scrape(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
+    settle(runner, world, &sleepers(1000))?;
+    let mut took = Cell::new("scrape of 1000", "ms", Some("30"));
+    let mut size = Cell::new("  its text", "MB", Some("5"));
+    // The first one waits for a sample of what they use, which later ones find.
+    runner.scrape()?;
+    for _ in 0..effort.rounds(8, 2) {
+        // By then, what they have written is looked at anew.
+        std::thread::sleep(Duration::from_secs(11));
+        let before = now();
+        let text = runner.scrape()?;
+        took.add(millis(before, now()));
+        size.add(text.len() as f64 / 1e6);
+    }
+    Ok(vec![took, size])
+}
+
+fn usage(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {
+    settle(runner, world, &sleepers(500))?;
+    let mut cell = Cell::new("500 sampled: processor", "ms", Some("15"));
+    let pid = runner.supervisor()?;
+    let spend = || -> Result<i64> {
+        let before = proc::processor_time(pid)?;
+        std::thread::sleep(Duration::from_secs(20));
+        Ok(proc::processor_time(pid)? - before)
+    };
+    std::thread::sleep(Duration::from_secs(effort.rounds(15, 5) as u64));
+    let idle = spend()?;
+    for _ in 0..effort.rounds(3, 1) {
+        runner.scrape()?;
+        std::thread::sleep(Duration::from_secs(1));
+        // In 20 s there are two of them.
+        cell.add((spend()? - idle) as f64 / 1e6 / 2.0);
+    }
+    Ok(vec![cell])
 }
 
 fn probed(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Result<Vec<Cell>> {

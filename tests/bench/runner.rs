@@ -63,6 +63,16 @@ pub trait Runner {
         Err("it takes no part in this row".into())
     }
 
+    /// Sets variables of supervisors that are begun from now on.
+    fn set(&mut self, _variables: Vec<(&'static str, String)>) -> Result<()> {
+        Err("it takes no part in this row".into())
+    }
+
+    /// What a scraper of metrics is sent.
+    fn scrape(&self) -> Result<Vec<u8>> {
+        Err("it takes no part in this row".into())
+    }
+
     /// When the only component became ready, as [`crate::world::now`], to the millisecond.
     fn ready_at(&self) -> Result<i64> {
         Err("it takes no part in this row".into())

@@ -4,7 +4,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::engine::{container, world_with_engine};
 use crate::servers::find;
+use crate::stalled::{ledgers, reach};
 use crate::support::{World, eventually, free_ports, kill, shell, sleeper, text};
 
 /// A Prometheus that scrapes every second.
@@ -70,7 +72,7 @@ impl Drop for Prometheus {
 }
 
 /// Everything that is there whatever runs.
-const ALWAYS: [&str; 28] = [
+const ALWAYS: [&str; 29] = [
     "flowctl_build_info",
     "flowctl_daemon_start_time_seconds",
     "flowctl_durable",
@@ -98,6 +100,7 @@ const ALWAYS: [&str; 28] = [
     "flowctl_reconcile_duration_seconds_count",
     "flowctl_store_commit_duration_seconds_count",
     "flowctl_full_look_age_seconds",
+    "flowctl_control_plane_connections",
     "process_resident_memory_bytes",
 ];
 
@@ -196,6 +199,61 @@ fn metrics_are_what_promtool_wants_with_and_without_a_daemon() {
         alone.contains("flowctl_replica_restarts_total{") && !alone.contains("flowctl_durable")
     );
     checked(&alone);
+}
+
+/// The expressions of the board's panels, each with its panel's title, with Grafana's variables filled
+/// in.
+fn panels() -> Vec<(String, String)> {
+    let board = include_str!("../../examples/monitoring/flowctl.dashboard.json");
+    let board: Value = serde_json::from_str(board).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| {
+        let title = panel["title"].as_str().unwrap_or_default();
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        targets.map(move |target| (title, target))
+    });
+    let filled = targets.map(|(title, target)| {
+        let mut expression = target["expr"]
+            .as_str()
+            .unwrap()
+            .replace("$__rate_interval", "1m");
+        for variable in ["$job", "$instance", "$namespace", "$pipeline"] {
+            expression = expression.replace(variable, ".+");
+        }
+        (title.to_owned(), expression)
+    });
+    filled.collect()
+}
+
+#[test]
+fn every_panel_of_the_board_selects_something_on_a_running_prometheus() {
+    let (mut world, _engine) = world_with_engine!("every_panel_of_the_board_…");
+    let address = free_ports(1)[0];
+    world.set("FLOWCTL_METRICS_ADDRESS", &format!("127.0.0.1:{address}"));
+    let Some(prometheus) = Prometheus::start(&world, address) else {
+        return;
+    };
+    // One that sends heartbeats and gets on, one with a limit, and one that crashes.
+    let progress = ", progress: { metric: last_processed_ledger, max_age: 1h }";
+    let limited = container(
+        "limited",
+        "trap 'exit 0' TERM; while :; do sleep 0.1; done",
+        ", resources: { limits: { memory: 64Mi } }",
+    );
+    world.apply(&(ledgers(&world, "ttp", progress) + &limited + &sleeper("crashes", "")));
+    reach(&world, "ttp", 1);
+    reach(&world, "ttp", 2);
+    // What is counted shows as a difference to what was scraped before.
+    let before = "flowctl_replica_restarts_total{component=\"crashes\"}";
+    eventually("all of it is scraped", || prometheus.is(before, "0"));
+    kill(world.status().pid("crashes").unwrap(), "KILL");
+    let panels = panels();
+    assert!(panels.len() > 15, "{panels:?}");
+    for (title, expression) in panels {
+        eventually(&format!("{title}: {expression}"), || {
+            !prometheus.selects(&expression).is_empty()
+        });
+    }
 }
 
 /// Holds 100 MiB, is busy now and then, and tells how long it was.
@@ -301,20 +359,9 @@ fn what_the_rules_and_the_board_select_exists() {
         .collect();
     assert!(untested.is_empty(), "{untested:?}");
     // Every panel's expression is one, with Grafana's variables filled in.
-    let board = std::fs::read_to_string(folder.join("flowctl.dashboard.json")).unwrap();
-    let board: Value = serde_json::from_str(&board).unwrap();
-    let panels = board["panels"].as_array().unwrap().iter();
-    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let mut rules = "groups:\n  - name: board\n    rules:\n".to_owned();
-    for (number, target) in targets.enumerate() {
-        let mut filled = target["expr"]
-            .as_str()
-            .unwrap()
-            .replace("$__rate_interval", "1m");
-        for variable in ["$job", "$instance", "$namespace", "$pipeline"] {
-            filled = filled.replace(variable, ".+");
-        }
-        let quoted = serde_json::to_string(&filled).unwrap();
+    for (number, (_, expression)) in panels().into_iter().enumerate() {
+        let quoted = serde_json::to_string(&expression).unwrap();
         rules += &format!("      - record: board:panel{number}\n        expr: {quoted}\n");
     }
     let rules = world.write("board.yml", &rules);

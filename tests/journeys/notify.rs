@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::engine::{LiveRestore, OwnEngine, resting};
 use crate::servers::find;
 use crate::support::{World, eventually, free_ports, shell, sleeper};
 
@@ -130,7 +131,7 @@ fn failing(id: &str) -> String {
 #[test]
 fn a_crash_loop_reaches_its_receiver_over_a_kill_of_the_daemon() {
     let receiver = Receiver::new(Manner::Fails);
-    let world = world(&receiver.webhook("ops"));
+    let world = world(&receiver.webhook("on-call"));
     let loops = shell(
         "sink",
         "exit 1",
@@ -143,6 +144,7 @@ fn a_crash_loop_reaches_its_receiver_over_a_kill_of_the_daemon() {
         !receiver.heard.lock().unwrap().is_empty()
     });
     let first = Receiver::events(&receiver.heard)[0].clone();
+    let pending = world.ok(&["notify", "pending"]);
     world.kill_daemon();
     receiver.becomes(Manner::Takes);
     world.start_daemon();
@@ -155,10 +157,48 @@ fn a_crash_loop_reaches_its_receiver_over_a_kill_of_the_daemon() {
     let condition = &arrived["data"]["conditions"][0];
     assert_eq!(condition["blocks"][0], "default/p/audit");
     assert_eq!(arrived["data"]["conditions"].as_array().unwrap().len(), 1);
+    // It is what the README shows, but for numbers and times.
+    let (asked, shown) = shown();
+    assert_eq!(told(&asked), told(&pending));
+    let summary = &arrived["data"]["summary"];
+    let parts = [
+        &arrived["id"],
+        &arrived["type"],
+        &arrived["subject"],
+        summary,
+    ];
+    let parts = parts.map(|part| part.as_str().unwrap().to_owned());
+    assert_eq!(told(&shown), told(&parts.join("\n")));
     let status = world.ok(&["status"]);
     assert!(status.starts_with("crashloop  p/sink"), "{status}");
     assert!(!status.contains("secret-path"), "{status}");
     assert!(!world.ok(&["notify", "list"]).contains("secret-path"));
+}
+
+/// What the README shows of a message that waits, and of the same once it has arrived.
+fn shown() -> (String, String) {
+    let readme = include_str!("../../README.md");
+    let (_, pending) = readme.split_once("$ flowctl notify pending\n").unwrap();
+    let (pending, rest) = pending.split_once("$ kill -9").unwrap();
+    let (_, arrived) = rest.split_once(".data.summary'\n").unwrap();
+    let (arrived, _) = arrived.split_once("```").unwrap();
+    (pending.to_owned(), arrived.trim().to_owned())
+}
+
+/// Words of an output without what differs from run to run: numbers, the host, how long ago it was.
+fn told(output: &str) -> Vec<String> {
+    let cells = output.lines().flat_map(|line| line.split("  "));
+    let cells = cells.map(str::trim).filter(|cell| !cell.is_empty());
+    let is_time = |cell: &&str| *cell == "now" || cell.starts_with("in ") || cell.len() <= 4;
+    let cells = cells.filter(|cell| !is_time(cell)).map(|cell| {
+        let cell = match cell.rsplit_once('/') {
+            Some((_, number)) if number.parse::<u64>().is_ok() => "HOST/0",
+            Some(_) | None => cell,
+        };
+        let letters = cell.chars().filter(|c| !c.is_ascii_digit());
+        letters.collect()
+    });
+    cells.collect()
 }
 
 /// Rounds of the loop below; more of them are run by hand.
@@ -249,7 +289,7 @@ fn a_receiver_that_misbehaves_is_tried_again_and_delays_nobody() {
             .clone()
     };
     eventually("what they did is told", || {
-        list("bad0")["last_error"] == "it closed the connection without an answer"
+        list("bad0")["last_error"] == "it closed the connection without a whole answer"
             && list("bad2")["last_error"]
                 .as_str()
                 .unwrap_or_default()
@@ -550,7 +590,7 @@ fn fifty_that_die_with_their_database_are_one_message_that_names_it() {
 fn a_start_of_hundreds_of_components_is_told_to_nobody() {
     let receiver = Receiver::new(Manner::Takes);
     let world = world(&receiver.webhook("ops"));
-    let all: Vec<String> = (0..300)
+    let all: Vec<String> = (0..500)
         .map(|number| sleeper(&format!("c{number}"), ""))
         .collect();
     world.save("p.yaml", &crate::support::pipeline(&all.concat()));
@@ -563,6 +603,40 @@ fn a_start_of_hundreds_of_components_is_told_to_nobody() {
     let events = Receiver::events(&receiver.heard);
     let types: Vec<_> = events.iter().map(|event| &event["type"]).collect();
     assert_eq!(types, ["flowctl.test"]);
+}
+
+#[test]
+fn a_dead_mans_switch_is_told_of_an_engine_that_is_gone_within_two_periods() {
+    let name = "a_dead_mans_switch_is_told_of_an_engine_…";
+    let Some(own) = OwnEngine::start(name, LiveRestore::On) else {
+        return;
+    };
+    let receiver = Receiver::new(Manner::Takes);
+    let url = format!("http://127.0.0.1:{}/ping", receiver.port);
+    let mut world = world(&format!(
+        "- name: dead-man\n  heartbeat: {{url: '{url}', every: 10s}}\n"
+    ));
+    world.use_engine(&own.engine.host());
+    world.apply(&resting("c", ""));
+    let heard = |line: &str| {
+        let heard = receiver.heard.lock().unwrap();
+        let lines = heard.iter().filter(|(head, _)| head.starts_with(line));
+        lines.count()
+    };
+    eventually("all is well", || heard("GET /ping HTTP") > 0);
+    own.end("KILL");
+    let before = heard("GET /ping HTTP");
+    eventually("it is told", || heard("POST /ping/fail HTTP") > 0);
+    let after = heard("GET /ping HTTP");
+    assert!(after <= before + 2, "{before} {after}");
+    let body = {
+        let heard = receiver.heard.lock().unwrap();
+        let told = heard.iter().find(|(head, _)| head.starts_with("POST"));
+        told.unwrap().1.clone()
+    };
+    assert!(body.starts_with("blind "), "{body}");
+    own.again();
+    eventually("it is well again", || heard("GET /ping HTTP") > after);
 }
 
 #[test]
