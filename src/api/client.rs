@@ -357,15 +357,24 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoDaemon`] when nobody listens.
     pub async fn process(&self) -> Result<DaemonProcess, ClientError> {
+        loop {
+            let pid = self.listener().await?;
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+                .map_err(|error| self.no_daemon(&error.into()))?;
+            // One that listens still had its number all the time: what was opened is no other
+            // process that was given it meanwhile.
+            if self.listener().await? == pid {
+                return Ok(DaemonProcess { pidfd });
+            }
+        }
+    }
+
+    /// The number of the process that listens.
+    async fn listener(&self) -> Result<Pid, ClientError> {
         let connection = self.connect().await?;
         let peer = connection.peer_cred().map_err(|e| self.no_daemon(&e))?;
-        let pid = peer
-            .pid()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| self.no_daemon(&io::Error::other("it has no process id here")))?;
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-            .map_err(|error| self.no_daemon(&error.into()))?;
-        Ok(DaemonProcess { pidfd })
+        let pid = peer.pid().and_then(Pid::from_raw);
+        pid.ok_or_else(|| self.no_daemon(&io::Error::other("it has no process id here")))
     }
 
     async fn command(&self, method: Method, path: &str) -> Result<(), ClientError> {

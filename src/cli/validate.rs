@@ -1,6 +1,6 @@
 //! `flowctl validate`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -12,7 +12,8 @@ use super::out::tell;
 use super::sources::{PATIENCE, gather};
 use super::text::Style;
 use super::{Stateless, asking};
-use crate::api::{HostMount, SourceInput};
+use crate::api::{ApiError, HostMount, SourceInput};
+use crate::driver::process;
 use crate::images;
 use crate::manifest::{self, Colour, Problems, Severity};
 use crate::model::{Problem, Workload};
@@ -48,6 +49,7 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
         orchestrator: args.orchestrator.map(Into::into),
         style: cx.out.look().style,
     });
+    let checked = checked.and_then(|approved| refuse_files(&sources, approved));
     let checked = match (checked, &args.image_policy) {
         (Ok(mut approved), Some(file)) => {
             warn_of_images(file, &sources, &mut approved);
@@ -179,6 +181,41 @@ fn tell_of_notify(
     })
 }
 
+/// Refuses what names files that are never given to a component.
+fn refuse_files(sources: &[SourceInput], approved: Approved) -> Result<Approved, Failure> {
+    let mut problems = Vec::new();
+    for (index, spec) in &approved.pipelines {
+        for component in spec.components.values() {
+            for why in process::refused_files(component) {
+                problems.push(Problem {
+                    file: file_of(sources, *index),
+                    line: None,
+                    column: None,
+                    message: format!("{}/{}: {why}", spec.key, component.id),
+                });
+            }
+        }
+    }
+    if problems.is_empty() {
+        return Ok(approved);
+    }
+    let rendered: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("error: {}", problem.message))
+        .collect();
+    let refused = ApiError::manifest(rendered.join("\n"), problems);
+    let warnings = approved.remarks.warnings;
+    Err(Failure::Told(refused.with_warnings(warnings)))
+}
+
+/// The file of a source; `None` for a text without one.
+fn file_of(sources: &[SourceInput], index: usize) -> Option<PathBuf> {
+    match sources.get(index) {
+        Some(SourceInput::File(path)) => Some(path.clone()),
+        Some(SourceInput::Text { .. }) | None => None,
+    }
+}
+
 /// Adds what the image policy would not let run, as far as names tell.
 fn warn_of_images(file: &Path, sources: &[SourceInput], approved: &mut Approved) {
     let policy = super::place::absolute(file)
@@ -190,10 +227,7 @@ fn warn_of_images(file: &Path, sources: &[SourceInput], approved: &mut Approved)
         Some(Err(problems)) => found.push((None, format!("{problems}"))),
         Some(Ok(policy)) => {
             for (index, spec) in &approved.pipelines {
-                let path = match sources.get(*index) {
-                    Some(SourceInput::File(path)) => Some(path.clone()),
-                    Some(SourceInput::Text { .. }) | None => None,
-                };
+                let path = file_of(sources, *index);
                 for component in spec.components.values() {
                     let Workload::Docker(container) = &component.workload else {
                         continue;

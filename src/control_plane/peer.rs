@@ -97,7 +97,8 @@ impl Sockets {
         let own = geteuid().as_raw();
         match self.holder(inode, asked) {
             Some(pid) => {
-                let is_ours = (uid == own || uid == 0) && is_outside_of_containers(pid);
+                let is_ours =
+                    (uid == own || uid == 0) && is_outside_of_containers(pid) && !is_relay(pid);
                 OtherEnd {
                     user: if is_ours {
                         LocalUser::Operator
@@ -237,6 +238,27 @@ fn about(pid: u32, own: u32) -> PeerProcess {
     }
 }
 
+/// What carries the calls of containers into the network of their user, by the names of its programs.
+const RELAYS: [&str; 8] = [
+    "docker-proxy",
+    "gvproxy",
+    "passt",
+    "pasta",
+    "rootlesskit",
+    "rootlessport",
+    "slirp4netns",
+    "vpnkit",
+];
+
+/// Whether a process speaks for containers, and not for its user. Its name is no proof, and needs to
+/// be none: whoever bears it is believed less.
+fn is_relay(pid: u32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // Some are built for one kind of processor, and say so: `pasta.avx2`.
+    let name = name.trim().split('.').next().unwrap_or_default();
+    RELAYS.contains(&name)
+}
+
 /// Whether a process sees the same processes, users and files as the daemon does.
 fn is_outside_of_containers(pid: u32) -> bool {
     let place = |pid: &str, name: &str| {
@@ -347,6 +369,36 @@ mod tests {
         let tables = socket_in_tables(own, other);
         assert!(diag::socket(own, other).is_none_or(|socket| Some(socket) == tables));
         drop(client);
+    }
+
+    /// A rootless engine's network is a program of the daemon's own user.
+    #[tokio::test]
+    async fn what_carries_the_calls_of_containers_is_not_taken_for_its_user() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (name, is_user) in [
+            ("slirp4netns", false),
+            ("pasta.avx2", false),
+            ("tool", true),
+        ] {
+            let program = folder.path().join(name);
+            std::os::unix::fs::symlink("/bin/bash", &program).unwrap();
+            let call = format!("exec 3<>/dev/tcp/127.0.0.1/{}; read -r <&3", at.port());
+            let mut relay = std::process::Command::new(&program)
+                .args(["-c", &call])
+                .spawn()
+                .unwrap();
+            let (server, peer) = listener.accept().unwrap();
+            let found = Sockets::default().other_end(peer, at).await;
+            drop(server);
+            relay.wait().unwrap();
+            assert_eq!(
+                found.user == LocalUser::Operator,
+                is_user,
+                "{name}: {found:?}"
+            );
+        }
     }
 
     /// The mark that its environment bears is what it claims, and no more.

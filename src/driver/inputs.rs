@@ -86,6 +86,19 @@ fn listed(problems: &[EnvProblem]) -> String {
 }
 
 impl InputError {
+    /// Whether a file is there and must not be given to whoever wrote the manifest.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::EnvFile { error, .. } | Self::SecretFile { error, .. } => {
+                matches!(error, ReadError::Refused(_))
+            }
+            Self::EnvLines { .. }
+            | Self::SecretVariable { .. }
+            | Self::Spent(_)
+            | Self::SecretName(_) => false,
+        }
+    }
+
     /// One word for scripts. Part of the interface: only ever add.
     pub fn reason(&self) -> &'static str {
         match self {

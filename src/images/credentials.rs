@@ -162,6 +162,10 @@ fn from_helper(kept: Kept, key: &str) -> Credentials {
 
 /// Asks a helper; `None` when it keeps nothing for this registry.
 async fn ask(helper: &str, key: &str) -> Result<Option<Kept>, String> {
+    // It is looked up in PATH, and nowhere else.
+    if helper.contains('/') {
+        return Err("its name is a path".to_owned());
+    }
     let program = format!("docker-credential-{helper}");
     let conversation = async {
         let mut child = Command::new(&program)
@@ -213,6 +217,13 @@ pub fn read_any(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_helper_is_a_program_of_the_search_path_and_no_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = ask(&format!("/../..{}/x", folder.path().display()), "r.io").await;
+        assert_eq!(told.err(), Some("its name is a path".to_owned()));
+    }
 
     #[test]
     fn an_entry_is_found_however_its_registry_is_written() {

@@ -13,7 +13,7 @@ use super::sha256;
 use crate::files::{self, Looked, ReadError, Wanted};
 use crate::manifest::{PolicyFiles, Problems, parse_image_policy};
 use crate::model::image::{Digest, ImagePolicy};
-use crate::ownership::{End, Trusted};
+use crate::ownership::Trusted;
 
 /// How long a file system may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -139,13 +139,7 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
 
 /// Whoever can change a policy or a key decides what runs.
 fn is_ours(path: &Path, _: &File) -> Result<(), String> {
-    match Trusted::ours().stranger(path, End::Itself) {
-        None => Ok(()),
-        Some(stranger) => Err(format!(
-            "is not believed, since others could change it: {stranger}; {}",
-            stranger.advice()
-        )),
-    }
+    Trusted::ours().check_ours(path)
 }
 
 #[cfg(test)]

@@ -197,9 +197,9 @@ pub fn look(path: &Path) -> Result<String, String> {
 /// Who named a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NamedBy {
-    /// Whoever looks after the host: whatever it is, it is meant.
+    /// Whoever looks after the host.
     Host,
-    /// A manifest: where others could make its path lead elsewhere, it may lead to theirs only.
+    /// A manifest, which is given nothing that flowctl keeps for itself.
     Manifest,
 }
 
@@ -220,7 +220,7 @@ fn read(path: &Path, named: NamedBy) -> Result<String, String> {
             path,
             limit: SECRET_LIMIT,
             judge: match named {
-                NamedBy::Host => |_, _| Ok(()),
+                NamedBy::Host => |path, file| Trusted::ours().check_meant(path, file),
                 NamedBy::Manifest => |path, file| Trusted::ours().check_named(path, file),
             },
         },

@@ -2,6 +2,7 @@
 //! answers besides its status is thrown away.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::http::{self, Trust};
 use crate::manifest::check_url;
+use crate::probe::{METADATA_IS_NOT_ASKED, is_metadata};
 
 /// How long all of it may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -66,9 +68,9 @@ async fn exchange(call: Call<'_>) -> Result<Result<(), Failure>, String> {
         .trim_start_matches('[')
         .trim_end_matches(']')
         .to_owned();
-    let stream = TcpStream::connect((bare.as_str(), port))
+    let stream = connect(&bare, port)
         .await
-        .map_err(|error| format!("cannot connect to {host}:{port}: {error}"))?;
+        .map_err(|why| format!("cannot connect to {host}:{port}: {why}"))?;
     if !is_tls {
         return http::exchange(stream, request, judge).await;
     }
@@ -79,6 +81,23 @@ async fn exchange(call: Call<'_>) -> Result<Result<(), Failure>, String> {
     let stream = trust.greet(&bare, stream).await;
     let stream = stream.map_err(|error| format!("no TLS with {host}:{port}: {error}"))?;
     http::exchange(stream, request, judge).await
+}
+
+/// The address that was judged is the one that is used, so that a name that changes its meaning gains
+/// nothing.
+async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let found = tokio::net::lookup_host((host, port)).await;
+    let found: Vec<SocketAddr> = found.map_err(|error| error.to_string())?.collect();
+    let usable: Vec<SocketAddr> = found
+        .iter()
+        .copied()
+        .filter(|address| !is_metadata(address.ip()))
+        .collect();
+    if usable.is_empty() && !found.is_empty() {
+        return Err(format!("it {METADATA_IS_NOT_ASKED}"));
+    }
+    let connected = TcpStream::connect(&usable[..]).await;
+    connected.map_err(|error| error.to_string())
 }
 
 fn request(uri: &Uri, call: Call<'_>) -> Result<Request<Full<Bytes>>, String> {
@@ -149,6 +168,23 @@ mod tests {
         assert_eq!(read("0.5"), Some(Duration::from_millis(500)));
         for none in ["", "-1", "NaN", "1e300", "Wed, 21 Oct 2026 07:28:00 GMT"] {
             assert_eq!(read(none), None, "{none}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_to_where_a_cloud_hands_out_credentials() {
+        for url in [
+            "http://169.254.169.254/latest/meta-data/",
+            "https://[fd00:ec2::254]/",
+        ] {
+            let call = call(Call {
+                method: Method::POST,
+                url,
+                headers: Vec::new(),
+                body: Vec::new(),
+            });
+            let why = call.await.unwrap_err().why;
+            assert!(why.contains("tells a machine its credentials"), "{why}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::files::{self, Wanted};
 use crate::manifest::{self, Problems};
 use crate::model::{NotifySpec, Problem};
+use crate::ownership::Trusted;
 
 /// The file in the state directory.
 pub const FILE: &str = "notify.yaml";
@@ -63,8 +64,8 @@ pub(super) fn read(source: &Source, known: Option<&[u8]>) -> Reading {
             Wanted {
                 path,
                 limit: files::LARGEST,
-                // Whoever chose the option, or may write the state directory, chose the file.
-                judge: |_, _| Ok(()),
+                // It says which programs are run as us.
+                judge: |path, _| Trusted::ours().check_ours(path),
             },
             PATIENCE,
         ),
@@ -102,5 +103,33 @@ pub(super) fn read(source: &Source, known: Option<&[u8]>) -> Reading {
             }
         }
         (Err(error), _) => bad(format!("the file {error}"), known),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_could_change_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("who.yaml");
+        fs::write(&file, "- name: a\n  to: {exec: [touch, /x]}\n").unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+        for source in [Source::Named(file.clone()), Source::Usual(file.clone())] {
+            assert!(matches!(read(&source, None), Reading::Good { .. }));
+            for (path, open, closed) in [(&*file, 0o666, 0o600), (folder.path(), 0o777, 0o700)] {
+                mode(path, open).unwrap();
+                let Reading::Bad { problem, .. } = read(&source, None) else {
+                    panic!("it is believed");
+                };
+                let message = problem.unwrap().message;
+                assert!(message.contains("everybody may write"), "{message}");
+                mode(path, closed).unwrap();
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 
+use super::metadata::{WHY, is_metadata};
 use super::site::{Door, Whose};
 use super::{AskError, Host, Trouble};
 
@@ -34,8 +35,12 @@ impl Door<'_> {
                 .map_err(|_| Trouble::component(format!("cannot resolve {name}")))?
                 .collect(),
         };
+        let is_open = |address: &SocketAddr| !is_metadata(address.ip());
+        if !addresses.is_empty() && !addresses.iter().any(is_open) {
+            return Err(Trouble::component(format!("{host} {WHY}")));
+        }
         let mut first = None;
-        for address in addresses {
+        for address in addresses.into_iter().filter(is_open) {
             match self.connect_to(address).await {
                 Ok(stream) => return Ok(stream),
                 // The first address is the one that people expect to answer: its error is told, and

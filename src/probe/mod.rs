@@ -18,6 +18,7 @@ mod connect;
 mod exec;
 mod grpc;
 mod http;
+mod metadata;
 mod prober;
 mod schedule;
 mod site;
@@ -38,6 +39,7 @@ use crate::model::{
     Counts, ExitStatus, HumanDuration, InstanceId, ProbeCheck, ProbeKind, ProbeOutcome,
 };
 
+pub use metadata::{WHY as METADATA_IS_NOT_ASKED, is_metadata};
 pub use prober::{MAX_ASKS, Prober, ProberHandle};
 pub use schedule::{Found, Stage, Watched};
 pub use site::{Located, PortSite, Ports, Whose};

@@ -101,13 +101,15 @@ pub(super) fn state(tree: &Tree) -> Result<State, Unreadable> {
         let parsed = Key::parse(&key).ok_or_else(|| Unreadable::malformed(&key))?;
         match parsed {
             Key::Fact if *key == *Fact::Boot.key() => {
-                state.boot = Some(decoded(&key, payload)?);
+                let boot: Boot = decoded(&key, payload)?;
+                countable(&key, boot.first_seq)?;
+                state.boot = Some(boot);
             }
             Key::Fact if *key == *Fact::Rebuilding.key() => {
                 state.rebuilding = Some(decoded(&key, payload)?);
             }
             Key::Fact if *key == *Fact::Created.key() => {
-                state.ledger.created = decoded(&key, payload)?;
+                state.ledger.created = countable(&key, decoded(&key, payload)?)?;
             }
             Key::Fact => {}
             Key::Part(number) => {
@@ -238,6 +240,14 @@ impl Reader {
             .collect();
         state.ledger.parts = self.parts_of.into_iter().collect();
     }
+}
+
+/// A number that can be counted on from.
+fn countable(key: &[u8], number: u64) -> Result<u64, Unreadable> {
+    let is_one = number <= rows::LAST_NUMBER;
+    is_one
+        .then_some(number)
+        .ok_or_else(|| Unreadable::malformed(key))
 }
 
 fn decoded<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Unreadable> {

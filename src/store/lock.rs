@@ -40,7 +40,8 @@ pub enum LockError {
     Held {
         /// The state directory.
         state_dir: PathBuf,
-        /// Who holds it; `None` when that can't be read.
+        /// Who holds it; `None` when that can't be read, or is left of one that has ended and whose
+        /// number another process has by now.
         pid: Option<u32>,
         /// What the holder says about itself.
         about: String,
@@ -101,14 +102,7 @@ pub fn lock(state_dir: &Path, about: &str) -> Result<StateLock, LockError> {
             let mut text = String::new();
             file.read_to_string(&mut text)
                 .map_err(|source| failed("read", source))?;
-            // What follows the second line is left of a longer text that is being replaced.
-            let mut lines = text.lines();
-            let (pid, about) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-            return Err(LockError::Held {
-                state_dir: state_dir.to_owned(),
-                pid: pid.trim().parse().ok(),
-                about: about.trim().to_owned(),
-            });
+            return Err(held_by(state_dir, &text));
         }
         Err(TryLockError::Error(source)) => return Err(failed("lock", source)),
     }
@@ -120,7 +114,12 @@ pub fn lock(state_dir: &Path, about: &str) -> Result<StateLock, LockError> {
 impl StateLock {
     /// What a second daemon's error shows beside this one's pid from now on.
     pub fn say(&self, about: &str) {
-        let text = format!("{}\n{}\n", std::process::id(), about.trim());
+        let pid = std::process::id();
+        let text = format!(
+            "{pid}\n{}\n{}\n",
+            about.trim(),
+            beginning(pid).unwrap_or_default()
+        );
         // A full disk must not keep a daemon from starting: the text is a courtesy, so its old
         // length is cut only after the new text is in.
         let mut file = &self.file;
@@ -133,6 +132,31 @@ impl StateLock {
             tracing::warn!(%path, %error, "cannot write the holder into the lock");
         }
     }
+}
+
+/// Who holds `state_dir`, by the text of its lock.
+fn held_by(state_dir: &Path, text: &str) -> LockError {
+    // What follows the third line is left of a longer text that is being replaced.
+    let mut lines = text.lines().map(str::trim);
+    let mut line = || lines.next().unwrap_or_default();
+    let (pid, about, began) = (line(), line(), line());
+    let pid = pid.parse().ok();
+    LockError::Held {
+        state_dir: state_dir.to_owned(),
+        // An earlier version wrote no beginning.
+        pid: pid.filter(|pid| began.is_empty() || beginning(*pid).as_deref() == Some(began)),
+        about: about.to_owned(),
+    }
+}
+
+/// When a process began: the boot, and the ticks since then. With its number, that names it for ever.
+fn beginning(pid: u32) -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold anything; the third field of all comes first.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let ticks = fields.split(' ').nth(22 - 3)?;
+    Some(format!("{} {ticks}", boot.trim()))
 }
 
 /// Makes `dir` with mode 0700. One that is there already and ours loses what others may do with it.
@@ -200,7 +224,28 @@ mod tests {
         lock(&state_dir, "a much longer text than before").unwrap();
         lock(&state_dir, "short").unwrap();
         let text = fs::read_to_string(state_dir.join(FILE)).unwrap();
-        assert_eq!(text, format!("{pid}\nshort\n"));
+        let began = beginning(pid).unwrap();
+        assert_eq!(text, format!("{pid}\nshort\n{began}\n"));
+    }
+
+    #[test]
+    fn a_process_that_has_the_number_of_a_holder_that_ended_is_not_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path(), "now").unwrap();
+        let pid = std::process::id();
+        let named = || match lock(dir.path(), "").unwrap_err() {
+            LockError::Held { pid, .. } => pid,
+            other => panic!("{other}"),
+        };
+        assert_eq!(named(), Some(pid));
+        // What another one had written that began at another time, with what is our number now.
+        let earlier = beginning(pid).unwrap() + "0";
+        fs::write(dir.path().join(FILE), format!("{pid}\nthen\n{earlier}\n")).unwrap();
+        assert_eq!(named(), None);
+        // One of an earlier version.
+        fs::write(dir.path().join(FILE), format!("{pid}\nthen\n")).unwrap();
+        assert_eq!(named(), Some(pid));
+        drop(held);
     }
 
     #[test]

@@ -109,11 +109,18 @@ pub(super) enum Key {
     Fresh(u64),
 }
 
+/// No store comes to count as far as this. A row that claims to be a later one is none: those that
+/// follow it would run over.
+pub(super) const LAST_NUMBER: u64 = u64::MAX / 2;
+
 impl Key {
     /// Reads a key. `None` when no version of this layout wrote it.
     pub(super) fn parse(key: &[u8]) -> Option<Self> {
         let (&kind, rest) = key.split_first()?;
-        let number = || Some(u64::from_be_bytes(rest.try_into().ok()?));
+        let number = || {
+            let number = u64::from_be_bytes(rest.try_into().ok()?);
+            (number <= LAST_NUMBER).then_some(number)
+        };
         let text = std::str::from_utf8(rest);
         Some(match Kind::of(kind)? {
             Kind::Fact => Self::Fact,

@@ -83,7 +83,7 @@ const CRATES: [(&str, &[&str]); 45] = [
         "rustix",
         &[
             "files",
-            "ownership.rs",
+            "ownership",
             "driver/process",
             "driver/logs",
             "driver/docker",

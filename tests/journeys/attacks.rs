@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::clients::{IMAGES, client, component, make_images, python, registration};
 use crate::engine::{Engine, unique};
-use crate::support::{World, eventually, free_ports, parent, pipeline, sleeper, text};
+use crate::support::{
+    World, eventually, free_ports, may_mount, parent, pipeline, shell, sleeper, text,
+};
 
 /// A user that is nobody's.
 const NOBODY: u32 = 65534;
@@ -193,6 +195,151 @@ fn an_env_file_and_a_secret_of_another_user_lead_to_nothing_that_is_not_theirs()
     let pid = world.status().pid("a").unwrap();
     let environ = text(&fs::read(format!("/proc/{pid}/environ")).unwrap());
     assert!(environ.contains("TOKEN=theirs"), "{environ}");
+}
+
+/// A daemon is killed and another program gets its number, by which its lock, its log and its
+/// operator's notes know it.
+const REUSE: &str = r#"
+set -eu
+lock="$FLOWCTL_STATE_DIR/lock"
+"$FLOWCTL" apply -f p.yaml --wait >apply.out 2>&1
+daemon=$(head -n 1 "$lock")
+kill -9 "$daemon"
+while [ -e "/proc/$daemon" ]; do sleep 0.05; done
+innocent=
+while [ "$innocent" != "$daemon" ]; do
+  if [ -n "$innocent" ]; then kill "$innocent"; fi
+  echo $((daemon - 1)) >/proc/sys/kernel/ns_last_pid
+  sleep 100000 &
+  innocent=$!
+done
+is_well() { [ "$(cat "/proc/$innocent/comm")" = sleep ] && echo "well after $1"; }
+"$FLOWCTL" status >status.out 2>&1
+grep -o 'no daemon' status.out | head -n 1
+is_well status
+# Somebody holds the lock, in which the killed daemon still stands.
+flock "$lock" "$FLOWCTL" daemon >held.out 2>&1 && exit 1
+grep -o 'in use by .*;' held.out
+is_well daemon
+"$FLOWCTL" down >down.out 2>&1
+is_well down
+"$FLOWCTL" apply -f p.yaml --wait >again.out 2>&1
+next=$(head -n 1 "$lock")
+[ "$next" != "$daemon" ] && echo "another daemon"
+"$FLOWCTL" down >over.out 2>&1
+while [ -e "/proc/$next" ]; do sleep 0.05; done
+is_well "the end"
+"#;
+
+#[test]
+fn a_program_that_got_the_number_of_a_killed_daemon_is_not_taken_for_it_nor_ended() {
+    if !may_mount("a_program_that_got_the_number_of_a_killed_daemon_…") {
+        return;
+    }
+    let world = World::new();
+    world.write("p.yaml", &pipeline(&sleeper("a", "")));
+    let likeness = world.command(&[]);
+    let mut alone = Command::new("unshare");
+    alone
+        .args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            REUSE,
+        ])
+        .envs(
+            likeness
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("FLOWCTL", env!("CARGO_BIN_EXE_flowctl"))
+        .env("FLOWCTL_STATE_DIR", world.state())
+        .current_dir(world.path(""));
+    let output = alone.output().unwrap();
+    let (told, said) = (text(&output.stdout), text(&output.stderr));
+    let wanted = [
+        "no daemon",
+        "well after status",
+        "in use by another process",
+        "well after daemon",
+        "well after down",
+        "another daemon",
+        "well after the end",
+    ];
+    assert!(output.status.success(), "{told}\n{said}");
+    let mut lines = told.lines();
+    for wanted in wanted {
+        let line = lines.next().unwrap_or_default();
+        assert!(line.starts_with(wanted), "{line} is not {wanted}:\n{told}");
+    }
+    // Its processes ended with their namespace.
+    fs::remove_dir_all(world.state()).unwrap();
+}
+
+#[test]
+fn nothing_that_flowctl_keeps_is_given_to_whoever_names_it_in_a_manifest() {
+    let world = World::new();
+    let hidden = world.write("hidden", "hunter2\n");
+    let hidden = hidden.display();
+    world.apply(&shell(
+        "a",
+        "echo $FLOWCTL_SECRETS_DIR; exec sleep 100000",
+        &format!(", secrets: [{{ name: s, file: {hidden} }}]"),
+    ));
+    let key = world.state().join("tokens.key").display().to_string();
+    symlink(&key, world.path("link")).unwrap();
+    let mut of_another = String::new();
+    eventually("the place of secrets is known", || {
+        of_another = world.ok(&["logs", "a"]).trim().to_owned() + "/s";
+        of_another.starts_with('/')
+    });
+    for (field, why) in [
+        (
+            format!("secrets: [{{ name: s, file: {key} }}]"),
+            "keeps for itself",
+        ),
+        (format!("env_file: {key}"), "keeps for itself"),
+        ("env_file: link".to_owned(), "keeps for itself"),
+        (
+            format!("secrets: [{{ name: s, file: {of_another} }}]"),
+            "keeps for itself",
+        ),
+        (
+            "secrets: [{ name: s, file: /proc/self/environ }]".to_owned(),
+            "tells of a process",
+        ),
+    ] {
+        let file = pipeline(&sleeper("thief", &format!(", {field}")));
+        world.write("q.yaml", &file.replace("name: p", "name: q"));
+        for (code, verb) in [
+            (3, &["validate", "q.yaml"][..]),
+            (7, &["apply", "-f", "q.yaml"]),
+        ] {
+            let said = world.fails(code, verb);
+            assert!(said.contains(why), "{verb:?} of {field}: {said}");
+        }
+        world.ok(&["apply", "-f", "q.yaml", "--force", "--no-wait"]);
+        world.until("its start is refused", |status| {
+            status.0.to_string().contains(why) && status.pid("thief").is_none()
+        });
+        world.ok(&["delete", "q"]);
+    }
+    // Nor is it sent to whom its pipeline tells.
+    let to = format!("{{ webhook: {{ url: 'http://127.0.0.1:9/', headers_file: {key} }} }}");
+    let notify = format!("spec:\n  notify: [{{ name: owner, to: {to} }}]\n");
+    let file = pipeline(&sleeper("b", "")).replace("name: p", "name: q");
+    world.write("q.yaml", &file.replace("spec:\n", &notify));
+    world.ok(&["apply", "-f", "q.yaml", "--wait"]);
+    let told = world.run(&["notify", "test", "default.q.owner"]);
+    let said = text(&told.stderr);
+    assert!(
+        !told.status.success() && said.contains("keeps for itself"),
+        "{said}"
+    );
+    world.ok(&["down"]);
 }
 
 #[test]

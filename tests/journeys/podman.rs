@@ -144,6 +144,48 @@ fn on_the_hosts_network_it_is_probed(world: &mut World) {
     world.ok(&["down"]);
 }
 
+/// Those that rule the host, and the folder of the manifest.
+fn its_containers_are_given_nothing_that_rules_the_host(world: &World, podman: &Podman) {
+    let socket = podman.engine.socket().display().to_string();
+    std::os::unix::fs::symlink("/etc", world.path("settings")).unwrap();
+    for (place, more) in [
+        ("/proc", ", readonly: true"),
+        ("/sys", ", readonly: true"),
+        ("/etc", ""),
+        ("/root", ", readonly: true"),
+        ("/dev", ""),
+        ("settings", ", readonly: true"),
+        (&socket, ", readonly: true"),
+        ("/var/lib/containers", ", readonly: true"),
+    ] {
+        let volume = format!("{{ host_path: {place}, container_path: /there{more} }}");
+        let more = format!(", user: \"65534\", volumes: [{volume}]");
+        world.write(
+            "m.yaml",
+            &pipeline(&container(&unique("rules"), "true", &more)),
+        );
+        let said = world.fails(7, &["apply", "-f", "m.yaml"]);
+        assert!(said.contains("gives power over"), "{place}: {said}");
+    }
+    fs::create_dir(world.path("mine")).unwrap();
+    let writes = unique("writes");
+    world.apply(&container(
+        &writes,
+        "cat /proc/mounts >/mine/mounts; cat /proc/1/status >/mine/status; sleep 1000",
+        ", volumes: [{ host_path: mine, container_path: /mine }]",
+    ));
+    eventually("it wrote", || {
+        world.read("mine/status").contains("NoNewPrivs:\t1")
+    });
+    assert!(!world.read("mine/mounts").contains("flowctl-test /run"));
+    // The seven capabilities of a container.
+    let status = world.read("mine/status");
+    let bounded = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let bounded = u64::from_str_radix(bounded.unwrap().trim(), 16).unwrap();
+    assert_eq!(bounded.count_ones(), 7, "{status}");
+    world.ok(&["down"]);
+}
+
 #[test]
 fn podman_runs_a_pipeline_as_docker_does() {
     let Some(docker) = Engine::shared("podman_runs_a_pipeline_…") else {
@@ -217,6 +259,7 @@ fn podman_runs_a_pipeline_as_docker_does() {
     // Or they would be given for those of the next network of this name.
     assert_eq!(podman.names(), "");
     what_a_run_writes_at_once_is_shown(&world);
+    its_containers_are_given_nothing_that_rules_the_host(&world, &podman);
     on_the_hosts_network_it_is_probed(&mut world);
     let (_, networks) = podman.engine.ask("GET", "/networks");
     assert!(

@@ -12,6 +12,7 @@ use super::endpoint::Endpoint;
 use super::failure::Refusal;
 use super::network;
 use crate::model::Volume;
+use crate::ownership::kept_place;
 
 /// Something of a host that rules it.
 #[derive(Clone, Debug)]
@@ -197,7 +198,8 @@ impl Rules {
             let meant = told.is_some_and(|told| told.starts_with(&place.path));
             touch(&real, &place.path) && !meant && !self.is_spared(place, volume, &real)
         });
-        if let Some(Place { what, .. }) = ruling {
+        let kept = kept_place(&real).map(|_| Cow::from("what flowctl keeps for itself"));
+        if let Some(what) = ruling.map(|place| place.what.clone()).or(kept) {
             return Err(Refusal::Privileged {
                 what: format!("{what}, through the mount of {}", written.display()),
             });
@@ -273,6 +275,7 @@ mod tests {
     use crate::model::VolumeSource;
 
     const STATE: &str = "/no/such/state";
+    const SECRETS: &str = "what flowctl keeps for itself";
 
     fn volume(path: &Path, read_only: bool) -> Volume {
         Volume {
@@ -352,6 +355,11 @@ mod tests {
             ("/no/such/engine/overlay2", DATA),
             ("/home/flow/.ssh", "`.ssh` of the daemon's user"),
             ("/home", "`.ssh` of the daemon's user"),
+            ("/run/flowctl-0-c1dd2fecb2319421", SECRETS),
+            (
+                "/run/flowctl-0-c1dd2fecb2319421/default.p.a.0.1/key",
+                SECRETS,
+            ),
         ] {
             for read_only in [false, true] {
                 let why = refused(&rules, path, read_only);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::driver::inputs::{Glance, check_secret};
+use crate::driver::inputs::{Glance, InputError, check_secret};
 use crate::model::{ComponentSpec, ProcessSpec, SecretSource, StartFailure, Workload};
 
 use super::account::{self, Account};
@@ -82,6 +82,19 @@ pub fn foresee(spec: &ComponentSpec, inheritance: &Inheritance) -> Vec<StartFail
         }
     }
     failures
+}
+
+/// Which files of `spec` are there and must not be given to whoever wrote it, in words. What is not
+/// there is no matter: a manifest may be checked on another host than its own.
+pub fn refused_files(spec: &ComponentSpec) -> Vec<String> {
+    let of_variables = Glance::at_env_files(spec).errors;
+    let secrets = spec.secrets.iter();
+    let of_secrets = secrets.filter_map(|secret| check_secret(secret).err());
+    let refused = of_variables.into_iter().chain(of_secrets);
+    refused
+        .filter(InputError::is_refused)
+        .map(|error| error.to_string())
+        .collect()
 }
 
 /// The first variable that is no text, which is all that an engine takes.

@@ -78,7 +78,7 @@ use sight::{Album, Finding};
 pub use cgroup::{unenforced, why_unenforced};
 pub use environment::{Inheritance, is_named};
 pub use exec::{NotBegun, Ran};
-pub use foresee::{foresee, remarks, wanted_variables};
+pub use foresee::{foresee, refused_files, remarks, wanted_variables};
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
 pub use handed::{Handed, Reader};
 pub use init::{Split, split};

@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 
 use crate::http::{self, Trust};
 use crate::model::HumanDuration;
+use crate::probe::is_metadata;
 
 /// How long one request may take, with its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -113,16 +114,12 @@ impl Zone {
     /// That of an address; `None` = nothing that a registry may send us to is there, such as the
     /// metadata service of a cloud.
     pub(super) fn of(address: IpAddr) -> Option<Self> {
+        if is_metadata(address) {
+            return None;
+        }
         match address.to_canonical() {
             IpAddr::V4(it) if it.is_loopback() => Some(Self::Loopback),
-            IpAddr::V4(it)
-                if it.is_link_local()
-                    || it.is_unspecified()
-                    || it.is_multicast()
-                    || it.is_broadcast() =>
-            {
-                None
-            }
+            IpAddr::V4(it) if it.is_unspecified() || it.is_multicast() || it.is_broadcast() => None,
             IpAddr::V4(it) => {
                 let [first, second, ..] = it.octets();
                 // Shared by the customers of one provider.
@@ -133,11 +130,7 @@ impl Zone {
                 })
             }
             IpAddr::V6(it) if it.is_loopback() => Some(Self::Loopback),
-            IpAddr::V6(it)
-                if it.is_unspecified() || it.is_multicast() || it.is_unicast_link_local() =>
-            {
-                None
-            }
+            IpAddr::V6(it) if it.is_unspecified() || it.is_multicast() => None,
             // A translator leads to the IPv4 address at its end.
             IpAddr::V6(it) if it.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
                 let [.., a, b, c, d] = it.octets();
@@ -414,6 +407,7 @@ mod tests {
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
             "fe80::1",
+            "fd00:ec2::254",
             "0.0.0.0",
             "::",
             "224.0.0.1",
@@ -422,7 +416,7 @@ mod tests {
         }
         assert_eq!(zone("127.0.0.2"), Some(Zone::Loopback));
         assert_eq!(zone("::ffff:127.0.0.1"), Some(Zone::Loopback));
-        for private in ["10.0.0.1", "192.168.1.1", "100.64.0.1", "fd00:ec2::254"] {
+        for private in ["10.0.0.1", "192.168.1.1", "100.64.0.1", "fd00::254"] {
             assert_eq!(zone(private), Some(Zone::Private), "{private}");
         }
         assert_eq!(zone("8.8.8.8"), Some(Zone::Public));

@@ -115,6 +115,21 @@ async fn a_component_that_listens_on_either_loopback_address_is_found() {
 }
 
 #[tokio::test]
+async fn nothing_is_asked_of_where_a_cloud_hands_out_credentials() {
+    for host in ["169.254.169.254", "[fd00:ec2::254]", "::ffff:a9fe:a9fe"] {
+        let check = ProbeCheck::Http(HttpTarget {
+            host: Some(host.to_owned()),
+            port: 80.into(),
+            path: "/latest/meta-data/".to_owned(),
+        });
+        let ProbeOutcome::Fail(why) = outcome(check).await else {
+            panic!("{host} was asked");
+        };
+        assert!(why.contains("tells a machine its credentials"), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_port_is_connection_refused_for_every_kind() {
     let port = closed_port().await;
     let service = String::new();

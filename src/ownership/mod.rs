@@ -11,10 +11,12 @@
 //!
 //! What a stranger may change is read all the same where the author of a manifest names it, since a
 //! service's settings may well be its user's. But it may lead to nothing that is not the stranger's:
-//! see [`Trusted::lured`].
+//! see [`Trusted::lured`]. Nor is anybody given what flowctl keeps for itself, see [`kept_place`].
 //!
 //! **What it does not do.** It opens nothing: once all who could change a path are trusted, nobody
 //! else can change it between this look and the use.
+
+mod kept;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -26,6 +28,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::path::names;
+
+pub use kept::kept_place;
 
 /// The kernel's limit on links in one path.
 const MAX_LINKS: usize = 40;
@@ -188,15 +192,38 @@ impl Trusted {
         })
     }
 
+    /// Whether what was `opened` at `path` may be read for whoever looks after the host and named it.
+    ///
+    /// # Errors
+    /// Why not, as it follows the name of the path.
+    pub fn check_meant(&self, path: &Path, opened: &File) -> Result<(), String> {
+        match self.lured(path, opened) {
+            Ok(None) => Ok(()),
+            Ok(Some(lured)) => Err(lured.to_string()),
+            Err(error) => Err(format!("cannot be judged: {error}")),
+        }
+    }
+
     /// Whether what was `opened` at `path`, which a manifest names, may be read for that.
     ///
     /// # Errors
     /// Why not, as it follows the name of the path.
     pub fn check_named(&self, path: &Path, opened: &File) -> Result<(), String> {
-        match self.lured(path, opened) {
-            Ok(None) => Ok(()),
-            Ok(Some(lured)) => Err(lured.to_string()),
-            Err(error) => Err(format!("cannot be judged: {error}")),
+        self.check_meant(path, opened)?;
+        kept::check(opened)
+    }
+
+    /// Whether nobody else could change what `path` names, so that it may say what is run.
+    ///
+    /// # Errors
+    /// Who could, as it follows the name of the path, and what to do.
+    pub fn check_ours(&self, path: &Path) -> Result<(), String> {
+        match self.stranger(path, End::Itself) {
+            None => Ok(()),
+            Some(stranger) => Err(format!(
+                "is not believed, since others could change it: {stranger}; {}",
+                stranger.advice()
+            )),
         }
     }
 
