@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::FileType;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
@@ -115,7 +115,7 @@ impl LogFile {
     pub fn begin_anew(&self) {
         let turned = match self {
             Self::Own(state_dir) => fresh(state_dir, io::stderr(), 0),
-            Self::Given(path) => reopened(path, io::stderr()),
+            Self::Given(path) => reopened(path, io::stderr(), open_given),
             Self::Elsewhere => Ok(None),
         };
         match turned.and_then(|log| log.as_ref().map(write_to).transpose()) {
@@ -134,7 +134,7 @@ impl LogFile {
             looks.tick().await;
             let turned = match &self {
                 Self::Own(state_dir) => fresh(state_dir, io::stderr(), LOG_LIMIT),
-                Self::Given(path) => reopened(path, io::stderr()),
+                Self::Given(path) => reopened(path, io::stderr(), open_given),
                 Self::Elsewhere => return,
             };
             let turned = turned.and_then(|log| log.as_ref().map(write_to).transpose());
@@ -146,7 +146,11 @@ impl LogFile {
 }
 
 /// The log to write to from now on, where `path` is not what `current` writes to any more.
-fn reopened(path: &Path, current: impl AsFd) -> io::Result<Option<File>> {
+fn reopened(
+    path: &Path,
+    current: impl AsFd,
+    open: fn(&Path) -> io::Result<File>,
+) -> io::Result<Option<File>> {
     let written = rustix::fs::fstat(current)?;
     match rustix::fs::stat(path) {
         Ok(named) if (written.st_dev, written.st_ino) == (named.st_dev, named.st_ino) => {
@@ -155,19 +159,43 @@ fn reopened(path: &Path, current: impl AsFd) -> io::Result<Option<File>> {
         Ok(_) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    let log = OpenOptions::new()
+    open(path).map(Some)
+}
+
+/// A log in a folder that is ours alone.
+fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
-        .open(path)?;
-    Ok(Some(log))
+        .open(path)
+}
+
+/// A log in a folder that may be another user's: they shall not choose what we write to. The path has
+/// no links, since the kernel told it of an open file.
+fn open_given(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let opened = match rustix::fs::openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+        // A kernel before 5.6.
+        Err(Errno::NOSYS) => rustix::fs::open(path, flags, mode),
+        opened => opened,
+    }?;
+    let found = rustix::fs::fstat(&opened)?;
+    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    if !is_file || found.st_nlink > 1 {
+        let why = "what lies there is no file, or has another name elsewhere";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(opened.into())
 }
 
 /// The log in `state_dir` to write to from now on; `None` while `current` is it and no larger than
 /// `limit`.
 fn fresh(state_dir: &Path, current: impl AsFd, limit: u64) -> io::Result<Option<File>> {
     let path = state_dir.join(LOG);
-    if let Some(moved) = reopened(&path, &current)? {
+    if let Some(moved) = reopened(&path, &current, open_own)? {
         return Ok(Some(moved));
     }
     let written = rustix::fs::fstat(current)?;
@@ -269,14 +297,41 @@ mod tests {
         let elsewhere = LogFile::of(dir.path(), &socket);
         assert!(matches!(elsewhere, LogFile::Elsewhere));
 
-        assert!(reopened(&path, &first).unwrap().is_none());
+        let reopened = |current: &File| super::reopened(&path, current, open_given).unwrap();
+        assert!(reopened(&first).is_none());
         fs::rename(&path, dir.path().join("theirs")).unwrap();
         let second = fresh(dir.path(), &first, LOG_LIMIT).unwrap().unwrap();
-        assert!(reopened(&path, &second).unwrap().is_none());
+        assert!(reopened(&second).is_none());
         fs::remove_file(&path).unwrap();
-        assert!(reopened(&path, &second).unwrap().is_some());
+        assert!(reopened(&second).is_some());
         assert!(path.exists() && dir.path().join("theirs").exists());
         assert!(!dir.path().join(OLD_LOG).exists());
+    }
+
+    #[test]
+    fn whoever_may_change_the_folder_of_a_log_does_not_choose_what_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let (victim, theirs) = (base.join("victim"), base.join("theirs"));
+        fs::write(&victim, "mine").unwrap();
+        fs::create_dir(&theirs).unwrap();
+        let path = theirs.join("flowctl.log");
+        let first = open_given(&path).unwrap();
+        let again = || reopened(&path, &first, open_given);
+        assert!(again().unwrap().is_none());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(again().is_err());
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&victim, &path).unwrap();
+        assert!(again().is_err());
+        fs::remove_dir_all(&theirs).unwrap();
+        let other = base.join("other");
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&other, &theirs).unwrap();
+        assert!(again().is_err());
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
     }
 
     #[test]

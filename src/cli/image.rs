@@ -1,7 +1,9 @@
 //! `flowctl image`: which images may run, and why.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -272,12 +274,40 @@ fn replace(file: &Path, text: &[u8]) -> std::io::Result<()> {
         .to_string_lossy();
     let beside = file.with_file_name(format!(".{name}.{}", std::process::id()));
     let permissions = fs::metadata(&file)?.permissions();
-    let written = fs::write(&beside, text)
-        .and_then(|()| fs::set_permissions(&beside, permissions))
+    // Where others may write, they could have put a link there, to what they may not write.
+    let mut new = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
+    let written = new
+        .write_all(text)
+        .and_then(|()| new.set_permissions(permissions))
         .and_then(|()| fs::rename(&beside, &file));
     if written.is_err() {
         // Nothing is left of a failed try; why it failed is told.
         fs::remove_file(&beside).ok();
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_is_written_through_a_link_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let [file, victim] = ["p.yaml", "victim"].map(at);
+        fs::write(&file, "old").unwrap();
+        fs::write(&victim, "mine").unwrap();
+        replace(&file, b"new").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        let beside = at(&format!(".p.yaml.{}", std::process::id()));
+        std::os::unix::fs::symlink(&victim, beside).unwrap();
+        assert!(replace(&file, b"newer").is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    }
 }
