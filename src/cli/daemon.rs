@@ -1,5 +1,6 @@
 //! `flowctl daemon`.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
@@ -62,7 +63,9 @@ struct Passing {
 
 impl Passing {
     fn new() -> Result<Self, Failure> {
-        let folder = std::env::temp_dir().join(format!("flowctl-{}", std::process::id()));
+        // Others may write there: what nobody can tell before it is made, nobody takes first.
+        let name = RandomState::new().hash_one(std::process::id());
+        let folder = std::env::temp_dir().join(format!("flowctl-{name:016x}"));
         let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
         made.map_err(|source| Failure::File {
             operation: "make",
