@@ -16,6 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const OUTPUT: usize = 4 << 10;
 /// How long output is waited for once the program has ended: what it left behind may hold it open.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
+/// The longest variable, in characters. The kernel takes four times as much, in bytes.
+const LONGEST: usize = 8 << 10;
 /// What a program finds of the daemon's environment.
 const INHERITED: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"];
 
@@ -116,7 +118,7 @@ impl Group {
 fn variables(message: &Message) -> Vec<(&'static str, String)> {
     let first = message.conditions.first().map(|told| &told.condition);
     let text = |value: Option<String>| value.unwrap_or_default();
-    vec![
+    let all = vec![
         ("FLOWCTL_EVENT_STATUS", message.status.to_string()),
         (
             "FLOWCTL_EVENT_KIND",
@@ -140,7 +142,24 @@ fn variables(message: &Message) -> Vec<(&'static str, String)> {
         ),
         ("FLOWCTL_EVENT_WHY", text(first.map(|one| one.why.clone()))),
         ("FLOWCTL_EVENT_SUMMARY", message.summary()),
-    ]
+    ];
+    all.into_iter()
+        .map(|(name, value)| (name, storable(&value)))
+        .collect()
+}
+
+/// A text as a variable can hold it: what a component says of itself keeps no program from being run.
+fn storable(text: &str) -> String {
+    let short = text.chars().take(LONGEST);
+    short
+        .map(|c| {
+            if c == '\0' {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// The beginning of what is written; the rest is read and thrown away.
@@ -163,7 +182,9 @@ async fn beginning(stream: Option<impl AsyncRead + Unpin>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MessageStatus, Timestamp};
+    use crate::conditions::whole;
+    use crate::model::{ConditionKind, MessageStatus, Timestamp};
+    use crate::notify::message::Told;
 
     fn message() -> Message {
         Message {
@@ -192,6 +213,15 @@ mod tests {
         );
         assert!(text.contains("FLOWCTL_EVENT_STATUS=test"));
         assert!(!text.contains("CARGO"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn nothing_that_a_component_says_keeps_the_program_from_being_run() {
+        let mut hostile = message();
+        let said = format!("\0{}", "ü".repeat(1 << 20));
+        let stalled = whole(ConditionKind::Stalled, Timestamp::from_millis(0), said);
+        hostile.conditions.push(Told::new(&stalled));
+        run(&shell("cat >/dev/null"), &hostile, "h").await.unwrap();
     }
 
     #[tokio::test]
