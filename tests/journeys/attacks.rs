@@ -214,13 +214,13 @@ while [ "$innocent" != "$daemon" ]; do
   innocent=$!
 done
 is_well() { [ "$(cat "/proc/$innocent/comm")" = sleep ] && echo "well after $1"; }
-"$FLOWCTL" status >status.out 2>&1
-grep -o 'no daemon' status.out | head -n 1
-is_well status
 # Somebody holds the lock, in which the killed daemon still stands.
 flock "$lock" "$FLOWCTL" daemon >held.out 2>&1 && exit 1
 grep -o 'in use by .*;' held.out
 is_well daemon
+"$FLOWCTL" status >status.out 2>&1
+grep -o 'no daemon' status.out | head -n 1
+is_well status
 "$FLOWCTL" down >down.out 2>&1
 is_well down
 "$FLOWCTL" apply -f p.yaml --wait >again.out 2>&1
@@ -261,10 +261,10 @@ fn a_program_that_got_the_number_of_a_killed_daemon_is_not_taken_for_it_nor_ende
     let output = alone.output().unwrap();
     let (told, said) = (text(&output.stdout), text(&output.stderr));
     let wanted = [
-        "no daemon",
-        "well after status",
         "in use by another process",
         "well after daemon",
+        "no daemon",
+        "well after status",
         "well after down",
         "another daemon",
         "well after the end",
