@@ -140,12 +140,13 @@ fn held_by(state_dir: &Path, text: &str) -> LockError {
     let mut lines = text.lines().map(str::trim);
     let mut line = || lines.next().unwrap_or_default();
     let (pid, about, began) = (line(), line(), line());
-    let pid = pid.parse().ok();
+    let pid: Option<u32> = pid.parse().ok();
+    // An earlier version wrote no beginning.
+    let wrote = pid.filter(|pid| began.is_empty() || beginning(*pid).as_deref() == Some(began));
     LockError::Held {
         state_dir: state_dir.to_owned(),
-        // An earlier version wrote no beginning.
-        pid: pid.filter(|pid| began.is_empty() || beginning(*pid).as_deref() == Some(began)),
-        about: about.to_owned(),
+        pid: wrote,
+        about: wrote.map_or_else(String::new, |_| about.to_owned()),
     }
 }
 

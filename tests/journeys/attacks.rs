@@ -216,7 +216,7 @@ done
 is_well() { [ "$(cat "/proc/$innocent/comm")" = sleep ] && echo "well after $1"; }
 # Somebody holds the lock, in which the killed daemon still stands.
 flock "$lock" "$FLOWCTL" daemon >held.out 2>&1 && exit 1
-grep -o 'in use by .*;' held.out
+grep -o 'in use by .*; stop it' held.out
 is_well daemon
 "$FLOWCTL" status >status.out 2>&1
 grep -o 'no daemon' status.out | head -n 1
@@ -261,7 +261,7 @@ fn a_program_that_got_the_number_of_a_killed_daemon_is_not_taken_for_it_nor_ende
     let output = alone.output().unwrap();
     let (told, said) = (text(&output.stdout), text(&output.stderr));
     let wanted = [
-        "in use by another process",
+        "in use by another process; stop it",
         "well after daemon",
         "no daemon",
         "well after status",
