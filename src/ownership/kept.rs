@@ -11,9 +11,25 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// What each daemon makes in its state directory: a file, and two folders.
+/// What each daemon makes in its state directory, by which that is known: a file, and two folders.
 const LOCK: &str = "lock";
 const FOLDERS: [&str; 2] = ["store", "instances"];
+/// What is flowctl's in a state directory, or begins with one of these and a dot. Somebody may keep
+/// files of their own beside it.
+const NAMES: [&str; 12] = [
+    LOCK,
+    "flowctl.sock",
+    "control-plane.port",
+    "tokens",
+    "owner",
+    "docker-host",
+    "notify.yaml",
+    "daemon.log",
+    "store",
+    "instances",
+    "containers",
+    "logs",
+];
 /// How folders in memory are called: this, the number of a user and that of a state directory.
 const IN_MEMORY: &str = "flowctl-";
 /// Where mounts are made for engines.
@@ -24,9 +40,12 @@ const PROC: u64 = 0x9fa0;
 /// The place that flowctl keeps for itself and in which the absolute `real` lies, without links;
 /// `None` = it lies in none.
 pub fn kept_place(real: &Path) -> Option<PathBuf> {
-    let kept = real
-        .ancestors()
-        .find(|place| *place == Path::new(MOUNTS) || is_in_memory(place) || is_state_dir(place));
+    let is_kept = |place: &Path| {
+        place == Path::new(MOUNTS)
+            || is_in_memory(place)
+            || is_state_dir(place) && is_own(place, real)
+    };
+    let kept = real.ancestors().find(|place| is_kept(place));
     kept.map(Path::to_owned)
 }
 
@@ -57,6 +76,20 @@ pub(super) fn check(opened: &File) -> Result<(), String> {
 
 fn is_state_dir(place: &Path) -> bool {
     place.join(LOCK).is_file() && FOLDERS.iter().all(|name| place.join(name).is_dir())
+}
+
+/// Whether `real` is all of a state directory, or something of flowctl's in it.
+fn is_own(state_dir: &Path, real: &Path) -> bool {
+    let below = real.strip_prefix(state_dir).ok();
+    let first = below.and_then(|below| below.iter().next());
+    let Some(name) = first else {
+        return true;
+    };
+    let name = name.to_string_lossy();
+    NAMES.iter().any(|own| {
+        let rest = name.strip_prefix(own);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 /// Whether a folder is called as those are in which secrets lie in memory.
@@ -91,8 +124,17 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert_eq!(kept_place(&file), None, "another program's folder");
         fs::create_dir(state.join("instances")).unwrap();
-        for inside in [&state, &state.join("tokens.key"), &file] {
-            assert_eq!(kept_place(inside), Some(state.clone()));
+        for name in [
+            "tokens.key",
+            "daemon.log.1",
+            "store.corrupt-1/db",
+            "logs/default/p",
+        ] {
+            assert_eq!(kept_place(&state.join(name)), Some(state.clone()), "{name}");
+        }
+        assert_eq!(kept_place(&state), Some(state.clone()));
+        for name in ["app.env", "logstash.yaml", "secrets/key"] {
+            assert_eq!(kept_place(&state.join(name)), None, "{name}");
         }
         assert_eq!(kept_place(&base), None);
         // However it is named.

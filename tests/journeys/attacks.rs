@@ -327,6 +327,17 @@ fn nothing_that_flowctl_keeps_is_given_to_whoever_names_it_in_a_manifest() {
         });
         world.ok(&["delete", "q"]);
     }
+    // Whatever a daemon makes in its state directory is meant.
+    for entry in fs::read_dir(world.state()).unwrap().flatten() {
+        let path = entry.path();
+        if path.ends_with("flowctl.sock") {
+            continue;
+        }
+        let field = format!(", secrets: [{{ name: s, file: {} }}]", path.display());
+        world.write("q.yaml", &pipeline(&sleeper("thief", &field)));
+        let said = world.fails(3, &["validate", "q.yaml"]);
+        assert!(said.contains("keeps for itself"), "{path:?}: {said}");
+    }
     // Nor is it sent to whom its pipeline tells.
     let to = format!("{{ webhook: {{ url: 'http://127.0.0.1:9/', headers_file: {key} }} }}");
     let notify = format!("spec:\n  notify: [{{ name: owner, to: {to} }}]\n");
