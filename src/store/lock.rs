@@ -234,9 +234,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = lock(dir.path(), "now").unwrap();
         let pid = std::process::id();
-        let named = || match lock(dir.path(), "").unwrap_err() {
-            LockError::Held { pid, .. } => pid,
-            other => panic!("{other}"),
+        let named = || {
+            let Err(LockError::Held { pid, .. }) = lock(dir.path(), "") else {
+                panic!("it is held");
+            };
+            pid
         };
         assert_eq!(named(), Some(pid));
         // What another one had written that began at another time, with what is our number now.
