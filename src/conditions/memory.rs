@@ -261,6 +261,7 @@ fn main_trouble(replica: &ReplicaStatus, record: Option<&Record>) -> Option<Trou
             | Hold::Handover { .. }
             | Hold::StopsAfter { .. }
             | Hold::InFlight { .. }
+            | Hold::Pending(_)
             | Hold::BecomingReady { .. }
             | Hold::Unhealthy { .. }
             | Hold::StartFailed { .. }
@@ -336,6 +337,7 @@ fn last_failure(record: &Record) -> Option<String> {
     let how = match &last.cause {
         EndCause::NotStarted(failure) => failure.message.clone(),
         EndCause::Stopped(cause) => cause.to_string(),
+        EndCause::Disrupted(disruption) => disruption.to_string(),
         EndCause::Itself(_)
         | EndCause::Lost
         | EndCause::Vanished

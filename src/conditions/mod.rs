@@ -21,7 +21,8 @@ pub use memory::Memory;
 pub use verdict::{HEALTH_SCHEMA, Health, HealthColour, Indicator, health};
 
 use crate::model::{
-    ComponentPath, ConditionKind, DriverKind, PhaseName, PipelineStatus, StatusCondition, Timestamp,
+    ComponentPath, ConditionKind, DriverKind, Hidden, Hold, Partition, PhaseName, PipelineStatus,
+    ReplicaStatus, StatusCondition, Timestamp,
 };
 
 /// The condition of a driver that does not answer; it holds up whatever it runs.
@@ -47,6 +48,38 @@ pub fn blind<'a>(
     }
     StatusCondition {
         about: Some(driver.to_string()),
+        blocks,
+        ..whole(ConditionKind::Blind, since, why.to_owned())
+    }
+}
+
+/// The condition of a part of what a driver runs that it cannot look at; it holds up whatever runs
+/// there.
+pub fn hidden<'a>(
+    (driver, partition): (DriverKind, &Partition),
+    since: Timestamp,
+    why: &str,
+    pipelines: impl IntoIterator<Item = &'a PipelineStatus>,
+) -> StatusCondition {
+    let is_there = |replica: &ReplicaStatus| match &replica.hold {
+        Some(Hold::Blind {
+            driver: of,
+            hidden: Some(Hidden::Partition(part)),
+            ..
+        }) => *of == driver && part == partition,
+        Some(_) | None => false,
+    };
+    let mut blocks = Vec::new();
+    for pipeline in pipelines {
+        let of_it = pipeline.components.iter();
+        let of_it = of_it.filter(|component| component.replicas.iter().any(is_there));
+        blocks.extend(of_it.map(|component| ComponentPath {
+            pipeline: pipeline.key(),
+            component: component.id.clone(),
+        }));
+    }
+    StatusCondition {
+        about: Some(format!("{driver} {partition}")),
         blocks,
         ..whole(ConditionKind::Blind, since, why.to_owned())
     }

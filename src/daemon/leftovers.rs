@@ -100,7 +100,7 @@ fn with_containers(snapshot: &Snapshot) -> BTreeMap<PipelineKey, Generation> {
 /// One that does not answer may have.
 async fn note_what_is_left(docker: &DockerDriver, store: &Store) -> Containing {
     match docker.observe(&Scope::All).await {
-        Ok(seen) if seen.is_empty() => {
+        Ok(look) if look.is_empty() => {
             note(store, Containing::Nothing);
             Containing::Nothing
         }

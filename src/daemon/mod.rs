@@ -614,9 +614,9 @@ async fn clear(driver: &dyn Driver) {
     while unanswered < SWEEP_LOOKS {
         let asked = tokio::time::Instant::now();
         match driver.observe(&Scope::All).await {
-            Ok(seen) if seen.is_empty() => return,
-            Ok(seen) => {
-                let forgetting = seen.iter().map(|sighting| async {
+            Ok(look) if look.is_empty() => return,
+            Ok(look) => {
+                let forgetting = look.sightings.iter().map(|sighting| async {
                     if let Err(error) = driver.forget(&sighting.instance).await {
                         let instance = &sighting.instance;
                         tracing::debug!(%instance, %error, "it is forgotten later");

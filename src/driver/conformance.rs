@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, DriverError, Launch, Scope};
+use super::{Began, Driver, DriverError, Launch, Look, Scope};
 use crate::model::{
     ComponentId, ComponentSpec, ExitStatus, Generation, HumanDuration, ImageChoice, InstanceId,
     Life, Namespace, PipelineKey, ProcessSpec, ReplicaKey, Role, Sighting, Signal, SpecHash,
@@ -38,6 +38,17 @@ pub(super) trait Stage: Send + Sync {
     async fn prepared(&self, _component: &ComponentSpec) {}
     /// A component that behaves so.
     fn component(&mut self, id: &str, behaviour: Behaviour) -> ComponentSpec;
+    /// A component for which the engine has no room now; `None` where no engine has anything wait.
+    fn waiting(&mut self, _id: &str) -> Option<ComponentSpec> {
+        None
+    }
+    /// Has the program of an instance end with code 3 and its engine start it again inside the same
+    /// instance; false where no engine does.
+    async fn end_inside(&self, _instance: &InstanceId) -> bool {
+        false
+    }
+    /// Has the engine find room for such a component.
+    async fn make_room(&self, _component: &ComponentSpec) {}
 }
 
 /// A component that runs `program`.
@@ -89,7 +100,14 @@ pub(crate) fn launch(spec: ComponentSpec, incarnation: u64) -> Launch {
 /// What the driver sees of one instance.
 pub(crate) async fn sight(driver: &dyn Driver, instance: &InstanceId) -> Option<Sighting> {
     let scope = Scope::Instances([instance.clone()].into());
-    let mut seen = driver.observe(&scope).await.unwrap();
+    let Look {
+        sightings: mut seen,
+        hidden,
+    } = driver.observe(&scope).await.unwrap();
+    assert!(
+        hidden.is_empty(),
+        "all of the suite is in sight: {hidden:?}"
+    );
     assert!(seen.len() <= 1, "one instance, one sighting: {seen:?}");
     seen.pop()
 }
@@ -140,6 +158,9 @@ pub(super) async fn check(stage: &mut impl Stage) {
     an_end_raises_a_hint(stage).await;
     only_the_scope_is_looked_at(stage).await;
     a_new_driver_finds_what_runs_and_what_ended(stage).await;
+    what_waits_for_room_is_answered_at_once_and_runs_once_there_is_some(stage).await;
+    what_waits_for_room_is_given_up_by_a_stop(stage).await;
+    ends_inside_an_instance_are_told_with_their_times_by_every_look(stage).await;
     let left = stage.driver().observe(&Scope::All).await.unwrap();
     assert!(left.is_empty(), "the suite cleans up: {left:?}");
 }
@@ -226,14 +247,29 @@ async fn a_stop_ends_it_and_may_be_repeated(stage: &mut impl Stage) {
     let launch = launch(stage.component("stops", Behaviour::RunsForever), 1);
     stage.driver().start(&launch).await.unwrap();
     stage.prepared(&launch.spec).await;
+    let mut ends = Vec::new();
     for _ in 0..2 {
         let stopped = stage.driver().stop(&launch.instance, &launch.spec.stop);
-        stopped.await.unwrap();
+        let seen = stopped.await.unwrap().into_sighting();
+        let seen = seen.expect("what was stopped is there until it is forgotten");
+        assert_eq!(seen.instance, launch.instance);
+        let Life::Exited(exit) = seen.life else {
+            panic!("{:?}", seen.life);
+        };
+        ends.push(exit);
     }
-    let status = eventually_exits(stage.driver(), &launch.instance).await;
+    let [first, second] = &ends[..] else {
+        panic!("two stops");
+    };
+    assert_eq!(first.status, second.status);
     assert!(
-        ended_by(status, launch.spec.stop.signal_or_term()),
-        "{status:?}"
+        ended_by(first.status, launch.spec.stop.signal_or_term()),
+        "{ends:?}"
+    );
+    let status = eventually_exits(stage.driver(), &launch.instance).await;
+    assert_eq!(
+        status, first.status,
+        "a look sees what the stop has answered"
     );
     end(stage, &launch).await;
     let unknown = self::launch(stage.component("never-started", Behaviour::RunsForever), 9);
@@ -284,7 +320,7 @@ async fn only_the_scope_is_looked_at(stage: &mut impl Stage) {
     }
     let seen = sight(stage.driver(), &one.instance).await.unwrap();
     assert_eq!(seen.instance, one.instance);
-    let all = stage.driver().observe(&Scope::All).await.unwrap();
+    let all = stage.driver().observe(&Scope::All).await.unwrap().sightings;
     assert_eq!(all.len(), 2);
     for launch in [&one, &two] {
         end(stage, launch).await;
@@ -308,4 +344,76 @@ async fn a_new_driver_finds_what_runs_and_what_ended(stage: &mut impl Stage) {
     for launch in [&forever, &brief] {
         end(stage, launch).await;
     }
+}
+
+/// Starts a component for which there is no room; `None` where that is never so.
+async fn start_without_room(stage: &mut impl Stage, id: &str) -> Option<Launch> {
+    let waiting = launch(stage.waiting(id)?, 1);
+    let started = stage.driver().start(&waiting).await.unwrap();
+    let Began::Pending(pending) = &started.state else {
+        panic!("there is no room, and it runs: {started:?}");
+    };
+    assert!(pending.why.is_some(), "nobody says what it waits for");
+    // One that is repeated asks for no second one.
+    let again = stage.driver().start(&waiting).await.unwrap();
+    assert_eq!(again.handle, started.handle);
+    assert!(matches!(again.state, Began::Pending(_)), "{again:?}");
+    Some(waiting)
+}
+
+async fn what_waits_for_room_is_answered_at_once_and_runs_once_there_is_some(
+    stage: &mut impl Stage,
+) {
+    let Some(waiting) = start_without_room(stage, "waits").await else {
+        return;
+    };
+    let waits = |life: &Life| matches!(life, Life::Pending(pending) if pending.why.is_some());
+    eventually(stage.driver(), &waiting.instance, waits).await;
+    stage.restart().await;
+    let before = eventually(stage.driver(), &waiting.instance, waits).await;
+    let hints = stage.driver().hints();
+    stage.make_room(&waiting.spec).await;
+    let hinted = async { while !hints.taken().await.contains(&waiting.instance) {} };
+    let hinted = tokio::time::timeout(Duration::from_secs(10), hinted).await;
+    assert!(hinted.is_ok(), "no hint came that it runs");
+    let after = eventually_runs(stage.driver(), &waiting.instance).await;
+    assert_eq!(after.handle, before.handle, "it is the same one");
+    let started = stage.driver().start(&waiting).await.unwrap();
+    assert!(
+        matches!(started.state, Began::Running { .. }),
+        "{started:?}"
+    );
+    end(stage, &waiting).await;
+}
+
+async fn what_waits_for_room_is_given_up_by_a_stop(stage: &mut impl Stage) {
+    let Some(waiting) = start_without_room(stage, "given-up").await else {
+        return;
+    };
+    let stopped = stage.driver().stop(&waiting.instance, &waiting.spec.stop);
+    stopped.await.unwrap();
+    stage.make_room(&waiting.spec).await;
+    let seen = sight(stage.driver(), &waiting.instance).await;
+    assert!(
+        seen.is_none_or(|seen| !seen.life.is_alive()),
+        "it was given up"
+    );
+    end(stage, &waiting).await;
+}
+
+async fn ends_inside_an_instance_are_told_with_their_times_by_every_look(stage: &mut impl Stage) {
+    let launch = launch(stage.component("again", Behaviour::RunsForever), 1);
+    stage.driver().start(&launch).await.unwrap();
+    stage.prepared(&launch.spec).await;
+    if stage.end_inside(&launch.instance).await && stage.end_inside(&launch.instance).await {
+        let first = eventually_runs(stage.driver(), &launch.instance).await;
+        stage.restart().await;
+        let seen = eventually_runs(stage.driver(), &launch.instance).await;
+        assert_eq!(first.earlier, seen.earlier, "they are told alike");
+        let codes = seen.earlier.iter().map(|end| end.exit.status);
+        assert_eq!(codes.collect::<Vec<_>>(), [ExitStatus::Code(3); 2]);
+        assert_ne!(seen.earlier[0].id, seen.earlier[1].id);
+        assert!(seen.earlier.iter().all(|end| end.exit.started_at.is_some()));
+    }
+    end(stage, &launch).await;
 }

@@ -10,11 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started};
+use super::{
+    Began, Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope,
+    Started, Stopped,
+};
 use crate::clock::Clock;
 use crate::model::{
-    ComponentId, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, ProcessIdentity,
-    ReplicaKey, Sighting, Signal, StartFailure, StopPolicy,
+    ComponentId, DriverKind, EarlierEnd, Exit, ExitStatus, Handle, Hidden, InstanceId, Life,
+    Partition, Pending, ProcessIdentity, ReplicaKey, Sighting, Signal, StartFailure, StopPolicy,
 };
 
 /// How the instances of a component behave. Looked up at each step of an instance's life, so a
@@ -41,6 +44,8 @@ pub enum StartScript {
     Fails(StartFailure),
     /// It hangs until [`FakeWorld::release`].
     Hangs,
+    /// It is accepted, and waits with these words until [`FakeWorld::release`].
+    Waits(String),
     /// It runs, and the answer is lost.
     AnswerLost,
 }
@@ -101,6 +106,7 @@ struct State {
     scripts: BTreeMap<ComponentId, Script>,
     instances: BTreeMap<InstanceId, Fake>,
     sight: Sight,
+    hidden: BTreeMap<Partition, String>,
     whisper: Whisper,
     hints: Hints,
     started: Vec<InstanceId>,
@@ -113,6 +119,7 @@ struct Fake {
     launch: Launch,
     handle: Option<Handle>,
     life: Life,
+    earlier: Vec<EarlierEnd>,
 }
 
 impl FakeWorld {
@@ -122,6 +129,7 @@ impl FakeWorld {
             scripts: BTreeMap::new(),
             instances: BTreeMap::new(),
             sight: Sight::Clear,
+            hidden: BTreeMap::new(),
             whisper: Whisper::Heard,
             hints: Hints::default(),
             started: Vec::new(),
@@ -155,12 +163,17 @@ impl FakeWorld {
         self.lock().sight = sight;
     }
 
+    /// Takes a partition out of sight: what runs there runs on.
+    pub fn hide(&self, partition: Partition, why: &str) {
+        self.lock().hidden.insert(partition, why.to_owned());
+    }
+
     /// Sets whether ends raise hints.
     pub fn set_whisper(&self, whisper: Whisper) {
         self.lock().whisper = whisper;
     }
 
-    /// Lets starts of this component that hang go on.
+    /// Lets starts of this component that hang or wait go on.
     pub fn release(&self, component: &ComponentId) {
         self.lock()
             .scripts
@@ -185,6 +198,33 @@ impl FakeWorld {
         });
         drop(state);
         self.inner.changed.notify_waiters();
+    }
+
+    /// Ends the run of an instance and begins another inside it, as a cluster does by itself.
+    pub fn end_inside(&self, instance: &InstanceId, status: ExitStatus) {
+        let at = self.inner.clock.now();
+        let mut state = self.lock();
+        let Some(fake) = state.instances.get_mut(instance) else {
+            return;
+        };
+        let Life::Running { since } = fake.life else {
+            return;
+        };
+        let id = fake.earlier.len().to_string();
+        let exit = Exit {
+            status,
+            oom: false,
+            started_at: Some(since),
+            at,
+            killed: 0,
+        };
+        fake.earlier.push(EarlierEnd {
+            id,
+            exit,
+            disruption: None,
+        });
+        fake.life = Life::Running { since: at };
+        state.whisper(instance);
     }
 
     /// Ends everything, as a reboot of the host would.
@@ -222,11 +262,23 @@ impl FakeWorld {
     }
 
     /// Carries a start out, whether or not anyone still waits for its answer.
-    async fn carry_out(self, instance: InstanceId) -> Result<Started, DriverError> {
+    async fn carry_out(self, instance: InstanceId, answer: Answer) {
+        let mut answer = Some(answer);
+        let started = self.carry_on(&instance, &mut answer).await;
+        // Whoever asked may have crashed meanwhile, and what was started runs all the same.
+        drop(answer.map(|answer| answer.send(started)));
+    }
+
+    /// The same until its program runs; what only waits is answered before.
+    async fn carry_on(
+        &self,
+        instance: &InstanceId,
+        answer: &mut Option<Answer>,
+    ) -> Result<Started, DriverError> {
         let mut answer_lost = false;
         loop {
             let changed = self.inner.changed.notified();
-            let script = self.lock().script_of(&instance);
+            let script = self.lock().script_of(instance);
             match script.start {
                 StartScript::Runs => break,
                 StartScript::RunsAfter(delay) => {
@@ -239,10 +291,24 @@ impl FakeWorld {
                         failure: failure.clone(),
                         at,
                     };
-                    self.lock().end(&instance, |_| life);
+                    self.lock().end(instance, |_| life);
                     return Err(DriverError::Refused(failure));
                 }
                 StartScript::Hangs => changed.await,
+                StartScript::Waits(why) => {
+                    let since = self.inner.clock.now();
+                    let pending = Pending {
+                        since,
+                        why: Some(why),
+                    };
+                    let Some(started) = self.lock().accept(instance, pending) else {
+                        return Err(unreachable("start an instance"));
+                    };
+                    if let Some(answer) = answer.take() {
+                        drop(answer.send(Ok(started)));
+                    }
+                    changed.await;
+                }
                 StartScript::AnswerLost => {
                     answer_lost = true;
                     break;
@@ -252,9 +318,8 @@ impl FakeWorld {
         let since = self.inner.clock.now();
         let run = {
             let mut state = self.lock();
-            state.pids += 2;
-            let handle = handle(state.pids);
-            let Some(fake) = state.instances.get_mut(&instance) else {
+            let handle = state.handle_of(instance);
+            let Some(fake) = state.instances.get_mut(instance) else {
                 return Err(unreachable("start an instance"));
             };
             if !fake.life.is_alive() {
@@ -262,8 +327,11 @@ impl FakeWorld {
             }
             fake.handle = Some(handle);
             fake.life = Life::Running { since };
-            state.note_doubles(&instance);
-            state.script_of(&instance).run
+            state.note_doubles(instance);
+            if answer.is_none() {
+                state.whisper(instance);
+            }
+            state.script_of(instance).run
         };
         if let RunScript::Exits(after, status) = run {
             let world = self.clone();
@@ -279,15 +347,35 @@ impl FakeWorld {
         let state = self.lock();
         let handle = state
             .instances
-            .get(&instance)
+            .get(instance)
             .and_then(|fake| fake.handle.clone());
         match handle {
-            Some(handle) => Ok(Started {
-                handle,
-                since,
-                health: None,
-            }),
+            Some(handle) => Ok(Started::running(handle, since, None)),
             None => Err(unreachable("start an instance")),
+        }
+    }
+}
+
+impl Fake {
+    fn sighting(&self, instance: &InstanceId) -> Sighting {
+        Sighting {
+            instance: instance.clone(),
+            spec: self.launch.spec.hash.clone(),
+            handle: self.handle.clone(),
+            stop: self.launch.spec.stop,
+            after: self
+                .launch
+                .spec
+                .dependencies
+                .iter()
+                .map(|it| it.id.clone())
+                .collect(),
+            driver: DriverKind::Process,
+            partition: self.launch.spec.workload.partition(),
+            life: self.life.clone(),
+            earlier: self.earlier.clone(),
+            outdated: false,
+            health: None,
         }
     }
 }
@@ -312,16 +400,55 @@ impl State {
         let started_at = match fake.life {
             Life::Running { since } => Some(since),
             Life::Created
+            | Life::Pending(_)
             | Life::Exited(_)
             | Life::NotStarted { .. }
             | Life::Lost { .. }
             | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => None,
+            | Life::RuntimeRestarted(_)
+            | Life::Disrupted { .. } => None,
         };
         fake.life = life(started_at);
+        self.whisper(instance);
+    }
+
+    fn whisper(&self, instance: &InstanceId) {
         if self.whisper == Whisper::Heard {
             self.hints.raise(instance.clone());
         }
+    }
+
+    /// The handle of an instance: a new one, where it has none yet.
+    fn handle_of(&mut self, instance: &InstanceId) -> Handle {
+        let known = self.instances.get(instance);
+        if let Some(known) = known.and_then(|fake| fake.handle.clone()) {
+            return known;
+        }
+        self.pids += 2;
+        handle(self.pids)
+    }
+
+    /// Has an instance wait; `None` when it is not wanted any more.
+    fn accept(&mut self, instance: &InstanceId, pending: Pending) -> Option<Started> {
+        let handle = self.handle_of(instance);
+        let fake = self.instances.get_mut(instance)?;
+        let pending = match &fake.life {
+            Life::Pending(before) if before.why == pending.why => before.clone(),
+            Life::Created | Life::Pending(_) => pending,
+            Life::Running { .. }
+            | Life::Exited(_)
+            | Life::NotStarted { .. }
+            | Life::Lost { .. }
+            | Life::HostReboot { .. }
+            | Life::RuntimeRestarted(_)
+            | Life::Disrupted { .. } => return None,
+        };
+        fake.handle = Some(handle.clone());
+        fake.life = Life::Pending(pending.clone());
+        Some(Started {
+            handle,
+            state: Began::Pending(pending),
+        })
     }
 
     fn note_doubles(&mut self, instance: &InstanceId) {
@@ -335,6 +462,9 @@ impl State {
         }
     }
 }
+
+/// Where a start is answered.
+type Answer = oneshot::Sender<Result<Started, DriverError>>;
 
 fn handle(pid: u32) -> Handle {
     let identity = |pid| ProcessIdentity {
@@ -373,6 +503,13 @@ impl FakeDriver {
         }
     }
 
+    /// What is left of an instance that was stopped.
+    fn stopped(&self, instance: &InstanceId) -> Result<Stopped, DriverError> {
+        let state = self.sighted("stop an instance")?;
+        let left = state.instances.get(instance);
+        Stopped::seen(left.map(|fake| fake.sighting(instance)))
+    }
+
     fn sighted(&self, operation: &str) -> Result<MutexGuard<'_, State>, DriverError> {
         let state = self.world.lock();
         match state.sight {
@@ -388,30 +525,24 @@ impl Driver for FakeDriver {
         DriverKind::Process
     }
 
-    async fn observe(&self, scope: &Scope) -> Result<Vec<Sighting>, DriverError> {
+    async fn observe(&self, scope: &Scope) -> Result<Look, DriverError> {
         let state = self.sighted("look")?;
         let seen = state.instances.iter().filter(|(instance, _)| match scope {
             Scope::All => true,
             Scope::Instances(wanted) => wanted.contains(*instance),
         });
-        let seen = seen.map(|(instance, fake)| Sighting {
-            instance: instance.clone(),
-            spec: fake.launch.spec.hash.clone(),
-            handle: fake.handle.clone(),
-            stop: fake.launch.spec.stop,
-            after: fake
-                .launch
-                .spec
-                .dependencies
-                .iter()
-                .map(|it| it.id.clone())
-                .collect(),
-            driver: DriverKind::Process,
-            life: fake.life.clone(),
-            outdated: false,
-            health: None,
-        });
-        Ok(seen.collect())
+        let is_in_sight = |fake: &Fake| {
+            let partition = fake.launch.spec.workload.partition();
+            partition.is_none_or(|partition| !state.hidden.contains_key(&partition))
+        };
+        let seen = seen.filter(|(_, fake)| is_in_sight(fake));
+        let seen = seen.map(|(instance, fake)| fake.sighting(instance));
+        let hidden = state.hidden.clone().into_iter();
+        let hidden = hidden.map(|(partition, why)| (Hidden::Partition(partition), why));
+        Ok(Look {
+            sightings: seen.collect(),
+            hidden: hidden.collect(),
+        })
     }
 
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {
@@ -426,6 +557,7 @@ impl Driver for FakeDriver {
                     launch: launch.clone(),
                     handle: None,
                     life: Life::Created,
+                    earlier: Vec::new(),
                 };
                 state.instances.insert(instance.clone(), fake);
             }
@@ -437,43 +569,43 @@ impl Driver for FakeDriver {
                 return Err(DriverError::Refused(failure));
             }
             Some((Life::Running { since }, Some(handle))) => {
+                return Ok(Started::running(handle, since, None));
+            }
+            Some((Life::Pending(pending), Some(handle))) => {
                 return Ok(Started {
                     handle,
-                    since,
-                    health: None,
+                    state: Began::Pending(pending),
                 });
             }
             Some((_, Some(handle))) => {
                 let since = self.world.inner.clock.now();
-                return Ok(Started {
-                    handle,
-                    since,
-                    health: None,
-                });
+                return Ok(Started::running(handle, since, None));
             }
             Some((_, None)) => return Err(unreachable("start an instance")),
         }
         let (answer, answered) = oneshot::channel();
-        let world = self.world.clone();
-        tokio::spawn(async move {
-            let started = world.carry_out(instance).await;
-            // Whoever asked may have crashed meanwhile, and what was started runs all the same.
-            drop(answer.send(started));
-        });
+        tokio::spawn(self.world.clone().carry_out(instance, answer));
         answered
             .await
             .unwrap_or_else(|_| Err(unreachable("start an instance")))
     }
 
-    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError> {
+    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<Stopped, DriverError> {
         let (life, script) = {
             let mut state = self.sighted("stop an instance")?;
             state.stopped.push(instance.clone());
             let life = state.instances.get(instance).map(|fake| fake.life.clone());
             (life, state.script_of(instance))
         };
-        if !life.is_some_and(|life| life.is_alive()) {
-            return Ok(());
+        match life {
+            // Nothing of it ever ran, so nothing is left to tell of it.
+            Some(Life::Pending(_)) => {
+                self.sighted("stop an instance")?.instances.remove(instance);
+                self.world.inner.changed.notify_waiters();
+                return Ok(Stopped::default());
+            }
+            Some(life) if life.is_alive() => {}
+            Some(_) | None => return self.stopped(instance),
         }
         let grace = how.grace_period.get();
         let (after, signal) = match script.stop {
@@ -494,7 +626,8 @@ impl Driver for FakeDriver {
             tokio::time::sleep(after).await;
             world.end(&ending, ExitStatus::Signal(signal));
         });
-        done.await.map_err(|_| unreachable("stop an instance"))
+        done.await.map_err(|_| unreachable("stop an instance"))?;
+        self.stopped(instance)
     }
 
     async fn forget(&self, instance: &InstanceId) -> Result<(), DriverError> {
@@ -581,6 +714,26 @@ mod tests {
             self.world.script(&spec.id, script);
             spec
         }
+
+        fn waiting(&mut self, id: &str) -> Option<crate::model::ComponentSpec> {
+            let spec = spec(id, "fake", &[]);
+            let waits = StartScript::Waits("0/3 nodes are available".to_owned());
+            let script = Script {
+                start: waits,
+                ..Script::default()
+            };
+            self.world.script(&spec.id, script);
+            Some(spec)
+        }
+
+        async fn end_inside(&self, instance: &InstanceId) -> bool {
+            self.world.end_inside(instance, ExitStatus::Code(3));
+            true
+        }
+
+        async fn make_room(&self, component: &crate::model::ComponentSpec) {
+            self.world.release(&component.id);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -602,6 +755,31 @@ mod tests {
         assert!(waited.is_err());
         stage.world.release(&launch.spec.id);
         conformance::eventually_runs(&stage.driver, &launch.instance).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_a_partition_out_of_sight_is_hidden_and_the_rest_is_seen() {
+        let stage = FakeStage::new();
+        let mut launches = Vec::new();
+        for (id, namespace) in [("a", "one"), ("b", "two")] {
+            let crate::model::Workload::Kubernetes(mut pod) = crate::model::fixtures::pod() else {
+                panic!("a pod is one");
+            };
+            pod.namespace = Some(namespace.to_owned());
+            let mut spec = spec(id, "fake", &[]);
+            spec.workload = crate::model::Workload::Kubernetes(pod);
+            let launch = conformance::launch(spec, 1);
+            stage.driver.start(&launch).await.unwrap();
+            launches.push(launch);
+        }
+        let one = Partition::new("one");
+        stage.world.hide(one.clone(), "forbidden");
+        let look = stage.driver.observe(&Scope::All).await.unwrap();
+        let seen = look.sightings.iter().map(|seen| &seen.instance);
+        assert_eq!(seen.collect::<Vec<_>>(), [&launches[1].instance]);
+        let hidden = [(Hidden::Partition(one), "forbidden".to_owned())];
+        assert_eq!(look.hidden, hidden.into());
+        assert!(!look.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

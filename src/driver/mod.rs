@@ -1,9 +1,9 @@
 //! Where components run: the contract that every driver keeps, and the drivers.
 //!
 //! **Expected flow.** The reconciler records the intent to start an instance, calls
-//! [`Driver::start`], records the answer. Later it calls [`Driver::stop`], waits until
-//! [`Driver::observe`] or the answer says that the instance ended, records the end, and calls
-//! [`Driver::forget`].
+//! [`Driver::start`], records the answer. Later it calls [`Driver::stop`], records how the instance
+//! ended as the answer says, and calls [`Driver::forget`]. What ends by itself is told by
+//! [`Driver::observe`].
 //!
 //! **Guarantees of a driver.** Every call is idempotent and keyed by instance id. Whatever it
 //! started carries its own description, so [`Driver::observe`] finds it after a crash of
@@ -20,8 +20,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{
-    Boot, ComponentId, ComponentSpec, DriverKind, EngineHealth, Generation, Handle, ImageChoice,
-    InstanceId, Limit, PipelineKey, ReplicaKey, Sighting, StartFailure, StopPolicy, Timestamp,
+    Boot, ComponentId, ComponentSpec, DriverKind, EngineHealth, Generation, Handle, Hidden,
+    ImageChoice, InstanceId, Limit, Partition, Pending, PipelineKey, ReplicaKey, Sighting,
+    StartFailure, StopPolicy, Timestamp,
 };
 
 #[cfg(test)]
@@ -40,26 +41,39 @@ pub trait Driver: Send + Sync + 'static {
     /// Which one.
     fn kind(&self) -> DriverKind;
 
-    /// Everything in `scope` that carries our mark, alive or dead, with how it ended.
+    /// Everything in `scope` that carries our mark, alive or dead, with how it ended; and what of it
+    /// could not be looked at, whose absence means nothing.
     ///
     /// # Errors
     /// [`DriverError::Unreachable`] when nothing is known: the driver is then *blind*, and absence
     /// from a failed look means nothing.
-    async fn observe(&self, scope: &Scope) -> Result<Vec<Sighting>, DriverError>;
+    async fn observe(&self, scope: &Scope) -> Result<Look, DriverError>;
+
+    /// The partitions that components name, or that hold instances: from now on each look at all is a
+    /// look at these too. Called before such a look.
+    fn attend(&self, partitions: &BTreeSet<Partition>) {
+        // Most drivers have no parts.
+        debug_assert!(partitions.is_empty(), "{} has no partitions", self.kind());
+    }
 
     /// Starts an instance. Calling it again for the same instance answers what the first call did.
+    ///
+    /// A start that its engine has accepted and cannot carry out yet is answered at once, with
+    /// [`Began::Pending`]: what may take hours is no call. From then on [`Driver::observe`] says
+    /// [`Life::Pending`](crate::model::Life::Pending), also to the next daemon, and
+    /// [`Driver::stop`] gives it up.
     ///
     /// # Errors
     /// [`DriverError::Refused`] and [`DriverError::InTheWay`] when certainly nothing runs; any other
     /// error leaves that open, and only [`Driver::observe`] can tell.
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError>;
 
-    /// Stops an instance and all it forked: signal, grace, kill, and a look that nothing is left.
-    /// One that is already gone is a success.
+    /// Stops an instance and all it forked: signal, grace, kill, and a look that nothing is left, which
+    /// it answers with. One that is already gone is a success.
     ///
     /// # Errors
     /// [`DriverError::StillAlive`] when something survived.
-    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError>;
+    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<Stopped, DriverError>;
 
     /// Removes what is left of an instance whose end has been recorded. Its logs stay, within
     /// their limits. One that is already gone is a success; a live one is left alone.
@@ -105,6 +119,33 @@ pub enum Scope {
     Instances(BTreeSet<InstanceId>),
 }
 
+/// What a look saw, and what it could not see.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Look {
+    /// What was seen.
+    pub sightings: Vec<Sighting>,
+    /// What nothing is known of, and why. A look at all names all of that; one at some instances what
+    /// concerns these.
+    pub hidden: BTreeMap<Hidden, String>,
+}
+
+impl Look {
+    /// Whether it is sure that nothing is there.
+    pub fn is_empty(&self) -> bool {
+        self.sightings.is_empty() && self.hidden.is_empty()
+    }
+}
+
+impl From<Vec<Sighting>> for Look {
+    /// A look that saw all there is.
+    fn from(sightings: Vec<Sighting>) -> Self {
+        Self {
+            sightings,
+            hidden: BTreeMap::new(),
+        }
+    }
+}
+
 /// All that a driver needs to start one instance.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -144,10 +185,57 @@ pub struct Description {
 pub struct Started {
     /// How to address it.
     pub handle: Handle,
-    /// When its program started.
-    pub since: Timestamp,
-    /// What its engine says of its health, where that runs a check of its own.
-    pub health: Option<EngineHealth>,
+    /// Whether its program runs.
+    pub state: Began,
+}
+
+impl Started {
+    /// An instance whose program has run since `since`.
+    pub fn running(handle: Handle, since: Timestamp, health: Option<EngineHealth>) -> Self {
+        let state = Began::Running { since, health };
+        Self { handle, state }
+    }
+}
+
+/// Whether the program of a started instance runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// It does.
+    Running {
+        /// Since when.
+        since: Timestamp,
+        /// What its engine says of its health, where that runs a check of its own.
+        health: Option<EngineHealth>,
+    },
+    /// Its engine has accepted it, and starts it by itself once it can.
+    Pending(Pending),
+}
+
+/// What is left of an instance that was stopped.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stopped {
+    seen: Option<Sighting>,
+}
+
+impl Stopped {
+    /// What a look after the stop has seen; `None` = nothing is left to tell how it ended.
+    ///
+    /// # Errors
+    /// When it was seen alive.
+    pub fn seen(seen: Option<Sighting>) -> Result<Self, DriverError> {
+        match &seen {
+            Some(alive) if alive.life.is_alive() => Err(DriverError::StillAlive {
+                instance: alive.instance.clone(),
+                why: "it was stopped, and is seen alive".to_owned(),
+            }),
+            Some(_) | None => Ok(Self { seen }),
+        }
+    }
+
+    /// How it ended; `None` = nothing is left to tell that.
+    pub fn into_sighting(self) -> Option<Sighting> {
+        self.seen
+    }
 }
 
 /// What went wrong in a driver.

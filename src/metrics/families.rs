@@ -597,6 +597,7 @@ fn reason(hold: &Hold) -> &'static str {
         Hold::WaitingFor { .. } => "waiting-for",
         Hold::StopsAfter { .. } => "stops-after",
         Hold::InFlight { .. } => "in-flight",
+        Hold::Pending(_) => "pending",
         Hold::BecomingReady { .. } => "becoming-ready",
         Hold::Unhealthy { .. } => "unhealthy",
         Hold::StartFailed { .. } => "start-failed",

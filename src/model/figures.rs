@@ -104,7 +104,9 @@ impl ExitReason {
                 StopCause::Stray => Self::Lost,
             }),
             EndCause::Lost | EndCause::Vanished => Some(Self::Lost),
-            EndCause::HostReboot | EndCause::RuntimeRestarted => Some(Self::Host),
+            EndCause::HostReboot | EndCause::RuntimeRestarted | EndCause::Disrupted(_) => {
+                Some(Self::Host)
+            }
         }
     }
 

@@ -62,6 +62,17 @@ pub(crate) fn container() -> Workload {
     })
 }
 
+/// What runs as a pod of some image.
+pub(crate) fn pod() -> Workload {
+    let Workload::Docker(container) = container() else {
+        unreachable!("a container is one");
+    };
+    Workload::Kubernetes(KubernetesSpec {
+        container,
+        namespace: None,
+    })
+}
+
 /// A daemon of no version in `/`, at the beginning of time.
 pub(crate) fn daemon() -> DaemonStatus {
     DaemonStatus {

@@ -17,6 +17,7 @@ pub(crate) mod fixtures;
 mod ids;
 pub mod image;
 mod notified;
+mod partition;
 pub mod path;
 mod plan;
 mod registry;
@@ -38,6 +39,7 @@ pub use ids::{
     SpecHash, TargetName,
 };
 pub use notified::{MessageStatus, Notifications, PendingMessage, TargetStatus};
+pub use partition::{Hidden, Partition};
 pub use plan::{Action, Effort, Ending, Hold, Holder, InFlight, Plan, Reason, Step};
 pub use registry::{
     About, BadServiceId, Evidence, Hearing, Metric, Metrics, Owner, Patience, Provenance,
@@ -57,10 +59,11 @@ pub use spec::{
     Workload,
 };
 pub use state::{
-    Boot, Charge, Counts, EndCause, Ended, EngineHealth, Exit, ExitStatus, Failure, Handle, Health,
-    History, ImageChoice, Instance, Life, Phase, PipelineRecord, ProbeKind, ProbeOutcome,
-    ProbeTally, ProcessIdentity, Pull, Record, RecordedImage, RunIntent, Sighting, Stalled,
-    StartFailure, StartTrouble, StopCause, StopFailure, UnansweredStarts,
+    Boot, Charge, Counts, Disruption, DisruptionKind, EarlierEnd, EndCause, Ended, EngineHealth,
+    Exit, ExitStatus, Failure, Handle, Health, History, ImageChoice, Instance, Life, Pending,
+    Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, ProcessIdentity, Pull, Record,
+    RecordedImage, RunIntent, Sighting, Stalled, StartFailure, StartTrouble, StopCause,
+    StopFailure, UnansweredStarts,
 };
 pub use status::{
     ComponentStatus, DaemonStatus, Event, EventKind, ExitSummary, ImageStatus, Limit, Next,

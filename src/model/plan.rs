@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
 use super::ids::{ComponentId, InstanceId, PipelineKey, ReplicaKey, SpecHash};
+use super::partition::Hidden;
 use super::spec::{Condition, DriverKind};
-use super::state::{Exit, StartFailure, StopCause};
+use super::state::{Exit, Pending, StartFailure, StopCause};
 use super::time::Timestamp;
 
 /// The whole decision about one pipeline at one moment.
@@ -176,6 +177,8 @@ pub enum Hold {
         /// `start` or `stop`, for readers.
         call: InFlight,
     },
+    /// Its engine has accepted it and has not begun to run it.
+    Pending(Pending),
     /// It runs and is not ready yet.
     BecomingReady {
         /// What its probe last said, or that none has answered.
@@ -214,6 +217,9 @@ pub enum Hold {
     Blind {
         /// Which driver.
         driver: DriverKind,
+        /// What of it, where it answers and knows nothing of that alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hidden: Option<Hidden>,
         /// What went wrong.
         because: String,
     },
@@ -337,6 +343,7 @@ impl Hold {
             | Self::WaitingFor { .. }
             | Self::StopsAfter { .. }
             | Self::InFlight { .. }
+            | Self::Pending(_)
             | Self::BecomingReady { .. }
             | Self::Unhealthy { .. }
             | Self::StartFailed { .. }
@@ -391,6 +398,7 @@ impl fmt::Display for Hold {
             Self::InFlight {
                 call: InFlight::Stop,
             } => f.write_str("being stopped"),
+            Self::Pending(pending) => pending.fmt(f),
             Self::BecomingReady { because, .. } => write!(f, "not ready yet: {because}"),
             Self::Unhealthy { because } => write!(f, "readiness probe fails: {because}"),
             Self::StartFailed { why, .. } => write!(f, "start failed: {why}"),
@@ -398,9 +406,22 @@ impl fmt::Display for Hold {
                 write!(f, "waiting for what its last run left behind: {why}")
             }
             Self::StopFailed { why, .. } => write!(f, "stop failed: {why}"),
-            Self::Blind { driver, because } => {
-                write!(f, "the {driver} driver does not answer: {because}")
-            }
+            Self::Blind {
+                driver,
+                hidden,
+                because,
+            } => match hidden {
+                None => write!(f, "the {driver} driver does not answer: {because}"),
+                Some(Hidden::Partition(partition)) => {
+                    write!(
+                        f,
+                        "the {driver} driver cannot look at {partition}: {because}"
+                    )
+                }
+                Some(Hidden::Instance(_)) => {
+                    write!(f, "the {driver} driver knows nothing of it: {because}")
+                }
+            },
             Self::NoDriver { driver } => {
                 write!(
                     f,
@@ -436,6 +457,7 @@ impl Hold {
             | Self::WaitingFor { .. }
             | Self::StopsAfter { .. }
             | Self::InFlight { .. }
+            | Self::Pending(_)
             | Self::Unhealthy { .. }
             | Self::Blind { .. }
             | Self::NoDriver { .. }

@@ -2,12 +2,14 @@
 //!
 //! [`Record`] is exactly what the store keeps; there is no second, "persisted" form of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
 use super::ids::{ComponentId, InstanceId, SpecHash};
+use super::partition::Partition;
 use super::spec::{DriverKind, Signal, StopPolicy};
 use super::time::Timestamp;
 
@@ -138,6 +140,9 @@ pub struct Instance {
     pub spec: SpecHash,
     /// Who runs it.
     pub driver: DriverKind,
+    /// In which part of what that runs; `None` = the driver's own, or it has no parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<Partition>,
     /// How it is stopped, whatever the file says by then.
     pub stop: StopPolicy,
     /// What it depended on when it started: decides the order of stops after it left the file.
@@ -153,6 +158,9 @@ pub struct Instance {
     /// How its driver addresses it; `None` until the driver answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<Handle>,
+    /// The ends inside it that were counted: those that its engine has restarted it after.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub counted: BTreeSet<String>,
     /// Where it is in its life.
     pub phase: Phase,
 }
@@ -176,6 +184,10 @@ pub enum Phase {
     Starting {
         /// When the intent was recorded.
         since: Timestamp,
+        /// What its engine has it wait for, once the engine has accepted it; `None` = the driver has
+        /// not answered yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pending: Option<Pending>,
     },
     /// It runs. Next: it ends, or a stop is decided.
     Running {
@@ -196,6 +208,27 @@ pub enum Phase {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failed: Option<StopFailure>,
     },
+}
+
+/// That an engine has accepted an instance and has not begun to run it. The engine begins it by itself
+/// once it can, also while no daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// What for, in the engine's own words; `None` = the engine does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its engine has not started it yet")?;
+        match &self.why {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A stop that did not end the whole tree.
@@ -551,6 +584,68 @@ pub enum EndCause {
     HostReboot,
     /// Its container engine stopped it when it went down: does not count.
     RuntimeRestarted,
+    /// Its engine took it from where it ran, or a person did: does not count.
+    Disrupted(Disruption),
+}
+
+/// What took an instance from where it ran. It is never a failure of the component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disruption {
+    /// In one word.
+    pub kind: DisruptionKind,
+    /// In the engine's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What took an instance from where it ran, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisruptionKind {
+    /// Its node was drained.
+    Drained,
+    /// Its node was short of something.
+    Evicted,
+    /// Something more important needed its place.
+    Preempted,
+    /// Its node is gone for good.
+    NodeLost,
+    /// A person removed it through the engine.
+    DeletedByHand,
+}
+
+impl fmt::Display for DisruptionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drained => "its node was drained",
+            Self::Evicted => "it was evicted from its node",
+            Self::Preempted => "it made room for something more important",
+            Self::NodeLost => "its node was lost",
+            Self::DeletedByHand => "somebody deleted it",
+        })
+    }
+}
+
+impl fmt::Display for Disruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)?;
+        match &self.message {
+            Some(message) => write!(f, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a run ended that its engine followed with another inside the same instance, as a cluster does
+/// while no daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierEnd {
+    /// Tells it from the other ends inside the instance, for as long as the engine tells of it.
+    pub id: String,
+    /// How it ended.
+    pub exit: Exit,
+    /// What took it; `None` = it ended by itself.
+    pub disruption: Option<Disruption>,
 }
 
 /// What a driver saw of one instance.
@@ -568,8 +663,13 @@ pub struct Sighting {
     pub after: Vec<ComponentId>,
     /// Who runs it.
     pub driver: DriverKind,
+    /// In which part of what that runs; `None` = the driver's own, or it has no parts.
+    pub partition: Option<Partition>,
     /// Alive or not.
     pub life: Life,
+    /// The ends inside it that its engine knows of, in any order. Each is counted once, however often
+    /// it is told.
+    pub earlier: Vec<EarlierEnd>,
     /// Whether its image's name means another image by now.
     pub outdated: bool,
     /// What its engine says of its health, where that runs a check of its own.
@@ -579,8 +679,11 @@ pub struct Sighting {
 /// Alive or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// It has been created and its program does not run yet.
+    /// It was made and its program does not run; unless its driver is just starting it, nothing will
+    /// come of it.
     Created,
+    /// Its engine has it and starts its program by itself, once it can.
+    Pending(Pending),
     /// Its program runs.
     Running {
         /// Since when.
@@ -607,18 +710,26 @@ pub enum Life {
     },
     /// The engine that ran it went down and took it along.
     RuntimeRestarted(Exit),
+    /// Its engine took it from where it ran, or a person did, and does not run it elsewhere.
+    Disrupted {
+        /// How it ended, as far as that is known.
+        exit: Exit,
+        /// What took it.
+        disruption: Disruption,
+    },
 }
 
 impl Life {
     /// Whether anything of it may still run.
     pub fn is_alive(&self) -> bool {
         match self {
-            Self::Created | Self::Running { .. } => true,
+            Self::Created | Self::Pending(_) | Self::Running { .. } => true,
             Self::Exited(_)
             | Self::NotStarted { .. }
             | Self::Lost { .. }
             | Self::HostReboot { .. }
-            | Self::RuntimeRestarted(_) => false,
+            | Self::RuntimeRestarted(_)
+            | Self::Disrupted { .. } => false,
         }
     }
 }

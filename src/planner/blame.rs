@@ -149,7 +149,7 @@ fn outage(upstream: &ComponentSpec, record: &Record) -> Option<Outage> {
         return Some(lasting(ended.unwrap_or_default(), upstream, record));
     };
     match &instance.phase {
-        Phase::Starting { since } => Some(lasting(ended.unwrap_or(*since), upstream, record)),
+        Phase::Starting { since, .. } => Some(lasting(ended.unwrap_or(*since), upstream, record)),
         Phase::Stopping { since, .. } => Some(lasting(*since, upstream, record)),
         Phase::Running { since, health } => running(*since, health, ended, upstream, record),
     }

@@ -50,7 +50,14 @@ fn unmet_by(upstream: &ComponentSpec, record: &Record, condition: Condition) -> 
         return Some("its new definition has not started yet".to_owned());
     }
     match (&instance.phase, condition) {
-        (Phase::Starting { .. }, _) => Some("starting".to_owned()),
+        (Phase::Starting { pending: None, .. }, _) => Some("starting".to_owned()),
+        (
+            Phase::Starting {
+                pending: Some(pending),
+                ..
+            },
+            _,
+        ) => Some(pending.to_string()),
         (Phase::Stopping { .. }, _) => Some("stopping".to_owned()),
         (Phase::Running { .. }, Condition::Started) => None,
         (Phase::Running { .. }, Condition::Completed) => Some("still running".to_owned()),

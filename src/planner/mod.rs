@@ -31,9 +31,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::{
-    Action, ComponentId, ComponentSpec, DriverKind, Health, Hold, InFlight, Instance, InstanceId,
-    Phase, PipelineKey, PipelineSpec, Plan, Reason, Record, ReplicaKey, RunIntent, StartTrouble,
-    Step, StopCause, Timestamp,
+    Action, ComponentId, ComponentSpec, DriverKind, Health, Hidden, Hold, InFlight, Instance,
+    InstanceId, Partition, Pending, Phase, PipelineKey, PipelineSpec, Plan, Reason, Record,
+    ReplicaKey, RunIntent, StartTrouble, Step, StopCause, Timestamp,
 };
 
 use handover::Handovers;
@@ -129,8 +129,8 @@ pub struct Observed<'a> {
     pub records: Records<'a>,
     /// Live instances that no record owns.
     pub strays: Strays<'a>,
-    /// Drivers that do not answer, and what went wrong.
-    pub blind: Blind<'a>,
+    /// What nothing is known of, and what went wrong.
+    pub blind: Blind,
     /// Drivers that exist in this daemon.
     pub drivers: BTreeSet<DriverKind>,
     /// Replicas with an unanswered driver call.
@@ -153,8 +153,51 @@ pub struct Observed<'a> {
 pub type Records<'a> = std::borrow::Cow<'a, BTreeMap<ReplicaKey, Record>>;
 /// Strays by instance.
 pub type Strays<'a> = std::borrow::Cow<'a, BTreeMap<InstanceId, Instance>>;
-/// Drivers that do not answer.
-pub type Blind<'a> = std::borrow::Cow<'a, BTreeMap<DriverKind, String>>;
+/// What nothing is known of, and what went wrong with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blind {
+    /// Drivers that do not answer.
+    pub drivers: BTreeMap<DriverKind, String>,
+    /// What drivers that answer know nothing of.
+    pub hidden: BTreeMap<(DriverKind, Hidden), String>,
+}
+
+impl Blind {
+    /// The hold on a component that `driver` runs in `partition`; `None` when all is in sight.
+    fn part(&self, driver: DriverKind, partition: Option<&Partition>) -> Option<Hold> {
+        if let Some(because) = self.drivers.get(&driver) {
+            return Some(Hold::Blind {
+                driver,
+                hidden: None,
+                because: because.clone(),
+            });
+        }
+        let hidden = Hidden::Partition(partition?.clone());
+        self.hidden(driver, hidden)
+    }
+
+    /// The same of an instance that is there.
+    fn instance(&self, instance: &Instance) -> Option<Hold> {
+        let driver = instance.driver;
+        self.part(driver, instance.partition.as_ref())
+            .or_else(|| self.hidden(driver, Hidden::Instance(instance.id.clone())))
+    }
+
+    fn hidden(&self, driver: DriverKind, hidden: Hidden) -> Option<Hold> {
+        // Most drivers have no parts, and every plan asks for every replica.
+        if self.hidden.is_empty() {
+            return None;
+        }
+        let key = (driver, hidden);
+        let because = self.hidden.get(&key)?.clone();
+        let (driver, hidden) = (key.0, Some(key.1));
+        Some(Hold::Blind {
+            driver,
+            hidden,
+            because,
+        })
+    }
+}
 /// Instances of other pipelines that have to go.
 pub type LeavingElsewhere<'a> = std::borrow::Cow<'a, [Leaving]>;
 /// Unanswered calls.
@@ -302,30 +345,27 @@ impl<'a> View<'a> {
             return Decision::Wait(Hold::InFlight { call: *call });
         }
         if let Some(stray) = self.strays.get(key) {
-            return self
-                .blind(stray.driver)
-                .unwrap_or_else(|| match &stray.phase {
-                    Phase::Stopping { .. } => self.stop_again(stray),
-                    Phase::Starting { .. } | Phase::Running { .. } => {
-                        let cause = StopCause::Stray;
-                        Decision::Do(stop(stray, &cause), Reason::Stop(cause))
-                    }
-                });
+            return self.blind(stray).unwrap_or_else(|| match &stray.phase {
+                Phase::Stopping { .. } => self.stop_again(stray),
+                Phase::Starting { .. } | Phase::Running { .. } => {
+                    let cause = StopCause::Stray;
+                    Decision::Do(stop(stray, &cause), Reason::Stop(cause))
+                }
+            });
         }
         let fresh = Record::default();
         let record = self.observed.records.get(key).unwrap_or(&fresh);
         match (&record.instance, self.desired.wants(key)) {
             (Some(instance), spec) => self
-                .blind(instance.driver)
+                .blind(instance)
                 .unwrap_or_else(|| self.with_instance(key, record, instance, spec)),
             (None, Some(spec)) => self.without_instance(key, record, spec),
             (None, None) => Decision::Do(Action::Forget, Reason::Gone),
         }
     }
 
-    fn blind(&self, driver: DriverKind) -> Option<Decision> {
-        let because = self.observed.blind.get(&driver)?.clone();
-        Some(Decision::Wait(Hold::Blind { driver, because }))
+    fn blind(&self, instance: &Instance) -> Option<Decision> {
+        self.observed.blind.instance(instance).map(Decision::Wait)
     }
 
     fn with_instance(
@@ -337,9 +377,13 @@ impl<'a> View<'a> {
     ) -> Decision {
         match &instance.phase {
             // Not busy, so the answer to the start was lost: the next look tells what came of it.
-            Phase::Starting { .. } => Decision::Wait(Hold::InFlight {
+            Phase::Starting { pending: None, .. } => Decision::Wait(Hold::InFlight {
                 call: InFlight::Start,
             }),
+            Phase::Starting {
+                pending: Some(pending),
+                ..
+            } => self.pending(key, record, instance, (spec, pending)),
             Phase::Stopping { .. } => self.stop_again(instance),
             Phase::Running { health, .. } => {
                 if let Some(cause) = leaves_for_good(self.desired, key, record) {
@@ -353,6 +397,26 @@ impl<'a> View<'a> {
                     None => self.live(spec, instance, health),
                 }
             }
+        }
+    }
+
+    /// An instance that its engine starts by itself once it can. It serves nobody yet, so one that is
+    /// not wanted as it is goes at once.
+    fn pending(
+        &self,
+        key: &ReplicaKey,
+        record: &Record,
+        instance: &Instance,
+        (spec, pending): (Option<&ComponentSpec>, &Pending),
+    ) -> Decision {
+        if let Some(cause) = leaves_for_good(self.desired, key, record) {
+            return self.leave(key, instance, cause);
+        }
+        let unwanted =
+            spec.and_then(|spec| replacement(record, instance, &Health::default(), spec));
+        match unwanted {
+            Some((cause, reason)) => Decision::Do(stop(instance, &cause), reason),
+            None => Decision::Wait(Hold::Pending(pending.clone())),
         }
     }
 
@@ -429,7 +493,7 @@ impl<'a> View<'a> {
             (None, None) if health.engine.is_some() => Hold::BecomingReady { because, at: None },
             (None, None) => {
                 let (Phase::Running { since, .. }
-                | Phase::Starting { since }
+                | Phase::Starting { since, .. }
                 | Phase::Stopping { since, .. }) = instance.phase;
                 let at = since.after(spec.ready_after.get());
                 let because = format!("it has to live for {}", spec.ready_after);
@@ -512,11 +576,12 @@ impl<'a> View<'a> {
         if !self.observed.drivers.contains(&driver) {
             return Err(Hold::NoDriver { driver });
         }
-        if let Some(because) = self.observed.blind.get(&driver) {
-            return Err(Hold::Blind {
-                driver,
-                because: because.clone(),
-            });
+        if let Some(hold) = self
+            .observed
+            .blind
+            .part(driver, spec.workload.partition().as_ref())
+        {
+            return Err(hold);
         }
         if record.released.as_ref() != Some(&spec.hash) {
             let records = self.observed.records.as_ref();

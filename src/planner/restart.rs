@@ -94,7 +94,9 @@ pub fn verdict(
         | RunIntent::Stop { .. } => {}
     }
     match &last.cause {
-        EndCause::HostReboot | EndCause::RuntimeRestarted => Verdict::Start(Reason::Interrupted),
+        EndCause::HostReboot | EndCause::RuntimeRestarted | EndCause::Disrupted(_) => {
+            Verdict::Start(Reason::Interrupted)
+        }
         EndCause::Stopped(cause) if !is_failed_probe(cause) => Verdict::Start(Reason::Interrupted),
         EndCause::Itself(_) if succeeded(policy, last) && policy.mode != RestartMode::Always => {
             Verdict::Completed
@@ -137,7 +139,8 @@ fn after_failure(
         | EndCause::Lost
         | EndCause::Vanished
         | EndCause::HostReboot
-        | EndCause::RuntimeRestarted => (Ending::Failure, history.failures),
+        | EndCause::RuntimeRestarted
+        | EndCause::Disrupted(_) => (Ending::Failure, history.failures),
     };
     let failures = failures.max(1);
     if let Some(limit) = policy.limit {
@@ -173,7 +176,8 @@ fn after_failure(
         | EndCause::Lost
         | EndCause::Vanished
         | EndCause::HostReboot
-        | EndCause::RuntimeRestarted => Reason::Restart {
+        | EndCause::RuntimeRestarted
+        | EndCause::Disrupted(_) => Reason::Restart {
             exit: last.exit.clone(),
             failures,
             ending,
@@ -224,7 +228,8 @@ pub fn judged_anew(record: &Record, since: Option<Timestamp>) -> Option<Reason> 
         | EndCause::Lost
         | EndCause::Vanished
         | EndCause::HostReboot
-        | EndCause::RuntimeRestarted => None,
+        | EndCause::RuntimeRestarted
+        | EndCause::Disrupted(_) => None,
     }
 }
 
@@ -370,7 +375,8 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
         | EndCause::Lost
         | EndCause::Vanished
         | EndCause::HostReboot
-        | EndCause::RuntimeRestarted => 0,
+        | EndCause::RuntimeRestarted
+        | EndCause::Disrupted(_) => 0,
     };
     let charge = match &ended.cause {
         EndCause::Itself(charge) if succeeded(policy, &ended) => {
@@ -383,7 +389,7 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
         EndCause::NotStarted(failure) if failure.is_image() => None,
         EndCause::NotStarted(_) | EndCause::Lost | EndCause::Vanished => Some(Charge::Own),
         EndCause::Stopped(cause) => is_failed_probe(cause).then_some(Charge::Own),
-        EndCause::HostReboot | EndCause::RuntimeRestarted => None,
+        EndCause::HostReboot | EndCause::RuntimeRestarted | EndCause::Disrupted(_) => None,
     };
     if let Some(charge) = charge {
         if charge == Charge::Own {
@@ -398,7 +404,8 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
                 | EndCause::Lost
                 | EndCause::Vanished
                 | EndCause::HostReboot
-                | EndCause::RuntimeRestarted => None,
+                | EndCause::RuntimeRestarted
+                | EndCause::Disrupted(_) => None,
             },
             charge,
         });
@@ -413,6 +420,26 @@ pub fn ended(history: &History, ended: Ended, policy: &RestartPolicy) -> History
         history.stall_ended_at = Some(ended.exit.at);
     }
     history.last = Some(ended);
+    history
+}
+
+/// `history` after `ended`, which its engine has followed with another run of the same instance: a
+/// restart like one of ours, so that the figures do not depend on who was there.
+#[must_use]
+pub fn ended_inside(history: &History, ended: Ended, policy: &RestartPolicy) -> History {
+    let is_counted = match &ended.cause {
+        EndCause::Itself(Charge::Own)
+        | EndCause::NotStarted(_)
+        | EndCause::Lost
+        | EndCause::Vanished => true,
+        EndCause::Itself(Charge::Upstream(_))
+        | EndCause::Stopped(_)
+        | EndCause::HostReboot
+        | EndCause::RuntimeRestarted
+        | EndCause::Disrupted(_) => false,
+    };
+    let mut history = self::ended(history, ended, policy);
+    history.restarts += u64::from(is_counted);
     history
 }
 
@@ -563,6 +590,7 @@ pub fn in_words(ended: &Ended) -> String {
         }
         EndCause::HostReboot => "the host rebooted".to_owned(),
         EndCause::RuntimeRestarted => "its container engine went down".to_owned(),
+        EndCause::Disrupted(disruption) => disruption.to_string(),
         EndCause::Itself(_) => ended.exit.to_string(),
     }
 }

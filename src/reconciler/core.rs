@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::conditions;
-use crate::driver::{DriverError, Scope, Started};
+use crate::driver::{DriverError, Look, Scope, Started, Stopped};
 use crate::model::{
-    Boot, DaemonStatus, DriverKind, EventKind, InstanceId, Limit, PipelineKey, PipelineRecord,
-    PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA, ServiceId, Sighting,
-    Snapshot, StatusCondition, Timestamp,
+    Boot, DaemonStatus, DriverKind, EventKind, InstanceId, Limit, Partition, PipelineKey,
+    PipelineRecord, PipelineStatus, Record, RegistrationRecord, ReplicaKey, STATUS_SCHEMA,
+    ServiceId, Snapshot, StatusCondition, Timestamp,
 };
 
 use crate::planner::progress::Shown;
@@ -45,7 +45,7 @@ pub enum Input {
         /// At which.
         driver: DriverKind,
         /// What was seen.
-        result: Result<Vec<Sighting>, DriverError>,
+        result: Result<Look, DriverError>,
     },
     /// A driver says which limits its components ask for in vain.
     CannotEnforce {
@@ -74,8 +74,8 @@ pub enum Input {
     StopAnswered {
         /// Of which instance.
         instance: InstanceId,
-        /// What came of it.
-        result: Result<(), DriverError>,
+        /// What is left of it.
+        result: Result<Stopped, DriverError>,
     },
     /// A commit was answered. Those of one durability are answered in order; a crash-safe one may
     /// overtake a power-safe one, which waits for the disk.
@@ -111,6 +111,8 @@ pub struct Turn {
     pub effects: Vec<Effect>,
     /// Look at these drivers; answer each with [`Input::Looked`].
     pub looks: Vec<(DriverKind, Scope)>,
+    /// The partitions that a look at all of a driver is a look at too.
+    pub attend: BTreeMap<DriverKind, BTreeSet<Partition>>,
     /// Instances whose probing changed.
     pub probing: Vec<ProbingChange>,
     /// Instances whose work is looked at where they run, or is not any more.
@@ -320,8 +322,9 @@ impl Core {
         self.decide_end();
         turn.ending = self.ending;
         for (kind, looking) in &mut self.drivers {
-            if let Some(scope) = looking.begin(*kind, &self.pipelines) {
+            if let Some((scope, attend)) = looking.begin(*kind, &self.pipelines) {
                 turn.looks.push((*kind, scope));
+                turn.attend.insert(*kind, attend);
             }
         }
         turn.snapshot = std::mem::take(&mut self.changed).then(|| Arc::new(self.snapshot()));

@@ -86,6 +86,7 @@ impl Core {
                 | Hold::WaitingFor { .. }
                 | Hold::StopsAfter { .. }
                 | Hold::InFlight { .. }
+                | Hold::Pending(_)
                 | Hold::BecomingReady { .. }
                 | Hold::Unhealthy { .. }
                 | Hold::StartFailed { .. }

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::conditions;
-use crate::driver::{DriverError, Scope};
+use crate::driver::{DriverError, Look, Scope, Stopped};
 use crate::model::{
-    Boot, Charge, DriverKind, EndCause, Ended, EngineHealth, EventKind, Exit, Handle, InFlight,
-    Instance, InstanceId, Life, Phase, PipelineKey, ReplicaKey, Sighting, StatusCondition,
-    Timestamp,
+    Boot, Charge, DriverKind, EarlierEnd, EndCause, Ended, EngineHealth, EventKind, Exit, Handle,
+    Hidden, InFlight, Instance, InstanceId, Life, Partition, Pending, Phase, PipelineKey,
+    PipelineStatus, ReplicaKey, Sighting, StatusCondition, Timestamp,
 };
-use crate::planner::blame;
+use crate::planner::{Blind, blame, restart};
 
 use super::core::Core;
 use super::ledger::{Effect, Ledger};
@@ -34,12 +34,14 @@ pub(super) struct Looking {
     listed: bool,
     /// Why it does not answer, and since when.
     blind: Option<Blindness>,
+    /// What it knows nothing of although it answers.
+    hidden: BTreeMap<Hidden, Blindness>,
+    /// The partitions that the latest full look was a look at.
+    attended: BTreeSet<Partition>,
     /// Whether what it has of pipelines that are not known is left alone.
     strangers_stay: bool,
     /// The present boot of the host, where its instances outlive none.
     pub(super) boot: Option<Boot>,
-    /// Stopped instances whose leftovers tell how they ended.
-    confirmed: BTreeSet<InstanceId>,
 }
 
 /// A driver that does not answer.
@@ -52,6 +54,8 @@ struct Blindness {
 #[derive(Debug)]
 struct Flight {
     scope: Scope,
+    /// The partitions that it is a look at.
+    attended: BTreeSet<Partition>,
     /// Instances whose absence is to be believed.
     believed: BTreeSet<InstanceId>,
     /// Instances that were answered about since it began.
@@ -78,20 +82,18 @@ impl Looking {
         }
     }
 
-    /// Says that `instance` is surely gone, and asks how it ended.
-    pub fn confirm(&mut self, instance: &InstanceId) {
-        self.confirmed.insert(instance.clone());
-        self.want(Scope::Instances([instance.clone()].into()));
-    }
-
     /// The look to begin now, if one is wanted and none is under way.
     pub fn begin(
         &mut self,
         kind: DriverKind,
         pipelines: &BTreeMap<PipelineKey, Pipeline>,
-    ) -> Option<Scope> {
+    ) -> Option<(Scope, BTreeSet<Partition>)> {
         if self.flight.is_some() || self.spare {
             return None;
+        }
+        let attended = partitions(kind, pipelines);
+        if !attended.is_subset(&self.attended) {
+            self.want(Scope::All);
         }
         // Until the first full list, nothing less will do; nor does it after a silence, in which
         // anything may have happened.
@@ -110,19 +112,19 @@ impl Looking {
                         Scope::All => true,
                         Scope::Instances(some) => some.contains(&instance.id),
                     };
-                    let settled =
-                        !pipeline.busy.contains_key(key) || self.confirmed.contains(&instance.id);
+                    let settled = !pipeline.busy.contains_key(key);
                     (asked && settled && instance.driver == kind).then(|| instance.id.clone())
                 })
             })
             .collect();
         let flight = Flight {
             scope: scope.clone(),
+            attended: attended.clone(),
             believed,
             touched: BTreeSet::new(),
         };
         self.flight = Some(flight);
-        Some(scope)
+        Some((scope, attended))
     }
 
     fn blindness(&self) -> Option<String> {
@@ -132,6 +134,25 @@ impl Looking {
             (None, true) => None,
         }
     }
+}
+
+/// The partitions of `kind` that components name, or that hold instances.
+fn partitions(
+    kind: DriverKind,
+    pipelines: &BTreeMap<PipelineKey, Pipeline>,
+) -> BTreeSet<Partition> {
+    let mut all = BTreeSet::new();
+    for pipeline in pipelines.values() {
+        let wanted = pipeline.desired.spec.components.values();
+        let wanted = wanted.filter(|spec| spec.driver() == kind);
+        all.extend(wanted.filter_map(|spec| spec.workload.partition()));
+        let there = pipeline.records.values();
+        let there = there.filter_map(|record| record.instance.as_ref());
+        let there = there.chain(pipeline.strays.values());
+        let there = there.filter(|instance| instance.driver == kind);
+        all.extend(there.filter_map(|instance| instance.partition.clone()));
+    }
+    all
 }
 
 impl Core {
@@ -159,12 +180,26 @@ impl Core {
         }
     }
 
-    /// Drivers about which nothing is known now, and why.
-    pub(super) fn blind(&self) -> BTreeMap<DriverKind, String> {
-        self.drivers
-            .iter()
-            .filter_map(|(kind, looking)| Some((*kind, looking.blindness()?)))
-            .collect()
+    /// What nothing is known of now, and why.
+    pub(super) fn blind(&self) -> Blind {
+        let mut blind = Blind::default();
+        for (kind, looking) in &self.drivers {
+            if let Some(why) = looking.blindness() {
+                blind.drivers.insert(*kind, why);
+                continue;
+            }
+            let hidden = looking.hidden.iter();
+            let hidden = hidden.map(|(what, why)| ((*kind, what.clone()), why.why.clone()));
+            blind.hidden.extend(hidden);
+            for partition in partitions(*kind, &self.pipelines) {
+                if !looking.attended.contains(&partition) {
+                    let why = "it has not been looked at yet".to_owned();
+                    let hidden = Hidden::Partition(partition);
+                    blind.hidden.entry((*kind, hidden)).or_insert(why);
+                }
+            }
+        }
+        blind
     }
 
     /// The conditions of drivers that components need and that do not answer.
@@ -172,23 +207,37 @@ impl Core {
         let blind = self.drivers.iter().filter_map(|(kind, looking)| {
             let Blindness { why, since } = looking.blind.as_ref()?;
             let is_used = self.pipelines.values().any(|pipeline| pipeline.uses(*kind));
-            let statuses = self.pipelines.values();
-            let statuses = statuses.filter_map(|pipeline| pipeline.status.as_deref());
-            is_used.then(|| conditions::blind(*kind, *since, why, statuses))
+            is_used.then(|| conditions::blind(*kind, *since, why, self.statuses()))
         });
-        blind.collect()
+        let mut all: Vec<StatusCondition> = blind.collect();
+        for (kind, looking) in &self.drivers {
+            for (what, Blindness { why, since }) in &looking.hidden {
+                let Hidden::Partition(partition) = what else {
+                    // Its own replica says so.
+                    continue;
+                };
+                let of_it = (*kind, partition);
+                all.push(conditions::hidden(of_it, *since, why, self.statuses()));
+            }
+        }
+        all
+    }
+
+    fn statuses(&self) -> impl Iterator<Item = &PipelineStatus> {
+        let pipelines = self.pipelines.values();
+        pipelines.filter_map(|pipeline| pipeline.status.as_deref())
     }
 
     /// Moves along what is remembered of drivers that do not answer.
     pub(super) fn shift_blindness(&mut self, millis: i64) {
         for looking in self.drivers.values_mut() {
-            if let Some(blind) = &mut looking.blind {
+            for blind in looking.blind.iter_mut().chain(looking.hidden.values_mut()) {
                 blind.since = blind.since.shifted(millis);
             }
         }
     }
 
-    pub(super) fn looked(&mut self, kind: DriverKind, result: Result<Vec<Sighting>, DriverError>) {
+    pub(super) fn looked(&mut self, kind: DriverKind, result: Result<Look, DriverError>) {
         let Some(looking) = self.drivers.get_mut(&kind) else {
             return;
         };
@@ -209,7 +258,7 @@ impl Core {
                     self.emit_daemon(EventKind::Blind, &error.to_string());
                 }
             }
-            Ok(sightings) => {
+            Ok(look) => {
                 let was_blind = looking.blind.take().is_some();
                 let first = !looking.listed;
                 looking.listed |= flight.scope == Scope::All;
@@ -222,8 +271,65 @@ impl Core {
                 if was_blind || first {
                     self.mark_all_dirty();
                 }
-                self.absorb(kind, &flight, sightings);
+                if flight.scope == Scope::All
+                    && let Some(looking) = self.drivers.get_mut(&kind)
+                    && looking.attended != flight.attended
+                {
+                    looking.attended = flight.attended.clone();
+                    self.mark_all_dirty();
+                }
+                self.note_hidden(kind, &flight, &look.hidden);
+                self.absorb(kind, &flight, look);
             }
+        }
+    }
+
+    /// Takes over what a driver that answers knows nothing of. A look at some instances tells only of
+    /// what concerns them, so it takes nothing back.
+    fn note_hidden(&mut self, kind: DriverKind, flight: &Flight, seen: &BTreeMap<Hidden, String>) {
+        let now = self.ledger.now;
+        let Some(looking) = self.drivers.get_mut(&kind) else {
+            return;
+        };
+        let mut told = Vec::new();
+        for (what, why) in seen {
+            let since = looking.hidden.get(what).map(|before| before.since);
+            if since.is_none() {
+                told.push((what.clone(), Some(why.clone())));
+            }
+            let why = why.clone();
+            let since = since.unwrap_or(now);
+            looking
+                .hidden
+                .insert(what.clone(), Blindness { why, since });
+        }
+        if flight.scope == Scope::All {
+            let gone = |what: &&Hidden| !seen.contains_key(*what);
+            let back: Vec<Hidden> = looking.hidden.keys().filter(gone).cloned().collect();
+            for what in back {
+                looking.hidden.remove(&what);
+                told.push((what, None));
+            }
+        }
+        if !told.is_empty() {
+            self.mark_all_dirty();
+        }
+        for (what, why) in told {
+            let what = match what {
+                Hidden::Partition(partition) => partition.to_string(),
+                Hidden::Instance(instance) => instance.to_string(),
+            };
+            let (event, message) = match why {
+                Some(why) => {
+                    let message = format!("the {kind} driver cannot look at {what}: {why}");
+                    (EventKind::Blind, message)
+                }
+                None => {
+                    let message = format!("the {kind} driver can look at {what} again");
+                    (EventKind::Sighted, message)
+                }
+            };
+            self.emit_daemon(event, &message);
         }
     }
 
@@ -233,11 +339,12 @@ impl Core {
         }
     }
 
-    fn absorb(&mut self, kind: DriverKind, flight: &Flight, sightings: Vec<Sighting>) {
+    fn absorb(&mut self, kind: DriverKind, flight: &Flight, look: Look) {
+        let Look { sightings, hidden } = look;
         let mut seen = BTreeSet::new();
-        for mut sighting in sightings {
+        for sighting in sightings {
             seen.insert(sighting.instance.clone());
-            sighting.life = not_after(sighting.life, self.ledger.now);
+            let sighting = not_after(sighting, self.ledger.now);
             if flight.touched.contains(&sighting.instance) {
                 if let Some(looking) = self.drivers.get_mut(&kind) {
                     looking.want(Scope::Instances([sighting.instance].into()));
@@ -262,17 +369,6 @@ impl Core {
                 .pipelines
                 .entry(key)
                 .or_insert_with_key(Pipeline::ghost);
-            let confirmed = self
-                .drivers
-                .get(&kind)
-                .is_some_and(|looking| looking.confirmed.contains(&sighting.instance));
-            if confirmed && sighting.life.is_alive() {
-                // Stopped for sure, and its record is not written out yet: look again.
-                if let Some(looking) = self.drivers.get_mut(&kind) {
-                    looking.want(Scope::Instances([sighting.instance].into()));
-                }
-                continue;
-            }
             pipeline.sighted(sighting, &mut self.ledger);
         }
         let absent = flight
@@ -282,42 +378,52 @@ impl Core {
         let boot = self.drivers.get(&kind).and_then(|it| it.boot.as_ref());
         for id in absent {
             if let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) {
+                // What nobody could look at is not gone.
+                if pipeline.is_hidden(id, &flight.attended, &hidden) {
+                    continue;
+                }
                 pipeline.vanished(id, boot, &mut self.ledger);
             }
         }
         if flight.scope == Scope::All {
             for pipeline in self.pipelines.values_mut() {
                 let before = pipeline.strays.len();
-                pipeline
-                    .strays
-                    .retain(|id, stray| stray.driver != kind || seen.contains(id));
+                pipeline.strays.retain(|id, stray| {
+                    stray.driver != kind
+                        || seen.contains(id)
+                        || is_hidden(stray, &flight.attended, &hidden)
+                });
                 pipeline.dirty |= pipeline.strays.len() != before;
             }
-        }
-        if let Some(looking) = self.drivers.get_mut(&kind) {
-            let pipelines = &mut self.pipelines;
-            looking
-                .confirmed
-                .retain(|id| match pipelines.get_mut(&id.pipeline) {
-                    None => false,
-                    Some(pipeline) => {
-                        let lives = pipeline
-                            .records
-                            .get(&id.replica)
-                            .and_then(|record| record.instance.as_ref())
-                            .is_some_and(|instance| instance.id == *id);
-                        if !lives {
-                            pipeline.busy.remove(&id.replica);
-                            pipeline.dirty = true;
-                        }
-                        lives
-                    }
-                });
         }
     }
 }
 
+/// Whether a look that answered says nothing of `instance`.
+fn is_hidden(
+    instance: &Instance,
+    attended: &BTreeSet<Partition>,
+    hidden: &BTreeMap<Hidden, String>,
+) -> bool {
+    let is_part_hidden = instance.partition.as_ref().is_some_and(|partition| {
+        let what = Hidden::Partition(partition.clone());
+        !attended.contains(partition) || hidden.contains_key(&what)
+    });
+    is_part_hidden || hidden.contains_key(&Hidden::Instance(instance.id.clone()))
+}
+
 impl Pipeline {
+    fn is_hidden(
+        &self,
+        id: &InstanceId,
+        attended: &BTreeSet<Partition>,
+        hidden: &BTreeMap<Hidden, String>,
+    ) -> bool {
+        let record = self.records.get(&id.replica);
+        let instance = record.and_then(|record| record.instance.as_ref());
+        instance.is_some_and(|instance| is_hidden(instance, attended, hidden))
+    }
+
     /// Takes in what was seen of one instance.
     fn sighted(&mut self, sighting: Sighting, ledger: &mut Ledger) {
         let key = sighting.instance.replica.clone();
@@ -336,6 +442,20 @@ impl Pipeline {
             self.sighted_stray(sighting, ledger);
         } else {
             self.adopt(sighting, ledger);
+        }
+    }
+
+    /// Takes in how the instance ended that was stopped.
+    pub(super) fn stopped(
+        &mut self,
+        id: &InstanceId,
+        stopped: Stopped,
+        boot: Option<&Boot>,
+        ledger: &mut Ledger,
+    ) {
+        match stopped.into_sighting() {
+            Some(left) => self.sighted_ours(not_after(left, ledger.now), ledger),
+            None => self.vanished(id, boot, ledger),
         }
     }
 
@@ -361,15 +481,17 @@ impl Pipeline {
             record.released = Some(released);
         });
         if sighting.life.is_alive() {
-            let message = format!("{key} was found running and kept");
+            let found = found_as(&sighting.life).unwrap_or("running");
+            let message = format!("{key} was found {found} and kept");
             let why = "it carries our mark".to_owned();
             self.emit(ledger, &key, Some(&id), EventKind::Adopted, why, message);
         }
         self.sighted_ours(sighting, ledger);
     }
 
-    fn sighted_ours(&mut self, sighting: Sighting, ledger: &mut Ledger) {
+    fn sighted_ours(&mut self, mut sighting: Sighting, ledger: &mut Ledger) {
         let key = sighting.instance.replica.clone();
+        self.count_earlier(&key, std::mem::take(&mut sighting.earlier), ledger);
         let Some(instance) = self
             .records
             .get(&key)
@@ -377,10 +499,10 @@ impl Pipeline {
         else {
             return;
         };
-        if let Life::Running { .. } = sighting.life
+        if let Some(found) = found_as(&sighting.life)
             && self.found.remove(&instance.id)
         {
-            let message = format!("{key} was found running and kept");
+            let message = format!("{key} was found {found} and kept");
             let why = "a new daemon looks after it".to_owned();
             let kind = EventKind::Adopted;
             self.emit(ledger, &key, Some(&instance.id), kind, why, message);
@@ -402,6 +524,7 @@ impl Pipeline {
         }
         match sighting.life {
             Life::Created => self.sighted_created(instance, ledger),
+            Life::Pending(pending) => self.sighted_pending(&instance, pending, ledger),
             Life::Running { since } => {
                 let said = sighting.health;
                 self.sighted_running(&instance, since, sighting.handle, said.clone(), ledger);
@@ -422,7 +545,11 @@ impl Pipeline {
             // The driver may be trying again: what comes of the start is its own answer.
             Life::NotStarted { .. } if self.busy.get(&key) == Some(&InFlight::Start) => {}
             Life::NotStarted { failure, at } => {
-                let exit = unknown_exit(&Phase::Starting { since: at }, at);
+                let never_ran = Phase::Starting {
+                    since: at,
+                    pending: None,
+                };
+                let exit = unknown_exit(&never_ran, at);
                 self.ended(&instance, exit, EndCause::NotStarted(failure), ledger);
             }
             Life::Lost { at } => {
@@ -437,6 +564,34 @@ impl Pipeline {
                 let cause = stopped_or(&instance.phase, EndCause::RuntimeRestarted);
                 self.ended(&instance, exit, cause, ledger);
             }
+            Life::Disrupted { exit, disruption } => {
+                let cause = stopped_or(&instance.phase, EndCause::Disrupted(disruption));
+                self.ended(&instance, exit, cause, ledger);
+            }
+        }
+    }
+
+    /// Counts the ends inside the instance of `key` that were not counted yet, the oldest first. They
+    /// may be told by every look, and by looks of several daemons.
+    fn count_earlier(&mut self, key: &ReplicaKey, mut ends: Vec<EarlierEnd>, ledger: &mut Ledger) {
+        let Some(instance) = self.records.get(key).and_then(|it| it.instance.as_ref()) else {
+            return;
+        };
+        ends.retain(|end| !instance.counted.contains(&end.id));
+        let (id, spec) = (instance.id.clone(), instance.spec.clone());
+        ends.sort_by_key(|end| end.exit.at);
+        for end in ends {
+            let cause = match end.disruption {
+                Some(disruption) => EndCause::Disrupted(disruption),
+                None => EndCause::Itself(self.charge(key, &end.exit)),
+            };
+            let ended = Ended {
+                instance: id.clone(),
+                spec: spec.clone(),
+                exit: end.exit,
+                cause,
+            };
+            self.ended_inside(key, (end.id, ended), ledger);
         }
     }
 
@@ -451,6 +606,23 @@ impl Pipeline {
             self.strays.insert(instance.id.clone(), instance);
             self.dirty = true;
         }
+    }
+
+    /// One that its engine starts by itself. The engine may have found another reason by now why it
+    /// does not, or have taken it from where it ran.
+    fn sighted_pending(&mut self, instance: &Instance, seen: Pending, ledger: &mut Ledger) {
+        let since = match &instance.phase {
+            Phase::Starting { pending, .. } if pending.as_ref() == Some(&seen) => return,
+            Phase::Starting { since, .. } => *since,
+            Phase::Running { .. } => seen.since,
+            Phase::Stopping { .. } => return,
+        };
+        self.change(&instance.id.replica, ledger, |record| {
+            if let Some(instance) = &mut record.instance {
+                let pending = Some(seen);
+                instance.phase = Phase::Starting { since, pending };
+            }
+        });
     }
 
     fn sighted_running(
@@ -520,9 +692,22 @@ impl Pipeline {
         match &instance.phase {
             Phase::Starting { .. } if self.busy.contains_key(&id.replica) => {}
             // The intent was recorded and nothing came of it: it is as if it had not been. What was
-            // laid ready for it, like secrets, goes.
-            Phase::Starting { .. } => {
-                self.change(&id.replica, ledger, |record| record.instance = None);
+            // laid ready for it, like secrets, goes. Somebody who removes what waits, again and again,
+            // is not answered at once each time.
+            Phase::Starting { pending, .. } => {
+                let now = ledger.now;
+                let removed = pending.is_some();
+                self.change(&id.replica, ledger, |record| {
+                    let Some(Instance { spec, .. }) = record.instance.take() else {
+                        return;
+                    };
+                    if removed {
+                        let why = "it was removed from its engine before it ran".to_owned();
+                        let before = record.unanswered.as_ref();
+                        let starts = restart::unanswered(before, id, &spec, why, now);
+                        record.unanswered = Some(starts);
+                    }
+                });
                 self.fresh.remove(id);
                 ledger.effects.push(Effect::Forget {
                     instance: instance.id,
@@ -571,6 +756,21 @@ fn stopped_or(phase: &Phase, otherwise: EndCause) -> EndCause {
     }
 }
 
+/// How an instance was found that a new daemon keeps; `None` when it is to be seen.
+fn found_as(life: &Life) -> Option<&'static str> {
+    match life {
+        Life::Running { .. } => Some("running"),
+        Life::Pending(_) => Some("waiting"),
+        Life::Created
+        | Life::Exited(_)
+        | Life::NotStarted { .. }
+        | Life::Lost { .. }
+        | Life::HostReboot { .. }
+        | Life::RuntimeRestarted(_)
+        | Life::Disrupted { .. } => None,
+    }
+}
+
 /// The instance that a sighting describes.
 fn instance_of(sighting: &Sighting, now: Timestamp) -> Instance {
     let phase = match &sighting.life {
@@ -581,21 +781,31 @@ fn instance_of(sighting: &Sighting, now: Timestamp) -> Instance {
                 ..crate::model::Health::default()
             },
         },
+        Life::Pending(pending) => Phase::Starting {
+            since: pending.since,
+            pending: Some(pending.clone()),
+        },
         Life::Created
         | Life::Exited(_)
         | Life::NotStarted { .. }
         | Life::Lost { .. }
         | Life::HostReboot { .. }
-        | Life::RuntimeRestarted(_) => Phase::Starting { since: now },
+        | Life::RuntimeRestarted(_)
+        | Life::Disrupted { .. } => Phase::Starting {
+            since: now,
+            pending: None,
+        },
     };
     Instance {
         id: sighting.instance.clone(),
         spec: sighting.spec.clone(),
         driver: sighting.driver,
+        partition: sighting.partition.clone(),
         stop: sighting.stop,
         after: sighting.after.clone(),
         holds: Vec::new(),
         stalled: None,
+        counted: BTreeSet::new(),
         handle: sighting.handle.clone(),
         phase,
     }

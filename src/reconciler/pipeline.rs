@@ -81,8 +81,11 @@ impl Pipeline {
         let lives = records.values().filter_map(|record| {
             let instance = record.instance.as_ref()?;
             match &instance.phase {
-                Phase::Running { .. } => Some(instance.id.clone()),
-                Phase::Starting { .. } | Phase::Stopping { .. } => None,
+                Phase::Running { .. }
+                | Phase::Starting {
+                    pending: Some(_), ..
+                } => Some(instance.id.clone()),
+                Phase::Starting { pending: None, .. } | Phase::Stopping { .. } => None,
             }
         });
         Self {
@@ -298,7 +301,8 @@ impl Pipeline {
             | crate::model::EndCause::Lost
             | crate::model::EndCause::Vanished
             | crate::model::EndCause::HostReboot
-            | crate::model::EndCause::RuntimeRestarted => EventKind::Exited,
+            | crate::model::EndCause::RuntimeRestarted
+            | crate::model::EndCause::Disrupted(_) => EventKind::Exited,
         };
         self.fresh.remove(&instance);
         self.found.remove(&instance);
@@ -331,6 +335,40 @@ impl Pipeline {
             }
         });
         self.emit_end(ledger, &instance, (kind, ended_by), reason, message);
+        self.take_back_from(key, ledger);
+    }
+
+    /// Records an end inside the instance of `key`, which its engine has followed with another run.
+    pub fn ended_inside(
+        &mut self,
+        key: &ReplicaKey,
+        (id, ended): (String, Ended),
+        ledger: &mut Ledger,
+    ) {
+        let policy = self.policy(key);
+        let instance = ended.instance.clone();
+        let (reason, message) = describe_end(&ended);
+        let ended_by = ExitReason::of(&ended);
+        self.change(key, ledger, |record| {
+            record.history = restart::ended_inside(&record.history, ended, &policy);
+            let Some(instance) = &mut record.instance else {
+                return;
+            };
+            instance.counted.insert(id);
+            // Whatever runs now began after that, and nobody has probed it yet.
+            match instance.phase {
+                Phase::Running { since, .. } => {
+                    instance.phase = Phase::Starting {
+                        since,
+                        pending: None,
+                    };
+                }
+                Phase::Starting { .. } | Phase::Stopping { .. } => {}
+            }
+        });
+        let message = format!("{message}; its engine started it again");
+        let what = (EventKind::Exited, ended_by);
+        self.emit_end(ledger, &instance, what, reason, message);
         self.take_back_from(key, ledger);
     }
 
@@ -424,7 +462,8 @@ fn describe_end(ended: &Ended) -> (String, String) {
         | crate::model::EndCause::Lost
         | crate::model::EndCause::Vanished
         | crate::model::EndCause::HostReboot
-        | crate::model::EndCause::RuntimeRestarted => words,
+        | crate::model::EndCause::RuntimeRestarted
+        | crate::model::EndCause::Disrupted(_) => words,
     };
     (reason, message)
 }

@@ -289,6 +289,9 @@ impl Reconciler {
             };
             let answers = self.answers.clone();
             let (vitals, clock) = (self.vitals.clone(), self.clock.clone());
+            if let Some(partitions) = turn.attend.get(&kind) {
+                driver.attend(partitions);
+            }
             tokio::spawn(async move {
                 let result = answered(kind, "look", driver.observe(&scope)).await;
                 let saw_all = scope == Scope::All && result.is_ok();

@@ -240,7 +240,7 @@ fn alive(instance: &Instance, hold: Option<&Hold>, preparing: Option<&String>) -
         })
     };
     if let Some(hold @ Hold::Blind { .. }) = hold {
-        let (Phase::Starting { since }
+        let (Phase::Starting { since, .. }
         | Phase::Running { since, .. }
         | Phase::Stopping { since, .. }) = &instance.phase;
         return Told {
@@ -251,7 +251,19 @@ fn alive(instance: &Instance, hold: Option<&Hold>, preparing: Option<&String>) -
         };
     }
     match &instance.phase {
-        Phase::Starting { since } => Told {
+        Phase::Starting {
+            pending: Some(pending),
+            ..
+        } => Told {
+            phase: PhaseName::Pending,
+            since: pending.since,
+            why: pending.to_string(),
+            next: next("start", None),
+        },
+        Phase::Starting {
+            since,
+            pending: None,
+        } => Told {
             phase: PhaseName::Starting,
             since: *since,
             why: preparing.map_or_else(|| "being started".to_owned(), String::clone),
@@ -373,6 +385,7 @@ fn idle(
                 call: InFlight::Start,
             }
             | Hold::StopsAfter { .. }
+            | Hold::Pending(_)
             | Hold::BecomingReady { .. }
             | Hold::Unhealthy { .. }
             | Hold::StopFailed { .. }),

@@ -5,7 +5,7 @@
 //! others wrote down by their own clock, a shim or an earlier daemon, is believed at most up to
 //! now: nothing has happened in the future.
 
-use crate::model::{Exit, Health, Instance, Life, Phase, Record, Timestamp};
+use crate::model::{Exit, Health, Instance, Life, Phase, Record, Sighting, Timestamp};
 
 use crate::planner::progress;
 
@@ -83,7 +83,11 @@ fn past(record: &mut Record, change: Move<'_>) {
 
 fn phase(phase: &mut Phase, change: Move<'_>) {
     match phase {
-        Phase::Starting { since } => change(since),
+        Phase::Starting { since, pending } => {
+            change(since);
+            let waits = pending.iter_mut().map(|pending| &mut pending.since);
+            waits.for_each(change);
+        }
         Phase::Running {
             since,
             health: Health { ready_changed, .. },
@@ -114,13 +118,19 @@ fn retry_at(instance: &mut Instance) -> Option<&mut Timestamp> {
 }
 
 /// What a driver saw, with nothing later than `now`.
-pub(super) fn not_after(mut life: Life, now: Timestamp) -> Life {
+pub(super) fn not_after(mut seen: Sighting, now: Timestamp) -> Sighting {
     let change = |at: &mut Timestamp| *at = (*at).min(now);
-    match &mut life {
+    for earlier in &mut seen.earlier {
+        exit(&mut earlier.exit, &change);
+    }
+    match &mut seen.life {
         Life::Created => {}
+        Life::Pending(pending) => change(&mut pending.since),
         Life::Running { since } => change(since),
-        Life::Exited(ended) | Life::RuntimeRestarted(ended) => exit(ended, &change),
+        Life::Exited(ended)
+        | Life::RuntimeRestarted(ended)
+        | Life::Disrupted { exit: ended, .. } => exit(ended, &change),
         Life::NotStarted { at, .. } | Life::Lost { at } | Life::HostReboot { at } => change(at),
     }
-    life
+    seen
 }

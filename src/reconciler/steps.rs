@@ -1,13 +1,13 @@
 //! Taking the planned steps, and the answers to them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::driver::{DriverError, Scope, Started};
+use crate::driver::{Began, DriverError, Scope, Started, Stopped};
 use crate::model::{
-    Action, EndCause, Ended, EngineHealth, EventKind, Exit, ExitStatus, Health, Hold, InFlight,
-    Instance, InstanceId, Phase, Reason, Record, Registration, ReplicaKey, Step, StopCause,
-    StopFailure, Timestamp,
+    Action, EndCause, Ended, EngineHealth, EventKind, Exit, ExitStatus, Handle, Health, Hold,
+    InFlight, Instance, InstanceId, Pending, Phase, Reason, Record, Registration, ReplicaKey, Step,
+    StopCause, StopFailure, Timestamp,
 };
 use crate::planner::{self, Observed, health, restart};
 
@@ -102,7 +102,7 @@ impl Core {
             let observed = Observed {
                 records: Cow::Borrowed(&pipeline.records),
                 strays: Cow::Borrowed(&pipeline.strays),
-                blind: Cow::Owned(self.blind()),
+                blind: self.blind(),
                 drivers: self.drivers.keys().copied().collect(),
                 busy: Cow::Borrowed(&pipeline.busy),
                 leaving_elsewhere: Cow::Owned(self.leaving_elsewhere(pipeline)),
@@ -159,6 +159,7 @@ impl Core {
             id: id.clone(),
             spec: spec.hash.clone(),
             driver: spec.driver(),
+            partition: spec.workload.partition(),
             stop: spec.stop,
             after: spec
                 .dependencies
@@ -167,8 +168,12 @@ impl Core {
                 .collect(),
             holds: Vec::new(),
             stalled: None,
+            counted: BTreeSet::new(),
             handle: None,
-            phase: Phase::Starting { since: now },
+            phase: Phase::Starting {
+                since: now,
+                pending: None,
+            },
         };
         let released = spec.hash.clone();
         pipeline.change(&key, &mut self.ledger, |record| {
@@ -317,9 +322,15 @@ impl Core {
         }
         match result {
             Ok(started) => {
-                let health = pipeline.initial_health(&key, started.health, self.ledger.now);
                 let handle = started.handle;
-                let since = started.since.min(self.ledger.now);
+                let (since, said) = match started.state {
+                    Began::Running { since, health } => (since.min(self.ledger.now), health),
+                    Began::Pending(pending) => {
+                        pipeline.accepted(&key, handle, pending, &mut self.ledger);
+                        return;
+                    }
+                };
+                let health = pipeline.initial_health(&key, said, self.ledger.now);
                 pipeline.change(&key, &mut self.ledger, |record| {
                     record.unanswered = None;
                     if let Some(instance) = &mut record.instance {
@@ -399,7 +410,7 @@ impl Core {
         }
     }
 
-    pub(super) fn stop_answered(&mut self, id: &InstanceId, result: Result<(), DriverError>) {
+    pub(super) fn stop_answered(&mut self, id: &InstanceId, result: Result<Stopped, DriverError>) {
         let Some(pipeline) = self.pipelines.get_mut(&id.pipeline) else {
             return;
         };
@@ -425,19 +436,16 @@ impl Core {
             looking.touched(id);
         }
         match result {
-            Ok(()) if is_stray => {
+            Ok(_) if is_stray => {
                 pipeline.strays.remove(id);
                 self.ledger.effects.push(Effect::Forget {
                     instance: id.clone(),
                     driver,
                 });
             }
-            Ok(()) => {
-                // The stop is sure; how it ended is read from what it left.
-                pipeline.busy.insert(key, InFlight::Stop);
-                if let Some(looking) = self.drivers.get_mut(&driver) {
-                    looking.confirm(id);
-                }
+            Ok(stopped) => {
+                let boot = self.drivers.get(&driver).and_then(|it| it.boot.as_ref());
+                pipeline.stopped(id, stopped, boot, &mut self.ledger);
             }
             Err(error) => {
                 let failure = StopFailure {
@@ -489,9 +497,10 @@ impl Core {
                     crashloop: false, ..
                 }
                 | Hold::StartFailed { .. } => EventKind::Backoff,
-                Hold::WaitingFor { .. } | Hold::Handover { .. } | Hold::Leftover { .. } => {
-                    EventKind::Waiting
-                }
+                Hold::WaitingFor { .. }
+                | Hold::Handover { .. }
+                | Hold::Leftover { .. }
+                | Hold::Pending(_) => EventKind::Waiting,
                 Hold::Completed => EventKind::Completed,
                 Hold::Failed { .. } | Hold::GaveUp { .. } | Hold::NoDriver { .. } => {
                     EventKind::Failed
@@ -519,6 +528,25 @@ impl Core {
 }
 
 impl Pipeline {
+    /// An engine has accepted the instance of `key`, and starts it once it can. A look may have seen it
+    /// run by now.
+    fn accepted(
+        &mut self,
+        key: &ReplicaKey,
+        handle: Handle,
+        accepted: Pending,
+        ledger: &mut Ledger,
+    ) {
+        self.change(key, ledger, |record| {
+            if let Some(instance) = &mut record.instance {
+                instance.handle = Some(handle);
+                if let Phase::Starting { pending, .. } = &mut instance.phase {
+                    *pending = Some(accepted);
+                }
+            }
+        });
+    }
+
     /// The health of an instance that has just started.
     pub(super) fn initial_health(
         &self,
@@ -588,6 +616,8 @@ fn same_wait(before: &Hold, after: &Hold) -> bool {
         (Hold::WaitingFor { component: one, .. }, Hold::WaitingFor { component: two, .. }) => {
             one == two
         }
+        // An engine that finds another reason is told of again: hours later nobody else remembers it.
+        (Hold::Pending(one), Hold::Pending(two)) => one.why == two.why,
         (one, two) => std::mem::discriminant(one) == std::mem::discriminant(two),
     }
 }

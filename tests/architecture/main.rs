@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 mod code;
+mod fence;
 
 use code::{Code, is_word};
 
@@ -355,11 +356,47 @@ fn check(sources: &[Source]) -> Vec<Finding> {
             check_imports(inner, &code, &mut report);
             if !is_test {
                 check_crates(inner, &code, &mut report);
+                check_fence(inner, &code, &mut report);
             }
         }
     }
     findings.sort();
     findings
+}
+
+/// Drivers stay behind their fence, but for the files on its lists, which may only shrink.
+fn check_fence(inner: &Path, code: &Code, report: &mut impl FnMut(usize, String)) {
+    let named = fence::named(inner, code);
+    let listed = fence::NAMERS
+        .iter()
+        .find(|(file, _)| inner == Path::new(file));
+    let allowed = listed.map_or(0, |(_, count)| *count);
+    match named.len() {
+        found if found > allowed => {
+            for (offset, name) in named {
+                report(
+                    offset,
+                    format!("`{name}`: what depends on the driver is asked of the driver"),
+                );
+            }
+        }
+        found if found < allowed => report(
+            0,
+            format!("names a driver {found} times: say so in NAMERS, which counts {allowed}"),
+        ),
+        _ => {}
+    }
+    for target in fence::neighbours(inner, code) {
+        let is_listed = fence::NEIGHBOURS
+            .iter()
+            .any(|(file, whom)| inner == Path::new(file) && target == *whom);
+        if !is_listed {
+            report(
+                0,
+                format!("imports driver/{target}: share what both need in `driver`"),
+            );
+        }
+    }
 }
 
 /// Which room a path under `src` belongs to; `None` for `lib.rs` and `main.rs`, which see all.
@@ -607,4 +644,35 @@ fn tests_may_unwrap_wherever_they_are() {
         source("src/planner/order.rs", "fn f() { x.unwrap() }"),
     ];
     assert_eq!(check(&beside_it).len(), 1);
+}
+
+#[test]
+fn a_driver_named_outside_or_known_to_another_is_found() {
+    for (path, body) in [
+        ("src/planner/mod.rs", "fn f() { DriverKind::Docker }"),
+        ("src/daemon/new.rs", "fn f() { Workload::Process(x) }"),
+        (
+            "src/driver/kubernetes/start.rs",
+            "use crate::driver::process::given_variables;",
+        ),
+    ] {
+        let findings = findings_in(path, body);
+        assert_eq!(findings.len(), 1, "{path} {body} {findings:?}");
+    }
+    for (path, body) in [
+        (
+            "src/driver/kubernetes/mod.rs",
+            "fn f() { DriverKind::Kubernetes }",
+        ),
+        (
+            "src/planner/mod.rs",
+            "// As DriverKind::Docker does.\nfn f() {}",
+        ),
+        (
+            "src/planner/mod.rs",
+            "#[cfg(test)]\nmod tests { fn f() { DriverKind::Docker } }",
+        ),
+    ] {
+        assert_eq!(findings_in(path, body), [""; 0], "{path} {body}");
+    }
 }

@@ -451,7 +451,10 @@ pub fn resync(runner: &mut dyn Runner, world: &mut World, effort: Effort) -> Res
     let driver = DockerDriver::new(config, Clock::new());
     let look = || -> Result<f64> {
         let begun = now();
-        let seen = engine.runtime.block_on(driver.observe(&Scope::All))?;
+        let seen = engine
+            .runtime
+            .block_on(driver.observe(&Scope::All))?
+            .sightings;
         if seen.len() != count {
             return Err(format!("{} of {count} containers were seen", seen.len()).into());
         }

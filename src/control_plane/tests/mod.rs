@@ -270,6 +270,8 @@ fn running(instance: &str, number: u32, now: Timestamp) -> (ReplicaKey, Record) 
         after: Vec::new(),
         holds: Vec::new(),
         stalled: None,
+        counted: Default::default(),
+        partition: None,
         handle: Some(Handle::Process {
             shim: identity(number),
             child: identity(number + 1),

@@ -48,9 +48,11 @@ impl Inner {
             return;
         }
         let began = match &seen.life {
-            Life::Created | Life::NotStarted { .. } => return,
+            Life::Created | Life::Pending(_) | Life::NotStarted { .. } => return,
             Life::Running { since } => Some(*since),
-            Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at,
+            Life::Exited(exit) | Life::RuntimeRestarted(exit) | Life::Disrupted { exit, .. } => {
+                exit.started_at
+            }
             Life::Lost { .. } | Life::HostReboot { .. } => None,
         };
         self.copiers().entry(seen.id.clone()).or_insert_with(|| {

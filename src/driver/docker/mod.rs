@@ -24,10 +24,11 @@ use crate::clock::Clock;
 use crate::driver::logs;
 use crate::driver::process::{leave_secrets_place, secrets_place};
 use crate::driver::{
-    Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Scope, Started,
+    Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope, Started,
+    Stopped,
 };
 use crate::images::Gate;
-use crate::model::{DriverKind, InstanceId, Limit, Sighting, StopPolicy};
+use crate::model::{DriverKind, InstanceId, Limit, StopPolicy};
 
 mod about;
 mod ahead;
@@ -378,7 +379,7 @@ impl Driver for DockerDriver {
         DriverKind::Docker
     }
 
-    async fn observe(&self, scope: &Scope) -> Result<Vec<Sighting>, DriverError> {
+    async fn observe(&self, scope: &Scope) -> Result<Look, DriverError> {
         let lost = |failure: Failure| failure.unreachable("look at its containers");
         let seen = match scope {
             Scope::All => self.inner.look_at_all().await.map_err(lost)?,
@@ -389,7 +390,8 @@ impl Driver for DockerDriver {
             }
         };
         let images = self.inner.images().clone();
-        Ok(seen.iter().map(|seen| seen.sighting(&images)).collect())
+        let sightings = seen.iter().map(|seen| seen.sighting(&images));
+        Ok(sightings.collect::<Vec<_>>().into())
     }
 
     fn unenforced(&self) -> BTreeSet<Limit> {
@@ -401,7 +403,7 @@ impl Driver for DockerDriver {
         self.start_once(launch).await
     }
 
-    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError> {
+    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<Stopped, DriverError> {
         self.stop_once(instance, how).await
     }
 

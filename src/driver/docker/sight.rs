@@ -233,7 +233,9 @@ impl Seen {
                 .map(|dependency| dependency.id.clone())
                 .collect(),
             driver: DriverKind::Docker,
+            partition: None,
             life: self.life.clone(),
+            earlier: Vec::new(),
             outdated: means.is_some() && means != self.image_id.as_ref(),
             health: self.health.clone(),
         }

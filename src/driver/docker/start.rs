@@ -64,11 +64,14 @@ impl DockerDriver {
         if let Some(seen) = self.find(&launch.instance).await.map_err(lost)? {
             match seen.life {
                 // Its network may be another by now, with another address of the host.
-                Life::Created => self.remove(&seen.id, &launch.instance).await?,
+                Life::Created | Life::Pending(_) => {
+                    self.remove(&seen.id, &launch.instance).await?;
+                }
                 Life::NotStarted { .. }
                 | Life::Running { .. }
                 | Life::Exited(_)
                 | Life::RuntimeRestarted(_)
+                | Life::Disrupted { .. }
                 | Life::Lost { .. }
                 | Life::HostReboot { .. } => return answer(seen),
             }
@@ -310,10 +313,12 @@ impl DockerDriver {
             // The engine believes that it still writes, so its output never ends.
             Life::Lost { .. } => {}
             Life::Created
+            | Life::Pending(_)
             | Life::Exited(_)
             | Life::NotStarted { .. }
             | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => {
+            | Life::RuntimeRestarted(_)
+            | Life::Disrupted { .. } => {
                 if !self.inner.copied(&now.id).await {
                     tracing::warn!(instance = %now.instance, "its last lines could not be copied");
                 }
@@ -727,17 +732,17 @@ fn answer(seen: Seen) -> Result<Started, DriverError> {
     let handle = seen.handle();
     let since = match seen.life {
         Life::NotStarted { failure, .. } => return Err(DriverError::Refused(failure)),
-        Life::Created => return Err(unreachable(OPERATION, "it does not start")),
+        Life::Created | Life::Pending(_) => {
+            return Err(unreachable(OPERATION, "it does not start"));
+        }
         Life::Running { since } => since,
-        Life::Exited(exit) | Life::RuntimeRestarted(exit) => exit.started_at.unwrap_or(exit.at),
+        Life::Exited(exit) | Life::RuntimeRestarted(exit) | Life::Disrupted { exit, .. } => {
+            exit.started_at.unwrap_or(exit.at)
+        }
         Life::Lost { at } | Life::HostReboot { at } => at,
     };
     let health = seen.health;
-    Ok(Started {
-        handle,
-        since,
-        health,
-    })
+    Ok(Started::running(handle, since, health))
 }
 
 /// Where `program` may lie in a container.

@@ -6,10 +6,12 @@ use bollard::query_parameters::{
     KillContainerOptions, RemoveContainerOptions, WaitContainerOptions,
 };
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::engine::{CHANGE, Failure, unreachable};
+use super::sight::Seen;
 use super::{DockerDriver, secrets};
-use crate::driver::DriverError;
+use crate::driver::{DriverError, Stopped};
 use crate::model::{InstanceId, Life, Signal, StopPolicy};
 
 /// What this is called in errors.
@@ -23,6 +25,9 @@ const REMOVED: &str = "removed";
 const WAIT_AGAIN: Duration = Duration::from_millis(250);
 /// How long a removal that is under way may take.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an engine may take to write down how a container ended, and between two looks at that.
+const RECORD_PATIENCE: Duration = Duration::from_secs(10);
+const RECORD_AGAIN: Duration = Duration::from_millis(20);
 /// How long a kill may take: the kernel's and the engine's part.
 const KILL_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -32,7 +37,7 @@ impl DockerDriver {
         &self,
         instance: &InstanceId,
         how: &StopPolicy,
-    ) -> Result<(), DriverError> {
+    ) -> Result<Stopped, DriverError> {
         let lost = |failure: Failure| failure.unreachable(STOP);
         let _turn = match self.free_turn(instance) {
             Some(turn) => turn,
@@ -45,16 +50,20 @@ impl DockerDriver {
             }
         };
         let Some(seen) = self.find(instance).await.map_err(lost)? else {
-            return Ok(());
+            return Ok(Stopped::default());
         };
         match seen.life {
-            Life::Created => return self.remove(&seen.id, instance).await,
+            Life::Created | Life::Pending(_) => {
+                self.remove(&seen.id, instance).await?;
+                return Ok(Stopped::default());
+            }
             Life::Running { .. } => {}
             Life::Exited(_)
             | Life::NotStarted { .. }
             | Life::Lost { .. }
             | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => return Ok(()),
+            | Life::RuntimeRestarted(_)
+            | Life::Disrupted { .. } => return self.stopped(Some(&seen)),
         }
         let ended = self
             .signal(&seen.id, seen.asked_to_end_by(how))
@@ -64,20 +73,39 @@ impl DockerDriver {
                 .comes_within(&seen.id, ENDED, how.grace_period.get())
                 .await;
         if ended {
-            return Ok(());
+            return self.ended(instance).await;
         }
         let killed = self.signal(&seen.id, Signal::KILL).await.map_err(lost)?
             || self.comes_within(&seen.id, ENDED, KILL_PATIENCE).await;
         if killed {
-            return Ok(());
+            return self.ended(instance).await;
         }
         match self.find(instance).await.map_err(lost)? {
             Some(seen) if seen.life.is_alive() => Err(DriverError::StillAlive {
                 instance: instance.clone(),
                 why: format!("container {} survived SIGKILL", seen.id),
             }),
-            Some(_) | None => Ok(()),
+            seen => self.stopped(seen.as_ref()),
         }
+    }
+
+    /// How a container ended that does not run any more. The engine may say that it ended before it
+    /// has written down how.
+    async fn ended(&self, instance: &InstanceId) -> Result<Stopped, DriverError> {
+        let until = Instant::now() + RECORD_PATIENCE;
+        loop {
+            let seen = self.find(instance).await;
+            let seen = seen.map_err(|failure| failure.unreachable(STOP))?;
+            let is_alive = seen.as_ref().is_some_and(|seen| seen.life.is_alive());
+            if !is_alive || Instant::now() > until {
+                return self.stopped(seen.as_ref());
+            }
+            tokio::time::sleep(RECORD_AGAIN).await;
+        }
+    }
+
+    fn stopped(&self, seen: Option<&Seen>) -> Result<Stopped, DriverError> {
+        Stopped::seen(seen.map(|seen| seen.sighting(&self.inner.images())))
     }
 
     /// Kills a container that runs. Every instance has its own, which never runs twice, so that
@@ -156,11 +184,13 @@ impl DockerDriver {
         match seen.life {
             Life::Running { .. } => return Ok(()),
             Life::Created
+            | Life::Pending(_)
             | Life::Exited(_)
             | Life::NotStarted { .. }
             | Life::Lost { .. }
             | Life::HostReboot { .. }
-            | Life::RuntimeRestarted(_) => {}
+            | Life::RuntimeRestarted(_)
+            | Life::Disrupted { .. } => {}
         }
         // The engine believes that a lost one still writes, so its output never ends.
         let lost = matches!(seen.life, Life::Lost { .. });

@@ -113,7 +113,7 @@ fn starts_memory_and_adoption() {
         let mut times = Vec::new();
         for _ in 0..20 {
             let begun = Instant::now();
-            let seen = stage.driver.observe(&Scope::All).await.unwrap();
+            let seen = stage.driver.observe(&Scope::All).await.unwrap().sightings;
             times.push(begun.elapsed());
             assert_eq!(seen.len(), MANY);
         }
@@ -121,7 +121,7 @@ fn starts_memory_and_adoption() {
         for _ in 0..3 {
             stage.restart().await;
             let begun = Instant::now();
-            let seen = stage.driver.observe(&Scope::All).await.unwrap();
+            let seen = stage.driver.observe(&Scope::All).await.unwrap().sightings;
             println!("500 adopted: {:?}", begun.elapsed());
             assert_eq!(seen.len(), MANY);
         }
@@ -149,7 +149,7 @@ fn crash_to_restart() {
             rustix::process::kill_process(pid, Signal::KILL).unwrap();
             while !hints.taken().await.contains(&launch.instance) {}
             let scope = Scope::Instances([launch.instance.clone()].into());
-            let seen = stage.driver.observe(&scope).await.unwrap();
+            let seen = stage.driver.observe(&scope).await.unwrap().sightings;
             assert!(matches!(seen[0].life, Life::Exited(_)), "{seen:?}");
             let old = launch.instance.clone();
             launch.instance.incarnation = incarnation;

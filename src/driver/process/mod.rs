@@ -26,11 +26,9 @@ use crate::clock::Clock;
 use crate::driver::logs;
 use crate::driver::{
     Description as LaunchDescription, Driver, DriverError, Hints, Launch, LogQuery, LogStream,
-    Scope, Started,
+    Look, Scope, Started, Stopped,
 };
-use crate::model::{
-    Boot, ComponentSpec, DriverKind, InstanceId, Limit, Sighting, StartFailure, StopPolicy,
-};
+use crate::model::{Boot, ComponentSpec, DriverKind, InstanceId, Limit, StartFailure, StopPolicy};
 
 mod account;
 mod attendant;
@@ -362,19 +360,20 @@ impl Driver for ProcessDriver {
         DriverKind::Process
     }
 
-    async fn observe(&self, scope: &Scope) -> Result<Vec<Sighting>, DriverError> {
+    async fn observe(&self, scope: &Scope) -> Result<Look, DriverError> {
         let scope = scope.clone();
         self.blocking("look at its instances", move |site, sentry| {
             sight::look(site, sentry, &scope)
         })
         .await
+        .map(Look::from)
     }
 
     async fn start(&self, launch: &Launch) -> Result<Started, DriverError> {
         self.start_once(launch).await
     }
 
-    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<(), DriverError> {
+    async fn stop(&self, instance: &InstanceId, how: &StopPolicy) -> Result<Stopped, DriverError> {
         self.stop_whole_tree(instance, how).await
     }
 

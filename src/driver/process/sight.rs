@@ -501,7 +501,9 @@ pub(super) fn sighting_of(
         stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
         after,
         driver: DriverKind::Process,
+        partition: None,
         life,
+        earlier: Vec::new(),
         outdated: false,
         health: None,
     }

@@ -56,11 +56,7 @@ impl ProcessDriver {
         instance: &InstanceId,
     ) -> Result<Option<Result<Started, StartFailure>>, DriverError> {
         let answer = |handle: Option<Handle>, since: Timestamp| match handle {
-            Some(handle) => Ok(Started {
-                handle,
-                since,
-                health: None,
-            }),
+            Some(handle) => Ok(Started::running(handle, since, None)),
             None => Err(StartFailure {
                 reason: "Lost".to_owned(),
                 message: format!("the guardian of {instance} died before its program ran"),
@@ -81,11 +77,7 @@ impl ProcessDriver {
                     life: Life::Running { since },
                     ..
                 } => {
-                    return Ok(Some(Ok(Started {
-                        handle,
-                        since,
-                        health: None,
-                    })));
+                    return Ok(Some(Ok(Started::running(handle, since, None))));
                 }
                 // A shim whose driver is gone ends at once; one that is about to start is done soon.
                 Finding::Guarded { .. } => {
@@ -96,9 +88,11 @@ impl ProcessDriver {
                         Life::NotStarted { failure, .. } => Err(failure),
                         Life::Exited(exit) => answer(handle, exit.started_at.unwrap_or(exit.at)),
                         Life::Lost { at } | Life::HostReboot { at } => answer(handle, at),
-                        Life::Created | Life::Running { .. } | Life::RuntimeRestarted(_) => {
-                            answer(handle, self.site.clock.now())
-                        }
+                        Life::Created
+                        | Life::Pending(_)
+                        | Life::Running { .. }
+                        | Life::RuntimeRestarted(_)
+                        | Life::Disrupted { .. } => answer(handle, self.site.clock.now()),
                     }));
                 }
                 Finding::Abandoned { handle, .. } => {
@@ -170,11 +164,7 @@ impl ProcessDriver {
                 let since = Timestamp::from_millis(at);
                 self.keep(launch, &shim, &handle, since)
                     .map_err(|error| unreachable(operation, error))?;
-                Ok(Started {
-                    handle,
-                    since,
-                    health: None,
-                })
+                Ok(Started::running(handle, since, None))
             }
             Ok(Ok(Reply::Failed { stage, errno, .. })) => {
                 let failed = (Some(stage), errno);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, getpgid, pidfd_send_signal};
 use tokio::time::timeout;
 
-use crate::driver::{DriverError, Scope};
+use crate::driver::{DriverError, Scope, Stopped};
 use crate::model::{Handle, InstanceId, ProcessIdentity, StopPolicy, StopTarget};
 
 use super::leftovers::Whose;
@@ -24,7 +24,7 @@ impl ProcessDriver {
         &self,
         instance: &InstanceId,
         how: &StopPolicy,
-    ) -> Result<(), DriverError> {
+    ) -> Result<Stopped, DriverError> {
         match self.examine(instance).await? {
             Finding::Guarded {
                 process,
@@ -48,7 +48,7 @@ impl ProcessDriver {
         // A look settles what a dead shim left, and tells whether anything survived. A fresh one:
         // a shim that has written its last word is remembered as alive until it is quite gone.
         let stopped = instance.clone();
-        let seen = self
+        let mut seen = self
             .blocking("look at an instance", move |site, sentry| {
                 site.album().forget(stopped.to_string().as_ref(), sentry);
                 sight::look(site, sentry, &Scope::Instances([stopped].into()))
@@ -61,7 +61,7 @@ impl ProcessDriver {
                 why: "processes of it survived SIGKILL".to_owned(),
             });
         }
-        Ok(())
+        Stopped::seen(seen.pop())
     }
 
     /// Has a shim that understands `orders` stop the tree, and kills that where the shim does not.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::image::ImageRequirement;
+use crate::model::partition::Partition;
 
 /// What runs, and where. The driver is the variant, so there is no "docker without image".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,16 @@ impl Workload {
             Self::Nomad(_) => DriverKind::Nomad,
             Self::Kubernetes(_) => DriverKind::Kubernetes,
         }
+    }
+
+    /// The part of what its driver runs that it is in; `None` = the driver's own, or it has no parts.
+    pub fn partition(&self) -> Option<Partition> {
+        let namespace = match self {
+            Self::Process(_) | Self::Docker(_) => None,
+            Self::Nomad(job) => job.namespace.as_ref(),
+            Self::Kubernetes(pod) => pod.namespace.as_ref(),
+        };
+        namespace.map(Partition::new)
     }
 }
 

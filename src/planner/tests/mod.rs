@@ -64,6 +64,8 @@ fn running(component: &str, revision: u64, ready: bool) -> Record {
             after: vec![],
             holds: vec![],
             stalled: None,
+            counted: Default::default(),
+            partition: None,
             handle: None,
             phase: Phase::Running {
                 since: now(),
@@ -500,7 +502,10 @@ fn only_a_start_whose_result_nobody_wants_is_given_up() {
         let mut record = running("a", 1, false);
         record.intent = intent;
         if let Some(instance) = &mut record.instance {
-            instance.phase = Phase::Starting { since: now() };
+            instance.phase = Phase::Starting {
+                since: now(),
+                pending: None,
+            };
         }
         let records = [(key("a"), record)].into();
         let desired = Desired::new(Arc::new(spec));

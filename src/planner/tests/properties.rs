@@ -30,7 +30,17 @@ fn policies() -> impl Strategy<Value = RestartPolicy> {
 /// Anything that one replica may look like.
 fn records() -> impl Strategy<Value = Option<(Record, Option<InFlight>)>> {
     let phase = prop_oneof![
-        Just(Phase::Starting { since: now() }),
+        Just(Phase::Starting {
+            since: now(),
+            pending: None,
+        }),
+        Just(Phase::Starting {
+            since: now(),
+            pending: Some(crate::model::Pending {
+                since: now(),
+                why: Some("no room".to_owned()),
+            }),
+        }),
         any::<bool>().prop_map(|ready| {
             let health = Health {
                 started: true,
@@ -128,7 +138,7 @@ proptest! {
         let mut seen = observed(&kept);
         seen.busy = Cow::Borrowed(&busy);
         if blind {
-            seen.blind = Cow::Owned([(DriverKind::Process, "down".to_owned())].into());
+            seen.blind.drivers = [(DriverKind::Process, "down".to_owned())].into();
         }
         seen.frozen = full.then_some("disk full");
         let plan_one = plan(&desired, &seen, now());

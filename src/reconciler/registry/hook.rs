@@ -610,7 +610,7 @@ fn live_instance<'a>(
 /// When an instance began, at the earliest.
 fn began(instance: &Instance) -> Timestamp {
     match instance.phase {
-        Phase::Starting { since } | Phase::Running { since, .. } => since,
+        Phase::Starting { since, .. } | Phase::Running { since, .. } => since,
         Phase::Stopping { started_at, .. } => started_at,
     }
 }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::fixtures::{component, container, pipeline};
-use crate::model::{ComponentId, ComponentSpec, ExitStatus, PipelineSpec, Pull};
+use crate::model::fixtures::{component, container, pipeline, pod};
+use crate::model::{
+    ComponentId, ComponentSpec, DriverKind, ExitStatus, InstanceId, PipelineSpec, Pull,
+};
+use crate::model::{Partition, Workload};
 
 use super::super::core::Input;
 use super::super::handle::Request;
@@ -19,6 +22,8 @@ pub(super) enum Fault {
     Exit,
     /// A driver stops answering, or answers again.
     Blindness,
+    /// Nobody may look at a namespace of the cluster, or may again.
+    Hiding,
     /// The disk is full, or has room again.
     FullDisk,
     /// The daemon is killed, and another starts.
@@ -27,10 +32,14 @@ pub(super) enum Fault {
     Request,
     /// Somebody sets the clock.
     Clock,
+    /// The cluster takes what runs from its node.
+    Disruption,
+    /// The cluster has no room for what is started, or has some again.
+    Room,
 }
 
 /// Each with its share of 60 steps; in the rest nothing befalls.
-const SHARES: [(Fault, u64); 7] = [
+const SHARES: [(Fault, u64); 10] = [
     (Fault::Edit, 1),
     (Fault::Exit, 3),
     (Fault::Blindness, 2),
@@ -38,6 +47,9 @@ const SHARES: [(Fault, u64); 7] = [
     (Fault::Death, 2),
     (Fault::Request, 1),
     (Fault::Clock, 1),
+    (Fault::Room, 2),
+    (Fault::Hiding, 2),
+    (Fault::Disruption, 2),
 ];
 
 impl Fault {
@@ -90,9 +102,16 @@ impl World {
                 }
             }
             Fault::Blindness => {
-                let driver = DRIVERS[self.random.below(2) as usize];
+                let driver = DRIVERS[self.random.below(DRIVERS.len() as u64) as usize];
                 if !self.blind.remove(&driver) {
                     self.blind.insert(driver);
+                }
+            }
+            Fault::Hiding => {
+                let names = ["one", "two"];
+                let namespace = Partition::new(names[self.random.below(2) as usize]);
+                if !self.hidden.remove(&namespace) {
+                    self.hidden.insert(namespace);
                 }
             }
             Fault::FullDisk => self.disk_full = !self.disk_full,
@@ -115,6 +134,18 @@ impl World {
                 let millis = if self.random.one_in(2) { DAY } else { -DAY };
                 self.step_clock(millis);
             }
+            Fault::Disruption => {
+                let is_of_cluster =
+                    |id: &&InstanceId| self.things[*id].driver == DriverKind::Kubernetes;
+                let alive = self.alive();
+                let pods: Vec<&InstanceId> = alive.iter().filter(is_of_cluster).collect();
+                if !pods.is_empty() {
+                    let one = pods[self.random.below(pods.len() as u64) as usize];
+                    self.disrupt(one);
+                }
+            }
+            Fault::Room if self.crowded => self.make_room(),
+            Fault::Room => self.crowded = true,
         }
     }
 }
@@ -143,8 +174,11 @@ pub(super) fn random_spec(random: &mut Random, hashes: &mut BTreeMap<u64, u64>) 
         let mut spec = component(id, *hash, &after);
         spec.replicas = 1 + u32::try_from(random.below(3)).unwrap() / 2;
         // A component stays with its driver, whatever else is edited.
-        if index % 2 == 1 {
-            spec.workload = container();
+        match index {
+            1 | 3 => spec.workload = container(),
+            2 => spec.workload = pod_in("one"),
+            4 => spec.workload = pod_in("two"),
+            _ => {}
         }
         components.push(spec);
     }
@@ -152,4 +186,13 @@ pub(super) fn random_spec(random: &mut Random, hashes: &mut BTreeMap<u64, u64>) 
         components.push(component("a", 1, &[]));
     }
     pipeline(components)
+}
+
+/// What runs as a pod in this namespace.
+pub(super) fn pod_in(namespace: &str) -> Workload {
+    let mut workload = pod();
+    if let Workload::Kubernetes(pod) = &mut workload {
+        pod.namespace = Some(namespace.to_owned());
+    }
+    workload
 }

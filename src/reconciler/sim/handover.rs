@@ -175,7 +175,12 @@ fn who_is_waited_for_is_told_and_the_wait_outlives_the_daemon() {
     world.calls.retain(|(_, call)| !is_stopping(call));
     world.die();
     world.apply(new.clone());
-    while world.core.blind().contains_key(&DriverKind::Process) {
+    while world
+        .core
+        .blind()
+        .drivers
+        .contains_key(&DriverKind::Process)
+    {
         world.step();
     }
     world.turn();

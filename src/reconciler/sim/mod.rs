@@ -25,6 +25,7 @@ mod properties;
 mod retries;
 mod times;
 mod upstream;
+mod waiting;
 mod words;
 mod world;
 
@@ -85,6 +86,7 @@ fn simulate(seed: u64) {
         before,
         "it acts although nothing changed"
     );
+    world.check_ends();
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, Condition, DriverKind, InstanceId, Phase, PhaseName, PipelineKey, PipelineSpec,
-    ReplicaKey, SpecHash,
+    Action, Condition, DriverKind, EventKind, InstanceId, Life, Partition, Phase, PhaseName,
+    PipelineKey, PipelineSpec, ReplicaKey, SpecHash, StopCause,
 };
 
 use super::super::core::Kept;
@@ -17,12 +17,16 @@ pub(super) struct Seen {
     restarts: BTreeMap<(PipelineKey, ReplicaKey), u64>,
     /// The drivers of which the daemon knows nothing at present.
     unsighted: BTreeSet<DriverKind>,
+    /// The namespaces of which it knows nothing at present, although their cluster answers.
+    pub hidden: BTreeSet<Partition>,
     /// What the file says.
     wanted: Vec<PipelineSpec>,
     /// The starts that were judged already.
     judged: BTreeSet<InstanceId>,
     /// The definitions of which a start was decided.
     begun: BTreeSet<(PipelineKey, ReplicaKey, SpecHash)>,
+    /// How often the cluster has started an instance again by itself.
+    pub inside: BTreeMap<InstanceId, usize>,
 }
 
 impl Seen {
@@ -30,9 +34,11 @@ impl Seen {
         Self {
             restarts: BTreeMap::new(),
             unsighted: DRIVERS.into(),
+            hidden: BTreeSet::new(),
             wanted: Vec::new(),
             judged: BTreeSet::new(),
             begun: BTreeSet::new(),
+            inside: BTreeMap::new(),
         }
     }
 
@@ -52,6 +58,7 @@ impl Seen {
     /// The daemon died: the next one knows what is on the disk and has looked at nothing.
     pub fn died(&mut self, disk: &Kept) {
         self.unsighted = DRIVERS.into();
+        self.hidden.clear();
         let recorded = |key: &(PipelineKey, ReplicaKey)| {
             let records = disk.records.get(&key.0)?;
             Some(records.get(&key.1)?.history.restarts)
@@ -87,14 +94,52 @@ impl World {
                             self.seen.judge_start(pipeline, instance);
                         }
                     }
-                    Action::Stop { instance, .. } => {
+                    Action::Stop { instance, cause } => {
+                        let thing = self.things.get(instance);
+                        let waits = thing.is_some_and(|it| matches!(it.life, Life::Pending(_)));
+                        assert!(
+                            !waits || *cause != StopCause::Stray,
+                            "{instance} waits for room, and is taken for abandoned"
+                        );
                         let driver = driver_of(pipeline, instance);
                         let is_known = driver.is_none_or(|it| !self.seen.unsighted.contains(&it));
                         assert!(is_known, "{instance} is stopped, and nobody sees it");
+                        let partition = thing.and_then(|thing| thing.partition.as_ref());
+                        let is_hidden = partition.is_some_and(|it| self.seen.hidden.contains(it));
+                        assert!(
+                            !is_hidden,
+                            "{instance} is stopped, and its namespace is not seen"
+                        );
                     }
                     Action::Forget => {}
                 }
             }
+        }
+    }
+
+    /// Asserts that no end inside an instance is told of twice, over all daemons. What is left of an
+    /// instance that ended may be found again, once its replica was forgotten.
+    pub fn check_ends(&self) {
+        let mut told: BTreeMap<&InstanceId, usize> = BTreeMap::new();
+        let mut over = BTreeSet::new();
+        for event in self.events.values() {
+            let Some(instance) = &event.instance else {
+                continue;
+            };
+            let is_end = matches!(event.kind, EventKind::Exited | EventKind::Stopped);
+            if is_end && event.message.ends_with("its engine started it again") {
+                let count = told.entry(instance).or_default();
+                *count += usize::from(!over.contains(instance));
+            } else if is_end {
+                over.insert(instance);
+            }
+        }
+        for (instance, told) in told {
+            let inside = self.seen.inside.get(instance).copied().unwrap_or_default();
+            assert!(
+                told <= inside,
+                "{told} ends inside {instance}, which ended {inside} times there"
+            );
         }
     }
 
@@ -176,6 +221,11 @@ impl Seen {
         assert!(
             !self.unsighted.contains(&driver),
             "{instance} is started blindly"
+        );
+        let partition = spec.workload.partition();
+        assert!(
+            partition.is_none_or(|it| !self.hidden.contains(&it)),
+            "{instance} is started where nobody sees it"
         );
         let begun = (instance.pipeline.clone(), key.clone(), spec.hash.clone());
         if !self.begun.insert(begun) {

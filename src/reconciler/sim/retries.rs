@@ -63,9 +63,11 @@ fn what_a_driver_tries_again_within_one_start_is_no_failure() {
     };
     let thing = Thing {
         driver: DriverKind::Process,
+        partition: None,
         spec: hash,
         after: vec![],
         life,
+        earlier: vec![],
     };
     world.things.insert(id.clone(), thing);
     let until = world.now.shifted(30_000);

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::driver::{DriverError, Launch, Scope, Started};
+use crate::driver::{Began, DriverError, Launch, Look, Scope, Started, Stopped};
 use crate::model::fixtures::{daemon, pipeline};
 use crate::model::{
-    ComponentId, DriverKind, Event, Exit, ExitStatus, Handle, InstanceId, Life, PipelineSpec,
-    ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy, Timestamp,
+    ComponentId, Disruption, DisruptionKind, DriverKind, EarlierEnd, Event, Exit, ExitStatus,
+    Handle, Hidden, InstanceId, Life, Partition, Pending, PipelineSpec, ReplicaKey, Sighting,
+    SpecHash, StartFailure, StopPolicy, Timestamp,
 };
 
 use super::super::commands;
@@ -16,7 +17,13 @@ use super::super::ledger::{Durability, Effect};
 use super::properties::Seen;
 
 /// The drivers of the simulated host.
-pub(super) const DRIVERS: [DriverKind; 2] = [DriverKind::Process, DriverKind::Docker];
+pub(super) const DRIVERS: [DriverKind; 3] = [
+    DriverKind::Process,
+    DriverKind::Docker,
+    DriverKind::Kubernetes,
+];
+/// What the simulated cluster says while it has no room.
+pub(super) const NO_ROOM: &str = "0/3 nodes are available: insufficient memory";
 
 /// SplitMix64: small, and the same in every release.
 pub(super) struct Random(u64);
@@ -42,14 +49,17 @@ impl Random {
 /// What really runs.
 pub(super) struct Thing {
     pub driver: DriverKind,
+    pub partition: Option<Partition>,
     pub spec: SpecHash,
     pub after: Vec<ComponentId>,
     pub life: Life,
+    /// Ends after which the cluster started it again by itself.
+    pub earlier: Vec<EarlierEnd>,
 }
 
 impl Thing {
-    fn is_created(&self) -> bool {
-        self.life == Life::Created
+    fn never_ran(&self) -> bool {
+        matches!(self.life, Life::Created | Life::Pending(_))
     }
 }
 
@@ -64,7 +74,7 @@ pub(super) enum Call {
     Synced(u64),
 }
 
-/// A host with two kinds of driver, a disk and a daemon. Nothing happens in it but by
+/// A host with three kinds of driver, a disk and a daemon. Nothing happens in it but by
 /// [`World::step`], which lets the daemon plan and then the next thing happen that is due: a driver
 /// call, a look, a commit, or the daemon's own deadline.
 pub(super) struct World {
@@ -79,8 +89,12 @@ pub(super) struct World {
     pub disk_full: bool,
     /// Drivers that do not answer.
     pub blind: BTreeSet<DriverKind>,
+    /// Namespaces of the cluster in which nobody may look.
+    pub hidden: BTreeSet<Partition>,
     /// The drivers start nothing and cannot say so.
     pub mute: bool,
+    /// The cluster accepts starts and has no room for them.
+    pub crowded: bool,
     /// An ended instance that keeps its successor from starting, and until when.
     pub left_behind: Option<(InstanceId, Timestamp)>,
     /// What the mute drivers have laid ready for starts, and were not told to forget.
@@ -110,7 +124,9 @@ impl World {
             events: BTreeMap::new(),
             disk_full: false,
             blind: BTreeSet::new(),
+            hidden: BTreeSet::new(),
             mute: false,
+            crowded: false,
             left_behind: None,
             laid_ready: BTreeSet::new(),
             calm: false,
@@ -133,6 +149,7 @@ impl World {
                     && self.things.len() > before
                     && self.random.one_in(3)
                     && let Some(thing) = self.things.get_mut(&launch.instance)
+                    && thing.driver != DriverKind::Kubernetes
                 {
                     thing.life = Life::Created;
                 }
@@ -173,8 +190,20 @@ impl World {
     pub fn take_effect(&mut self, call: &Call) {
         match call {
             Call::Start(launch) => {
+                let driver = launch.spec.driver();
+                let life = match driver {
+                    DriverKind::Kubernetes if self.crowded => Life::Pending(Pending {
+                        since: self.now,
+                        why: Some(NO_ROOM.to_owned()),
+                    }),
+                    DriverKind::Process
+                    | DriverKind::Docker
+                    | DriverKind::Nomad
+                    | DriverKind::Kubernetes => Life::Running { since: self.now },
+                };
                 let thing = Thing {
-                    driver: launch.spec.driver(),
+                    driver,
+                    partition: launch.spec.workload.partition(),
                     spec: launch.spec.hash.clone(),
                     after: launch
                         .spec
@@ -182,15 +211,16 @@ impl World {
                         .iter()
                         .map(|d| d.id.clone())
                         .collect(),
-                    life: Life::Running { since: self.now },
+                    life,
+                    earlier: Vec::new(),
                 };
                 if !self.things.contains_key(&launch.instance) {
                     self.things.insert(launch.instance.clone(), thing);
                     self.started.push(launch.instance.clone());
                 }
             }
-            // What was only created is gone without a trace.
-            Call::Stop(id, _) if self.things.get(id).is_some_and(Thing::is_created) => {
+            // What never ran is gone without a trace.
+            Call::Stop(id, _) if self.things.get(id).is_some_and(Thing::never_ran) => {
                 self.things.remove(id);
             }
             Call::Stop(id, _) => self.exit(id, ExitStatus::Code(143)),
@@ -230,6 +260,67 @@ impl World {
                     self.disk.next_seq = self.disk.next_seq.max(event.seq + 1);
                 }
             }
+        }
+    }
+
+    /// The cluster takes an instance from its node. It starts some again by itself, inside the same
+    /// instance, and tells of both with every look.
+    pub fn disrupt(&mut self, id: &InstanceId) {
+        let (again, by_itself) = (self.random.one_in(2), self.random.one_in(2));
+        let (now, crowded) = (self.now, self.crowded);
+        let Some(thing) = self.things.get_mut(id) else {
+            return;
+        };
+        let Life::Running { since } = thing.life else {
+            return;
+        };
+        let exit = Exit {
+            status: ExitStatus::Code(1),
+            oom: false,
+            started_at: Some(since),
+            at: now,
+            killed: 0,
+        };
+        let disruption = Disruption {
+            kind: DisruptionKind::Evicted,
+            message: Some("The node was low on resource: memory".to_owned()),
+        };
+        if !again {
+            thing.life = Life::Disrupted { exit, disruption };
+            return;
+        }
+        let end = EarlierEnd {
+            id: format!("pod-{}", thing.earlier.len()),
+            exit,
+            disruption: (!by_itself).then_some(disruption),
+        };
+        thing.earlier.push(end);
+        thing.life = match crowded {
+            true => Life::Pending(Pending {
+                since: now,
+                why: Some(NO_ROOM.to_owned()),
+            }),
+            false => Life::Running { since: now },
+        };
+        *self.seen.inside.entry(id.clone()).or_default() += 1;
+    }
+
+    /// The cluster has room again: what waited runs. Half of the hints are lost.
+    pub fn make_room(&mut self) {
+        self.crowded = false;
+        let since = self.now;
+        let mut begun = BTreeSet::new();
+        for (id, thing) in &mut self.things {
+            if let Life::Pending(_) = thing.life {
+                thing.life = Life::Running { since };
+                begun.insert(id.clone());
+            }
+        }
+        if self.random.one_in(2) {
+            let driver = DriverKind::Kubernetes;
+            let instances = begun;
+            self.core
+                .handle(Input::Hinted { driver, instances }, self.now);
         }
     }
 
@@ -303,11 +394,13 @@ impl World {
                     container: instance.to_string(),
                     image: None,
                 };
-                let result = Ok(Started {
-                    handle,
-                    since: self.now,
-                    health: None,
-                });
+                let result = match self.things.get(&instance).map(|thing| &thing.life) {
+                    Some(Life::Pending(pending)) => Ok(Started {
+                        handle,
+                        state: Began::Pending(pending.clone()),
+                    }),
+                    Some(_) | None => Ok(Started::running(handle, self.now, None)),
+                };
                 Input::StartAnswered { instance, result }
             }
             Call::Stop(instance, _) if !self.calm && self.random.one_in(8) => {
@@ -319,10 +412,9 @@ impl World {
             }
             Call::Stop(instance, driver) => {
                 self.take_effect(&Call::Stop(instance.clone(), driver));
-                Input::StopAnswered {
-                    instance,
-                    result: Ok(()),
-                }
+                let mut left = self.sightings(driver, &Scope::Instances([instance.clone()].into()));
+                let result = Stopped::seen(left.pop());
+                Input::StopAnswered { instance, result }
             }
             Call::Forget(_) => {
                 self.take_effect(&call);
@@ -331,6 +423,9 @@ impl World {
             Call::Look(driver, scope) => {
                 let is_blind = self.blind.contains(&driver);
                 self.seen.looked(driver, is_blind);
+                if scope == Scope::All && driver == DriverKind::Kubernetes && !is_blind {
+                    self.seen.hidden = self.hidden.clone();
+                }
                 let result = if is_blind {
                     Err(unreachable(driver, "list"))
                 } else {
@@ -374,14 +469,19 @@ impl World {
         left.is_some_and(|(left, until)| left.replica == instance.replica && self.now < *until)
     }
 
-    pub fn see(&self, driver: DriverKind, scope: &Scope) -> Vec<Sighting> {
+    fn sightings(&self, driver: DriverKind, scope: &Scope) -> Vec<Sighting> {
         let asked = |id: &InstanceId| match scope {
             Scope::All => true,
             Scope::Instances(some) => some.contains(id),
         };
+        let is_hidden = |thing: &Thing| {
+            let partition = thing.partition.as_ref();
+            partition.is_some_and(|partition| self.hidden.contains(partition))
+        };
         self.things
             .iter()
             .filter(|(id, thing)| thing.driver == driver && asked(id))
+            .filter(|(_, thing)| !is_hidden(thing))
             .map(|(id, thing)| Sighting {
                 instance: id.clone(),
                 spec: thing.spec.clone(),
@@ -392,11 +492,24 @@ impl World {
                 stop: StopPolicy::default(),
                 after: thing.after.clone(),
                 driver,
+                partition: thing.partition.clone(),
                 life: thing.life.clone(),
+                earlier: thing.earlier.clone(),
                 outdated: false,
                 health: None,
             })
             .collect()
+    }
+
+    pub fn see(&self, driver: DriverKind, scope: &Scope) -> Look {
+        let hidden = self.hidden.iter();
+        let hidden = hidden.filter(|_| driver == DriverKind::Kubernetes);
+        let why = "pods is forbidden".to_owned();
+        let hidden = hidden.map(|it| (Hidden::Partition(it.clone()), why.clone()));
+        Look {
+            sightings: self.sightings(driver, scope),
+            hidden: hidden.collect(),
+        }
     }
 
     /// Lets the core plan and queues what it asks for.
@@ -514,7 +627,9 @@ impl World {
     pub fn calm_down(&mut self) {
         self.calm = true;
         self.blind.clear();
+        self.hidden.clear();
         self.disk_full = false;
+        self.make_room();
     }
 
     /// Runs until every wanted replica is ready and nothing is under way.

@@ -127,6 +127,8 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
             after: vec!["ledger-source".parse().unwrap()],
             holds: vec![],
             stalled: None,
+            counted: Default::default(),
+            partition: None,
             handle: Some(Handle::Process {
                 shim: process(4711),
                 child: process(4712),

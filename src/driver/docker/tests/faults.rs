@@ -265,7 +265,7 @@ async fn a_reply_that_is_cut_short_is_no_absence() {
     }
     budget.store(u32::MAX, Ordering::Relaxed);
     stage.driver.start(&second).await.unwrap();
-    let all = stage.driver.observe(&Scope::All).await.unwrap();
+    let all = stage.driver.observe(&Scope::All).await.unwrap().sightings;
     assert_eq!(all.len(), 2, "{all:#?}");
     stage.end().await;
 }
@@ -323,7 +323,7 @@ async fn a_container_that_the_engine_cannot_describe_hides_no_other_and_can_be_r
     let seen = sight(&*stage.driver, &runs.instance).await.unwrap();
     assert!(matches!(seen.life, Life::Running { .. }), "{seen:?}");
     stage.driver.forget(&ended.instance).await.unwrap();
-    let all = stage.driver.observe(&Scope::All).await.unwrap();
+    let all = stage.driver.observe(&Scope::All).await.unwrap().sightings;
     assert_eq!(all.len(), 1, "{all:?}");
     stage.end().await;
 }

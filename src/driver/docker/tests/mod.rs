@@ -214,7 +214,7 @@ async fn looks_at_many_containers() {
     }
     for round in 0..5 {
         let begun = Instant::now();
-        let seen = stage.driver.observe(&Scope::All).await.unwrap();
+        let seen = stage.driver.observe(&Scope::All).await.unwrap().sightings;
         println!(
             "look {round}: {} containers in {:?}",
             seen.len(),

@@ -86,7 +86,7 @@ async fn killing_the_host_a_hundred_times_leaves_no_orphan_and_no_double() {
         // A shim that waits for the word of the dead ends; then all that is seen is all there is.
         let mut settled = None;
         for _ in 0..2_000 {
-            let seen = stage.driver.observe(&Scope::All).await.unwrap();
+            let seen = stage.driver.observe(&Scope::All).await.unwrap().sightings;
             let running: Vec<String> = seen
                 .iter()
                 .filter(|seen| matches!(seen.life, Life::Running { .. }))

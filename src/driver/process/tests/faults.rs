@@ -65,10 +65,12 @@ async fn what_a_host_asked_to_end_as_it_went_down_has_neither_failed_nor_complet
             Life::HostReboot { .. } => assert!(all_asked, "{id}"),
             Life::Exited(_) => assert!(!all_asked, "{id}"),
             Life::Created
+            | Life::Pending(_)
             | Life::Running { .. }
             | Life::NotStarted { .. }
             | Life::Lost { .. }
-            | Life::RuntimeRestarted(_) => panic!("{id}: {:?}", seen.life),
+            | Life::RuntimeRestarted(_)
+            | Life::Disrupted { .. } => panic!("{id}: {:?}", seen.life),
         }
         stage.driver.forget(&launch.instance).await.unwrap();
     }
@@ -224,7 +226,7 @@ async fn an_onlooker_sees_all_and_changes_nothing() {
         .join("default.suite.debris.0.1");
     std::fs::write(&debris, "").unwrap();
     let onlooker = ProcessDriver::onlooker(config_in(stage.root.path()), Clock::new()).unwrap();
-    let seen = onlooker.observe(&Scope::All).await.unwrap();
+    let seen = onlooker.observe(&Scope::All).await.unwrap().sightings;
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].instance, running.instance);
     assert!(debris.exists());

@@ -86,7 +86,8 @@ impl ProcessStage {
     }
 
     async fn stop(&self, launch: &Launch) -> Result<(), DriverError> {
-        self.driver.stop(&launch.instance, &launch.spec.stop).await
+        let how = &launch.spec.stop;
+        self.driver.stop(&launch.instance, how).await.map(drop)
     }
 
     fn shim_of(&self, launch: &Launch) -> u32 {

@@ -93,11 +93,7 @@ impl Owned {
                 match effect {
                     Effect::Start(launch) => {
                         self.pids += 1;
-                        let result = Ok(Started {
-                            handle: process(self.pids),
-                            since: self.now,
-                            health: None,
-                        });
+                        let result = Ok(Started::running(process(self.pids), self.now, None));
                         let instance = launch.instance;
                         self.core
                             .handle(Input::StartAnswered { instance, result }, self.now);
@@ -107,7 +103,7 @@ impl Owned {
                 }
             }
             for (driver, _) in looks {
-                let result = Ok(self.sightings());
+                let result = Ok(self.sightings().into());
                 self.core.handle(Input::Looked { driver, result }, self.now);
             }
         }
@@ -127,7 +123,9 @@ impl Owned {
                     stop: instance.stop,
                     after: instance.after.clone(),
                     driver: instance.driver,
+                    partition: None,
                     life: crate::model::Life::Running { since: self.now },
+                    earlier: Vec::new(),
                     outdated: false,
                     health: None,
                 });
@@ -238,7 +236,7 @@ impl Owned {
         self.core.handle(
             Input::Looked {
                 driver,
-                result: Ok(vec![ended]),
+                result: Ok(vec![ended].into()),
             },
             self.now,
         );
