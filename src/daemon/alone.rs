@@ -105,8 +105,11 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
         }
     }
     core.freeze("no daemon runs; `flowctl daemon` or `flowctl apply` starts one");
-    core.turn(clock.now());
+    let turn = core.turn(clock.now());
     for (kind, driver) in &drivers {
+        if let Some(partitions) = turn.attend.get(kind) {
+            driver.attend(partitions);
+        }
         let result = driver.observe(&Scope::All).await;
         core.cannot_enforce(*kind, driver.unenforced());
         let driver = *kind;

@@ -184,6 +184,8 @@ async fn a_started_instance_is_seen_with_all_that_it_carries(stage: &mut impl St
     let started = stage.driver().start(&launch).await.unwrap();
     let seen = eventually_runs(stage.driver(), &launch.instance).await;
     assert_eq!(seen.handle, Some(started.handle));
+    assert_eq!(seen.facts, started.facts);
+    assert!(!seen.facts.is_empty(), "nobody could tell where it runs");
     assert_eq!(seen.spec, launch.spec.hash);
     assert_eq!(seen.stop, launch.spec.stop);
     let upstream: ComponentId = "upstream".parse().unwrap();

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::model::{
-    ComponentId, DriverKind, EarlierEnd, Exit, ExitStatus, Handle, Hidden, InstanceId, Life,
+    ComponentId, DriverKind, EarlierEnd, Exit, ExitStatus, Facts, Handle, Hidden, InstanceId, Life,
     Partition, Pending, ProcessIdentity, ReplicaKey, Sighting, Signal, StartFailure, StopPolicy,
 };
 
@@ -350,7 +350,11 @@ impl FakeWorld {
             .get(instance)
             .and_then(|fake| fake.handle.clone());
         match handle {
-            Some(handle) => Ok(Started::running(handle, since, None)),
+            Some(handle) => Ok(Started::running(
+                (handle.clone(), facts(&handle)),
+                since,
+                None,
+            )),
             None => Err(unreachable("start an instance")),
         }
     }
@@ -362,6 +366,7 @@ impl Fake {
             instance: instance.clone(),
             spec: self.launch.spec.hash.clone(),
             handle: self.handle.clone(),
+            facts: self.handle.as_ref().map(facts).unwrap_or_default(),
             stop: self.launch.spec.stop,
             after: self
                 .launch
@@ -375,6 +380,7 @@ impl Fake {
             life: self.life.clone(),
             earlier: self.earlier.clone(),
             outdated: false,
+            prober: Default::default(),
             health: None,
         }
     }
@@ -446,7 +452,9 @@ impl State {
         fake.handle = Some(handle.clone());
         fake.life = Life::Pending(pending.clone());
         Some(Started {
+            facts: facts(&handle),
             handle,
+            prober: Default::default(),
             state: Began::Pending(pending),
         })
     }
@@ -472,9 +480,14 @@ fn handle(pid: u32) -> Handle {
         pid,
         start_ticks: u64::from(pid),
     };
-    Handle::Process {
-        shim: identity(pid),
-        child: identity(pid + 1),
+    Handle::new(&[identity(pid), identity(pid + 1)])
+}
+
+/// What is told of an instance that has this handle.
+fn facts(handle: &Handle) -> Facts {
+    Facts {
+        processes: handle.read().unwrap_or_default(),
+        ..Facts::default()
     }
 }
 
@@ -569,17 +582,27 @@ impl Driver for FakeDriver {
                 return Err(DriverError::Refused(failure));
             }
             Some((Life::Running { since }, Some(handle))) => {
-                return Ok(Started::running(handle, since, None));
+                return Ok(Started::running(
+                    (handle.clone(), facts(&handle)),
+                    since,
+                    None,
+                ));
             }
             Some((Life::Pending(pending), Some(handle))) => {
                 return Ok(Started {
+                    facts: facts(&handle),
                     handle,
+                    prober: Default::default(),
                     state: Began::Pending(pending),
                 });
             }
             Some((_, Some(handle))) => {
                 let since = self.world.inner.clock.now();
-                return Ok(Started::running(handle, since, None));
+                return Ok(Started::running(
+                    (handle.clone(), facts(&handle)),
+                    since,
+                    None,
+                ));
             }
             Some((_, None)) => return Err(unreachable("start an instance")),
         }
@@ -664,131 +687,4 @@ impl Driver for FakeDriver {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::driver::conformance::{self, Behaviour, Stage, spec};
-
-    struct FakeStage {
-        world: FakeWorld,
-        driver: FakeDriver,
-    }
-
-    impl FakeStage {
-        fn new() -> Self {
-            let world = FakeWorld::new(Clock::new());
-            let driver = FakeDriver::new(&world);
-            Self { world, driver }
-        }
-    }
-
-    #[async_trait]
-    impl Stage for FakeStage {
-        fn driver(&self) -> &dyn Driver {
-            &self.driver
-        }
-
-        async fn restart(&mut self) {
-            self.driver = FakeDriver::new(&self.world);
-        }
-
-        fn component(&mut self, id: &str, behaviour: Behaviour) -> crate::model::ComponentSpec {
-            let spec = spec(id, "fake", &[]);
-            let script = match behaviour {
-                Behaviour::RunsForever => Script::default(),
-                Behaviour::Exits(code) => Script {
-                    run: RunScript::Exits(Duration::ZERO, ExitStatus::Code(code)),
-                    ..Script::default()
-                },
-                Behaviour::IgnoresSignals => Script {
-                    stop: StopScript::Takes(Duration::MAX),
-                    ..Script::default()
-                },
-                Behaviour::CannotStart => Script {
-                    start: StartScript::Fails(StartFailure {
-                        reason: "ExecNotFound".to_owned(),
-                        message: "program was not found".to_owned(),
-                    }),
-                    ..Script::default()
-                },
-            };
-            self.world.script(&spec.id, script);
-            spec
-        }
-
-        fn waiting(&mut self, id: &str) -> Option<crate::model::ComponentSpec> {
-            let spec = spec(id, "fake", &[]);
-            let waits = StartScript::Waits("0/3 nodes are available".to_owned());
-            let script = Script {
-                start: waits,
-                ..Script::default()
-            };
-            self.world.script(&spec.id, script);
-            Some(spec)
-        }
-
-        async fn end_inside(&self, instance: &InstanceId) -> bool {
-            self.world.end_inside(instance, ExitStatus::Code(3));
-            true
-        }
-
-        async fn make_room(&self, component: &crate::model::ComponentSpec) {
-            self.world.release(&component.id);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_fake_keeps_the_contract() {
-        conformance::check(&mut FakeStage::new()).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_hanging_start_goes_on_when_released_even_if_nobody_waits() {
-        let stage = FakeStage::new();
-        let launch = conformance::launch(spec("a", "fake", &[]), 1);
-        let hangs = Script {
-            start: StartScript::Hangs,
-            ..Script::default()
-        };
-        stage.world.script(&launch.spec.id, hangs);
-        let start = stage.driver.start(&launch);
-        let waited = tokio::time::timeout(Duration::from_secs(60), start).await;
-        assert!(waited.is_err());
-        stage.world.release(&launch.spec.id);
-        conformance::eventually_runs(&stage.driver, &launch.instance).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_in_a_partition_out_of_sight_is_hidden_and_the_rest_is_seen() {
-        let stage = FakeStage::new();
-        let mut launches = Vec::new();
-        for (id, namespace) in [("a", "one"), ("b", "two")] {
-            let crate::model::Workload::Kubernetes(mut pod) = crate::model::fixtures::pod() else {
-                panic!("a pod is one");
-            };
-            pod.namespace = Some(namespace.to_owned());
-            let mut spec = spec(id, "fake", &[]);
-            spec.workload = crate::model::Workload::Kubernetes(pod);
-            let launch = conformance::launch(spec, 1);
-            stage.driver.start(&launch).await.unwrap();
-            launches.push(launch);
-        }
-        let one = Partition::new("one");
-        stage.world.hide(one.clone(), "forbidden");
-        let look = stage.driver.observe(&Scope::All).await.unwrap();
-        let seen = look.sightings.iter().map(|seen| &seen.instance);
-        assert_eq!(seen.collect::<Vec<_>>(), [&launches[1].instance]);
-        let hidden = [(Hidden::Partition(one), "forbidden".to_owned())];
-        assert_eq!(look.hidden, hidden.into());
-        assert!(!look.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_blind_driver_says_nothing_and_what_runs_runs_on() {
-        let stage = FakeStage::new();
-        let launch = conformance::launch(spec("a", "fake", &[]), 1);
-        stage.driver.start(&launch).await.unwrap();
-        stage.world.set_sight(Sight::Blind);
-        assert!(stage.driver.observe(&Scope::All).await.is_err());
-        assert_eq!(stage.world.alive(), [launch.instance]);
-    }
-}
+mod tests;

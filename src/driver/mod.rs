@@ -20,8 +20,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{
-    Boot, ComponentId, ComponentSpec, DriverKind, EngineHealth, Generation, Handle, Hidden,
-    ImageChoice, InstanceId, Limit, Partition, Pending, PipelineKey, ReplicaKey, Sighting,
+    Boot, ComponentId, ComponentSpec, DriverKind, EngineHealth, Facts, Generation, Handle, Hidden,
+    ImageChoice, InstanceId, Limit, Partition, Pending, PipelineKey, Prober, ReplicaKey, Sighting,
     StartFailure, StopPolicy, Timestamp,
 };
 
@@ -33,6 +33,7 @@ pub mod fake;
 mod inputs;
 pub mod logs;
 pub mod process;
+pub mod readers;
 pub mod usage;
 
 /// One place where components run.
@@ -185,15 +186,28 @@ pub struct Description {
 pub struct Started {
     /// How to address it.
     pub handle: Handle,
+    /// What its driver tells of it.
+    pub facts: Facts,
+    /// Who asks its probes.
+    pub prober: Prober,
     /// Whether its program runs.
     pub state: Began,
 }
 
 impl Started {
-    /// An instance whose program has run since `since`.
-    pub fn running(handle: Handle, since: Timestamp, health: Option<EngineHealth>) -> Self {
+    /// An instance whose program has run since `since`, and whose probes the daemon asks.
+    pub fn running(
+        (handle, facts): (Handle, Facts),
+        since: Timestamp,
+        health: Option<EngineHealth>,
+    ) -> Self {
         let state = Began::Running { since, health };
-        Self { handle, state }
+        Self {
+            handle,
+            facts,
+            prober: Prober::Flowctl,
+            state,
+        }
     }
 }
 

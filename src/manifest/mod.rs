@@ -17,6 +17,7 @@ mod clients;
 mod combinations;
 mod component;
 mod document;
+mod exposure;
 mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -46,11 +47,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Namespace, PipelineSpec};
 
+pub use exposure::HOST_FROM_CONTAINER;
 pub use image_policy::{ParsedImagePolicy, PolicyFiles, is_image_policy, parse_image_policy};
 pub use notifications::{LookAt, ParsedNotify, check_url, is_notify, parse_notify};
 pub use pins::{ImagePlace, images, with_images};
 pub use problem::{Colour, Finding, Problems, Severity};
-pub use references::HOST_FROM_CONTAINER;
 pub use tree::MAX_BYTES;
 
 use problem::Findings;

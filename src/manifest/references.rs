@@ -2,17 +2,13 @@
 //! serves every driver. `$VAR` and `${VAR}` are left to the component.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use crate::model::{ComponentId, ComponentSpec, DriverKind, PipelineName, Port};
 
+use super::exposure::{Reached, Way};
 use super::fields::Text;
 use super::problem::{Findings, Span, shown};
 use super::suggest;
-
-/// The name by which a container reaches a program on its host. The Docker driver makes it known
-/// inside every container.
-pub const HOST_FROM_CONTAINER: &str = "host.flowctl.internal";
 
 /// The longest text that a kernel hands to a program, in bytes and with the zero at its end, where
 /// pages have 4 KiB. `apply` weighs all of it by the kernel at hand.
@@ -212,7 +208,7 @@ impl Resolver<'_> {
                 let port = first(findings)?;
                 Some(self.reach(id, target, port, at, findings)?.1.to_string())
             }
-            ["host"] => Some(self.host(id, target, target.ports.first())),
+            ["host"] => Some(self.way(target).host(id, target.ports.first())),
             ["ports", name] => {
                 let Some(port) = target
                     .ports
@@ -251,12 +247,11 @@ impl Resolver<'_> {
         at: Span,
         findings: &mut Findings<'_>,
     ) -> Option<(String, u16)> {
-        let host = self.host(id, target, Some(port));
-        let published = target.driver == DriverKind::Docker && self.driver != DriverKind::Docker;
-        let number = if published {
-            port.host_port
-        } else {
-            Some(port.container_port)
+        let way = self.way(target);
+        let host = way.host(id, Some(port));
+        let number = match way.port(port) {
+            Reached::At(number) => Some(number),
+            Reached::Unpublished => None,
         };
         if number.is_none() {
             findings.error(
@@ -271,25 +266,11 @@ impl Resolver<'_> {
         Some((host, number?))
     }
 
-    /// The host by which this component reaches `target`.
-    fn host(&self, id: &str, target: &Target, port: Option<&Port>) -> String {
-        match (self.driver, target.driver) {
-            (_, DriverKind::Nomad | DriverKind::Kubernetes)
-            | (DriverKind::Docker, DriverKind::Docker) => id.to_owned(),
-            (DriverKind::Process, DriverKind::Process) => "localhost".to_owned(),
-            (DriverKind::Process, DriverKind::Docker) => {
-                let published = port.and_then(|port| port.host_ip);
-                match published.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) {
-                    Some(IpAddr::V4(ip)) => ip.to_string(),
-                    Some(IpAddr::V6(ip)) => format!("[{ip}]"),
-                    None => "localhost".to_owned(),
-                }
-            }
-            (DriverKind::Docker, DriverKind::Process)
-            | (
-                DriverKind::Nomad | DriverKind::Kubernetes,
-                DriverKind::Process | DriverKind::Docker,
-            ) => HOST_FROM_CONTAINER.to_owned(),
+    /// From this component to `target`.
+    fn way(&self, target: &Target) -> Way {
+        Way {
+            from: self.driver,
+            to: target.driver,
         }
     }
 }

@@ -14,6 +14,7 @@ mod entry;
 mod figures;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod handle;
 mod ids;
 pub mod image;
 mod notified;
@@ -34,6 +35,7 @@ pub use condition::{
 };
 pub use entry::{COMPONENTS_SCHEMA, ComponentEntry, ComponentList};
 pub use figures::{Durations, ExitReason, ProgressStatus, Usage};
+pub use handle::{Facts, Handle};
 pub use ids::{
     ComponentId, Generation, IdError, InstanceId, Namespace, PipelineKey, PipelineName, ReplicaKey,
     SpecHash, TargetName,
@@ -60,8 +62,8 @@ pub use spec::{
 };
 pub use state::{
     Boot, Charge, Counts, Disruption, DisruptionKind, EarlierEnd, EndCause, Ended, EngineHealth,
-    Exit, ExitStatus, Failure, Handle, Health, History, ImageChoice, Instance, Life, Pending,
-    Phase, PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, ProcessIdentity, Pull, Record,
+    Exit, ExitStatus, Failure, Health, History, ImageChoice, Instance, Life, Pending, Phase,
+    PipelineRecord, ProbeKind, ProbeOutcome, ProbeTally, Prober, ProcessIdentity, Pull, Record,
     RecordedImage, RunIntent, Sighting, Stalled, StartFailure, StartTrouble, StopCause,
     StopFailure, UnansweredStarts,
 };

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
+use super::handle::{Facts, Handle};
 use super::ids::{ComponentId, InstanceId, SpecHash};
 use super::partition::Partition;
 use super::spec::{DriverKind, Signal, StopPolicy};
@@ -158,6 +159,12 @@ pub struct Instance {
     /// How its driver addresses it; `None` until the driver answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<Handle>,
+    /// What its driver tells of it.
+    #[serde(default, skip_serializing_if = "Facts::is_empty")]
+    pub facts: Facts,
+    /// Who asks its probes.
+    #[serde(default, skip_serializing_if = "Prober::is_flowctl")]
+    pub prober: Prober,
     /// The ends inside it that were counted: those that its engine has restarted it after.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub counted: BTreeSet<String>,
@@ -280,39 +287,6 @@ impl fmt::Display for StopCause {
     }
 }
 
-/// How a driver addresses what it started. Enough to find it again after a crash of everything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Handle {
-    /// A process and its shim.
-    Process {
-        /// The guardian.
-        shim: ProcessIdentity,
-        /// The program itself; also the leader of its process group.
-        child: ProcessIdentity,
-    },
-    /// A container, by its full id.
-    Docker {
-        /// The engine's id.
-        container: String,
-        /// The image that it runs: `repository@digest`, or an id. `None` = not known.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        image: Option<String>,
-    },
-    /// A Nomad job.
-    Nomad {
-        /// Its id.
-        job: String,
-    },
-    /// A Kubernetes object.
-    Kubernetes {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-}
-
 /// One boot of this host. A process of another one is over, whatever is left to tell of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
@@ -366,6 +340,26 @@ pub struct Health {
     /// Results of the liveness probe in a row.
     #[serde(skip)]
     pub liveness: ProbeTally,
+}
+
+/// Who asks whether an instance is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prober {
+    /// The daemon asks its probes. Where its file names no readiness probe, what an engine says of a
+    /// check of its own counts.
+    #[default]
+    Flowctl,
+    /// Its engine asks all of its probes, and acts on liveness and startup; what it says is what
+    /// counts.
+    Engine,
+}
+
+impl Prober {
+    /// Whether that is the daemon.
+    fn is_flowctl(&self) -> bool {
+        *self == Self::Flowctl
+    }
 }
 
 /// What an engine says of an instance for which it runs a check, as that of an image (HEALTHCHECK).
@@ -657,6 +651,8 @@ pub struct Sighting {
     pub spec: SpecHash,
     /// How to address it.
     pub handle: Option<Handle>,
+    /// What its driver tells of it.
+    pub facts: Facts,
     /// How it is stopped, as it was told at its start.
     pub stop: StopPolicy,
     /// What it depended on at its start.
@@ -672,7 +668,9 @@ pub struct Sighting {
     pub earlier: Vec<EarlierEnd>,
     /// Whether its image's name means another image by now.
     pub outdated: bool,
-    /// What its engine says of its health, where that runs a check of its own.
+    /// Who asks its probes.
+    pub prober: Prober,
+    /// What its engine says of its health, where that runs a check of its own, or all of its probes.
     pub health: Option<EngineHealth>,
 }
 

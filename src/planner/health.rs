@@ -5,9 +5,11 @@
 //! but the row of answers decides, so a daemon that starts again flips nothing before it has
 //! asked.
 
+use std::borrow::Cow;
+
 use crate::model::{
-    Counts, EngineHealth, Health, HumanDuration, Probe, ProbeKind, ProbeOutcome, ProbeTally,
-    Probes, StopCause, Timestamp,
+    Counts, EngineHealth, Health, HumanDuration, Probe, ProbeCheck, ProbeKind, ProbeOutcome,
+    ProbeTally, Prober, Probes, StopCause, Timestamp,
 };
 
 /// What an answer changed.
@@ -94,14 +96,14 @@ pub fn registered(health: &Health, probes: &Probes, at: Timestamp) -> HealthChan
 /// that makes ready is a matter of [`is_due`].
 pub fn checked(
     health: &Health,
-    probes: &Probes,
+    (prober, probes): (Prober, &Probes),
     said: Option<EngineHealth>,
     at: Timestamp,
 ) -> HealthChange {
     let mut health = health.clone();
     let mut meaning = Meaning::Nothing;
     if probes.readiness.is_none() {
-        let because = said.as_ref().and_then(why_not);
+        let because = said.as_ref().and_then(|said| why_not(said, prober));
         if let (Some(EngineHealth::Unhealthy(_)), Some(why), true) = (&said, &because, health.ready)
         {
             health.ready = false;
@@ -116,15 +118,32 @@ pub fn checked(
     HealthChange { health, meaning }
 }
 
+/// The probes of a component that are asked by the daemon, of an instance that `prober` asks.
+pub fn asked(prober: Prober, probes: &Probes) -> Cow<'_, Probes> {
+    match prober {
+        Prober::Flowctl => return Cow::Borrowed(probes),
+        Prober::Engine => {}
+    }
+    // Heartbeats come to the daemon alone.
+    let is_asked = |probe: &&Probe| matches!(probe.check, ProbeCheck::Heartbeat { .. });
+    Cow::Owned(Probes {
+        startup: probes.startup.as_ref().filter(is_asked).cloned(),
+        readiness: probes.readiness.as_ref().filter(is_asked).cloned(),
+        liveness: probes.liveness.as_ref().filter(is_asked).cloned(),
+    })
+}
+
 /// Why what an engine says makes nobody ready.
-fn why_not(said: &EngineHealth) -> Option<String> {
+fn why_not(said: &EngineHealth, prober: Prober) -> Option<String> {
+    let check = match prober {
+        Prober::Flowctl => "its image's health check",
+        Prober::Engine => "its readiness probe",
+    };
     match said {
         EngineHealth::Healthy => None,
-        EngineHealth::Starting => Some("its image's health check has not passed yet".to_owned()),
-        EngineHealth::Unhealthy(words) if words.is_empty() => {
-            Some("its image's health check fails".to_owned())
-        }
-        EngineHealth::Unhealthy(words) => Some(format!("its image's health check fails: {words}")),
+        EngineHealth::Starting => Some(format!("{check} has not passed yet")),
+        EngineHealth::Unhealthy(words) if words.is_empty() => Some(format!("{check} fails")),
+        EngineHealth::Unhealthy(words) => Some(format!("{check} fails: {words}")),
     }
 }
 
@@ -253,7 +272,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::ProbeCheck;
 
     fn probe(failures: u32, successes: u32) -> Probe {
         Probe {
@@ -319,7 +337,12 @@ mod tests {
             (unwell(), false),
             (Some(EngineHealth::Healthy), true),
         ] {
-            let change = checked(&begin(&none), &none, said.clone(), second(1));
+            let change = checked(
+                &begin(&none),
+                (Prober::Flowctl, &none),
+                said.clone(),
+                second(1),
+            );
             assert_eq!(due(&change.health), is_ready, "{said:?}");
             assert_eq!(change.meaning, Meaning::Nothing);
             assert_eq!(change.health.why.is_none(), is_ready, "{said:?}");
@@ -329,11 +352,16 @@ mod tests {
             ..begin(&none)
         };
         let told = "its image's health check fails: no".to_owned();
-        let change = checked(&ready, &none, unwell(), second(1));
+        let change = checked(&ready, (Prober::Flowctl, &none), unwell(), second(1));
         assert_eq!(change.meaning, Meaning::BecameUnready(told));
-        let change = checked(&ready, &probed, unwell(), second(1));
+        let change = checked(&ready, (Prober::Flowctl, &probed), unwell(), second(1));
         assert!(change.health.ready, "the probe of the file counts");
-        let change = checked(&ready, &none, Some(EngineHealth::Starting), second(1));
+        let change = checked(
+            &ready,
+            (Prober::Flowctl, &none),
+            Some(EngineHealth::Starting),
+            second(1),
+        );
         assert!(
             change.health.ready,
             "an engine that began anew knows nothing yet"

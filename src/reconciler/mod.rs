@@ -23,6 +23,7 @@ mod probing;
 mod progress;
 mod registry;
 mod run;
+mod sighted;
 #[cfg(test)]
 mod sim;
 mod snapshot;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::conditions::Memory;
 use crate::driver::Launch;
 use crate::model::{
-    ComponentId, DriverKind, Ended, Event, EventKind, Exit, ExitReason, Handle, ImageChoice,
+    ComponentId, DriverKind, Ended, Event, EventKind, Exit, ExitReason, Facts, ImageChoice,
     InFlight, Instance, InstanceId, Phase, PipelineKey, PipelineRecord, PipelineStatus, Plan,
     Problem, Record, RecordedImage, RegistrationRecord, ReplicaKey, RestartPolicy, Timestamp,
 };
@@ -76,7 +76,17 @@ impl Pipeline {
         wanted.any(|spec| spec.driver() == kind) || there.any(|instance| instance.driver == kind)
     }
 
-    pub fn new(kept: PipelineRecord, records: BTreeMap<ReplicaKey, Record>) -> Self {
+    pub fn new(kept: PipelineRecord, mut records: BTreeMap<ReplicaKey, Record>) -> Self {
+        let there = records.values_mut();
+        for instance in there.filter_map(|record| record.instance.as_mut()) {
+            if let Some(handle) = instance
+                .handle
+                .as_ref()
+                .filter(|_| instance.facts.is_empty())
+            {
+                instance.facts = Facts::of_first_format(handle);
+            }
+        }
         let desired = Self::desired_of(&kept);
         let lives = records.values().filter_map(|record| {
             let instance = record.instance.as_ref()?;
@@ -315,11 +325,11 @@ impl Pipeline {
             record.incarnation = record.incarnation.max(instance.incarnation);
             if let Some(Instance {
                 spec,
-                handle:
-                    Some(Handle::Docker {
+                facts:
+                    Facts {
                         image: Some(reference),
                         ..
-                    }),
+                    },
                 ..
             }) = record.instance.take()
             {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{
     ComponentSpec, Counts, EngineHealth, EventKind, Instance, InstanceId, Phase, ProbeKind,
-    ProbeOutcome, Probes,
+    ProbeOutcome, Prober, Probes, ReplicaKey,
 };
 use crate::planner::health::{self, Meaning};
 use crate::probe::{Found, Report, Stage};
@@ -55,7 +55,7 @@ impl Pipeline {
         ledger: &mut Ledger,
     ) {
         let key = &id.replica;
-        let Some(probes) = self.desired.wants(key).map(|spec| spec.probes.clone()) else {
+        let Some(probes) = self.asked_probes(key) else {
             return;
         };
         let Some(Instance {
@@ -80,6 +80,15 @@ impl Pipeline {
         self.act_on(id, change.meaning, ledger);
     }
 
+    /// The probes of `key` that the daemon asks: its engine may ask the others.
+    pub(super) fn asked_probes(&self, key: &ReplicaKey) -> Option<Probes> {
+        let spec = self.desired.wants(key)?;
+        let record = self.records.get(key);
+        let instance = record.and_then(|record| record.instance.as_ref());
+        let prober = instance.map_or(Prober::Flowctl, |instance| instance.prober);
+        Some(health::asked(prober, &spec.probes).into_owned())
+    }
+
     /// Takes in what the engine of `id` says of its health.
     pub(super) fn engine_said(
         &mut self,
@@ -88,10 +97,11 @@ impl Pipeline {
         ledger: &mut Ledger,
     ) {
         let key = &id.replica;
-        let Some(spec) = self.desired.wants(key) else {
+        let Some(probes) = self.asked_probes(key) else {
             return;
         };
         let Some(Instance {
+            prober,
             phase: Phase::Running { health, .. },
             ..
         }) = self
@@ -104,7 +114,7 @@ impl Pipeline {
         if health.engine == said {
             return;
         }
-        let change = health::checked(health, &spec.probes, said, ledger.now);
+        let change = health::checked(health, (*prober, &probes), said, ledger.now);
         self.change(key, ledger, |record| {
             if let Some(Instance {
                 phase: Phase::Running { health, .. },
@@ -161,6 +171,7 @@ impl Pipeline {
             let Some(Instance {
                 id,
                 spec: revision,
+                prober,
                 phase: Phase::Running { health, .. },
                 ..
             }) = &record.instance
@@ -171,10 +182,11 @@ impl Pipeline {
                 continue;
             };
             // What runs is an older revision: the probes of the new one are not about it.
-            if *revision != spec.hash || !is_probed(&spec.probes) {
+            let probes = health::asked(*prober, &spec.probes);
+            if *revision != spec.hash || !is_probed(&probes) {
                 continue;
             }
-            wanted.insert(id.clone(), (spec, Stage::from(health)));
+            wanted.insert(id.clone(), (spec, probes, Stage::from(health)));
         }
         let gone = self
             .probing
@@ -185,9 +197,9 @@ impl Pipeline {
         for (id, _) in &changes {
             self.probing.remove(id);
         }
-        for (id, (spec, stage)) in wanted {
+        for (id, (spec, probes, stage)) in wanted {
             let known = self.probing.get(&id);
-            if known.is_some_and(|known| known.stage == stage && known.spec.probes == spec.probes) {
+            if known.is_some_and(|known| known.stage == stage && known.spec.probes == *probes) {
                 continue;
             }
             let found = if self.fresh.contains(&id) {
@@ -196,7 +208,10 @@ impl Pipeline {
                 Found::Adopted
             };
             let probing = Probing {
-                spec: Arc::new(spec.clone()),
+                spec: Arc::new(ComponentSpec {
+                    probes: probes.into_owned(),
+                    ..spec.clone()
+                }),
                 stage,
                 found,
             };

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::driver::readers;
 use crate::model::{
     ComponentId, ComponentSpec, ComponentStatus, DriverKind, EndCause, Ended, ExitStatus,
-    ExitSummary, Handle, Hold, ImageStatus, InFlight, Instance, Limit, Next, Phase, PhaseName,
+    ExitSummary, Facts, Hold, ImageStatus, InFlight, Instance, Limit, Next, Phase, PhaseName,
     PipelineStatus, Record, RegistrationRecord, RegistrationStatus, ReplicaKey, ReplicaStatus,
-    Role, RunIntent, Signal, Timestamp, Workload,
+    Role, RunIntent, Signal, Timestamp,
 };
 use crate::planner::restart;
 
@@ -104,7 +105,7 @@ fn driver(spec: Option<&ComponentSpec>, pipeline: &Pipeline, id: &ComponentId) -
     };
     spec.map(ComponentSpec::driver)
         .or_else(of_record)
-        .unwrap_or(DriverKind::Process)
+        .unwrap_or_default()
 }
 
 /// State, moment and words of one replica.
@@ -127,11 +128,7 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
     let instance = record.instance.as_ref();
     let ready = told.phase != PhaseName::Unknown
         && matches!(instance.map(|i| &i.phase), Some(Phase::Running { health, .. }) if health.ready);
-    let (pid, container) = match instance.and_then(|instance| instance.handle.as_ref()) {
-        Some(Handle::Process { child, .. }) => (Some(child.pid), None),
-        Some(Handle::Docker { container, .. }) => (None, Some(container.clone())),
-        Some(Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => (None, None),
-    };
+    let facts = instance.map(|instance| &instance.facts);
     let image = instance.and_then(|instance| image(pipeline, instance, spec));
     let newer = image.as_ref().filter(|image| image.outdated);
     let newer = newer.map(|image| newer_image(&image.name, key));
@@ -159,14 +156,18 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
             .unwrap_or_default(),
         next: told.next,
         restarts: record.history.restarts,
-        pid,
-        container,
+        pid: facts.and_then(Facts::pid),
+        container: facts.and_then(|facts| facts.container.clone()),
         image,
         exit: last.and_then(|last| exit(last, driver(spec, pipeline, &key.component))),
         spec: instance
             .map(|i| i.spec.clone())
             .or_else(|| spec.map(|spec| spec.hash.clone())),
-        addresses: spec.map(addresses).unwrap_or_default(),
+        addresses: facts
+            .map(|facts| facts.addresses.clone())
+            .filter(|addresses| !addresses.is_empty())
+            .or_else(|| spec.map(addresses))
+            .unwrap_or_default(),
         registration: instance
             .and_then(|instance| pipeline.registrations.get(&instance.id))
             .map(|record| registration(record)),
@@ -193,20 +194,11 @@ fn image(
     instance: &Instance,
     wanted: Option<&ComponentSpec>,
 ) -> Option<ImageStatus> {
-    let Some(Handle::Docker {
-        image: Some(reference),
-        ..
-    }) = &instance.handle
-    else {
-        return None;
-    };
+    let reference = instance.facts.image.as_ref()?;
     let (repository, digest) = reference.rsplit_once('@').unwrap_or((reference, reference));
     let named = wanted
         .filter(|spec| spec.hash == instance.spec)
-        .and_then(|spec| match &spec.workload {
-            Workload::Docker(container) => Some(container.image.as_str()),
-            Workload::Process(_) | Workload::Nomad(_) | Workload::Kubernetes(_) => None,
-        });
+        .and_then(|spec| spec.workload.image());
     Some(ImageStatus {
         name: named.unwrap_or(repository).to_owned(),
         digest: digest.to_owned(),
@@ -401,12 +393,10 @@ fn exit(last: &Ended, driver: DriverKind) -> Option<ExitSummary> {
         return None;
     }
     let (code, signal) = match last.exit.status {
-        // An engine tells a signal as a shell does.
-        ExitStatus::Code(code) if driver == DriverKind::Docker => {
-            let signal = code.checked_sub(128).and_then(Signal::from_number);
+        ExitStatus::Code(code) => {
+            let signal = readers::signal_of(driver, code);
             (Some(code), signal.map(Signal::number))
         }
-        ExitStatus::Code(code) => (Some(code), None),
         ExitStatus::Signal(signal) => (None, Some(Signal::number(signal))),
         ExitStatus::Unknown => (None, None),
     };
@@ -423,10 +413,7 @@ fn addresses(spec: &ComponentSpec) -> BTreeMap<String, String> {
     spec.ports
         .iter()
         .filter_map(|port| {
-            let number = match spec.driver() {
-                DriverKind::Process => port.container_port,
-                DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => port.host_port?,
-            };
+            let number = readers::port_on_host(spec.driver(), port)?;
             let name = port.name.clone().unwrap_or_else(|| number.to_string());
             Some((name, format!("localhost:{number}")))
         })

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{Began, DriverError, Scope, Started, Stopped};
 use crate::model::{
-    Action, EndCause, Ended, EngineHealth, EventKind, Exit, ExitStatus, Handle, Health, Hold,
-    InFlight, Instance, InstanceId, Pending, Phase, Reason, Record, Registration, ReplicaKey, Step,
-    StopCause, StopFailure, Timestamp,
+    Action, EndCause, Ended, EngineHealth, EventKind, Exit, ExitStatus, Facts, Handle, Health,
+    Hold, InFlight, Instance, InstanceId, Pending, Phase, Prober, Reason, Record, Registration,
+    ReplicaKey, Step, StopCause, StopFailure, Timestamp,
 };
 use crate::planner::{self, Observed, health, restart};
 
@@ -55,7 +55,9 @@ impl Core {
             };
             if let Phase::Running { since, health } = &instance.phase
                 && !health.ready
-                && spec.probes.readiness.is_none()
+                && health::asked(instance.prober, &spec.probes)
+                    .readiness
+                    .is_none()
                 && let Some(reason) = health::is_due(health, *since, spec.ready_after, now)
             {
                 let id = instance.id.clone();
@@ -102,7 +104,7 @@ impl Core {
             let observed = Observed {
                 records: Cow::Borrowed(&pipeline.records),
                 strays: Cow::Borrowed(&pipeline.strays),
-                blind: self.blind(),
+                blind: self.blind(pipeline),
                 drivers: self.drivers.keys().copied().collect(),
                 busy: Cow::Borrowed(&pipeline.busy),
                 leaving_elsewhere: Cow::Owned(self.leaving_elsewhere(pipeline)),
@@ -170,6 +172,8 @@ impl Core {
             stalled: None,
             counted: BTreeSet::new(),
             handle: None,
+            facts: Facts::default(),
+            prober: Prober::Flowctl,
             phase: Phase::Starting {
                 since: now,
                 pending: None,
@@ -322,11 +326,17 @@ impl Core {
         }
         match result {
             Ok(started) => {
-                let handle = started.handle;
+                let told = (started.handle, started.facts);
+                let prober = started.prober;
+                pipeline.change(&key, &mut self.ledger, |record| {
+                    if let Some(instance) = &mut record.instance {
+                        instance.prober = prober;
+                    }
+                });
                 let (since, said) = match started.state {
                     Began::Running { since, health } => (since.min(self.ledger.now), health),
                     Began::Pending(pending) => {
-                        pipeline.accepted(&key, handle, pending, &mut self.ledger);
+                        pipeline.accepted(&key, told, pending, &mut self.ledger);
                         return;
                     }
                 };
@@ -334,7 +344,7 @@ impl Core {
                 pipeline.change(&key, &mut self.ledger, |record| {
                     record.unanswered = None;
                     if let Some(instance) = &mut record.instance {
-                        instance.handle = Some(handle);
+                        (instance.handle, instance.facts) = (Some(told.0), told.1);
                         if let Phase::Starting { .. } = instance.phase {
                             instance.phase = Phase::Running { since, health };
                         }
@@ -533,13 +543,13 @@ impl Pipeline {
     fn accepted(
         &mut self,
         key: &ReplicaKey,
-        handle: Handle,
+        (handle, facts): (Handle, Facts),
         accepted: Pending,
         ledger: &mut Ledger,
     ) {
         self.change(key, ledger, |record| {
             if let Some(instance) = &mut record.instance {
-                instance.handle = Some(handle);
+                (instance.handle, instance.facts) = (Some(handle), facts);
                 if let Phase::Starting { pending, .. } = &mut instance.phase {
                     *pending = Some(accepted);
                 }
@@ -554,7 +564,7 @@ impl Pipeline {
         said: Option<EngineHealth>,
         now: Timestamp,
     ) -> Health {
-        let Some(spec) = self.desired.wants(key) else {
+        let (Some(spec), Some(probes)) = (self.desired.wants(key), self.asked_probes(key)) else {
             return Health::default();
         };
         let instance = self
@@ -564,9 +574,10 @@ impl Pipeline {
         let registered = instance.is_some_and(|i| self.registrations.contains_key(&i.id));
         let health = Health {
             unregistered: spec.registration == Registration::Required && !registered,
-            ..health::begin(&spec.probes)
+            ..health::begin(&probes)
         };
-        health::checked(&health, &spec.probes, said, now).health
+        let prober = instance.map_or(Prober::Flowctl, |instance| instance.prober);
+        health::checked(&health, (prober, &probes), said, now).health
     }
 
     /// A startup probe that was edited away gates nothing, nor does a registration that is no longer
@@ -586,9 +597,8 @@ impl Pipeline {
             health.unregistered = false;
         }
         let gated = self
-            .desired
-            .wants(key)
-            .is_none_or(|spec| spec.probes.startup.is_some());
+            .asked_probes(key)
+            .is_none_or(|probes| probes.startup.is_some());
         let waits = |record: &Record| {
             matches!(
                 &record.instance,

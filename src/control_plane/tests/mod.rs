@@ -22,7 +22,7 @@ use super::wire::{legacy, v1};
 use super::*;
 use crate::model::fixtures::{daemon, pipeline};
 use crate::model::{
-    ComponentSpec, DriverKind, Generation, Handle, Health, Instance, InstanceId, Phase,
+    ComponentSpec, DriverKind, Facts, Generation, Handle, Health, Instance, InstanceId, Phase,
     PipelineRecord, ProcessIdentity, Record, RegistrationRecord, ReplicaKey, ServiceId, Timestamp,
 };
 use crate::probe::{Host, Located, PortSite, Ports, Prober, Target, Whose};
@@ -271,11 +271,13 @@ fn running(instance: &str, number: u32, now: Timestamp) -> (ReplicaKey, Record) 
         holds: Vec::new(),
         stalled: None,
         counted: Default::default(),
+        prober: Default::default(),
         partition: None,
-        handle: Some(Handle::Process {
-            shim: identity(number),
-            child: identity(number + 1),
-        }),
+        handle: Some(Handle::new(&[identity(number), identity(number + 1)])),
+        facts: Facts {
+            processes: vec![identity(number), identity(number + 1)],
+            ..Facts::default()
+        },
         phase: Phase::Running {
             since: now,
             health: Health::default(),

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::engine::{CHANGE, Failure, LOOK};
 use super::{DockerDriver, Inner, evidence};
 use crate::driver::DriverError;
-use crate::model::{Handle, InstanceId};
+use crate::model::InstanceId;
 
 /// What this is called in errors.
 const OPERATION: &str = "run a program in a container";
@@ -38,7 +38,7 @@ impl DockerDriver {
     ) -> Result<impl Future<Output = Result<Ran, DriverError>> + Send + use<>, DriverError> {
         let lost = |failure: Failure| failure.unreachable(OPERATION);
         let seen = self.find(instance).await.map_err(lost)?;
-        let Some(Handle::Docker { container, .. }) = seen.map(|seen| seen.handle()) else {
+        let Some(container) = seen.map(|seen| seen.id) else {
             let gone = Failure::Silent("its container is gone".to_owned());
             return Err(lost(gone));
         };

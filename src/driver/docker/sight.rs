@@ -10,12 +10,14 @@ use bollard::models::{
     ContainerSummaryStateEnum, HealthConfig, HealthStatusEnum, NetworkSettings,
 };
 
+use serde::Serialize;
+
 use super::engine::Failure;
 use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
-    ComponentSpec, DriverKind, EngineHealth, Exit, ExitStatus, Handle, InstanceId, Life, Sighting,
-    Signal, SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
+    ComponentSpec, DriverKind, EngineHealth, Exit, ExitStatus, Facts, Handle, InstanceId, Life,
+    Prober, Sighting, Signal, SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
 };
 
 use super::failure::Refusal;
@@ -50,6 +52,19 @@ pub(super) struct Seen {
     pub(super) image_id: Option<String>,
     /// A file that the engine keeps for it, as the engine's host calls it.
     pub(super) record: Option<PathBuf>,
+}
+
+/// How a container is addressed, as it is kept.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kept<'a> {
+    /// By its full id.
+    Docker {
+        container: &'a str,
+        /// The image that it runs: `repository@digest`, or an id. `None` = not known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        image: Option<&'a str>,
+    },
 }
 
 /// Where a container can be reached.
@@ -198,9 +213,17 @@ impl Seen {
     }
 
     pub(super) fn handle(&self) -> Handle {
-        Handle::Docker {
-            container: self.id.clone(),
+        Handle::new(&Kept::Docker {
+            container: &self.id,
+            image: self.image.as_deref(),
+        })
+    }
+
+    pub(super) fn facts(&self) -> Facts {
+        Facts {
+            container: Some(self.id.clone()),
             image: self.image.clone(),
+            ..Facts::default()
         }
     }
 
@@ -226,6 +249,7 @@ impl Seen {
             instance: self.instance.clone(),
             spec: spec.map_or_else(|| SpecHash::new(""), |spec| spec.hash.clone()),
             handle: Some(self.handle()),
+            facts: self.facts(),
             stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
             after: spec
                 .iter()
@@ -237,6 +261,7 @@ impl Seen {
             life: self.life.clone(),
             earlier: Vec::new(),
             outdated: means.is_some() && means != self.image_id.as_ref(),
+            prober: Prober::Flowctl,
             health: self.health.clone(),
         }
     }

@@ -729,7 +729,7 @@ fn bound(volume: &Volume) -> Option<(&Volume, &Path)> {
 
 /// What an earlier call made of an instance.
 fn answer(seen: Seen) -> Result<Started, DriverError> {
-    let handle = seen.handle();
+    let told = (seen.handle(), seen.facts());
     let since = match seen.life {
         Life::NotStarted { failure, .. } => return Err(DriverError::Refused(failure)),
         Life::Created | Life::Pending(_) => {
@@ -742,7 +742,7 @@ fn answer(seen: Seen) -> Result<Started, DriverError> {
         Life::Lost { at } | Life::HostReboot { at } => at,
     };
     let health = seen.health;
-    Ok(Started::running(handle, since, health))
+    Ok(Started::running(told, since, health))
 }
 
 /// Where `program` may lie in a container.

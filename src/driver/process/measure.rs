@@ -11,7 +11,7 @@ use super::tests::ProcessStage;
 use super::*;
 use crate::driver::conformance::{Stage as _, launch, pipeline, spec};
 use crate::driver::{Follow, Runs};
-use crate::model::{Handle, Life, LogLimits};
+use crate::model::{Life, LogLimits};
 
 const MANY: usize = 500;
 
@@ -140,11 +140,9 @@ fn crash_to_restart() {
         let mut launch = launch(spec("crashes", "/bin/sleep", &["1000"]), 1);
         let mut started = stage.driver.start(&launch).await.unwrap();
         for incarnation in 2..300 {
-            let Handle::Process { child, .. } = &started.handle else {
-                panic!("a process");
-            };
+            let child = started.facts.pid().expect("a process");
             tokio::time::sleep(Duration::from_millis(2)).await;
-            let pid = rustix::process::Pid::from_raw(child.pid as i32).unwrap();
+            let pid = rustix::process::Pid::from_raw(child as i32).unwrap();
             let begun = Instant::now();
             rustix::process::kill_process(pid, Signal::KILL).unwrap();
             while !hints.taken().await.contains(&launch.instance) {}

@@ -31,6 +31,7 @@ use crate::driver::{
 use crate::model::{Boot, ComponentSpec, DriverKind, InstanceId, Limit, StartFailure, StopPolicy};
 
 mod account;
+mod address;
 mod attendant;
 mod binary;
 mod cgroup;

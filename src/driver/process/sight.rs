@@ -14,10 +14,11 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::driver::Scope;
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, Handle, InstanceId, Life, Limit,
+    ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, InstanceId, Life, Limit, Prober,
     ProcessIdentity, Sighting, SpecHash, StopPolicy,
 };
 
+use super::address::Address;
 use super::failure::Refusal;
 use super::launch::instance_of;
 use super::leftovers::Whose;
@@ -58,7 +59,7 @@ pub(super) enum Finding {
         /// Reaches the shim and nothing else.
         process: OwnedFd,
         /// Once the program runs.
-        handle: Option<Handle>,
+        handle: Option<Address>,
         /// Created or running.
         life: Life,
         /// What the shim can be asked.
@@ -67,14 +68,14 @@ pub(super) enum Finding {
     /// It is over, and nothing of it is left.
     Over {
         /// If its program ever ran.
-        handle: Option<Handle>,
+        handle: Option<Address>,
         /// How it ended.
         life: Life,
     },
     /// Its shim died before it could say that nothing is left.
     Abandoned {
         /// If its program ever ran.
-        handle: Option<Handle>,
+        handle: Option<Address>,
         /// If the shim saw the program end.
         exit: Option<Exit>,
     },
@@ -136,7 +137,7 @@ fn classify(
     spec: Option<&ComponentSpec>,
 ) -> Finding {
     let handle = match (&state.shim, &state.start) {
-        (Some(shim), Some(Start::Running { child, .. })) => Some(Handle::Process {
+        (Some(shim), Some(Start::Running { child, .. })) => Some(Address {
             shim: shim.clone(),
             child: child.clone(),
         }),
@@ -303,14 +304,14 @@ impl Album {
         self.seen.get(name)?.spec.clone()
     }
 
-    /// How one is addressed that runs, and whether it has limits of its own.
-    pub(super) fn handle_of(&self, name: &OsStr) -> Option<(&Handle, bool)> {
+    /// The shim of one that runs, and whether it has limits of its own.
+    pub(super) fn guardian_of(&self, name: &OsStr) -> Option<(&ProcessIdentity, bool)> {
         let entry = self.seen.get(name)?;
         let is_limited = entry.spec.as_ref().is_some_and(|spec| {
             let mut limits = Limit::of(&spec.resources);
             limits.next().is_some()
         });
-        Some((entry.sighting.handle.as_ref()?, is_limited))
+        Some((entry.sighting.facts.processes.first()?, is_limited))
     }
 
     /// Drops one instance.
@@ -485,7 +486,7 @@ fn note_lost(file: &Path, at: i64) {
 pub(super) fn sighting_of(
     instance: &InstanceId,
     spec: Option<&ComponentSpec>,
-    handle: Option<Handle>,
+    handle: Option<Address>,
     life: Life,
 ) -> Sighting {
     let after: Vec<ComponentId> = spec.map_or_else(Vec::new, |spec| {
@@ -497,7 +498,8 @@ pub(super) fn sighting_of(
     Sighting {
         instance: instance.clone(),
         spec: spec.map_or_else(|| SpecHash::new("unknown"), |spec| spec.hash.clone()),
-        handle,
+        handle: handle.as_ref().map(Address::handle),
+        facts: handle.as_ref().map(Address::facts).unwrap_or_default(),
         stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
         after,
         driver: DriverKind::Process,
@@ -505,6 +507,7 @@ pub(super) fn sighting_of(
         life,
         earlier: Vec::new(),
         outdated: false,
+        prober: Prober::Flowctl,
         health: None,
     }
 }

@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use crate::driver::inputs::Inputs;
 use crate::driver::{DriverError, Launch, Started};
-use crate::model::{Handle, InstanceId, Life, ProcessIdentity, StartFailure, Timestamp};
+use crate::model::{InstanceId, Life, ProcessIdentity, StartFailure, Timestamp};
 
+use super::address::Address;
 use super::context::{self, Context};
 use super::failure::Refusal;
 use super::fork_server::Duty;
@@ -55,8 +56,8 @@ impl ProcessDriver {
         &self,
         instance: &InstanceId,
     ) -> Result<Option<Result<Started, StartFailure>>, DriverError> {
-        let answer = |handle: Option<Handle>, since: Timestamp| match handle {
-            Some(handle) => Ok(Started::running(handle, since, None)),
+        let answer = |address: Option<Address>, since: Timestamp| match address {
+            Some(address) => Ok(Started::running(address.told(), since, None)),
             None => Err(StartFailure {
                 reason: "Lost".to_owned(),
                 message: format!("the guardian of {instance} died before its program ran"),
@@ -77,7 +78,7 @@ impl ProcessDriver {
                     life: Life::Running { since },
                     ..
                 } => {
-                    return Ok(Some(Ok(Started::running(handle, since, None))));
+                    return Ok(Some(Ok(Started::running(handle.told(), since, None))));
                 }
                 // A shim whose driver is gone ends at once; one that is about to start is done soon.
                 Finding::Guarded { .. } => {
@@ -157,14 +158,14 @@ impl ProcessDriver {
         .await;
         match started {
             Ok(Ok(Reply::Started { pid, ticks, at })) => {
-                let handle = Handle::Process {
+                let address = Address {
                     shim: shim.clone(),
                     child: self.identity(pid, ticks),
                 };
                 let since = Timestamp::from_millis(at);
-                self.keep(launch, &shim, &handle, since)
+                self.keep(launch, &address, since)
                     .map_err(|error| unreachable(operation, error))?;
-                Ok(Started::running(handle, since, None))
+                Ok(Started::running(address.told(), since, None))
             }
             Ok(Ok(Reply::Failed { stage, errno, .. })) => {
                 let failed = (Some(stage), errno);
@@ -222,21 +223,15 @@ impl ProcessDriver {
     }
 
     /// Watches a shim that has just answered. One that has ended already is looked at later.
-    fn keep(
-        &self,
-        launch: &Launch,
-        shim: &ProcessIdentity,
-        handle: &Handle,
-        since: Timestamp,
-    ) -> io::Result<()> {
-        let Some(process) = identity::open(shim, &self.site.boot)? else {
+    fn keep(&self, launch: &Launch, address: &Address, since: Timestamp) -> io::Result<()> {
+        let Some(process) = identity::open(&address.shim, &self.site.boot)? else {
             self.hints.raise(launch.instance.clone());
             return Ok(());
         };
         let sighting = sight::sighting_of(
             &launch.instance,
             Some(&launch.spec),
-            Some(handle.clone()),
+            Some(address.clone()),
             Life::Running { since },
         );
         let spec = Some(launch.spec.clone());

@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal, getpgid, pidfd_send_signal};
 use tokio::time::timeout;
 
 use crate::driver::{DriverError, Scope, Stopped};
-use crate::model::{Handle, InstanceId, ProcessIdentity, StopPolicy, StopTarget};
+use crate::model::{InstanceId, ProcessIdentity, StopPolicy, StopTarget};
 
+use super::address::Address;
 use super::leftovers::Whose;
 use super::sight::{self, Finding};
 use super::wire::{Orders, StopOrder};
@@ -69,7 +70,7 @@ impl ProcessDriver {
         &self,
         instance: &InstanceId,
         shim: OwnedFd,
-        handle: Option<&Handle>,
+        address: Option<&Address>,
         orders: Orders,
         how: &StopPolicy,
     ) -> Result<(), DriverError> {
@@ -82,7 +83,7 @@ impl ProcessDriver {
         };
         let order = match orders {
             Orders::Whom => wanted,
-            Orders::Group => on_behalf(wanted, handle),
+            Orders::Group => on_behalf(wanted, address),
         };
         // Someone may have stopped the shim; one that has just ended needs no order.
         for sent in [
@@ -99,8 +100,8 @@ impl ProcessDriver {
             return ready.map(|mut ended| ended.retain_ready()).map_err(failed);
         }
         // It is stuck on a hung disk, or on a program that the kernel does not let go of.
-        match process_of(handle) {
-            Some((shim, child)) => {
+        match address {
+            Some(Address { shim, child }) => {
                 self.site.groups.kill(instance);
                 // The program's number is held by its shim, so its group is nobody else's.
                 let is_its = identity::stat(child.pid)
@@ -130,22 +131,15 @@ impl ProcessDriver {
     }
 }
 
-fn process_of(handle: Option<&Handle>) -> Option<(&ProcessIdentity, &ProcessIdentity)> {
-    match handle? {
-        Handle::Process { shim, child } => Some((shim, child)),
-        Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. } => None,
-    }
-}
-
 /// Does what a shim of the first release cannot, and answers what to order of it: it knows of nobody
 /// but its program's group.
-fn on_behalf(wanted: StopOrder, handle: Option<&Handle>) -> StopOrder {
+fn on_behalf(wanted: StopOrder, address: Option<&Address>) -> StopOrder {
     let signal = i32::from(wanted.signal);
     let order = StopOrder {
         to: StopTarget::Group,
         ..wanted
     };
-    let Some((shim, child)) = process_of(handle) else {
+    let Some(Address { shim, child }) = address else {
         return order;
     };
     let group = i32::try_from(child.pid).ok().and_then(Pid::from_raw);

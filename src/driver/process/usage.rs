@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::driver::usage::{Meter, Metered, Reading};
-use crate::model::{Handle, InstanceId, ProcessIdentity};
+use crate::model::{InstanceId, ProcessIdentity};
 
 use super::sys::page_size;
 use super::{ProcessDriver, Site};
@@ -43,10 +43,7 @@ fn measure(site: &Site, instances: &[Metered]) -> BTreeMap<InstanceId, Reading> 
     let guardians: Vec<(InstanceId, ProcessIdentity, bool)> = {
         let album = site.album();
         let known = instances.iter().filter_map(|one| {
-            let (handle, limited) = album.handle_of(one.instance.to_string().as_ref())?;
-            let Handle::Process { shim, .. } = handle else {
-                return None;
-            };
+            let (shim, limited) = album.guardian_of(one.instance.to_string().as_ref())?;
             Some((one.instance.clone(), shim.clone(), limited))
         });
         known.collect()

@@ -33,6 +33,17 @@ impl Workload {
         }
     }
 
+    /// The image that it runs, as its file names it; `None` = it runs none.
+    pub fn image(&self) -> Option<&str> {
+        let container = match self {
+            Self::Process(_) => return None,
+            Self::Docker(container) => container,
+            Self::Nomad(job) => &job.container,
+            Self::Kubernetes(pod) => &pod.container,
+        };
+        Some(&container.image)
+    }
+
     /// The part of what its driver runs that it is in; `None` = the driver's own, or it has no parts.
     pub fn partition(&self) -> Option<Partition> {
         let namespace = match self {
@@ -45,10 +56,13 @@ impl Workload {
 }
 
 /// The four places where components can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum DriverKind {
     /// Local processes.
+    #[default]
     Process,
     /// A Docker engine.
     Docker,

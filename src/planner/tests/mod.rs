@@ -65,7 +65,9 @@ fn running(component: &str, revision: u64, ready: bool) -> Record {
             holds: vec![],
             stalled: None,
             counted: Default::default(),
+            prober: Default::default(),
             partition: None,
+            facts: Default::default(),
             handle: None,
             phase: Phase::Running {
                 since: now(),

@@ -7,7 +7,7 @@
 //! fits several instances narrows the choice, and the next rung goes on with those; one that fits
 //! none is passed over. What is told as the evidence is the rung that settled it.
 
-use crate::model::{ComponentSpec, Evidence, Handle, InstanceId, Owner, ReplicaKey, ServiceKind};
+use crate::model::{ComponentSpec, Evidence, Facts, InstanceId, Owner, ReplicaKey, ServiceKind};
 
 use super::commands::Identified;
 use super::identity::Identity;
@@ -55,7 +55,7 @@ pub(super) struct Candidate<'a> {
     pub id: &'a InstanceId,
     pub spec: &'a ComponentSpec,
     /// Where it runs; `None` while its start is under way.
-    pub handle: Option<&'a Handle>,
+    pub facts: Option<&'a Facts>,
     /// Whether a registration of it is known already.
     pub registered: bool,
 }
@@ -103,7 +103,7 @@ pub(super) fn identify(candidates: &[Candidate<'_>], peer: &Peer) -> Identified 
         };
     }
     // A program may call before its start was answered.
-    let starts = |candidate: &&Candidate<'_>| candidate.handle.is_none();
+    let starts = |candidate: &&Candidate<'_>| candidate.facts.is_none();
     match claimed.as_ref().and_then(live).filter(starts) {
         Some(_) => Identified::NotYet,
         None => Identified::Nobody,
@@ -111,25 +111,16 @@ pub(super) fn identify(candidates: &[Candidate<'_>], peer: &Peer) -> Identified 
 }
 
 fn is_of_line(candidate: &Candidate<'_>, line: &[Ancestor]) -> bool {
-    match candidate.handle {
-        Some(Handle::Process { shim, child }) => line.iter().any(|one| {
-            [shim, child]
-                .iter()
-                .any(|own| (own.pid, own.start_ticks) == (one.pid, one.start_ticks))
-        }),
-        Some(Handle::Docker { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => {
-            false
-        }
-    }
+    let mut own = candidate.facts.iter().flat_map(|facts| &facts.processes);
+    own.any(|own| {
+        let mut line = line.iter();
+        line.any(|one| (own.pid, own.start_ticks) == (one.pid, one.start_ticks))
+    })
 }
 
 fn is_in(candidate: &Candidate<'_>, id: Option<&str>) -> bool {
-    match candidate.handle {
-        Some(Handle::Docker { container, .. }) => id == Some(container.as_str()),
-        Some(Handle::Process { .. } | Handle::Nomad { .. } | Handle::Kubernetes { .. }) | None => {
-            false
-        }
-    }
+    let container = candidate.facts.and_then(|facts| facts.container.as_deref());
+    container.is_some() && container == id
 }
 
 /// The instance that `clues` point at.
@@ -219,7 +210,7 @@ mod tests {
     struct Live {
         id: InstanceId,
         spec: ComponentSpec,
-        handle: Option<Handle>,
+        facts: Option<Facts>,
         registered: bool,
     }
 
@@ -242,7 +233,7 @@ mod tests {
         Live {
             id,
             spec,
-            handle: None,
+            facts: None,
             registered: false,
         }
     }
@@ -252,7 +243,7 @@ mod tests {
             .map(|l| Candidate {
                 id: &l.id,
                 spec: &l.spec,
-                handle: l.handle.as_ref(),
+                facts: l.facts.as_ref(),
                 registered: l.registered,
             })
             .collect()
@@ -283,15 +274,15 @@ mod tests {
     }
 
     /// A process of the shim and the program with these numbers.
-    fn process(shim: u32, child: u32) -> Option<Handle> {
+    fn process(shim: u32, child: u32) -> Option<Facts> {
         let identity = |pid| crate::model::ProcessIdentity {
             boot_id: "b".to_owned(),
             pid,
             start_ticks: 7,
         };
-        Some(Handle::Process {
-            shim: identity(shim),
-            child: identity(child),
+        Some(Facts {
+            processes: vec![identity(shim), identity(child)],
+            ..Facts::default()
         })
     }
 
@@ -375,8 +366,8 @@ mod tests {
     #[test]
     fn an_instance_is_whoever_descends_from_its_program_or_guardian_in_that_life() {
         let mut live = [live("a", 0, Role::Sink, 1), live("b", 0, Role::Sink, 2)];
-        live[0].handle = process(20, 21);
-        live[1].handle = process(30, 31);
+        live[0].facts = process(20, 21);
+        live[1].facts = process(30, 31);
         let who = |process| {
             let peer = Peer {
                 process,
@@ -422,7 +413,7 @@ mod tests {
         let who = |live: &[Live], peer: &Peer| identify(&candidates(live), peer);
         assert_eq!(who(&live, &marked(Some(&id), None)), ours);
         assert_eq!(who(&live, &marked(None, Some(&id))), Identified::NotYet);
-        live[0].handle = process(20, 21);
+        live[0].facts = process(20, 21);
         assert_eq!(who(&live, &marked(Some(&id), None)), ours);
         assert_eq!(who(&live, &marked(None, Some(&id))), Identified::Nobody);
         let ended = Identified::Ended(later.clone());
@@ -432,9 +423,9 @@ mod tests {
     #[test]
     fn a_container_is_known_by_its_address_or_its_control_group() {
         let mut live = [live("a", 0, Role::Sink, 1)];
-        live[0].handle = Some(Handle::Docker {
-            container: "c0ffee".to_owned(),
-            image: None,
+        live[0].facts = Some(Facts {
+            container: Some("c0ffee".to_owned()),
+            ..Facts::default()
         });
         let id = live[0].id.clone();
         let inside = |container: &str| Peer {

@@ -504,11 +504,7 @@ impl Core {
 impl Pipeline {
     /// A component whose readiness waits for its registration has waited long enough.
     fn has_registered(&mut self, id: &InstanceId, ledger: &mut Ledger) {
-        let Some(probes) = self
-            .desired
-            .wants(&id.replica)
-            .map(|spec| spec.probes.clone())
-        else {
+        let Some(probes) = self.asked_probes(&id.replica) else {
             return;
         };
         let now = ledger.now;
@@ -590,7 +586,7 @@ fn candidates(pipelines: &BTreeMap<PipelineKey, Pipeline>) -> Vec<Candidate<'_>>
             found.push(Candidate {
                 id: &instance.id,
                 spec,
-                handle: instance.handle.as_ref(),
+                facts: instance.handle.as_ref().map(|_| &instance.facts),
                 registered,
             });
         }

@@ -175,12 +175,12 @@ fn who_is_waited_for_is_told_and_the_wait_outlives_the_daemon() {
     world.calls.retain(|(_, call)| !is_stopping(call));
     world.die();
     world.apply(new.clone());
-    while world
-        .core
-        .blind()
-        .drivers
-        .contains_key(&DriverKind::Process)
-    {
+    let is_blind = |world: &World| {
+        world.core.drivers[&DriverKind::Process]
+            .blindness()
+            .is_some()
+    };
+    while is_blind(&world) {
         world.step();
     }
     world.turn();

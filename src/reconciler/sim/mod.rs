@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::driver::DriverError;
+use crate::driver::{DriverError, Scope};
 use crate::model::fixtures::{component, container, daemon, pipeline};
 use crate::model::{DriverKind, ExitStatus, InstanceId, Life, PhaseName, StartFailure, Timestamp};
 
@@ -152,4 +152,27 @@ fn a_lost_store_is_rebuilt_from_what_runs_without_a_restart() {
     world.core = Core::new(world.disk.clone(), DRIVERS, daemon(), world.now);
     world.converge(&spec, &none);
     assert_eq!(world.alive(), before);
+}
+
+#[test]
+fn a_stop_says_how_its_instance_ended_without_another_look() {
+    let mut world = World::new(21);
+    world.calm = true;
+    let spec = pipeline(vec![component("a", 1, &[])]);
+    world.apply(spec.clone());
+    world.converge(&spec, &BTreeSet::new());
+    world.ask("a", Request::Stop);
+    let replica = |world: &World| {
+        let snapshot = world.core.snapshot();
+        snapshot.pipelines[0].components[0].replicas[0].clone()
+    };
+    while replica(&world).phase != PhaseName::Stopped {
+        world.step();
+        world.turn();
+        let mut calls = world.calls.iter();
+        let is_closer = calls.any(|(_, call)| matches!(call, Call::Look(_, Scope::Instances(_))));
+        assert!(!is_closer, "its end is looked for once more");
+    }
+    let exit = replica(&world).exit.and_then(|exit| exit.code);
+    assert_eq!(exit, Some(143));
 }

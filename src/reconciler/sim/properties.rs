@@ -19,10 +19,13 @@ pub(super) struct Seen {
     unsighted: BTreeSet<DriverKind>,
     /// The namespaces of which it knows nothing at present, although their cluster answers.
     pub hidden: BTreeSet<Partition>,
+    /// The namespaces that it has looked at.
+    pub attended: BTreeSet<Partition>,
     /// What the file says.
     wanted: Vec<PipelineSpec>,
-    /// The starts that were judged already.
-    judged: BTreeSet<InstanceId>,
+    /// The starts that were judged already, and of which definition: a number that was never recorded
+    /// is given again, to another one perhaps.
+    judged: BTreeSet<(InstanceId, Option<SpecHash>)>,
     /// The definitions of which a start was decided.
     begun: BTreeSet<(PipelineKey, ReplicaKey, SpecHash)>,
     /// How often the cluster has started an instance again by itself.
@@ -35,6 +38,7 @@ impl Seen {
             restarts: BTreeMap::new(),
             unsighted: DRIVERS.into(),
             hidden: BTreeSet::new(),
+            attended: BTreeSet::new(),
             wanted: Vec::new(),
             judged: BTreeSet::new(),
             begun: BTreeSet::new(),
@@ -59,6 +63,7 @@ impl Seen {
     pub fn died(&mut self, disk: &Kept) {
         self.unsighted = DRIVERS.into();
         self.hidden.clear();
+        self.attended.clear();
         let recorded = |key: &(PipelineKey, ReplicaKey)| {
             let records = disk.records.get(&key.0)?;
             Some(records.get(&key.1)?.history.restarts)
@@ -90,7 +95,9 @@ impl World {
                 assert!(stepped.insert(replica), "two steps for {replica}");
                 match &step.action {
                     Action::Start { instance } => {
-                        if self.seen.judged.insert(instance.clone()) {
+                        let spec = pipeline.desired.wants(&instance.replica);
+                        let of = spec.map(|spec| spec.hash.clone());
+                        if self.seen.judged.insert((instance.clone(), of)) {
                             self.seen.judge_start(pipeline, instance);
                         }
                     }
@@ -224,7 +231,7 @@ impl Seen {
         );
         let partition = spec.workload.partition();
         assert!(
-            partition.is_none_or(|it| !self.hidden.contains(&it)),
+            partition.is_none_or(|it| !self.hidden.contains(&it) && self.attended.contains(&it)),
             "{instance} is started where nobody sees it"
         );
         let begun = (instance.pipeline.clone(), key.clone(), spec.hash.clone());

@@ -68,6 +68,7 @@ fn what_a_driver_tries_again_within_one_start_is_no_failure() {
         after: vec![],
         life,
         earlier: vec![],
+        health: None,
     };
     world.things.insert(id.clone(), thing);
     let until = world.now.shifted(30_000);

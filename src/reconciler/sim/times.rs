@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::driver::Scope;
-use crate::model::{Boot, ConditionKind, Handle, ProcessIdentity};
+use crate::model::{Boot, ConditionKind, ProcessIdentity};
 
 use super::*;
 
@@ -155,10 +155,7 @@ fn processes_of_which_a_power_cut_left_no_trace_ended_with_their_boot() {
             .flat_map(BTreeMap::values_mut)
         {
             let instance = record.instance.as_mut().unwrap();
-            instance.handle = Some(Handle::Process {
-                shim: process_of(ran_in, 10),
-                child: process_of(ran_in, 11),
-            });
+            instance.facts.processes = vec![process_of(ran_in, 10), process_of(ran_in, 11)];
         }
         world.things.clear();
         world.die();

@@ -2,8 +2,8 @@
 
 use crate::model::fixtures::pod;
 use crate::model::{
-    ComponentSpec, Disruption, DisruptionKind, EarlierEnd, EventKind, Exit, Hold, Partition,
-    ReplicaStatus,
+    ComponentSpec, Disruption, DisruptionKind, EarlierEnd, EngineHealth, EventKind, Exit, Hold,
+    HumanDuration, Partition, Probe, ProbeCheck, ReplicaStatus,
 };
 
 use super::world::NO_ROOM;
@@ -269,4 +269,53 @@ fn a_refusal_in_one_namespace_makes_no_other_unknown_and_nothing_vanish() {
     world.converge(&spec(), &BTreeSet::new());
     assert_eq!(world.alive(), alive, "nothing was restarted");
     assert!(phases(&world).iter().all(|replica| replica.restarts == 0));
+}
+
+#[test]
+fn a_cluster_that_asks_the_probes_itself_decides_who_is_ready() {
+    let mut world = World::new(61);
+    world.calm = true;
+    let mut spec = in_cluster("a", 1);
+    spec.probes.readiness = Some(Probe {
+        check: ProbeCheck::Tcp { port: 1.into() },
+        period: HumanDuration::from_secs(10),
+        timeout: HumanDuration::from_secs(2),
+        failures: 1,
+        successes: 1,
+    });
+    world.apply(pipeline(vec![spec]));
+    while world.alive().is_empty() {
+        world.step();
+    }
+    let says = |world: &mut World, health: EngineHealth| {
+        for thing in world.things.values_mut() {
+            thing.health = Some(health.clone());
+        }
+        pass(world, 30_000);
+        let shown = replica(world);
+        (shown.phase, shown.why)
+    };
+    let (phase, why) = says(&mut world, EngineHealth::Starting);
+    assert_eq!(phase, PhaseName::Starting);
+    assert!(
+        why.contains("its readiness probe has not passed yet"),
+        "{why}"
+    );
+    let (phase, _) = says(&mut world, EngineHealth::Healthy);
+    assert_eq!(phase, PhaseName::Running);
+    let refused = "dial tcp 10.0.0.7:1: connection refused".to_owned();
+    let (phase, why) = says(&mut world, EngineHealth::Unhealthy(refused.clone()));
+    assert_eq!(phase, PhaseName::Unhealthy);
+    assert!(why.contains(&refused), "{why}");
+    world.die();
+    pass(&mut world, 30_000);
+    assert_eq!(replica(&world).phase, PhaseName::Unhealthy);
+    let (phase, _) = says(&mut world, EngineHealth::Healthy);
+    assert_eq!(phase, PhaseName::Running);
+    assert_eq!(world.started.len(), 1, "nothing was restarted");
+    assert_eq!(
+        world.probed,
+        BTreeSet::new(),
+        "the daemon asks nothing itself"
+    );
 }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::driver::{Began, DriverError, Launch, Look, Scope, Started, Stopped};
 use crate::model::fixtures::{daemon, pipeline};
 use crate::model::{
-    ComponentId, Disruption, DisruptionKind, DriverKind, EarlierEnd, Event, Exit, ExitStatus,
-    Handle, Hidden, InstanceId, Life, Partition, Pending, PipelineSpec, ReplicaKey, Sighting,
-    SpecHash, StartFailure, StopPolicy, Timestamp,
+    ComponentId, Disruption, DisruptionKind, DriverKind, EarlierEnd, EngineHealth, Event, Exit,
+    ExitStatus, Facts, Handle, Hidden, InstanceId, Life, Partition, Pending, PipelineSpec, Prober,
+    ReplicaKey, Sighting, SpecHash, StartFailure, StopPolicy, Timestamp,
 };
 
 use super::super::commands;
@@ -55,12 +55,32 @@ pub(super) struct Thing {
     pub life: Life,
     /// Ends after which the cluster started it again by itself.
     pub earlier: Vec<EarlierEnd>,
+    /// What the cluster says of its health.
+    pub health: Option<EngineHealth>,
 }
 
 impl Thing {
     fn never_ran(&self) -> bool {
         matches!(self.life, Life::Created | Life::Pending(_))
     }
+}
+
+/// Who asks the probes of what `driver` runs: the cluster does that itself.
+fn prober_of(driver: DriverKind) -> Prober {
+    match driver {
+        DriverKind::Kubernetes => Prober::Engine,
+        DriverKind::Process | DriverKind::Docker | DriverKind::Nomad => Prober::Flowctl,
+    }
+}
+
+/// What the drivers tell of an instance that they run.
+fn told(instance: &InstanceId) -> (Handle, Facts) {
+    let container = instance.to_string();
+    let facts = Facts {
+        container: Some(container.clone()),
+        ..Facts::default()
+    };
+    (Handle::new(&container), facts)
 }
 
 /// A driver call, a look or a commit that has not been answered.
@@ -91,6 +111,8 @@ pub(super) struct World {
     pub blind: BTreeSet<DriverKind>,
     /// Namespaces of the cluster in which nobody may look.
     pub hidden: BTreeSet<Partition>,
+    /// The namespaces that the look under way is a look at.
+    pub attending: BTreeSet<Partition>,
     /// The drivers start nothing and cannot say so.
     pub mute: bool,
     /// The cluster accepts starts and has no room for them.
@@ -104,6 +126,8 @@ pub(super) struct World {
     /// Every start that took effect, for asserting what was left alone.
     pub started: Vec<InstanceId>,
     pub deaths: u32,
+    /// Instances whose probing the daemon ever changed.
+    pub probed: BTreeSet<InstanceId>,
     /// How far the clock was set.
     pub set_by: i64,
     /// What was true of every state so far.
@@ -125,6 +149,7 @@ impl World {
             disk_full: false,
             blind: BTreeSet::new(),
             hidden: BTreeSet::new(),
+            attending: BTreeSet::new(),
             mute: false,
             crowded: false,
             left_behind: None,
@@ -132,6 +157,7 @@ impl World {
             calm: false,
             started: vec![],
             deaths: 0,
+            probed: BTreeSet::new(),
             set_by: 0,
             seen: Seen::new(),
         }
@@ -213,6 +239,7 @@ impl World {
                         .collect(),
                     life,
                     earlier: Vec::new(),
+                    health: None,
                 };
                 if !self.things.contains_key(&launch.instance) {
                     self.things.insert(launch.instance.clone(), thing);
@@ -390,16 +417,20 @@ impl World {
             Call::Start(launch) => {
                 let instance = launch.instance.clone();
                 self.take_effect(&Call::Start(launch));
-                let handle = Handle::Docker {
-                    container: instance.to_string(),
-                    image: None,
-                };
-                let result = match self.things.get(&instance).map(|thing| &thing.life) {
+                let (handle, facts) = told(&instance);
+                let thing = self.things.get(&instance);
+                let driver = thing.map_or(DriverKind::Process, |thing| thing.driver);
+                let result = match thing.map(|thing| &thing.life) {
                     Some(Life::Pending(pending)) => Ok(Started {
                         handle,
+                        facts,
+                        prober: prober_of(driver),
                         state: Began::Pending(pending.clone()),
                     }),
-                    Some(_) | None => Ok(Started::running(handle, self.now, None)),
+                    Some(_) | None => Ok(Started {
+                        prober: prober_of(driver),
+                        ..Started::running((handle, facts), self.now, None)
+                    }),
                 };
                 Input::StartAnswered { instance, result }
             }
@@ -425,6 +456,7 @@ impl World {
                 self.seen.looked(driver, is_blind);
                 if scope == Scope::All && driver == DriverKind::Kubernetes && !is_blind {
                     self.seen.hidden = self.hidden.clone();
+                    self.seen.attended = self.attending.clone();
                 }
                 let result = if is_blind {
                     Err(unreachable(driver, "list"))
@@ -469,6 +501,12 @@ impl World {
         left.is_some_and(|(left, until)| left.replica == instance.replica && self.now < *until)
     }
 
+    /// Whether a look at all is a look at where this is: the cluster is asked namespace by namespace.
+    fn is_attended(&self, thing: &Thing) -> bool {
+        let partition = thing.partition.as_ref();
+        partition.is_none_or(|partition| self.attending.contains(partition))
+    }
+
     fn sightings(&self, driver: DriverKind, scope: &Scope) -> Vec<Sighting> {
         let asked = |id: &InstanceId| match scope {
             Scope::All => true,
@@ -482,13 +520,12 @@ impl World {
             .iter()
             .filter(|(id, thing)| thing.driver == driver && asked(id))
             .filter(|(_, thing)| !is_hidden(thing))
+            .filter(|(_, thing)| *scope != Scope::All || self.is_attended(thing))
             .map(|(id, thing)| Sighting {
                 instance: id.clone(),
                 spec: thing.spec.clone(),
-                handle: Some(Handle::Docker {
-                    container: id.to_string(),
-                    image: None,
-                }),
+                handle: Some(told(id).0),
+                facts: told(id).1,
                 stop: StopPolicy::default(),
                 after: thing.after.clone(),
                 driver,
@@ -496,7 +533,8 @@ impl World {
                 life: thing.life.clone(),
                 earlier: thing.earlier.clone(),
                 outdated: false,
-                health: None,
+                prober: prober_of(driver),
+                health: thing.health.clone(),
             })
             .collect()
     }
@@ -518,9 +556,12 @@ impl World {
             commit,
             effects,
             looks,
+            mut attend,
+            probing,
             wake_at,
             ..
         } = self.core.turn(self.now);
+        self.probed.extend(probing.into_iter().map(|(id, _)| id));
         let due = |world: &mut Self| {
             let slow = if world.calm { 3 } else { 2_000 };
             world
@@ -552,6 +593,10 @@ impl World {
             self.calls.push((at, call));
         }
         for (driver, scope) in looks {
+            let attended = attend.remove(&driver).unwrap_or_default();
+            if driver == DriverKind::Kubernetes {
+                self.attending = attended;
+            }
             let at = due(self);
             self.calls.push((at, Call::Look(driver, scope)));
         }

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::{Batch, Durability, Loaded, Store, StoreError};
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Event, EventKind, Generation, Handle, Health, Instance,
-    InstanceId, Phase, PipelineKey, PipelineRecord, PipelineSpec, ProcessIdentity, ProcessSpec,
-    Record, ReplicaKey, RunIntent, SpecHash, StopPolicy, Timestamp, Workload, fixtures,
+    ComponentId, ComponentSpec, DriverKind, Event, EventKind, Facts, Generation, Handle, Health,
+    Instance, InstanceId, Phase, PipelineKey, PipelineRecord, PipelineSpec, ProcessIdentity,
+    ProcessSpec, Record, ReplicaKey, RunIntent, SpecHash, StopPolicy, Timestamp, Workload,
+    fixtures,
 };
 
 /// When these tests take place.
@@ -128,11 +129,13 @@ fn record(pipeline: &PipelineKey, replica: &ReplicaKey, incarnation: u64) -> Rec
             holds: vec![],
             stalled: None,
             counted: Default::default(),
+            prober: Default::default(),
             partition: None,
-            handle: Some(Handle::Process {
-                shim: process(4711),
-                child: process(4712),
-            }),
+            handle: Some(Handle::new(&[process(4711), process(4712)])),
+            facts: Facts {
+                processes: vec![process(4711), process(4712)],
+                ..Facts::default()
+            },
             phase: Phase::Running {
                 since: now(),
                 health: Health {

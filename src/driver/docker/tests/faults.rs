@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::engines::{Forwarder, OwnEngine, Proxy, as_root};
 use super::*;
 use crate::driver::conformance::{eventually, eventually_exits, eventually_runs, launch, sight};
-use crate::model::{ExitStatus, Handle, Life, RestartMode};
+use crate::model::{ExitStatus, Life, RestartMode};
 use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{
     CommitContainerOptions, CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
@@ -194,7 +194,7 @@ async fn a_container_that_was_made_but_not_started_is_finished_by_a_second_start
     assert_eq!(seen.life, Life::Created);
     stage.driver.start(&launch).await.unwrap();
     let seen = eventually_runs(&*stage.driver, &launch.instance).await;
-    let Some(Handle::Docker { container, image }) = seen.handle else {
+    let (Some(container), image) = (seen.facts.container.clone(), seen.facts.image.clone()) else {
         panic!("{seen:?}");
     };
     assert_ne!(

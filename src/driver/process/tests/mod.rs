@@ -7,7 +7,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::leftovers::Whose;
 use super::*;
 use crate::driver::conformance::{self, Behaviour, Stage, eventually_runs, launch, sight, spec};
-use crate::model::{ExitStatus, Handle, Life, ProcessIdentity, StartFailure, Workload};
+use crate::model::{ExitStatus, Life, ProcessIdentity, StartFailure, Workload};
 
 mod beside;
 mod churn;
@@ -79,10 +79,8 @@ impl ProcessStage {
     /// Starts an instance; answers its program.
     async fn start(&self, launch: &Launch) -> ProcessIdentity {
         let started = self.driver.start(launch).await.unwrap();
-        let Handle::Process { child, .. } = started.handle else {
-            panic!("{started:?}");
-        };
-        child
+        let programs = started.facts.processes;
+        programs.into_iter().next_back().expect("a process")
     }
 
     async fn stop(&self, launch: &Launch) -> Result<(), DriverError> {

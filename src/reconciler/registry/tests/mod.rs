@@ -11,8 +11,8 @@ use super::*;
 use crate::driver::Started;
 use crate::model::fixtures::{component, daemon, pipeline};
 use crate::model::{
-    ComponentSpec, DriverKind, Evidence, Handle, HttpTarget, HumanDuration, Metric, PhaseName,
-    Probe, ProbeCheck, ProcessIdentity, Registration, ReplicaStatus, Role,
+    ComponentSpec, DriverKind, Evidence, Facts, Handle, HttpTarget, HumanDuration, Metric,
+    PhaseName, Probe, ProbeCheck, ProcessIdentity, Registration, ReplicaStatus, Role,
 };
 use crate::reconciler::core::{Commit, Core, Input, Kept, Turn};
 use crate::reconciler::handle::{Command, Origin, Source};
@@ -120,6 +120,7 @@ impl Owned {
                     instance: instance.id.clone(),
                     spec: instance.spec.clone(),
                     handle: instance.handle.clone(),
+                    facts: instance.facts.clone(),
                     stop: instance.stop,
                     after: instance.after.clone(),
                     driver: instance.driver,
@@ -127,6 +128,7 @@ impl Owned {
                     life: crate::model::Life::Running { since: self.now },
                     earlier: Vec::new(),
                     outdated: false,
+                    prober: Default::default(),
                     health: None,
                 });
             }
@@ -265,16 +267,18 @@ impl Owned {
     }
 }
 
-fn process(pid: u32) -> Handle {
+fn process(pid: u32) -> (Handle, Facts) {
     let identity = |pid| ProcessIdentity {
         boot_id: "b".to_owned(),
         pid,
         start_ticks: 1,
     };
-    Handle::Process {
-        shim: identity(pid + 1000),
-        child: identity(pid),
-    }
+    let processes = vec![identity(pid + 1000), identity(pid)];
+    let facts = Facts {
+        processes,
+        ..Facts::default()
+    };
+    (Handle::new(&pid), facts)
 }
 
 fn probe(check: ProbeCheck) -> Probe {

@@ -1,0 +1,34 @@
+//! What readers are told of instances that depends on who runs them.
+
+use crate::model::{DriverKind, Port, Signal};
+
+/// The signal that an exit code stands for: an engine tells of signals as a shell does, by 128 and their
+/// number. `None` = it is a code like any other.
+pub fn signal_of(driver: DriverKind, code: i32) -> Option<Signal> {
+    match driver {
+        DriverKind::Process => None,
+        DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => {
+            code.checked_sub(128).and_then(Signal::from_number)
+        }
+    }
+}
+
+/// The port of this host at which `port` of a component is reached, where its file says so.
+pub fn port_on_host(driver: DriverKind, port: &Port) -> Option<u16> {
+    match driver {
+        DriverKind::Process => Some(port.container_port),
+        DriverKind::Docker | DriverKind::Nomad | DriverKind::Kubernetes => port.host_port,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_engine_tells_of_signals_as_codes() {
+        assert_eq!(signal_of(DriverKind::Docker, 137), Some(Signal::KILL));
+        assert_eq!(signal_of(DriverKind::Process, 137), None);
+        assert_eq!(signal_of(DriverKind::Docker, 3), None);
+    }
+}
