@@ -17,7 +17,7 @@ mod fence;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 24] = [
+const ROOMS: [(&str, u8); 25] = [
     ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
@@ -73,7 +73,10 @@ const CRATES: [(&str, &[&str]); 45] = [
     ("sigstore_verify", &["images/keyless.rs"]),
     ("webpki", &["images/notation.rs"]),
     ("x509_cert", &["images/keyless.rs", "images/notation.rs"]),
-    ("tokio_rustls", &["control_plane", "http.rs"]),
+    (
+        "tokio_rustls",
+        &["control_plane", "http.rs", "images/notation.rs"],
+    ),
     ("rustls_native_certs", &["http.rs"]),
     ("tonic", &["control_plane"]),
     ("tonic_health", &["control_plane"]),
@@ -129,7 +132,13 @@ const CRATES: [(&str, &[&str]); 45] = [
     ("tower", &["api", "control_plane"]),
     (
         "ring",
-        &["model/revision.rs", "control_plane", "images", "notify"],
+        &[
+            "model/revision.rs",
+            "http.rs",
+            "control_plane",
+            "images",
+            "notify",
+        ],
     ),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["cli"]),
