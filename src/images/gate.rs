@@ -102,7 +102,7 @@ enum Admitted {
     Exactly {
         repository: Repository,
         digest: Digest,
-        verdict: Verdict,
+        verdict: Box<Verdict>,
     },
     Local(String),
 }
@@ -133,7 +133,7 @@ impl VerifiedImage {
     /// What it was found to be; `None` where nothing was to be found out.
     pub fn verdict(&self) -> Option<&Verdict> {
         match &self.runs {
-            Admitted::Exactly { verdict, .. } => Some(verdict),
+            Admitted::Exactly { verdict, .. } => Some(verdict.as_ref()),
             Admitted::AsWritten(_) | Admitted::Local(_) => None,
         }
     }
@@ -417,7 +417,7 @@ impl Gate {
         Ok(Admitted::Exactly {
             repository: case.name.repository.clone(),
             digest: verdict.runs.unwrap_or(digest),
-            verdict,
+            verdict: Box::new(verdict),
         })
     }
 
@@ -478,7 +478,7 @@ impl Gate {
         Ok(Admitted::Exactly {
             repository: repository.clone(),
             digest: runs.unwrap_or(digest),
-            verdict,
+            verdict: Box::new(verdict),
         })
     }
 
