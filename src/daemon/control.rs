@@ -170,8 +170,6 @@ impl Control {
         self.plane.as_ref().map(ControlPlane::connections)
     }
 
-    /// control plane is not ours.
-
     /// The way to answer containers, too: on their bridge, once that is there. `None` when the
     /// control plane is not ours.
     pub fn doors(&self) -> Option<Doors> {

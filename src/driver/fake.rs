@@ -266,7 +266,9 @@ impl FakeWorld {
         let mut answer = Some(answer);
         let started = self.carry_on(&instance, &mut answer).await;
         // Whoever asked may have crashed meanwhile, and what was started runs all the same.
-        drop(answer.map(|answer| answer.send(started)));
+        if let Some(answer) = answer {
+            drop(answer.send(started));
+        }
     }
 
     /// The same until its program runs; what only waits is answered before.

@@ -228,7 +228,7 @@ pub enum Began {
 /// What is left of an instance that was stopped.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stopped {
-    seen: Option<Sighting>,
+    seen: Option<Box<Sighting>>,
 }
 
 impl Stopped {
@@ -242,13 +242,15 @@ impl Stopped {
                 instance: alive.instance.clone(),
                 why: "it was stopped, and is seen alive".to_owned(),
             }),
-            Some(_) | None => Ok(Self { seen }),
+            Some(_) | None => Ok(Self {
+                seen: seen.map(Box::new),
+            }),
         }
     }
 
     /// How it ended; `None` = nothing is left to tell that.
     pub fn into_sighting(self) -> Option<Sighting> {
-        self.seen
+        self.seen.map(|seen| *seen)
     }
 }
 

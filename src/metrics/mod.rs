@@ -120,7 +120,7 @@ impl Metrics {
             let there: HashSet<Whose> = families::whose(&snapshot).collect();
             vitals.keep(|whose| there.contains(whose));
             let mut outputs = outputs.lock().unwrap_or_else(PoisonError::into_inner);
-            outputs.look(there.into_iter());
+            outputs.look(there.into_iter(), now);
             let living = Living {
                 tally,
                 usages: &usages,

@@ -63,7 +63,7 @@ impl Outputs {
 
     /// Looks at these replicas and forgets all others, unless somebody just did. It blocks, on the
     /// disk at most.
-    pub fn look(&mut self, replicas: impl Iterator<Item = Whose>) {
+    pub fn look(&mut self, replicas: impl Iterator<Item = Whose>, now: Timestamp) {
         if self.looked.is_some_and(|at| at.elapsed() < FRESH) {
             return;
         }
@@ -71,7 +71,7 @@ impl Outputs {
         for whose in replicas {
             let before = self.seen.get(&whose).copied();
             let (pipeline, key) = &whose;
-            let seen = look(&replica_dir(&self.logs, pipeline, key), before);
+            let seen = look(&replica_dir(&self.logs, pipeline, key), before, now);
             if let Some(mut seen) = seen {
                 if seen.has_lost {
                     let lost = super::lost(&self.logs, pipeline, key);
@@ -91,7 +91,7 @@ impl Outputs {
     }
 }
 
-fn look(dir: &Path, before: Option<Seen>) -> Option<Seen> {
+fn look(dir: &Path, before: Option<Seen>, now: Timestamp) -> Option<Seen> {
     let changed = std::fs::metadata(dir).ok()?.modified().ok();
     if let Some(before) = before
         && before.listed.is_some()
@@ -99,8 +99,8 @@ fn look(dir: &Path, before: Option<Seen>) -> Option<Seen> {
     {
         return still(dir, before);
     }
-    let now = SystemTime::now();
-    let is_telling = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age >= TELLING);
+    let since_epoch = Duration::from_millis(now.as_millis().try_into().unwrap_or(0));
+    let is_telling = |at: &SystemTime| *at + TELLING <= UNIX_EPOCH + since_epoch;
     let listed = changed.filter(is_telling);
     let names = super::names(dir).ok()?;
     let has_lost = names.iter().any(|name| name.as_bytes() == LOST.to_bytes());
@@ -189,11 +189,12 @@ mod tests {
         let dir = replica_dir(folder.path(), &whose.0, &whose.1);
         std::fs::create_dir_all(&dir).unwrap();
         let mut outputs = Outputs::new(folder.path().to_owned());
+        let now = crate::clock::Clock::new().now();
         let write = |name: &str, bytes: usize| {
             std::fs::write(dir.join(name), "x".repeat(bytes)).unwrap();
         };
         let mut seen = || {
-            outputs.look([whose.clone()].into_iter());
+            outputs.look([whose.clone()].into_iter(), now);
             outputs.of(&whose).map(|output| output.bytes)
         };
         assert_eq!(seen(), None);
@@ -213,24 +214,25 @@ mod tests {
         tokio::time::advance(FRESH).await;
         assert_eq!(seen(), Some(102));
         // A folder that has been left alone is not listed again until something in it is new.
-        let old = SystemTime::now() - Duration::from_secs(60);
+        let changed = std::fs::metadata(&dir).unwrap().modified().unwrap();
+        let old = changed - Duration::from_secs(60);
         let folder_itself = std::fs::File::open(&dir).unwrap();
         folder_itself.set_modified(old).unwrap();
         for (bytes, wanted) in [(7, 102), (10, 105), (30, 125)] {
             write("000002-000002.log", bytes);
             tokio::time::advance(FRESH).await;
-            outputs.look([whose.clone()].into_iter());
+            outputs.look([whose.clone()].into_iter(), now);
             assert_eq!(outputs.of(&whose).unwrap().bytes, wanted);
         }
         std::fs::write(dir.join("lost"), "00000000000000000004\n").unwrap();
         write("000002-000003.log", 1);
         tokio::time::advance(FRESH).await;
-        outputs.look([whose.clone()].into_iter());
+        outputs.look([whose.clone()].into_iter(), now);
         let output = outputs.of(&whose).unwrap();
         assert_eq!((output.bytes, output.lost), (126, 4));
-        outputs.look(std::iter::empty());
+        outputs.look(std::iter::empty(), now);
         tokio::time::advance(FRESH).await;
-        outputs.look(std::iter::empty());
+        outputs.look(std::iter::empty(), now);
         assert_eq!(outputs.of(&whose), None, "what is gone is forgotten");
     }
 }
