@@ -1,7 +1,7 @@
 //! For every field of a component: `diff` names exactly the path that was edited, in the words of
 //! the file, and says that it restarts exactly if the revision changes.
 
-use crate::manifest::{Options, parse};
+use crate::manifest::{OnEdit, Options, component_fields, on_edit, parse};
 use crate::model::PipelineSpec;
 use crate::planner::diff::{Effect, diff};
 
@@ -32,8 +32,8 @@ fn differing(one: &str, other: &str) -> Vec<(String, Option<String>, Option<Stri
     fields
 }
 
-#[test]
-fn every_field_is_named_as_in_the_file_and_its_cost_is_true() {
+/// Edits: the path that differs, one form, the other, and what that costs.
+fn edits() -> Vec<(&'static str, String, String, Effect)> {
     let (live, restarts) = (Effect::AppliesLive, Effect::Restarts);
     let process = [
         ("args", "args: [\"1\"]", "args: [\"2\"]", restarts),
@@ -397,11 +397,62 @@ fn every_field_is_named_as_in_the_file_and_its_cost_is_true() {
     });
     let of_container = container
         .map(|(path, one, other, effect)| (path, one.to_owned(), other.to_owned(), effect));
-    for (path, one, other, effect) in of_process.into_iter().chain(of_container) {
+    of_process.into_iter().chain(of_container).collect()
+}
+
+#[test]
+fn every_field_is_named_as_in_the_file_and_its_cost_is_true() {
+    for (path, one, other, effect) in edits() {
         let differs = differing(&one, &other);
         let told: Vec<_> = differs.iter().map(|it| (it.0.as_str(), it.3)).collect();
         assert_eq!(told, [(path, effect)], "{one} and {other}");
     }
+}
+
+#[test]
+fn the_vocabulary_says_what_each_edit_costs() {
+    let mut told = std::collections::BTreeSet::new();
+    for (path, one, other, effect) in edits() {
+        let cost = on_edit(path).unwrap_or_else(|| panic!("the vocabulary lacks {path}"));
+        // What lies below says more than the mapping as a whole.
+        let is_so = cost == OnEdit::Depends
+            || match effect {
+                Effect::Restarts => matches!(cost, OnEdit::Restarts | OnEdit::RestartsIfTold),
+                Effect::AppliesLive => matches!(cost, OnEdit::AppliesLive | OnEdit::RestartsIfTold),
+                Effect::Starts(_) | Effect::Stops(_) => cost == OnEdit::StartsOrStops,
+            };
+        assert!(is_so, "{path}: {cost:?}, but {one} and {other}: {effect:?}");
+        told.extend(path.split('.').next());
+    }
+    // These do not show as one path: whether the revision changes says what they cost.
+    for (name, one, other) in [
+        ("binary", "binary: x", "binary: y"),
+        (
+            "driver",
+            "image: x, command: [x], driver: process",
+            "image: x, command: [x], driver: docker",
+        ),
+        (
+            "inputs",
+            "command: [x], inputs: [b]",
+            "command: [x], inputs: [c]",
+        ),
+        (
+            "health_check",
+            "command: [x], health_port: 80, health_check: /a",
+            "command: [x], health_port: 80, health_check: /b",
+        ),
+    ] {
+        let hash = |fields: &str| pipeline(fields).components["a"].hash.clone();
+        let restarts = hash(one) != hash(other);
+        assert_eq!(on_edit(name) == Some(OnEdit::Restarts), restarts, "{name}");
+        told.insert(name);
+    }
+    // What names it, and what only stands for others.
+    told.extend(["id", "health_port", "restart_policy"]);
+    let all: std::collections::BTreeSet<_> = component_fields().collect();
+    let untold: Vec<_> = all.difference(&told).collect();
+    assert!(untold.is_empty(), "no edit of {untold:?} is tried");
 }
 
 #[test]

@@ -77,8 +77,9 @@ impl IntoResponse for ApiError {
 }
 
 async fn no_such_address() -> ApiError {
-    ApiError::new(ErrorCode::NotFound, "there is no such address")
-        .with_hint("client and daemon may be of different versions; compare `flowctl --version`")
+    ApiError::new(ErrorCode::NotFound, "there is no such address").with_hint(
+        "client and daemon may be of different versions; compare them with `flowctl version`",
+    )
 }
 
 async fn wrong_method() -> ApiError {

@@ -2,6 +2,7 @@
 
 mod control;
 mod image;
+mod manifest;
 mod moment;
 mod notifications;
 mod setup;
@@ -19,11 +20,12 @@ use crate::model::{HumanDuration, Namespace};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
 pub use image::{Image, ImageVerb};
+pub use manifest::{Explain, Graph, GraphFormat};
 pub use moment::{Moment, NoSuchMoment};
 pub use notifications::{Notify, NotifyVerb};
-pub use setup::{Completion, Init, Install, Uninstall};
+pub use setup::{Completion, Init, Install, Uninstall, Version};
 pub use status::{CheckHow, Status};
-pub use steer::{Delete, Restart, Steer};
+pub use steer::{Delete, Restart, Steer, Wait, WaitFor};
 
 /// Runs data pipelines unattended: declared in a file, kept as declared.
 ///
@@ -121,6 +123,8 @@ pub enum Verb {
     Diff(Diff),
     /// Check pipeline files without running anything
     Validate(Validate),
+    /// Draw what reads from what, and what waits for what
+    Graph(Graph),
     /// Run one pipeline in the foreground and leave nothing behind
     Run(Run),
     /// Show what is running, since when, and why
@@ -149,6 +153,8 @@ pub enum Verb {
     Stop(Steer),
     /// Replace a component's instances with new ones
     Restart(Restart),
+    /// Wait until pipelines or components are ready, or otherwise as you say
+    Wait(Wait),
     /// Take pipelines down and forget them
     Delete(Delete),
     /// Take everything down and end the daemon
@@ -162,6 +168,12 @@ pub enum Verb {
     Uninstall(Uninstall),
     /// Write a commented starter file
     Init(Init),
+    /// Tell what a field of the manifest takes, and what an edit of it costs
+    Explain(Explain),
+    /// Print the JSON Schema of the manifest, for editors
+    Schema,
+    /// Tell the versions of this program and of the daemon
+    Version(Version),
     /// Print a completion script for a shell
     Completion(Completion),
 }
@@ -257,7 +269,7 @@ pub struct Diff {
     flowctl validate pipeline.yaml\n  \
     flowctl validate -o json pipelines/\n\n\
     All problems of all files are told at once, each with its line and what to write instead.\n\
-    Exits 3 if there is any.")]
+    Exits 3 if there is any; a warning is none, unless --deny-warnings says so.")]
 pub struct Validate {
     /// Which files.
     #[command(flatten)]
@@ -265,6 +277,9 @@ pub struct Validate {
     /// Where components run whose file leaves that open
     #[arg(long, value_name = "WHERE")]
     pub orchestrator: Option<Where>,
+    /// Exit with 3 if there is a warning, too
+    #[arg(long)]
+    pub deny_warnings: bool,
     /// Warn of images that this file does not let run
     #[arg(
         long,
@@ -666,6 +681,14 @@ mod tests {
             "server --control-plane-port 0",
             "completion zsh",
             "install --user --now",
+            "explain component.probes --recursive",
+            "explain",
+            "schema",
+            "graph -f p.yaml -o mermaid",
+            "version -o json",
+            "wait ttp ttp/sink --for stopped --timeout 10s",
+            "validate --deny-warnings p.yaml",
+            "init --schema",
             "install --print",
             "uninstall --user",
             "status --state-dir /tmp/x --color never",

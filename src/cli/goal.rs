@@ -22,6 +22,8 @@ pub enum Goal {
     Replaced(Vec<Before>),
     /// These components are down.
     Stopped(Vec<Target>),
+    /// These components have ended with success.
+    Completed(Vec<Target>),
     /// These pipelines are gone.
     Gone(Vec<PipelineKey>),
     /// Nothing is left.
@@ -46,6 +48,12 @@ impl Before {
             .iter()
             .map(|r| (r.replica, (r.instance.clone(), r.phase, r.since)))
             .collect();
+        Self { target, replicas }
+    }
+
+    /// One of which nothing is known: whatever it is now counts.
+    pub fn unseen(target: Target) -> Self {
+        let replicas = BTreeMap::new();
         Self { target, replicas }
     }
 
@@ -132,6 +140,10 @@ impl Goal {
             Self::Stopped(targets) => targets
                 .iter()
                 .flat_map(|target| of_component(snapshot, target, now, stopped))
+                .collect(),
+            Self::Completed(targets) => targets
+                .iter()
+                .flat_map(|target| of_some(snapshot, target, now, completed))
                 .collect(),
             Self::Gone(keys) => snapshot
                 .pipelines
@@ -332,6 +344,22 @@ fn running(replica: &ReplicaStatus) -> Stage {
             | PhaseName::Unknown,
             _,
         ) => Stage::Waiting,
+    }
+}
+
+fn completed(replica: &ReplicaStatus) -> Stage {
+    match replica.phase {
+        PhaseName::Completed => Stage::Done,
+        PhaseName::Failed => Stage::Failed,
+        PhaseName::Pending
+        | PhaseName::Starting
+        | PhaseName::Running
+        | PhaseName::Unhealthy
+        | PhaseName::Backoff
+        | PhaseName::Crashloop
+        | PhaseName::Stopping
+        | PhaseName::Stopped
+        | PhaseName::Unknown => Stage::Waiting,
     }
 }
 

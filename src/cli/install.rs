@@ -120,9 +120,25 @@ fn state_dir(scope: Scope, given: Option<&Path>) -> Result<PathBuf, Failure> {
     }
 }
 
-/// This program, by a name that stays.
+/// This program, by the name that it was called by: where that is a link, as package managers with a
+/// folder for each version make, it leads to the next version too.
 fn program(scope: Scope) -> Result<PathBuf, Failure> {
-    let program = std::env::current_exe().map_err(Failure::Output)?;
+    let own = std::env::current_exe().map_err(Failure::Output)?;
+    let is_own = |name: &PathBuf| name.canonicalize().is_ok_and(|path| path == own);
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let names: Vec<PathBuf> = match called {
+        Some(name) if name.components().count() > 1 => place::absolute(&name).into_iter().collect(),
+        Some(name) => {
+            let places = std::env::var_os("PATH").unwrap_or_default();
+            let places: Vec<PathBuf> = std::env::split_paths(&places).collect();
+            places.iter().map(|place| place.join(&name)).collect()
+        }
+        None => Vec::new(),
+    };
+    let named = names
+        .into_iter()
+        .find(|name| name.is_absolute() && is_own(name));
+    let program = named.unwrap_or(own);
     let stranger = match scope {
         // What root starts at each boot, nobody else may exchange.
         Scope::Host => Trusted::of([0]).stranger(&program, End::Itself),

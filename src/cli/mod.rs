@@ -20,8 +20,10 @@ mod down;
 mod engine;
 mod events;
 pub mod exit;
+mod explain;
 mod foreground;
 mod goal;
+mod graph;
 mod host;
 mod image;
 mod init;
@@ -47,7 +49,9 @@ mod text;
 mod top;
 mod unit;
 mod validate;
+mod version;
 mod wait;
+mod wait_for;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -232,6 +236,9 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Validate(args) => cx.alone(|cx| validate::run(cx, args)),
         Verb::Image(args) => cx.alone(|cx| image::run(cx, args)),
         Verb::Init(args) => cx.alone(|cx| init::run(cx, args)),
+        Verb::Graph(args) => cx.alone(|cx| graph::run(cx, args)),
+        Verb::Explain(args) => cx.alone(|cx| explain::run(cx, args)),
+        Verb::Schema => cx.alone(explain::print_schema),
         Verb::Install(args) => cx.alone(|cx| install::run(cx, args)),
         Verb::Uninstall(args) => cx.alone(|cx| install::undo(cx, args)),
         Verb::Completion(args) => cx.alone(|cx| completion::run(cx, args)),
@@ -265,6 +272,8 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
             };
             cx.with_state(|cx| asking(steer::run(cx, args.steer, asked)))
         }
+        Verb::Wait(args) => cx.with_state(|cx| asking(wait_for::run(cx, args))),
+        Verb::Version(args) => cx.with_state(|cx| asking(version::run(cx, args))),
         Verb::Delete(args) => cx.with_state(|cx| asking(delete::run(cx, args))),
         Verb::Down(args) => cx.with_state(|cx| down::run(cx, args)),
         Verb::Run(args) => cx.with_state(|cx| run::run(cx, args)),

@@ -50,12 +50,12 @@ impl Out {
         Ok(File::from(stdout))
     }
 
-    /// Clears the terminal, for a table that is drawn anew.
+    /// Begins at the top of the terminal, for a table that is drawn anew. What was scrolled away stays.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn clear(&mut self) -> io::Result<()> {
-        self.put("\x1b[H\x1b[2J\x1b[3J")
+        self.put("\x1b[H\x1b[J")
     }
 
     /// Writes `text` as it is; it may stay in the buffer.

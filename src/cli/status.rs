@@ -12,7 +12,7 @@ use super::reader::{self, understood};
 use super::render::{Columns, status, unsettled};
 use super::target::{labelled, narrowed};
 use super::text::clean;
-use super::{Context, Stateless};
+use super::{Context, Stateless, version};
 use crate::api::ClientError;
 use crate::conditions::{Health, HealthColour, health};
 use crate::model::{ComponentList, Snapshot};
@@ -38,6 +38,10 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     let snapshot = understood(cx, &written)?;
+    let daemon = snapshot.daemon.as_ref();
+    if let Some(warning) = daemon.and_then(|daemon| version::skew(&daemon.version)) {
+        tell(&warning);
+    }
     show(cx, &args, snapshot)
 }
 

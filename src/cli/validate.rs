@@ -63,13 +63,13 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
                 tell(approved.remarks.rendered.trim_end());
             }
             cx.out.put(&summary(&sources, &approved))?;
-            Ok(Exit::Done)
+            Ok(judged(&args, approved.remarks.warnings.len()))
         }
         (Ok(approved), TextOrJson::Json) => {
             let warnings = &approved.remarks.warnings;
             let answer = json!({ "valid": true, "problems": [], "warnings": warnings });
             cx.out.line(answer.to_string().as_bytes())?;
-            Ok(Exit::Done)
+            Ok(judged(&args, warnings.len()))
         }
         (Err(Failure::Told(error)), TextOrJson::Json) if !error.problems.is_empty() => {
             let (problems, warnings) = (&error.problems, &error.warnings);
@@ -174,11 +174,20 @@ fn tell_of_notify(
             }
         }
     }
-    Ok(if is_bad {
-        Exit::ManifestInvalid
-    } else {
-        Exit::Done
-    })
+    if is_bad {
+        return Ok(Exit::ManifestInvalid);
+    }
+    let warned = found.iter().filter(|(_, _, problems)| !problems.is_empty());
+    Ok(judged(args, warned.count()))
+}
+
+/// How it ends where nothing is wrong.
+fn judged(args: &Validate, warnings: usize) -> Exit {
+    if warnings > 0 && args.deny_warnings {
+        tell("error: there are warnings, and --deny-warnings");
+        return Exit::ManifestInvalid;
+    }
+    Exit::Done
 }
 
 /// Refuses what names files that are never given to a component.

@@ -233,6 +233,8 @@ impl<'t> Fields<'t> {
 
     /// Reports every field that nobody asked for, and what is missing.
     pub(super) fn close(self, findings: &mut Findings<'_>) {
+        #[cfg(test)]
+        asked::record(self.what, &self.known);
         let mut misspelled: Vec<&'static str> = Vec::new();
         for (entry, taken) in self.entries.iter().zip(&self.taken) {
             // A duplicate was reported with the tree.
@@ -264,6 +266,28 @@ impl<'t> Fields<'t> {
                 findings.error(missing.at, missing.message, missing.fix);
             }
         }
+    }
+}
+
+/// What the parser asked for, for the test that holds it to the vocabulary.
+#[cfg(test)]
+pub(super) mod asked {
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    type Names = BTreeMap<&'static str, BTreeSet<&'static str>>;
+
+    thread_local! {
+        static NAMES: RefCell<Names> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    pub(in crate::manifest) fn record(what: &'static str, names: &[&'static str]) {
+        NAMES.with_borrow_mut(|all| all.entry(what).or_default().extend(names));
+    }
+
+    /// All of it since it was taken last, by this thread.
+    pub(in crate::manifest) fn take() -> Names {
+        NAMES.take()
     }
 }
 

@@ -35,6 +35,7 @@ mod quantity;
 mod references;
 mod suggest;
 mod tree;
+mod vocabulary;
 mod workload;
 pub mod yaml;
 
@@ -53,6 +54,9 @@ pub use notifications::{LookAt, ParsedNotify, check_url, is_notify, parse_notify
 pub use pins::{ImagePlace, images, with_images};
 pub use problem::{Colour, Finding, Problems, Severity};
 pub use tree::MAX_BYTES;
+pub use vocabulary::{Depth, NoSuchField, explain, schema};
+#[cfg(test)]
+pub use vocabulary::{OnEdit, component_fields, on_edit};
 
 use problem::Findings;
 use tree::Value;

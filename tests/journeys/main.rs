@@ -29,6 +29,7 @@ mod inputs;
 mod limits;
 mod lives;
 mod logs;
+mod manifest;
 mod metrics;
 mod names;
 mod notify;

@@ -159,6 +159,26 @@ fn install_writes_the_unit_has_a_daemon_in_the_background_make_way_and_uninstall
 }
 
 #[test]
+fn the_unit_names_the_program_as_it_was_called_so_that_a_link_leads_to_the_next_version() {
+    let world = World::new();
+    let link = world.path("flowctl");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_flowctl"), &link).unwrap();
+    for (called, path) in [(link.as_os_str(), "/usr/bin"), ("flowctl".as_ref(), "")] {
+        let path = format!("{path}:{}", world.path("").display());
+        let mut command = std::process::Command::new(&link);
+        std::os::unix::process::CommandExt::arg0(&mut command, called);
+        let printed = command
+            .args(["install", "--user", "--print"])
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let unit = String::from_utf8(printed.stdout).unwrap();
+        let line = format!("ExecStart={} daemon ", link.display());
+        assert!(unit.contains(&line), "{called:?}: {unit}");
+    }
+}
+
+#[test]
 fn a_host_without_systemd_is_told_what_to_do_instead() {
     let mut world = World::new();
     let nothing = world.path("nothing");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::TextOrJson;
+
 /// `flowctl install`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -46,6 +48,9 @@ pub struct Init {
     /// Overwrite a file that is there
     #[arg(long)]
     pub force: bool,
+    /// Write `flowctl.schema.json` beside it too, by which editors check it as you type
+    #[arg(long)]
+    pub schema: bool,
 }
 
 /// `flowctl completion`.
@@ -55,4 +60,12 @@ pub struct Init {
 pub struct Completion {
     /// For which shell
     pub shell: clap_complete::Shell,
+}
+
+/// `flowctl version`.
+#[derive(Debug, Args)]
+pub struct Version {
+    /// How to print the answer
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: TextOrJson,
 }

@@ -1,8 +1,9 @@
 //! What can be typed to steer components and to take pipelines down.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Pair, Patience, TextOrJson};
+use crate::model::HumanDuration;
 
 /// `flowctl start`, `stop` and `restart`.
 #[derive(Debug, Args)]
@@ -66,4 +67,48 @@ pub struct Delete {
     /// Whether and how long to wait.
     #[command(flatten)]
     pub patience: Patience,
+}
+
+/// `flowctl wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl wait ttp                        until all of a pipeline is ready or completed\n  \
+    flowctl wait ttp/migrate --for completed\n  \
+    flowctl wait ttp --for gone --timeout 1m\n\n\
+    Exits 8 as soon as something has failed for good, 5 when the time is over.")]
+pub struct Wait {
+    /// Which pipelines or components
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// What for
+    #[arg(long = "for", value_name = "STATE", default_value = "ready")]
+    pub goal: WaitFor,
+    /// How long at most; `0s` = without end. Exits 5 when it is over
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: HumanDuration,
+}
+
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
+    /// Every replica runs and is ready, or has completed.
+    Ready,
+    /// Every replica has ended with success.
+    Completed,
+    /// Every replica was stopped by a person.
+    Stopped,
+    /// The pipeline is gone.
+    Gone,
+}
+
+impl WaitFor {
+    /// As it follows a name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "is ready",
+            Self::Completed => "is completed",
+            Self::Stopped => "is stopped",
+            Self::Gone => "is gone",
+        }
+    }
 }
