@@ -4,7 +4,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::engine::{container, world_with_engine};
 use crate::servers::find;
+use crate::stalled::{ledgers, reach};
 use crate::support::{World, eventually, free_ports, kill, shell, sleeper, text};
 
 /// A Prometheus that scrapes every second.
@@ -221,6 +223,37 @@ fn panels() -> Vec<(String, String)> {
         (title.to_owned(), expression)
     });
     filled.collect()
+}
+
+#[test]
+fn every_panel_of_the_board_selects_something_on_a_running_prometheus() {
+    let (mut world, _engine) = world_with_engine!("every_panel_of_the_board_…");
+    let address = free_ports(1)[0];
+    world.set("FLOWCTL_METRICS_ADDRESS", &format!("127.0.0.1:{address}"));
+    let Some(prometheus) = Prometheus::start(&world, address) else {
+        return;
+    };
+    // One that sends heartbeats and gets on, one with a limit, and one that crashes.
+    let progress = ", progress: { metric: last_processed_ledger, max_age: 1h }";
+    let limited = container(
+        "limited",
+        "trap 'exit 0' TERM; while :; do sleep 0.1; done",
+        ", resources: { limits: { memory: 64Mi } }",
+    );
+    world.apply(&(ledgers(&world, "ttp", progress) + &limited + &sleeper("crashes", "")));
+    reach(&world, "ttp", 1);
+    reach(&world, "ttp", 2);
+    // What is counted shows as a difference to what was scraped before.
+    let before = "flowctl_replica_restarts_total{component=\"crashes\"}";
+    eventually("all of it is scraped", || prometheus.is(before, "0"));
+    kill(world.status().pid("crashes").unwrap(), "KILL");
+    let panels = panels();
+    assert!(panels.len() > 15, "{panels:?}");
+    for (title, expression) in panels {
+        eventually(&format!("{title}: {expression}"), || {
+            !prometheus.selects(&expression).is_empty()
+        });
+    }
 }
 
 /// Holds 100 MiB, is busy now and then, and tells how long it was.

@@ -9,7 +9,7 @@ use crate::support::{Status, World, eventually, free_ports, shell};
 
 /// A component that sends the number in the file of its name with its heartbeats, five times a
 /// second.
-fn ledgers(world: &World, id: &str, more: &str) -> String {
+pub fn ledgers(world: &World, id: &str, more: &str) -> String {
     let [python, script] = python("ledgers.py");
     let command = serde_json::to_string(&[python, script, file(world, id)]).unwrap();
     let port = free_ports(1)[0];
@@ -25,7 +25,7 @@ fn file(world: &World, id: &str) -> String {
 }
 
 /// Has the component `id` be at `ledger`, and waits until that is seen.
-fn reach(world: &World, id: &str, ledger: u64) -> Status {
+pub fn reach(world: &World, id: &str, ledger: u64) -> Status {
     world.save(&format!("{id}.ledger"), &ledger.to_string());
     let text = ledger.to_string();
     world.until("its ledger is seen", |status| {
