@@ -501,6 +501,20 @@ pub fn kill(pid: u32, signal: &str) {
         .args([&format!("-{signal}"), &pid.to_string()])
         .status();
     assert!(status.unwrap().success(), "kill -{signal} {pid}");
+    if signal == "STOP" {
+        // One thread takes the signal, and the others go on until that one has run.
+        eventually("every thread of it stands still", || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+                .into_iter()
+                .flatten();
+            tasks.flatten().all(|task| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit(')')
+                    .next()
+                    .is_none_or(|rest| rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
+            })
+        });
+    }
 }
 
 /// Whether a process lives; a zombie does not.

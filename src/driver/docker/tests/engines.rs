@@ -167,10 +167,26 @@ impl OwnEngine {
         let sent = as_root("kill").args([signal, pid.trim()]).status();
         assert!(sent.unwrap().success());
         let pid = pid.trim().parse().unwrap();
-        while signal == "-KILL" && evidence::lives(pid) {
+        while (signal == "-KILL" && evidence::lives(pid))
+            || (signal == "-STOP" && !stands_still(pid))
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Whether every thread of a process is stopped: one takes the signal, and the others go on until that
+/// one has run.
+fn stands_still(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .is_none_or(|rest| rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
+    })
 }
 
 impl Drop for OwnEngine {
