@@ -269,28 +269,6 @@ impl<'t> Fields<'t> {
     }
 }
 
-/// What the parser asked for, for the test that holds it to the vocabulary.
-#[cfg(test)]
-pub(super) mod asked {
-    use std::cell::RefCell;
-    use std::collections::{BTreeMap, BTreeSet};
-
-    type Names = BTreeMap<&'static str, BTreeSet<&'static str>>;
-
-    thread_local! {
-        static NAMES: RefCell<Names> = const { RefCell::new(BTreeMap::new()) };
-    }
-
-    pub(in crate::manifest) fn record(what: &'static str, names: &[&'static str]) {
-        NAMES.with_borrow_mut(|all| all.entry(what).or_default().extend(names));
-    }
-
-    /// All of it since it was taken last, by this thread.
-    pub(in crate::manifest) fn take() -> Names {
-        NAMES.take()
-    }
-}
-
 /// Whether `key` is `snakeCase` for the name `snake_case`.
 fn is_camel_case_of(key: &str, name: &str) -> bool {
     if !name.contains('_') {
@@ -698,5 +676,27 @@ pub(super) fn scalar<'t>(node: &'t Node<'t>) -> Option<&'t Cow<'t, str>> {
     match &node.value {
         Value::Scalar(scalar) => Some(&scalar.text),
         Value::Null | Value::List(_) | Value::Map(_) => None,
+    }
+}
+
+/// What the parser asked for, for the test that holds it to the vocabulary.
+#[cfg(test)]
+pub(super) mod asked {
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    type Names = BTreeMap<&'static str, BTreeSet<&'static str>>;
+
+    thread_local! {
+        static NAMES: RefCell<Names> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    pub(in crate::manifest) fn record(what: &'static str, names: &[&'static str]) {
+        NAMES.with_borrow_mut(|all| all.entry(what).or_default().extend(names));
+    }
+
+    /// All of it since it was taken last, by this thread.
+    pub(in crate::manifest) fn take() -> Names {
+        NAMES.take()
     }
 }
