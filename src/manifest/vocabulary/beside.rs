@@ -235,6 +235,14 @@ static SIGNATURES: Section = Section {
             "at_least: 2",
         ),
         Field::new(
+            "no_downgrade",
+            Kind::Truth,
+            "`false`",
+            AppliesLive,
+            "`true`: a tag does not go back to an image that was signed earlier; of identities alone",
+            "no_downgrade: true",
+        ),
+        Field::new(
             "from",
             Kind::Word,
             "beside the image",
@@ -247,7 +255,7 @@ static SIGNATURES: Section = Section {
 
 static SIGNER: Section = Section {
     what: "a signer",
-    text: "A key or an identity.",
+    text: "A key, an identity or the holder of a certificate.",
     fields: SIGNER_FIELDS,
 };
 
@@ -274,7 +282,38 @@ const SIGNER_FIELDS: &[Field] = &[
         "an identity, and who vouches for it",
         "keyless: {root: public, issuer: \"https://issuer.example.org\", subject: \"*@example.org\"}",
     ),
+    Field::new(
+        "notation",
+        Kind::Section(&NOTATION),
+        "",
+        AppliesLive,
+        "the holder of a certificate, and the store that knows its issuers; of signatures alone",
+        "notation: {store: company, subject: \"C=US, O=acme\"}",
+    ),
 ];
+
+static NOTATION: Section = Section {
+    what: "`notation`",
+    text: "The holder of a certificate.",
+    fields: &[
+        Field::new(
+            "store",
+            Kind::Word,
+            REQUIRED,
+            AppliesLive,
+            "a trust store of the daemon's policy, by name",
+            "store: company",
+        ),
+        Field::new(
+            "subject",
+            Kind::Word,
+            REQUIRED,
+            AppliesLive,
+            "the parts of the holder's name that have to be there",
+            "subject: \"C=US, O=acme\"",
+        ),
+    ],
+};
 
 static KEYLESS: Section = Section {
     what: "`keyless`",

@@ -24,7 +24,7 @@ spec:
   notify: [{name: a, match: {component: a}, to: {webhook: {url: "http://a"}}}, {name: b, to: {alertmanager: {url: "http://a"}}}]
   images:
     digest: pinned
-    signatures: {any: [{keyless: {root: r, issuer: i, subject: s}}]}
+    signatures: {any: [{keyless: {root: r, issuer: i, subject: s}}, {notation: {store: s, subject: "C=US"}}]}
     attestations: [{type: provenance, by: {key: k}}, {type: vulnerabilities, by: {key: k}, max_age: 1d}]
     scan: {command: [a]}
   sources:
