@@ -4,7 +4,7 @@
 //! A manifest may name a named pipe that nobody writes to, a file on a network mount that is dead,
 //! a device, something huge. None of them may hold anything but the start that needs it.
 //!
-//! **Guarantees.** [`read`] ends when its [`Patience`] does, or is given up; whoever drops it has
+//! **Guarantees.** [`read()`] ends when its [`Patience`] does, or is given up; whoever drops it has
 //! given it up. What hangs in the kernel keeps one thread for each path, however often it is asked
 //! for, and no thread of anybody else's. Nothing is read beyond a limit. [`look`] never opens a
 //! pipe: what somebody wrote there is for the start.

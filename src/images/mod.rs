@@ -1,8 +1,8 @@
 //! Which images may run: the policy, what registries say, who has signed, and the one gate from a
 //! name to an image.
 //!
-//! **Expected flow.** The daemon makes a [`Gate`] and has it [follow](Gate::follow) the policy's
-//! file. Before a driver pulls or makes anything, it asks the gate to [admit](Gate::admit) what a
+//! **Expected flow.** The daemon makes a [`Gate`] and has it [look again](Gate::look_again) at the policy's
+//! file whenever that changed. Before a driver pulls or makes anything, it asks the gate to [admit](Gate::admit) what a
 //! component names, and runs what the answer [says](VerifiedImage::runs).
 //!
 //! **Guarantees.** Without a policy everything runs as it is written. With one, every doubt refuses:
