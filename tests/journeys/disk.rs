@@ -1,5 +1,8 @@
 //! Disks that are full or read-only.
 
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, container, unique};
 use crate::support::{Status, World, eventually, is_alive, kill, pipeline, shell, sleeper};
 
 /// Has the daemon record things until the full disk takes no more.
@@ -307,4 +310,57 @@ fn lines_that_the_disk_of_the_logs_did_not_take_are_told() {
         .unwrap();
     assert!(!sample.ends_with(" 0"), "{sample}");
     assert!(world.ok(&["logs", "talks"]).contains("flowctl: dropped "));
+}
+
+#[test]
+fn lines_that_a_removed_container_took_along_are_a_condition() {
+    let name = "lines that a removed container took along";
+    let Some(engine) = Engine::shared(name) else {
+        return;
+    };
+    let Some(mut world) = World::with_small_disk(name, "state/logs", "1m") else {
+        return;
+    };
+    world.use_engine(&engine.host());
+    let id = unique("talks");
+    let counts = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done";
+    world.apply(&container(&id, counts, ", restart: { policy: never }"));
+    let copied = || world.ok(&["logs", &id, "--tail", "1"]);
+    eventually("its lines are copied", || copied().contains("line"));
+    let filler = world.fill_disk();
+    // It writes fifty lines a second: where none arrives for a while, they have no room.
+    let (mut last, mut since) = (String::new(), Instant::now());
+    eventually("lines have no room", || {
+        let now = copied();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(5)
+    });
+    let [container] = &engine.containers(&world)[..] else {
+        panic!("one container was expected");
+    };
+    engine.act("DELETE", &format!("/containers/{container}?force=1"));
+    drop(filler);
+    world.free_disk();
+    let told = world.until("it is told", |status| {
+        let conditions = status.0["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|one| one["kind"] == "log-dropped"))
+    });
+    let conditions = told.0["conditions"].as_array().unwrap();
+    let told = conditions.iter().find(|one| one["kind"] == "log-dropped");
+    let told = told.unwrap();
+    assert_eq!(told["component"], id.as_str());
+    let why = told["why"].as_str().unwrap();
+    assert!(why.ends_with("before their container was removed"), "{why}");
+    let log = world.ok(&["logs", &id]);
+    assert!(log.contains("flowctl: dropped "), "{log}");
+    let metrics = world.ok(&["metrics"]);
+    let dropped = metrics
+        .lines()
+        .find(|line| line.starts_with("flowctl_replica_output_dropped_lines_total{"));
+    assert!(
+        dropped.is_some_and(|line| !line.ends_with(" 0")),
+        "{dropped:?}"
+    );
 }
