@@ -1,29 +1,49 @@
 //! How a driver addresses what it started, and what it tells of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer};
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::state::ProcessIdentity;
 
 /// How a driver addresses what it started. Enough to find it again after a crash of everything. Only that
-/// driver reads it; whatever others need to know is in [`Facts`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Handle(Value);
+/// driver reads it; whatever others need to know is in [`Facts`]. It is held as text, since a daemon
+/// holds thousands of them, and written as what the text says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handle(Arc<str>);
+
+impl Serialize for Handle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Handle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(Self(value.to_string().into()))
+    }
+}
 
 impl Handle {
     /// A handle that says `address`.
     pub fn new(address: &impl Serialize) -> Self {
         // What cannot be written is no address: its driver finds the instance by its mark.
-        Self(serde_json::to_value(address).unwrap_or_default())
+        let value = serde_json::to_value(address).unwrap_or_default();
+        Self(value.to_string().into())
     }
 
     /// The address that its driver has put into it; `None` when it is another driver's.
     pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_value(self.0.clone()).ok()
+        serde_json::from_str(&self.0).ok()
+    }
+
+    fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
     }
 }
 
@@ -65,7 +85,8 @@ impl Facts {
     /// What a handle of the first format said to everybody. An instance that an older flowctl has
     /// recorded is known by that until it is looked at.
     pub fn of_first_format(handle: &Handle) -> Self {
-        let at = |path: &str| handle.0.pointer(path);
+        let value = handle.value();
+        let at = |path: &str| value.pointer(path);
         let process = |path| ProcessIdentity::deserialize(at(path)?).ok();
         let text = |path| Some(at(path)?.as_str()?.to_owned());
         let processes = [process("/process/shim"), process("/process/child")];

@@ -113,8 +113,9 @@ impl Pipeline {
             });
         }
         // A node, or the program of an instance that its engine has started again, may change.
-        let (facts, prober) = (sighting.facts.clone(), sighting.prober);
-        if !facts.is_empty() && (&facts, prober) != (&instance.facts, instance.prober) {
+        let told = (&sighting.facts, sighting.prober);
+        if !sighting.facts.is_empty() && told != (&instance.facts, instance.prober) {
+            let (facts, prober) = (sighting.facts.clone(), sighting.prober);
             self.change(&key, ledger, |record| {
                 if let Some(instance) = &mut record.instance {
                     (instance.facts, instance.prober) = (facts, prober);
