@@ -21,8 +21,8 @@ pub use memory::Memory;
 pub use verdict::{HEALTH_SCHEMA, Health, HealthColour, Indicator, health};
 
 use crate::model::{
-    ComponentPath, ConditionKind, DriverKind, Hidden, Hold, Partition, PhaseName, PipelineStatus,
-    ReplicaStatus, StatusCondition, Timestamp,
+    ComponentPath, ConditionKind, DriverKind, Hidden, Hold, InstanceId, Partition, PhaseName,
+    PipelineKey, PipelineStatus, ReplicaStatus, StatusCondition, Timestamp,
 };
 
 /// The condition of a driver that does not answer; it holds up whatever it runs.
@@ -82,6 +82,25 @@ pub fn hidden<'a>(
         about: Some(format!("{driver} {partition}")),
         blocks,
         ..whole(ConditionKind::Blind, since, why.to_owned())
+    }
+}
+
+/// The condition of an instance of which its driver knows nothing although it answers, as of one on a
+/// machine that does not report.
+pub fn unseen(
+    (driver, instance): (DriverKind, &InstanceId),
+    since: Timestamp,
+    why: &str,
+) -> StatusCondition {
+    let PipelineKey { namespace, name } = &instance.pipeline;
+    let why = format!("the {driver} driver knows nothing of it: {why}");
+    StatusCondition {
+        namespace: Some(namespace.clone()),
+        pipeline: Some(name.clone()),
+        component: Some(instance.replica.component.clone()),
+        replicas: vec![instance.replica.replica],
+        about: Some(instance.replica.to_string()),
+        ..whole(ConditionKind::Blind, since, why)
     }
 }
 

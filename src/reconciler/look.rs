@@ -209,12 +209,14 @@ impl Core {
         let mut all: Vec<StatusCondition> = blind.collect();
         for (kind, looking) in &self.drivers {
             for (what, Blindness { why, since }) in &looking.hidden {
-                let Hidden::Partition(partition) = what else {
-                    // Its own replica says so.
-                    continue;
-                };
-                let of_it = (*kind, partition);
-                all.push(conditions::hidden(of_it, *since, why, self.statuses()));
+                all.push(match what {
+                    Hidden::Partition(partition) => {
+                        conditions::hidden((*kind, partition), *since, why, self.statuses())
+                    }
+                    Hidden::Instance(instance) => {
+                        conditions::unseen((*kind, instance), *since, why)
+                    }
+                });
             }
         }
         all

@@ -319,3 +319,27 @@ fn a_cluster_that_asks_the_probes_itself_decides_who_is_ready() {
         "the daemon asks nothing itself"
     );
 }
+
+#[test]
+fn what_is_on_a_machine_that_does_not_report_is_unknown_and_no_second_one_is_started() {
+    let mut world = in_room(71);
+    let alive = world.alive();
+    world.unseen = alive.iter().cloned().collect();
+    for _ in 0..2 {
+        pass(&mut world, 600_000);
+        let shown = replica(&world);
+        assert_eq!(shown.phase, PhaseName::Unknown);
+        let why = "the kubernetes driver knows nothing of it: node n3 has not reported for 62 s";
+        assert_eq!(shown.why, why);
+        let told = world.core.snapshot().conditions.clone();
+        let told: Vec<_> = told.iter().map(|one| one.why.as_str()).collect();
+        assert_eq!(told, [why]);
+        assert_eq!(world.alive(), alive);
+        world.die();
+    }
+    world.unseen.clear();
+    let spec = pipeline(vec![in_cluster("a", 1)]);
+    world.converge(&spec, &BTreeSet::new());
+    assert_eq!((world.alive(), world.started.len()), (alive, 1));
+    assert_eq!(replica(&world).restarts, 0);
+}

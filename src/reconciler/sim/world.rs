@@ -111,6 +111,8 @@ pub(super) struct World {
     pub blind: BTreeSet<DriverKind>,
     /// Namespaces of the cluster in which nobody may look.
     pub hidden: BTreeSet<Partition>,
+    /// What runs on machines of the cluster that do not report.
+    pub unseen: BTreeSet<InstanceId>,
     /// The namespaces that the look under way is a look at.
     pub attending: BTreeSet<Partition>,
     /// The drivers start nothing and cannot say so.
@@ -150,6 +152,7 @@ impl World {
             blind: BTreeSet::new(),
             hidden: BTreeSet::new(),
             attending: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             mute: false,
             crowded: false,
             left_behind: None,
@@ -519,7 +522,7 @@ impl World {
         self.things
             .iter()
             .filter(|(id, thing)| thing.driver == driver && asked(id))
-            .filter(|(_, thing)| !is_hidden(thing))
+            .filter(|(id, thing)| !is_hidden(thing) && !self.unseen.contains(*id))
             .filter(|(_, thing)| *scope != Scope::All || self.is_attended(thing))
             .map(|(id, thing)| Sighting {
                 instance: id.clone(),
@@ -544,9 +547,15 @@ impl World {
         let hidden = hidden.filter(|_| driver == DriverKind::Kubernetes);
         let why = "pods is forbidden".to_owned();
         let hidden = hidden.map(|it| (Hidden::Partition(it.clone()), why.clone()));
+        let silent = "node n3 has not reported for 62 s".to_owned();
+        let unseen = self
+            .unseen
+            .iter()
+            .filter(|_| driver == DriverKind::Kubernetes);
+        let unseen = unseen.map(|id| (Hidden::Instance(id.clone()), silent.clone()));
         Look {
             sightings: self.sightings(driver, scope),
-            hidden: hidden.collect(),
+            hidden: hidden.chain(unseen).collect(),
         }
     }
 
