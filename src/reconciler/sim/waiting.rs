@@ -220,6 +220,9 @@ fn what_the_cluster_takes_from_its_node_is_never_counted_and_the_reason_is_told(
         world.converge(&spec, &BTreeSet::new());
         assert_eq!(world.alive() == before, inside);
         assert_eq!(replica(&world).restarts, 0);
+        let record = world.core.pipelines.values().next().unwrap();
+        let record = record.records.values().next().unwrap();
+        assert_eq!(record.history.failures, 0);
         let mut events = world.events.values();
         assert!(
             events.any(|event| event.kind == EventKind::Exited && event.reason == told),
