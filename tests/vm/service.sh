@@ -30,7 +30,9 @@ before=$(systemctl show -P MainPID flowctl)
 kill -9 "$before"
 check "killed: another daemon answers" is_another
 
-# A daemon that hangs is ended by the watchdog.
+# A daemon that hangs is ended by the watchdog, which watches one that has said that it is ready. It
+# answers a moment before that.
+check "killed: it is ready again" systemctl is-active flowctl
 before=$(systemctl show -P MainPID flowctl)
 kill -STOP "$before"
 check "watchdog: it barks" says 'Watchdog timeout' journalctl -u flowctl
