@@ -522,3 +522,29 @@ async fn a_key_signs_also_where_a_certificate_stands_beside_it() {
         world.admit(Standing::Fresh).await.unwrap();
     }
 }
+
+#[test]
+fn a_proof_of_another_log_or_of_another_place_in_it_proves_nothing() {
+    let instance = Instance::new();
+    let root = Root::read(instance.root().as_bytes()).unwrap();
+    let digest = Digest::new([1; 32]);
+    let text = statement(digest, SIGN, "{}");
+    let minted = instance.statement(&Wanted::good(), &text);
+    let bundle = instance.bundle(&minted, &text);
+    let proof = "/verificationMaterial/tlogEntries/0/inclusionProof";
+    root.verify(bundle.to_string().as_bytes(), &digest).unwrap();
+    // A checkpoint by a log that nobody trusts, another entry's, and none at all.
+    let other = instance.statement(&Wanted::good(), b"other");
+    let theirs = Instance::new().bundle(&minted, &text);
+    for wrong in [
+        theirs,
+        instance.bundle(&other, b"other"),
+        serde_json::Value::Null,
+    ] {
+        let mut changed = bundle.clone();
+        let found = wrong.pointer(proof).cloned().unwrap_or_default();
+        *changed.pointer_mut(proof).unwrap() = found;
+        let changed = changed.to_string();
+        root.verify(changed.as_bytes(), &digest).unwrap_err();
+    }
+}

@@ -48,6 +48,56 @@ async fn what_contradicts_itself_is_refused() {
 }
 
 #[tokio::test]
+async fn another_manifest_than_the_one_that_was_asked_for_is_refused() {
+    let world = World::new(SIGNED);
+    let digest = world.registry.image("a");
+    let other = Reply::new(200, MANIFEST, image("b"));
+    world.registry.put(&format!("manifests/{digest}"), other);
+    let named = format!("{}/app@{digest}", world.registry.address);
+    let question = Question {
+        image: &named,
+        besides: None,
+        standing: Standing::Fresh,
+    };
+    let refused = world.gate.admit(question, &|_| {}).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Changed, "{refused}");
+}
+
+#[tokio::test]
+async fn a_token_that_was_shown_to_the_registry_is_shown_to_no_other() {
+    let world = World::new(SIGNED);
+    let digest = world.registry.image("a");
+    world.registry.sign(&world.pair, digest, digest);
+    let other = Registry::start();
+    let challenge = format!("Bearer realm=\"http://{}/token\"", world.registry.address);
+    {
+        // Everything is for those with a token alone, and blobs lie elsewhere.
+        let mut replies = world.registry.replies.lock().unwrap();
+        for (path, reply) in replies.clone() {
+            let known = match path.contains("/blobs/") {
+                true => {
+                    other.replies.lock().unwrap().insert(path.clone(), reply);
+                    let there = format!("http://{}{path}", other.address);
+                    Reply::status(307).with("Location", &there)
+                }
+                false => reply,
+            };
+            let refuse = Reply::status(401).with("WWW-Authenticate", &challenge);
+            replies.insert(path.clone(), refuse);
+            replies.insert(format!("{path}#known"), known);
+        }
+        let token = Reply::new(200, "application/json", r#"{"token":"abc"}"#);
+        replies.insert("/token".to_owned(), token);
+    }
+    world.admit(Standing::Fresh).await.unwrap();
+    let elsewhere = other.asked.lock().unwrap().clone();
+    assert!(!elsewhere.is_empty());
+    for (path, head) in elsewhere {
+        assert!(!head.contains("authorization"), "{path}: {head}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_end_is_not_waited_for_nor_held() {
     for reply in [
         Reply::new(200, MANIFEST, "{").then(Then::Endless),

@@ -157,7 +157,11 @@ impl Registry {
         let plain = path.split('?').next().unwrap();
         let reply = {
             let replies = self.replies.lock().unwrap();
-            let found = replies.get(&path).or_else(|| replies.get(plain));
+            // What only those see who show a token.
+            let known = head.to_lowercase().contains("authorization: bearer");
+            let guarded = replies.get(&format!("{path}#known")).filter(|_| known);
+            let found = guarded.or_else(|| replies.get(&path));
+            let found = found.or_else(|| replies.get(plain));
             found.cloned().unwrap_or_else(|| Reply::status(404))
         };
         if reply.then == Then::Reset {
@@ -495,6 +499,36 @@ async fn a_verdict_about_one_image_is_none_about_another() {
     };
     world.gate.admit(question, &|_| {}).await.unwrap_err();
     assert!(world.registry.asked().len() > asked);
+}
+
+#[tokio::test]
+async fn a_verdict_counts_for_as_long_as_it_says() {
+    let world = World::new(SIGNED);
+    let digest = world.registry.image("a");
+    world.registry.sign(&world.pair, digest, digest);
+    world.admit(Standing::Fresh).await.unwrap();
+    let reference = format!("{}/app@{digest}", world.registry.address);
+    for (until, asks) in [
+        ("2100-01-01T00:00:00Z", false),
+        ("2020-01-01T00:00:00Z", true),
+    ] {
+        for text in world.kept.lock().unwrap().values_mut() {
+            let mut verdict: serde_json::Value = serde_json::from_str(text).unwrap();
+            verdict["until"] = until.into();
+            *text = verdict.to_string();
+        }
+        let before = world.registry.asked().len();
+        let anew = gate(&world.kept);
+        anew.begin(&world.file()).unwrap();
+        let image = world.registry.image_name();
+        let question = Question {
+            image: &image,
+            besides: None,
+            standing: Standing::Recorded(&reference),
+        };
+        anew.admit(question, &|_| {}).await.unwrap();
+        assert_eq!(world.registry.asked().len() > before, asks, "{until}");
+    }
 }
 
 #[tokio::test]
