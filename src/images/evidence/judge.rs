@@ -507,34 +507,56 @@ pub(super) mod tests {
         );
     }
 
-    /// What a real cosign made, see `tests/data/cosign`.
+    /// What real cosigns of two generations made, see `tests/data/cosign`.
     #[test]
     fn what_cosign_signs_counts_and_what_it_attests_does_not() {
         const IMAGE: &str =
             "sha256:8cac139af4d50a74e5e702d0d848e958eacb66b6e4ac907d66facebfaf810148";
+        const IMAGE_OF_3: &str =
+            "sha256:501f6bc0d6c1ec85043374f02b1896324a704c146ef464eb867c81cc15fbb83e";
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("images.yaml");
         let key = include_str!("../../../tests/data/cosign/cosign.pub");
         fs::write(folder.path().join("a.pub"), key).unwrap();
-        let text = "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\nkeys: { a: { file: a.pub } }\n";
+        let key = include_str!("../../../tests/data/cosign/v3/cosign.pub");
+        fs::write(folder.path().join("b.pub"), key).unwrap();
+        let text = "apiVersion: flowctl/v1\nkind: ImagePolicy\ndefault: deny\n\
+                    keys: { a: { file: a.pub }, b: { file: b.pub } }\n";
         fs::write(&file, text).unwrap();
         let policy = &load(&file).unwrap();
         let now = Timestamp::from_millis(0);
-        let count = |piece: Piece, image: &str| {
-            let image = image.parse().unwrap();
-            signed(&keys(&["a"]), &[piece], &image, Believed { policy, now }).count()
+        let count = |piece: &Piece, key: &str, image: &str| {
+            let (image, pieces) = (image.parse().unwrap(), [piece.clone()]);
+            signed(&keys(&[key]), &pieces, &image, Believed { policy, now }).count()
         };
+        let bundle = |bytes: &[u8]| Piece::Bundle(bytes.to_vec().into());
         let simple = Piece::Simple {
             payload: include_bytes!("../../../tests/data/cosign/payload.json").to_vec(),
             signature: include_str!("../../../tests/data/cosign/payload.sig").to_owned(),
             certified: Certified::No,
         };
-        let sign = include_bytes!("../../../tests/data/cosign/sign.sigstore.json").to_vec();
-        let sbom = include_bytes!("../../../tests/data/cosign/spdx.sigstore.json").to_vec();
-        for piece in [simple, Piece::Bundle(sign.into())] {
-            assert_eq!(count(piece.clone(), IMAGE), 1);
-            assert_eq!(count(piece, &digest(1).to_string()), 0);
+        let sign = bundle(include_bytes!(
+            "../../../tests/data/cosign/sign.sigstore.json"
+        ));
+        let sign_of_3 = bundle(include_bytes!(
+            "../../../tests/data/cosign/v3/sign.sigstore.json"
+        ));
+        for (piece, key, other, image) in [
+            (simple, "a", "b", IMAGE),
+            (sign, "a", "b", IMAGE),
+            (sign_of_3, "b", "a", IMAGE_OF_3),
+        ] {
+            assert_eq!(count(&piece, key, image), 1);
+            assert_eq!(count(&piece, other, image), 0);
+            assert_eq!(count(&piece, key, &digest(1).to_string()), 0);
         }
-        assert_eq!(count(Piece::Bundle(sbom.into()), IMAGE), 0);
+        let sbom = bundle(include_bytes!(
+            "../../../tests/data/cosign/spdx.sigstore.json"
+        ));
+        let provenance = bundle(include_bytes!(
+            "../../../tests/data/cosign/v3/provenance.sigstore.json"
+        ));
+        assert_eq!(count(&sbom, "a", IMAGE), 0);
+        assert_eq!(count(&provenance, "b", IMAGE_OF_3), 0);
     }
 }
