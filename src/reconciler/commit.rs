@@ -130,9 +130,9 @@ impl Core {
         })
     }
 
-    /// Whether what is left at the end is recorded, or was tried in vain. Where recording failed
-    /// before, the disk may have room again by now, so it is tried once more, at once.
-    pub(super) fn was_last_recorded(&mut self) -> bool {
+    /// Tries once more to record that nothing is left, where recording has failed: the disk may have room
+    /// again by now. Answers whether that is over, with or without success.
+    pub(super) fn finish_recording(&mut self) -> bool {
         let Some(trouble) = &mut self.not_durable else {
             return true;
         };

@@ -350,7 +350,7 @@ impl Core {
         } else if self.pipelines.is_empty()
             // Whoever asked is answered first.
             && !owed.any(|effect| matches!(effect, Effect::Answer(_)))
-            && self.was_last_recorded()
+            && self.finish_recording()
         {
             self.ending = Ending::Decided;
         }
