@@ -118,6 +118,32 @@ fn upload(registry: &Registry, repository: &str, bytes: &[u8]) -> String {
     digest
 }
 
+/// The tests' image in a registry of the test's own; the engine has forgotten it.
+struct Published {
+    registry: Registry,
+    /// Its name there, which no other test uses.
+    id: String,
+    repository: String,
+    digest: String,
+}
+
+impl Published {
+    fn new(world: &World, engine: &Engine, name: &str) -> Self {
+        let registry = Registry::open(&world.path("registry"));
+        let id = unique(name);
+        let repository = format!("{}/{id}", registry.address);
+        push(engine, IMAGE, &repository);
+        let digest = own_digest(engine, &repository);
+        forget(engine, &repository);
+        Self {
+            registry,
+            id,
+            repository,
+            digest,
+        }
+    }
+}
+
 /// The digest by which the registry has what was pushed.
 fn own_digest(engine: &Engine, repository: &str) -> String {
     let pushed = engine.ask("GET", &format!("/images/{repository}:1/json")).1;
@@ -213,12 +239,12 @@ fn only_what_the_policy_lets_run_runs_and_by_its_digest() {
 #[test]
 fn an_image_runs_once_it_is_signed_and_a_changed_policy_judges_anew() {
     let (mut world, engine) = world_with_engine!("an_image_runs_once_it_is_signed_…");
-    let registry = Registry::open(&world.path("registry"));
-    let id = unique("signed");
-    let repository = format!("{}/{id}", registry.address);
-    push(&engine, IMAGE, &repository);
-    let pushed = own_digest(&engine, &repository);
-    forget(&engine, &repository);
+    let Published {
+        registry,
+        id,
+        repository,
+        digest: pushed,
+    } = Published::new(&world, &engine, "signed");
 
     let signer = Signer::new();
     fs::write(world.path("release.pub"), signer.pem()).unwrap();
@@ -319,12 +345,12 @@ fn an_image_runs_once_it_is_signed_and_a_changed_policy_judges_anew() {
 #[test]
 fn a_daemon_killed_between_verdict_and_start_starts_what_was_verified_and_nothing_else() {
     let (mut world, engine) = world_with_engine!("a_daemon_killed_between_verdict_and_start_…");
-    let registry = Registry::open(&world.path("registry"));
-    let id = unique("killed");
-    let repository = format!("{}/{id}", registry.address);
-    push(&engine, IMAGE, &repository);
-    let pushed = own_digest(&engine, &repository);
-    forget(&engine, &repository);
+    let Published {
+        registry,
+        id,
+        repository,
+        digest: pushed,
+    } = Published::new(&world, &engine, "killed");
     let signer = Signer::new();
     fs::write(world.path("release.pub"), signer.pem()).unwrap();
     signer.sign(&registry, &id, &pushed);

@@ -94,13 +94,7 @@ impl<'a> Believed<'a> {
         digest: &Digest,
     ) -> Result<Vouched, String> {
         match signer {
-            Signer::Key(name) => {
-                let key = self.key(name)?;
-                match envelope.is_signed_by(key) {
-                    true => Ok(Known::Key(key.fingerprint()).into()),
-                    false => Err(format!("not by key {name}{}", key.remark())),
-                }
-            }
+            Signer::Key(name) => self.by_key(name, |key| envelope.is_signed_by(key)),
             Signer::Keyless {
                 root,
                 issuer,
@@ -126,13 +120,7 @@ impl<'a> Believed<'a> {
         certified: &Certified,
     ) -> Result<Vouched, String> {
         match signer {
-            Signer::Key(name) => {
-                let key = self.key(name)?;
-                match key.has_signed(text, signature) {
-                    true => Ok(Known::Key(key.fingerprint()).into()),
-                    false => Err(format!("not by key {name}{}", key.remark())),
-                }
-            }
+            Signer::Key(name) => self.by_key(name, |key| key.has_signed(text, signature)),
             Signer::Keyless {
                 root,
                 issuer,
@@ -142,6 +130,20 @@ impl<'a> Believed<'a> {
                 wanted(issuer, subject, proved)
             }
             Signer::Notation { .. } => Err(by_notation(signer)),
+        }
+    }
+
+    /// The key of that name, if it `has_signed`.
+    fn by_key(
+        &self,
+        name: &str,
+        has_signed: impl FnOnce(&PublicKey) -> bool,
+    ) -> Result<Vouched, String> {
+        let key = self.key(name)?;
+        if has_signed(key) {
+            Ok(Known::Key(key.fingerprint()).into())
+        } else {
+            Err(format!("not by key {name}{}", key.remark()))
         }
     }
 
