@@ -119,15 +119,24 @@ impl Inner {
         }
     }
 
-    /// Says that lines were lost, once the disk takes that.
-    async fn tell_loss(&self, source: &Source, lost: Unwritten) {
+    /// Opens the log of `source`, on a thread that may block.
+    fn log_of(
+        &self,
+        source: &Source,
+    ) -> impl Fn() -> std::io::Result<LogFile> + Clone + Send + 'static {
         let InstanceId {
             pipeline,
             replica,
             incarnation,
         } = &source.instance;
         let dir = logs::replica_dir(&self.logs_dir(), pipeline, replica);
-        let (incarnation, limits, lost) = (*incarnation, source.limits, Arc::new(lost));
+        let (incarnation, limits) = (*incarnation, source.limits);
+        move || LogFile::open(&dir, incarnation, limits)
+    }
+
+    /// Says that lines were lost, once the disk takes that.
+    async fn tell_loss(&self, source: &Source, lost: Unwritten) {
+        let (open, lost) = (self.log_of(source), Arc::new(lost));
         tracing::warn!(
             instance = %source.instance,
             lines = lost.lines,
@@ -135,9 +144,8 @@ impl Inner {
             "lines of a log were lost with their container"
         );
         loop {
-            let (dir, lost, now) = (dir.clone(), Arc::clone(&lost), self.clock.now());
-            let told =
-                blocking(move || LogFile::open(&dir, incarnation, limits)?.append_loss(now, &lost));
+            let (open, lost, now) = (open.clone(), Arc::clone(&lost), self.clock.now());
+            let told = blocking(move || open()?.append_loss(now, &lost));
             if told.await.is_ok() {
                 return;
             }
@@ -170,14 +178,7 @@ impl Inner {
         follow: Follow,
         behind: &mut Option<Unwritten>,
     ) -> Result<(), Failure> {
-        let InstanceId {
-            pipeline,
-            replica,
-            incarnation,
-        } = &source.instance;
-        let dir = logs::replica_dir(&self.logs_dir(), pipeline, replica);
-        let (incarnation, limits) = (*incarnation, source.limits);
-        let mut log = blocking(move || LogFile::open(&dir, incarnation, limits)).await?;
+        let mut log = blocking(self.log_of(source)).await?;
         let options = LogsOptions {
             follow: follow == Follow::Yes,
             stdout: true,
