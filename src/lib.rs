@@ -19,8 +19,10 @@
 //! | 1 | [`clock`] | wall time that tests can move |
 //! | 1 | [`failpoint`] | places at which tests make this program fail |
 //! | 1 | [`files`] | the files that users name: read with a limit, a deadline and a way to give up |
+//! | 1 | [`graph`] | what reads from what, and what waits for what |
 //! | 1 | [`http`] | one exchange with another host that may do anything, by TLS where it is asked for |
 //! | 1 | [`ownership`] | who else could change what a path names |
+//! | 1 | [`text`] | text as a terminal shows it, and what there is in words |
 //! | 2 | [`store`] | what is remembered, in an embedded database |
 //! | 2 | [`probe`] | asks components whether they are well |
 //! | 2 | [`watch`] | a file, to the last good pipelines in it |
@@ -71,6 +73,7 @@ pub mod failpoint;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod graph;
 pub mod http;
 pub mod images;
 pub mod manifest;
@@ -84,5 +87,6 @@ pub mod probe;
 pub mod reconciler;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod usage;
 pub mod watch;

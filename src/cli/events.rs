@@ -6,9 +6,9 @@ use super::exit::{Exit, Failure};
 use super::reader;
 use super::status::ended;
 use super::target::{Named, either, labelled};
-use super::text::{Style, Tone, clean, paint};
+use super::text::{Style, Tone, clean, event_place, event_tone, paint};
 use crate::api::{ClientError, EventQuery};
-use crate::model::{Event, EventKind, Namespace, ReplicaKey, Snapshot};
+use crate::model::{Event, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Failure> {
     // What goes on needs a daemon; what happened is kept.
@@ -117,75 +117,17 @@ pub(super) fn line(event: &Event, style: Style) -> String {
     format!(
         "{}  {}  {:<24}  {}\n",
         paint(&event.at.to_string(), Tone::Dim, style),
-        paint(&kind, tone(event.kind), style),
-        place(event),
+        paint(&kind, event_tone(event.kind), style),
+        event_place(event),
         clean(&event.message),
     )
-}
-
-/// `pipeline/replica`, as far as it is known.
-fn place(event: &Event) -> String {
-    let mut words = Vec::new();
-    if let Some(namespace) = &event.namespace
-        && *namespace != Namespace::default()
-    {
-        words.push(namespace.to_string());
-    }
-    words.extend(event.pipeline.as_ref().map(ToString::to_string));
-    words.extend(event.component.as_ref().map(|component| {
-        let component = component.clone();
-        let replica = event.replica.unwrap_or(0);
-        ReplicaKey { component, replica }.to_string()
-    }));
-    if words.is_empty() {
-        "daemon".to_owned()
-    } else {
-        words.join("/")
-    }
-}
-
-fn tone(kind: EventKind) -> Tone {
-    match kind {
-        EventKind::Started
-        | EventKind::Ready
-        | EventKind::Completed
-        | EventKind::Adopted
-        | EventKind::Recovered
-        | EventKind::Sighted
-        | EventKind::Registered
-        | EventKind::Heard
-        | EventKind::Advanced
-        | EventKind::Durable => Tone::Good,
-        EventKind::Applied
-        | EventKind::Deleted
-        | EventKind::Starting
-        | EventKind::Preparing
-        | EventKind::Stopping
-        | EventKind::Stopped
-        | EventKind::Waiting
-        | EventKind::DaemonStarted
-        | EventKind::DaemonStopping
-        | EventKind::Requested => Tone::Moving,
-        EventKind::Rejected
-        | EventKind::StartFailed
-        | EventKind::Unready
-        | EventKind::StopFailed
-        | EventKind::Exited
-        | EventKind::Backoff
-        | EventKind::Crashloop
-        | EventKind::Failed
-        | EventKind::NotDurable
-        | EventKind::Rebuilt
-        | EventKind::Silent
-        | EventKind::Stalled => Tone::Bad,
-        EventKind::Blind => Tone::Unknown,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::sample::ago;
     use super::*;
+    use crate::model::{EventKind, Namespace};
 
     #[test]
     fn an_event_tells_when_where_and_what() {

@@ -38,14 +38,11 @@ mod program;
 mod reader;
 mod render;
 mod run;
-#[cfg(test)]
-mod sample;
 mod sources;
 mod spawn;
 mod status;
 mod steer;
 mod target;
-mod text;
 mod top;
 mod unit;
 mod validate;
@@ -63,6 +60,9 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::api::{ApiError, Asked, Client, ClientError, ErrorCode};
 use crate::clock::Clock;
+use crate::text;
+#[cfg(test)]
+use crate::text::sample;
 use args::{Cli, Global, Verb};
 use out::{Out, tell};
 

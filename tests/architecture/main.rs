@@ -17,7 +17,7 @@ mod fence;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 25] = [
+const ROOMS: [(&str, u8); 27] = [
     ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
@@ -26,8 +26,10 @@ const ROOMS: [(&str, u8); 25] = [
     ("clock", 1),
     ("failpoint", 1),
     ("files", 1),
+    ("graph", 1),
     ("http", 1),
     ("ownership", 1),
+    ("text", 1),
     ("store", 2),
     ("probe", 2),
     ("watch", 2),
@@ -38,11 +40,11 @@ const ROOMS: [(&str, u8); 25] = [
     ("usage", 5),
     ("control_plane", 6),
     ("api", 6),
-    ("dashboard", 6),
     ("metrics", 6),
     ("notify", 6),
     ("telemetry", 6),
     ("daemon", 7),
+    ("dashboard", 7),
 ];
 
 /// The room on top of them all: it may import every other.
@@ -65,7 +67,7 @@ const CRATES: [(&str, &[&str]); 45] = [
     ("h2", &["probe"]),
     ("bollard", &["driver/docker"]),
     ("terminal_size", &["cli"]),
-    ("unicode_width", &["cli"]),
+    ("unicode_width", &["text"]),
     ("jsonwebtoken", &["control_plane"]),
     ("prost", &["control_plane"]),
     ("prost_types", &["control_plane"]),
@@ -102,6 +104,7 @@ const CRATES: [(&str, &[&str]); 45] = [
             "notify",
             "telemetry",
             "daemon",
+            "dashboard",
             "cli",
         ],
     ),

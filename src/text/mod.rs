@@ -1,4 +1,10 @@
-//! Text as a terminal shows it: what is safe, how wide it is, which colour it has. Pure.
+//! Text as a terminal shows it: what is safe, how wide it is, which colour it has; and what a
+//! replica, an event and a graph are in words. Pure.
+
+mod event;
+mod replica;
+#[cfg(test)]
+pub mod sample;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -9,6 +15,9 @@ use std::time::Duration;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::model::{PhaseName, Timestamp};
+
+pub use event::{event_place, event_tone};
+pub use replica::{bytes, cores, ended, limit, memory, replica_name, why};
 
 /// Whether colours are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
