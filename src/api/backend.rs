@@ -10,6 +10,7 @@ use super::wire::{
 };
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogQuery, LogStream};
+use crate::manifest::{Fingerprint, Taken};
 use crate::model::{
     ComponentId, Event, Notifications, PipelineKey, PipelineSpec, Problem, Snapshot, TargetName,
 };
@@ -43,8 +44,8 @@ pub trait Backend: Send + Sync + 'static {
     async fn remarks(&self, loaded: &[Loaded], caller: Option<&CallerVariables>) -> Vec<Problem>;
 
     /// Told after the pipelines of `request` were recorded, so that the watch follows its files and
-    /// folders, or leaves them when that is asked for.
-    async fn applied(&self, request: &ApplyRequest);
+    /// folders, or leaves them when that is asked for. `taken` are the files as they were read.
+    async fn applied(&self, request: &ApplyRequest, taken: Vec<Taken>);
 
     /// Told after these pipelines were recorded although something would keep them from running.
     async fn forced(&self, pipelines: Vec<PipelineKey>);
@@ -156,4 +157,17 @@ pub struct Loaded {
     pub source: Source,
     /// All that it defines.
     pub pipelines: Vec<PipelineSpec>,
+    /// The text that says so.
+    pub text: Fingerprint,
+}
+
+impl Loaded {
+    /// What of it was taken over once it is applied; `None` of a text that came without a file.
+    pub fn taken(&self) -> Option<Taken> {
+        Some(Taken {
+            file: self.source.file.clone()?,
+            text: self.text,
+            pipelines: self.pipelines.iter().map(|spec| spec.key.clone()).collect(),
+        })
+    }
 }

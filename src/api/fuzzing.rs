@@ -13,6 +13,7 @@ use super::server::Inside;
 use super::wire::{ApplyRequest, CallerVariables, EventQuery, VolumesAnswer, VolumesRequest};
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogQuery, LogStream};
+use crate::manifest::Taken;
 use crate::model::{
     ComponentId, Event, PipelineKey, PipelineSpec, Problem, STATUS_SCHEMA, Snapshot,
 };
@@ -47,7 +48,7 @@ impl Backend for Nobody {
         Vec::new()
     }
 
-    async fn applied(&self, _: &ApplyRequest) {}
+    async fn applied(&self, _: &ApplyRequest, _: Vec<Taken>) {}
 
     async fn forced(&self, _: Vec<PipelineKey>) {}
 

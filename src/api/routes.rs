@@ -236,12 +236,14 @@ async fn apply_all(shared: &Shared, request: &ApplyRequest) -> Answer<ApplyAnswe
         .map(|spec| (spec.key.clone(), HostMount::all_of(spec)))
         .collect();
     let keys: Vec<_> = mounts.keys().cloned().collect();
+    let taken = checked.loaded.iter().filter_map(Loaded::taken).collect();
     let applied = apply_each(shared, checked.loaded).await;
     if is_forced {
         backend.forced(keys).await;
     }
-    // What was recorded before another one failed is followed too.
-    backend.applied(request).await;
+    // What was recorded before another one failed is followed too, as its files say it now.
+    let taken = applied.as_ref().map_or(Vec::new(), |_| taken);
+    backend.applied(request, taken).await;
     let mut pipelines = applied?;
     for pipeline in &mut pipelines {
         pipeline.host_mounts = mounts.remove(&pipeline.key()).unwrap_or_default();
@@ -254,6 +256,7 @@ async fn apply_each(shared: &Shared, all: Vec<Loaded>) -> Answer<Vec<AppliedPipe
     for Loaded {
         source,
         pipelines: wanted,
+        text: _,
     } in all
     {
         let applied = shared.backend.owner().apply(wanted, source).await?;

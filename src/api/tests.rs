@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogLine, LogQuery, LogStream, OutputStream};
+use crate::manifest::{Fingerprint, Taken};
 use crate::model::{
     ComponentId, DaemonStatus, Event, EventKind, Generation, IdError, PipelineKey, PipelineSpec,
     PipelineStatus, Problem, ReplicaKey, STATUS_SCHEMA, Snapshot, Timestamp,
@@ -61,6 +62,7 @@ impl Backend for Scripted {
                     origin: Origin::Person,
                 },
                 pipelines: vec![spec],
+                text: Fingerprint::of(text.as_bytes()),
             });
         }
         let remarks = Remarks::default();
@@ -75,7 +77,7 @@ impl Backend for Scripted {
         Vec::new()
     }
 
-    async fn applied(&self, _: &ApplyRequest) {}
+    async fn applied(&self, _: &ApplyRequest, _: Vec<Taken>) {}
 
     async fn forced(&self, _: Vec<PipelineKey>) {}
 

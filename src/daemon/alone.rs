@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::driver::logs::kept::{KeptLog, Retention};
 use crate::driver::process::ProcessDriver;
 use crate::driver::{LogQuery, LogStream, Scope, logs};
+use crate::manifest::Taken;
 use crate::metrics;
 use crate::model::{
     ComponentId, DaemonStatus, DriverKind, Event, PipelineKey, PipelineSpec, Problem, Snapshot,
@@ -172,7 +173,7 @@ impl api::Backend for Onlooker {
         Vec::new()
     }
 
-    async fn applied(&self, _: &ApplyRequest) {}
+    async fn applied(&self, _: &ApplyRequest, _: Vec<Taken>) {}
 
     async fn forced(&self, _: Vec<PipelineKey>) {}
 

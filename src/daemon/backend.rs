@@ -16,6 +16,7 @@ use crate::driver::docker::{DockerDriver, Obstacle, Reachable, Renewal, Volumes}
 use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
 use crate::driver::{DriverError, LogQuery, LogStream};
+use crate::manifest::Taken;
 use crate::metrics::{Format, Metrics};
 use crate::model::{
     ComponentId, ComponentSpec, Event, Hold, Limit, Notifications, PipelineKey, PipelineSpec,
@@ -198,8 +199,8 @@ impl api::Backend for Backend {
         remarks
     }
 
-    async fn applied(&self, request: &ApplyRequest) {
-        self.sources.follow(request).await;
+    async fn applied(&self, request: &ApplyRequest, taken: Vec<Taken>) {
+        self.sources.follow(request, taken).await;
     }
 
     async fn forced(&self, pipelines: Vec<PipelineKey>) {

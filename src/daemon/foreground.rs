@@ -16,10 +16,10 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiError, Backend as _, ErrorCode, SourceInput, Watching, WhenUnready};
+use crate::api::{ApiError, Backend as _, ErrorCode, Loaded, SourceInput, Watching, WhenUnready};
 use crate::driver::logs::kept::Retention;
 use crate::driver::{Follow, LogQuery, Runs};
-use crate::manifest::Severity;
+use crate::manifest::{Severity, Taken};
 use crate::model::{
     ComponentId, DriverKind, Event, EventKind, HumanDuration, InstanceId, PhaseName, PipelineKey,
     Signal, Snapshot, StopPolicy,
@@ -306,6 +306,7 @@ async fn begin(
     }
     let mut events = daemon.owner.events();
     let mut keys = Vec::new();
+    let taken: Vec<Taken> = checked.loaded.iter().filter_map(Loaded::taken).collect();
     for loaded in checked.loaded {
         for spec in &loaded.pipelines {
             voice.say(&format!("Starting pipeline: {}", spec.key));
@@ -316,7 +317,10 @@ async fn begin(
     let given = options.reading.given();
     for source in &options.sources {
         match source {
-            SourceInput::File(file) => daemon.sources.begin(file.clone(), given.clone()).await,
+            SourceInput::File(file) => {
+                let (file, given) = (file.clone(), given.clone());
+                daemon.sources.begin(file, given, &taken).await;
+            }
             // It was read, and cannot be read again.
             SourceInput::Text { .. } => {}
         }

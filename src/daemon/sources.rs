@@ -19,7 +19,7 @@ use crate::api::{
 };
 use crate::driver::process;
 use crate::images::Gate;
-use crate::manifest::{self, Colour, Given, Parsed, Problems, Severity};
+use crate::manifest::{self, Colour, Given, Parsed, Problems, Severity, Taken};
 use crate::model::{DriverKind, Limit, Namespace, PipelineSpec, Problem, path};
 use crate::ownership::{End, Stranger, Trusted};
 use crate::reconciler::{Origin, ReconcilerHandle, Source};
@@ -77,6 +77,7 @@ pub fn check(
             Ok(Parsed {
                 pipelines,
                 warnings,
+                text,
             }) => {
                 remark(
                     &mut checked.remarks,
@@ -94,7 +95,11 @@ pub fn check(
                     watched: is_followed,
                     origin: Origin::Person,
                 };
-                checked.loaded.push(Loaded { source, pipelines });
+                checked.loaded.push(Loaded {
+                    source,
+                    pipelines,
+                    text,
+                });
             }
             Err(found) => {
                 rendered += &found.render(reading.colour);
@@ -318,7 +323,7 @@ impl Sources {
         }
         let following: Vec<JoinHandle<()>> = all
             .into_iter()
-            .map(|(path, followed)| sources.follow_as(path, followed))
+            .map(|(path, followed)| sources.follow_as(path, followed, Vec::new()))
             .collect();
         for_a_while(following).await;
         tokio::spawn(sources.clone().hand_in(updates));
@@ -350,14 +355,14 @@ impl Sources {
         }
     }
 
-    /// Follows what was applied from now on, or leaves it.
-    pub async fn follow(&self, request: &ApplyRequest) {
+    /// Follows what was applied from now on, or leaves it. `taken` are the files as they were read.
+    pub async fn follow(&self, request: &ApplyRequest, taken: Vec<Taken>) {
         let given = given(request.namespace.clone(), request.orchestrator);
         for source in &request.sources {
             match (source, request.watch) {
                 (SourceInput::Text { .. }, _) => {}
                 (SourceInput::File(path), Watching::Yes) => {
-                    self.begin(path.clone(), given.clone()).await;
+                    self.begin(path.clone(), given.clone(), &taken).await;
                 }
                 (SourceInput::File(path), Watching::No) => self.leave(path),
             }
@@ -369,8 +374,8 @@ impl Sources {
         self.watch.look_again();
     }
 
-    /// Follows a file or a folder that was applied just now.
-    pub async fn begin(&self, path: PathBuf, given: Given) {
+    /// Follows a file or a folder that was applied just now, as `taken` says.
+    pub async fn begin(&self, path: PathBuf, given: Given, taken: &[Taken]) {
         let asked = path.clone();
         // One whose file system hangs is judged when it is read.
         let judged = timeout(
@@ -406,18 +411,25 @@ impl Sources {
         };
         let followed = Followed { given, files };
         self.record(path.clone(), Some(&followed));
-        for_a_while([self.follow_as(path, followed)]).await;
+        let of_it =
+            |one: &&Taken| one.file == path || one.file.parent().is_some_and(|dir| dir == path);
+        let taken: Vec<Taken> = taken.iter().filter(of_it).cloned().collect();
+        for one in &taken {
+            // An earlier edit that still waits for its images is none any more.
+            self.edited(&one.file);
+        }
+        for_a_while([self.follow_as(path, followed, taken)]).await;
     }
 
-    /// Follows a file or folder from now on; what it says is taken in a task.
-    fn follow_as(&self, path: PathBuf, followed: Followed) -> JoinHandle<()> {
+    /// Follows a file or folder from now on; what it says beyond `taken` is taken in a task.
+    fn follow_as(&self, path: PathBuf, followed: Followed, taken: Vec<Taken>) -> JoinHandle<()> {
         let source = watch::Source {
             path: path.clone(),
             given: followed.given.clone(),
         };
         self.followed().insert(path.clone(), followed);
         // In the order in which sources are followed and left.
-        let adding = self.watch.add(source, OnProblem::Wait);
+        let adding = self.watch.add(source, taken, OnProblem::Wait);
         let sources = self.clone();
         tokio::spawn(async move {
             let stop = sources.stop.clone();

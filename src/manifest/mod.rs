@@ -42,11 +42,12 @@ pub mod yaml;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Namespace, PipelineSpec};
+use crate::model::{Namespace, PipelineKey, PipelineSpec};
 
 pub use exposure::HOST_FROM_CONTAINER;
 pub use image_policy::{ParsedImagePolicy, PolicyFiles, is_image_policy, parse_image_policy};
@@ -108,6 +109,33 @@ pub struct Parsed {
     pub pipelines: Vec<PipelineSpec>,
     /// Old spellings and fields without effect; often none.
     pub warnings: Problems,
+    /// The text that says all this.
+    pub text: Fingerprint,
+}
+
+/// Stands for the text of a manifest: while the process lives, the same text has the same one, and
+/// another text another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// That of `text`.
+    pub fn of(text: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// A file whose text was read, and whose pipelines were applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
+    /// As its source names it.
+    pub file: PathBuf,
+    /// What it said then.
+    pub text: Fingerprint,
+    /// The pipelines that this defines.
+    pub pipelines: Vec<PipelineKey>,
 }
 
 /// Reads a manifest. `file` is what problems call it.
@@ -156,6 +184,7 @@ pub fn parse(file: &str, text: &[u8], options: &Options) -> Result<Parsed, Probl
     Ok(Parsed {
         pipelines,
         warnings: findings.finish(file),
+        text: Fingerprint::of(text),
     })
 }
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::manifest::{Given, Parsed, Problems};
+use crate::manifest::{Given, Parsed, Problems, Taken};
 
 pub use read::{read, read_stream};
 
@@ -176,15 +176,17 @@ impl Watch {
         &workers.threads[&mount]
     }
 
-    /// Reads a source and watches it from then on. The answer holds one update for each file;
-    /// later ones arrive at the receiver. A source that is watched already is read anew. It is added
-    /// whether or not the answer is waited for; while its file system hangs, there is none.
+    /// Reads a source and watches it from then on. The answer holds one update for each file that says
+    /// something else than `taken` knows; later ones arrive at the receiver. A source that is watched
+    /// already is read anew. It is added whether or not the answer is waited for; while its file system
+    /// hangs, there is none.
     ///
     /// # Errors
     /// When its thread has died. What is wrong with the files is in the answer.
     pub fn add(
         &self,
         source: Source,
+        taken: Vec<Taken>,
         on_problem: OnProblem,
     ) -> impl Future<Output = Result<Vec<Update>, WatchDied>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
@@ -192,6 +194,7 @@ impl Watch {
         let worker = self.worker_of(&mut workers, &source.path);
         let message = worker::Message::Add {
             source,
+            taken,
             on_problem,
             reply,
         };

@@ -1,11 +1,9 @@
 //! One watched source: what was last said about each of its files, and what is to be said now.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::manifest::Problems;
+use crate::manifest::{Fingerprint, Problems, Taken};
 use crate::model::PipelineKey;
 use crate::ownership::End;
 
@@ -37,10 +35,10 @@ enum Said {
     #[default]
     Nothing,
     /// This text, which was good.
-    Good(u64),
+    Good(Fingerprint),
     /// This problem. The same text may be good later: another file of its directory may be what
     /// is wrong with it.
-    Problem(u64),
+    Problem(Fingerprint),
 }
 
 /// Whether a problem may be reported that was not there at the look before.
@@ -67,6 +65,26 @@ impl Watched {
             route: Route::default(),
             debounce: Debounce::default(),
             files: BTreeMap::new(),
+        }
+    }
+
+    /// Says nothing of files that still say what whoever adds this source has taken over already.
+    ///
+    /// Where `before`, the same source until now, has said another thing of a file since, that may
+    /// still be on its way to whoever takes it: it is said again, so that the last word is the file's.
+    pub(super) fn know(&mut self, taken: Vec<Taken>, before: Option<&Self>) {
+        for Taken {
+            file,
+            text,
+            pipelines,
+        } in taken
+        {
+            let said = Said::Good(text);
+            let last = before.and_then(|before| before.files.get(&file));
+            if last.is_none_or(|known| known.said == said) {
+                let keys = pipelines;
+                self.files.insert(file, Known { said, keys });
+            }
         }
     }
 
@@ -124,7 +142,7 @@ impl Watched {
         for (file, text) in texts {
             let good = text
                 .as_ref()
-                .map_or(Said::Nothing, |text| Said::Good(fingerprint(text)));
+                .map_or(Said::Nothing, |text| Said::Good(Fingerprint::of(text)));
             let known = self.files.get(&file);
             let stands = || {
                 let keys = known.map(|known| known.keys.as_slice()).unwrap_or_default();
@@ -162,7 +180,7 @@ impl Watched {
                     .collect();
             }
             Err(problems) => {
-                let said = Said::Problem(fingerprint(problems.to_string().as_bytes()));
+                let said = Said::Problem(Fingerprint::of(problems.to_string().as_bytes()));
                 if known.said == said {
                     return;
                 }
@@ -184,10 +202,4 @@ fn gone(file: &Path) -> Problems {
         "the file is gone",
         Some("put it back, or end its pipelines with `flowctl delete`".to_owned()),
     )
-}
-
-fn fingerprint(text: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }

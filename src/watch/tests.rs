@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-use crate::manifest::Given;
+use crate::manifest::{Given, Taken};
 use crate::model::{ComponentSpec, Problem, ProcessSpec, Workload};
 
 use super::worker::Message;
@@ -84,12 +84,25 @@ impl World {
         self.add_with(name, OnProblem::Refuse).await
     }
 
+    /// Adds a source of which `taken` is known.
+    async fn add_taken(&self, name: &str, taken: Vec<Taken>) -> Vec<Update> {
+        let source = Source {
+            path: self.path(name),
+            given: Given::default(),
+        };
+        let added = self.watch.add(source, taken, OnProblem::Wait);
+        added.await.unwrap()
+    }
+
     async fn add_with(&self, name: &str, on_problem: OnProblem) -> Vec<Update> {
         let source = Source {
             path: self.path(name),
             given: Given::default(),
         };
-        self.watch.add(source, on_problem).await.unwrap()
+        self.watch
+            .add(source, Vec::new(), on_problem)
+            .await
+            .unwrap()
     }
 
     async fn next(&mut self) -> Update {
@@ -400,6 +413,57 @@ async fn files_that_come_go_and_clash_in_a_directory_are_each_told_of() {
     fs::remove_file(world.path("d/a.yaml")).unwrap();
     world.until_problem("the file is gone").await;
     world.until_arg("4").await;
+}
+
+/// What whoever applies `name` has read and taken over.
+fn taken(world: &World, name: &str) -> Taken {
+    let file = world.path(name);
+    let read = read(&file, &Given::default()).remove(0).outcome.unwrap();
+    Taken {
+        file,
+        text: read.text,
+        pipelines: read.pipelines.into_iter().map(|spec| spec.key).collect(),
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_over_is_not_said_again_and_edits_of_it_are() {
+    let mut world = World::new(Method::Events);
+    fs::create_dir(world.path("d")).unwrap();
+    world.write("d/a.yaml", &manifest("a", "1"));
+    world.write("d/b.yaml", &manifest("b", "1"));
+    let both = vec![taken(&world, "d/a.yaml"), taken(&world, "d/b.yaml")];
+    world.write("d/b.yaml", &manifest("b", "2"));
+    let updates = world.add_taken("d", both).await;
+    assert_eq!(updates.len(), 1, "only b was edited since it was read");
+    assert_eq!(said(&updates[0]).unwrap(), ["2"]);
+    world.write("d/c.yaml", &manifest("a", "3"));
+    world.until_problem("pipeline `a` is also in a.yaml").await;
+    world.write("d/a.yaml", &manifest("a", "4"));
+    assert_eq!(world.until_arg("4").await.file, world.path("d/a.yaml"));
+}
+
+#[tokio::test]
+async fn the_last_word_is_the_files_when_an_edit_that_was_undone_is_still_on_its_way() {
+    let mut world = World::new(Method::Events);
+    world.write("p.yaml", &manifest("p", "1"));
+    let first = taken(&world, "p.yaml");
+    assert!(
+        world
+            .add_taken("p.yaml", vec![first.clone()])
+            .await
+            .is_empty()
+    );
+    world.write("p.yaml", &manifest("p", "2"));
+    world.until_arg("2").await;
+    world.write("p.yaml", &manifest("p", "1"));
+    let again = world.add_taken("p.yaml", vec![first]).await;
+    let is_said = match again.as_slice() {
+        [] => world.until_arg("1").await,
+        [update] => update.clone(),
+        more => panic!("{more:?}"),
+    };
+    assert_eq!(said(&is_said).unwrap(), ["1"]);
 }
 
 #[tokio::test]

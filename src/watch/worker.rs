@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
 use crate::failpoint;
-use crate::manifest::Given;
+use crate::manifest::{Given, Taken};
 
 use super::debounce::Change;
 use super::sources::{Look, Patience, Watched};
@@ -32,6 +32,8 @@ pub(super) enum Message {
     /// Watch a source.
     Add {
         source: Source,
+        /// What it said to whoever adds it, who has taken that over.
+        taken: Vec<Taken>,
         on_problem: OnProblem,
         reply: oneshot::Sender<Vec<Update>>,
     },
@@ -163,10 +165,11 @@ impl Worker {
             }
             Message::Add {
                 source,
+                taken,
                 on_problem,
                 reply,
             } => {
-                let updates = self.add(source, on_problem);
+                let updates = self.add(source, taken, on_problem);
                 if reply.send(updates).is_err() {
                     tracing::debug!("nobody waits for the answer about a new source");
                 }
@@ -193,10 +196,11 @@ impl Worker {
         Flow::On
     }
 
-    fn add(&mut self, source: Source, on_problem: OnProblem) -> Vec<Update> {
+    fn add(&mut self, source: Source, taken: Vec<Taken>, on_problem: OnProblem) -> Vec<Update> {
         let path = source.path.clone();
         let mut watched = Watched::new(source);
         let before = self.sources.remove(&path);
+        watched.know(taken, before.as_ref());
         if let Some(before) = &before {
             // Its directories stay watched: the new one takes them over.
             watched.route = before.route.clone();
