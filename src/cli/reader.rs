@@ -94,11 +94,14 @@ pub(super) async fn status(cx: &mut Context<'_>) -> Result<Snapshot, Failure> {
 /// # Errors
 /// When it is none.
 pub(super) fn understood(cx: &Context<'_>, written: &[u8]) -> Result<Snapshot, Failure> {
-    serde_json::from_slice(written).map_err(|error| {
+    let broken = |why: String| {
         Failure::Daemon(ClientError::Broken {
             state_dir: cx.state_dir.clone(),
             question: "/v1/status".to_owned(),
-            why: error.to_string(),
+            why,
         })
-    })
+    };
+    // Checked at once, it is not checked again for each name in it.
+    let written = std::str::from_utf8(written).map_err(|error| broken(error.to_string()))?;
+    serde_json::from_str(written).map_err(|error| broken(error.to_string()))
 }
