@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::driver::Launch;
-use crate::driver::process::is_named;
+use crate::driver::variables::is_named;
 use crate::manifest::{HOST_FROM_CONTAINER, check_url};
 use crate::model::Workload;
 use crate::reconciler::Environment;

@@ -35,6 +35,7 @@ pub mod logs;
 pub mod process;
 pub mod readers;
 pub mod usage;
+pub mod variables;
 
 /// One place where components run.
 #[async_trait]

@@ -47,10 +47,9 @@ pub const NAMERS: [(&str, usize); 29] = [
 ];
 
 /// Files of a driver that import another: (who, whom).
-pub const NEIGHBOURS: [(&str, &str); 3] = [
+pub const NEIGHBOURS: [(&str, &str); 2] = [
     ("driver/docker/mod.rs", "process"),
     ("driver/docker/secrets.rs", "process"),
-    ("driver/docker/start.rs", "process"),
 ];
 
 /// The drivers that `code`, the file `inner` under `src`, names although it should know none: each

@@ -54,7 +54,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 45] = [
+const CRATES: [(&str, &[&str]); 47] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -66,6 +66,8 @@ const CRATES: [(&str, &[&str]); 45] = [
     ("notify", &["watch"]),
     ("h2", &["probe"]),
     ("bollard", &["driver/docker"]),
+    ("kube", &["driver/kubernetes"]),
+    ("k8s_openapi", &["driver/kubernetes"]),
     ("terminal_size", &["cli"]),
     ("unicode_width", &["text"]),
     ("jsonwebtoken", &["control_plane"]),
@@ -115,6 +117,7 @@ const CRATES: [(&str, &[&str]); 45] = [
             "http.rs",
             "probe",
             "control_plane",
+            "driver/kubernetes",
             "images",
             "notify",
         ],
@@ -127,6 +130,7 @@ const CRATES: [(&str, &[&str]); 45] = [
             "http.rs",
             "probe",
             "control_plane",
+            "driver/kubernetes",
             "images",
             "notify",
         ],
@@ -139,6 +143,7 @@ const CRATES: [(&str, &[&str]); 45] = [
             "model/revision.rs",
             "http.rs",
             "control_plane",
+            "driver/kubernetes",
             "images",
             "notify",
         ],
@@ -665,7 +670,7 @@ fn a_driver_named_outside_or_known_to_another_is_found() {
         ("src/daemon/new.rs", "fn f() { Workload::Process(x) }"),
         (
             "src/driver/kubernetes/start.rs",
-            "use crate::driver::process::given_variables;",
+            "use crate::driver::process::secrets_place;",
         ),
     ] {
         let findings = findings_in(path, body);

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Failure, Quiet};
-use super::file::{LogFile, Record, Unwritten};
 use super::sight::Seen;
 use super::{Conduct, Inner};
+use crate::driver::logs::{LogFile, Record, Unwritten};
 use crate::driver::{OutputStream, logs};
 use crate::model::{InstanceId, Life, LogLimits, Timestamp};
 

@@ -42,7 +42,6 @@ mod engine;
 mod evidence;
 mod exec;
 mod failure;
-mod file;
 mod identity;
 mod images;
 mod mapping;

@@ -21,7 +21,7 @@ use super::secrets::{self, Reader};
 use super::sight::Seen;
 use super::{DockerDriver, Privileged, dialect, evidence, identity, network};
 use crate::driver::inputs::Inputs;
-use crate::driver::process::given_variables;
+use crate::driver::variables;
 use crate::driver::{DriverError, Launch, Started};
 use crate::images::{Question, Standing, VerifiedImage};
 use crate::model::{
@@ -683,8 +683,8 @@ impl DockerDriver {
             Some(_) => drop(variables.remove(mapping::TOKEN)),
             None => variables.retain(|_, value| value != mapping::TOKEN_FILE),
         }
-        let given = given_variables(spec, &inputs.variables)
-            .map_err(|failure| refuse(Refusal::Input(StartFailureText(failure))))?;
+        let given = variables::given(spec, &inputs.variables)
+            .map_err(|error| refuse(Refusal::Input(StartFailureText(error.into()))))?;
         variables.extend(given);
         for (name, value) in &spec.env {
             let value = ComponentSpec::for_replica(value, launch.instance.replica.replica);

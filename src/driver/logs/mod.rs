@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey, Timestamp};
 
+mod copied;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod kept;
@@ -40,10 +41,9 @@ mod tail;
 mod tests;
 mod writer;
 
+pub(super) use copied::{LogFile, Record, Unwritten};
 pub(super) use name::FileName;
 pub use output::{Output, Outputs};
-#[cfg(test)]
-pub(super) use replica::files;
 pub(super) use replica::parse;
 pub(super) use runs::{Part, parts};
 pub(super) use writer::{Budget, Writer};

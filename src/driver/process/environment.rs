@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::driver::Launch;
+use crate::driver::variables::{is_named, may_be_inherited};
 use crate::model::ComponentSpec;
 
 use super::account::{Account, Login};
@@ -36,20 +37,6 @@ const PERSONAL: [&str; 18] = [
     "BASH_ENV",
     "ENV",
 ];
-/// What a service manager says to the daemon and to nobody else. A component that were told it could
-/// speak for the daemon, and one that found them set would believe that it is a service of its own.
-const SERVICE_MANAGER: [&str; 10] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "MAINPID",
-    "SYSTEMD_EXEC_PID",
-];
 /// Where programs are looked up when the daemon itself has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The mark by which whatever an instance forked is found.
@@ -74,11 +61,10 @@ impl Inheritance {
 
     /// These variables, and the name of this process's user.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        let is_the_daemon_s = |name: &OsStr| SERVICE_MANAGER.iter().any(|kept| name == *kept);
         Self {
             variables: variables
                 .into_iter()
-                .filter(|(name, _)| !is_the_daemon_s(name))
+                .filter(|(name, _)| may_be_inherited(name))
                 .collect(),
             login: Login::own(),
         }
@@ -211,13 +197,6 @@ pub(super) fn of_instance(
     variables
 }
 
-/// The variables that `inherit_env` and env files name; later sources win.
-pub(super) fn given(spec: &ComponentSpec, from_files: &FromFiles) -> BTreeMap<String, Vec<u8>> {
-    let mut variables = Inheritance::of_this_process().named(&spec.inherit_env, None);
-    variables.extend(from_files.iter().cloned());
-    variables
-}
-
 /// What a container is given of its files, its manifest and the daemon's own.
 pub(super) fn for_container(
     spec: &ComponentSpec,
@@ -229,16 +208,6 @@ pub(super) fn for_container(
     let own = spec.env.iter();
     variables.extend(own.map(|(name, value)| (name.clone(), value.clone().into())));
     variables
-}
-
-/// Whether `name` is one of `patterns`, which may end in `*`, as `inherit_env` has them.
-pub fn is_named(patterns: &[String], name: &str) -> bool {
-    patterns
-        .iter()
-        .any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => pattern == name,
-        })
 }
 
 #[cfg(test)]
@@ -319,13 +288,5 @@ mod tests {
         assert_eq!(got["TMPDIR"], b"/tmp/user/0");
         let named = inheritance.named(&["HOME".to_owned()], None);
         assert_eq!(named["HOME"], b"/home/of/who/said/sudo");
-    }
-
-    #[test]
-    fn patterns_name_variables_to_pass_on() {
-        let patterns = ["AWS_*".to_owned(), "TOKEN".to_owned()];
-        assert!(is_named(&patterns, "AWS_REGION"));
-        assert!(is_named(&patterns, "TOKEN"));
-        assert!(!is_named(&patterns, "TOKEN_2"));
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::driver::inputs::InputError;
+use crate::driver::variables::NotText;
 use crate::model::{ComponentSpec, StartFailure, Workload};
 
 use super::program::{Fault, Unfit};
@@ -38,8 +39,8 @@ pub(super) enum Refusal {
     UserLookup { user: String, error: io::Error },
     #[error(transparent)]
     Input(InputError),
-    #[error("variable {0} is not UTF-8 text, and an engine takes nothing else: write it as text")]
-    NotText(String),
+    #[error(transparent)]
+    NotText(NotText),
     #[error("secret `{name}`: cannot write it to {}: {error}", path.display())]
     SecretWrite {
         name: String,
@@ -108,7 +109,7 @@ impl Refusal {
             Self::UserNotPermitted(_) | Self::User { .. } => "UserNotPermitted",
             Self::UserLookup { .. } => "UserLookupFailed",
             Self::Input(error) => error.reason(),
-            Self::NotText(_) => "VariableNotText",
+            Self::NotText(_) => NotText::REASON,
             Self::SecretWrite { .. } | Self::NoSecretsPlace(_) => "SecretNotWritable",
             Self::StateDir { .. } => "StateDirNotWritable",
             Self::ExecNotFound { .. } => "ExecNotFound",

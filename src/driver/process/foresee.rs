@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::driver::inputs::{Glance, InputError, check_secret};
+use crate::driver::variables::NotText;
 use crate::model::{ComponentSpec, ProcessSpec, SecretSource, StartFailure, Workload};
 
 use super::account::{self, Account};
@@ -101,7 +102,7 @@ pub fn refused_files(spec: &ComponentSpec) -> Vec<String> {
 fn not_text(variables: &BTreeMap<String, Vec<u8>>) -> Option<Refusal> {
     let mut all = variables.iter();
     let (name, _) = all.find(|(_, value)| str::from_utf8(value).is_err())?;
-    Some(Refusal::NotText(name.clone()))
+    Some(Refusal::NotText(NotText(name.clone())))
 }
 
 fn of_process(

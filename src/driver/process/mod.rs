@@ -12,7 +12,7 @@
 //! **Assumptions.** One driver that starts and stops per state directory; the daemon's lock sees to
 //! that. Any number may look.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,7 +75,7 @@ use sentry::Sentry;
 use sight::{Album, Finding};
 
 pub use cgroup::{unenforced, why_unenforced};
-pub use environment::{Inheritance, is_named};
+pub use environment::Inheritance;
 pub use exec::{NotBegun, Ran};
 pub use foresee::{foresee, refused_files, remarks, wanted_variables};
 pub use fork_server::{FORK_SERVER_VERB, ForkServer, run_fork_server};
@@ -89,22 +89,6 @@ pub use sys::{hide_from_peers, keep_descriptors_from_children, start_afresh};
 /// Where secrets of what has `dir` may lie: in memory, where this host has a place for that.
 pub(super) fn secrets_place(dir: &Path) -> PathBuf {
     secrets::Place::find(dir).dir().to_owned()
-}
-
-/// The variables that a component's files and the daemon's own environment give it, as text.
-///
-/// # Errors
-/// When one of them is none, which an engine does not take.
-pub(super) fn given_variables(
-    spec: &ComponentSpec,
-    from_files: &[(String, Vec<u8>)],
-) -> Result<BTreeMap<String, String>, StartFailure> {
-    let given = environment::given(spec, from_files).into_iter();
-    let texts = given.map(|(name, value)| match String::from_utf8(value) {
-        Ok(value) => Ok((name, value)),
-        Err(_) => Err(failure::Refusal::NotText(name).into()),
-    });
-    texts.collect()
 }
 
 /// Where a process driver keeps things.

@@ -1,4 +1,4 @@
-//! The log of one container: records appended with the engine's own times, so that the end of what
+//! The log of one run that an engine keeps: records appended with the engine's own times, so that the end of what
 //! its run wrote is also the place to go on from. There is no cursor that could disagree.
 
 use std::ffi::CString;
@@ -7,8 +7,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::{Budget, FileName, Part, Writer, parse, parts};
 use crate::driver::OutputStream;
-use crate::driver::logs::{Budget, FileName, Part, Writer, parse, parts};
 use crate::model::{LogLimits, Timestamp};
 
 /// How far back from the end the last records of both streams are looked for.
@@ -18,18 +18,18 @@ const SECOND: i64 = 1_000_000_000;
 
 /// One piece of output as the engine tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) at_nanos: i64,
-    pub(super) stream: OutputStream,
+pub(in crate::driver) struct Record {
+    pub(in crate::driver) at_nanos: i64,
+    pub(in crate::driver) stream: OutputStream,
     /// Whether its line ends with it.
-    pub(super) ends: bool,
-    pub(super) text: Vec<u8>,
+    pub(in crate::driver) ends: bool,
+    pub(in crate::driver) text: Vec<u8>,
 }
 
 impl Record {
     /// Reads `TIME TEXT`, with a newline where the line ends; `None` = it has no time. Of Podman's
     /// times, whole seconds, the first is before the container `began`, which nothing of it can be.
-    pub(super) fn read(
+    pub(in crate::driver) fn read(
         stream: OutputStream,
         message: &[u8],
         began: Option<Timestamp>,
@@ -123,22 +123,26 @@ impl Mark {
 
 /// Lines that the disk did not take; the engine still has them, for as long as their container lasts.
 #[derive(Debug)]
-pub(super) struct Unwritten {
+pub(in crate::driver) struct Unwritten {
     /// So many of those that were read.
-    pub(super) lines: u64,
+    pub(in crate::driver) lines: u64,
     /// Why not.
-    pub(super) error: io::Error,
+    pub(in crate::driver) error: io::Error,
 }
 
 /// The log of one run, to be gone on with.
-pub(super) struct LogFile {
+pub(in crate::driver) struct LogFile {
     log: Writer<CString>,
     marks: [Mark; 2],
 }
 
 impl LogFile {
     /// Looks at what there is, takes a record back that was cut short, and finds out how far it goes.
-    pub(super) fn open(dir: &Path, incarnation: u64, limits: LogLimits) -> io::Result<Self> {
+    pub(in crate::driver) fn open(
+        dir: &Path,
+        incarnation: u64,
+        limits: LogLimits,
+    ) -> io::Result<Self> {
         let budget = Budget {
             max_size: limits.max_size_bytes,
             max_files: limits.max_files.into(),
@@ -162,7 +166,7 @@ impl LogFile {
     }
 
     /// From which second on the engine has to be asked.
-    pub(super) fn since(&self) -> i64 {
+    pub(in crate::driver) fn since(&self) -> i64 {
         let earliest = self.marks.iter().map(|mark| mark.at_nanos).min();
         earliest.unwrap_or(0).max(0) / SECOND
     }
@@ -171,7 +175,7 @@ impl LogFile {
     ///
     /// # Errors
     /// Why the disk did not take all of them.
-    pub(super) fn append(&mut self, records: &[Record]) -> Result<usize, Unwritten> {
+    pub(in crate::driver) fn append(&mut self, records: &[Record]) -> Result<usize, Unwritten> {
         let (mut batch, mut new) = (Vec::new(), 0);
         for record in records {
             if self.marks[record.stream as usize].admits(record.at_nanos) {
@@ -192,7 +196,11 @@ impl LogFile {
     }
 
     /// Says, in the log and beside it, that lines were lost for good: `at` is when that was found.
-    pub(super) fn append_loss(&mut self, at: Timestamp, lost: &Unwritten) -> io::Result<()> {
+    pub(in crate::driver) fn append_loss(
+        &mut self,
+        at: Timestamp,
+        lost: &Unwritten,
+    ) -> io::Result<()> {
         let Unwritten { lines, error } = lost;
         let record = Record {
             at_nanos: at.as_millis() * 1_000_000,
@@ -334,7 +342,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::driver::logs::files;
+    use crate::driver::logs::replica::files;
 
     const LIMITS: LogLimits = LogLimits {
         max_size_bytes: 400,
