@@ -61,6 +61,27 @@
 //!
 //! [`model::Plan`] for the words, [`planner`] for the decisions, [`driver`] for the contract that a
 //! backend keeps, [`reconciler`] for the loop that joins them.
+//!
+//! # Conventions
+//!
+//! The words are those of the glossary in [`model`], and each thing has one of them.
+//!
+//! * **Names.** The field's own term, else a plain noun or verb. A type is what it holds
+//!   ([`ReplicaKey`](model::ReplicaKey)), a function what it answers or does (`due`, `start`), a truth
+//!   begins with `is` or `has`. Two states are an enum with two names, not a `bool` parameter:
+//!   `OnProblem::Wait` tells a reader what `true` does not.
+//! * **Comments.** A sentence with a subject, a verb and the noun of the domain, in the present tense.
+//!   A public item says what it does, its units, its errors, and where a number comes from. Inside a
+//!   function a comment says why, never what: "One user's broken file stops nobody else's edits".
+//! * **Errors.** What failed, on what, why, and what to do. An error is handled, returned, or becomes
+//!   state that `status` shows; never two of these, and never nothing.
+//!   `cannot read /etc/secrets/key: permission denied; give the file to the daemon's user`.
+//!   `unwrap` stands in tests only, and `expect` states what always holds.
+//! * **Tests.** A test's name is a sentence of a user, `edit_restarts_only_the_changed_component`. It
+//!   waits for a condition, until a deadline. That something does *not* happen is proved by the next
+//!   thing that does, not by sleeping. It has free ports and folders of its own, and asserts no speed.
+//!   A journey is run on the real program, engine or cluster; only the reconciler has a driver that
+//!   is scripted, so that thousands of faults can be tried in a second.
 
 pub mod api;
 pub mod cli;

@@ -6,6 +6,26 @@
 //!
 //! **What it does not do.** Parsing YAML is [`crate::manifest`], deciding is
 //! [`crate::planner`], keeping is [`crate::store`].
+//!
+//! # Glossary
+//!
+//! | word | type | what it is |
+//! |---|---|---|
+//! | pipeline | [`PipelineSpec`] | what one document of a manifest wants: components, and in which order data passes them |
+//! | component | [`ComponentSpec`] | a source, processor or sink: one program or image, its probes and policies |
+//! | replica | [`ReplicaKey`] | one of the equal copies of a component; what is planned, restarted and counted |
+//! | instance | [`InstanceId`] | one life of a replica, from its start to its end; never two at once |
+//! | revision | [`SpecHash`] | digest of all that a running instance was given; another one means a restart |
+//! | generation | [`Generation`] | number of an accepted version of a pipeline |
+//! | driver | [`DriverKind`] | who runs instances: processes, Docker, Kubernetes, Nomad |
+//! | handle | [`Handle`] | what a driver needs to find an instance again; nobody else reads it |
+//! | sighting | [`Sighting`] | what a driver saw of one instance |
+//! | record | [`Record`] | all that is remembered of one replica, in the store |
+//! | phase | [`Phase`] | where an instance is in its life, with the data that belongs there |
+//! | plan, step | [`Plan`], [`Step`] | what is done now, each with its [`Reason`] |
+//! | hold | [`Hold`] | why nothing is done for a replica that is not as desired |
+//! | charge | [`Charge`] | whose fault an end was: only a component's own ends count against it |
+//! | condition | [`StatusCondition`] | what is wrong, since when: what people and monitors are told |
 
 mod claim;
 pub mod codec;
