@@ -30,7 +30,7 @@ pub(super) fn run_in_passing(cx: &mut Stateless<'_>, args: Daemon) -> Result<Exi
 /// it, and the program begins once more.
 fn begin(args: &Daemon) -> Result<(), Failure> {
     process::start_afresh();
-    spawn::share_one_arena();
+    spawn::save_memory();
     if args.detached {
         spawn::detach()?;
     }
