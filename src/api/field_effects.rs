@@ -355,6 +355,18 @@ fn edits() -> Vec<(&'static str, String, String, Effect)> {
     let container = [
         ("image", "image: x:1", "image: x:2", restarts),
         (
+            "kubernetes.storage.size",
+            "image: x, driver: kubernetes, kubernetes: {storage: {size: 1Gi}}",
+            "image: x, driver: kubernetes, kubernetes: {storage: {size: 2Gi}}",
+            restarts,
+        ),
+        (
+            "kubernetes.security",
+            "image: x, driver: kubernetes, kubernetes: {security: image}",
+            "image: x, driver: kubernetes, kubernetes: {security: restricted}",
+            restarts,
+        ),
+        (
             "command",
             "image: x, command: [a]",
             "image: x, command: [b]",

@@ -151,6 +151,8 @@ pub enum Orchestrator {
     Process,
     /// As containers.
     Container,
+    /// As pods of a Kubernetes cluster.
+    Kubernetes,
 }
 
 /// What is worth telling about manifests that were accepted.

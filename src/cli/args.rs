@@ -2,6 +2,7 @@
 
 mod control;
 mod image;
+mod kubernetes;
 mod manifest;
 mod moment;
 mod notifications;
@@ -20,7 +21,8 @@ use crate::model::{HumanDuration, Namespace};
 use crate::telemetry::LogFormat;
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
 pub use image::{Image, ImageVerb};
-pub use manifest::{Explain, Graph, GraphFormat};
+pub use kubernetes::{Kubernetes, KubernetesVerb};
+pub use manifest::{Explain, Graph, GraphFormat, Render, RenderFormat};
 pub use moment::{Moment, NoSuchMoment};
 pub use notifications::{Notify, NotifyVerb};
 pub use setup::{Completion, Init, Install, Uninstall, Version};
@@ -125,6 +127,8 @@ pub enum Verb {
     Validate(Validate),
     /// Draw what reads from what, and what waits for what
     Graph(Graph),
+    /// Print the objects that a cluster would be sent
+    Render(Render),
     /// Run one pipeline in the foreground and leave nothing behind
     Run(Run),
     /// Show what is running, since when, and why
@@ -162,6 +166,8 @@ pub enum Verb {
     /// Run the daemon in the foreground, as a service manager does
     #[command(alias = "server")]
     Daemon(Daemon),
+    /// Print what a cluster needs for flowctl to run in it
+    Kubernetes(Kubernetes),
     /// Have systemd run the daemon, from now on and at each boot
     Install(Install),
     /// Take back what `install` did; components run on

@@ -28,10 +28,12 @@ mod host;
 mod image;
 mod init;
 mod install;
+mod kubernetes;
 mod last_lines;
 mod logs;
 mod metrics;
 mod notifications;
+mod objects;
 mod out;
 mod place;
 mod program;
@@ -237,6 +239,8 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Image(args) => cx.alone(|cx| image::run(cx, args)),
         Verb::Init(args) => cx.alone(|cx| init::run(cx, args)),
         Verb::Graph(args) => cx.alone(|cx| graph::run(cx, args)),
+        Verb::Kubernetes(args) => cx.alone(|cx| kubernetes::run(cx, args)),
+        Verb::Render(args) => cx.alone(|cx| objects::run(cx, args)),
         Verb::Explain(args) => cx.alone(|cx| explain::run(cx, args)),
         Verb::Schema => cx.alone(explain::print_schema),
         Verb::Install(args) => cx.alone(|cx| install::run(cx, args)),

@@ -52,6 +52,7 @@ fn given(namespace: Option<Namespace>, orchestrator: Option<Orchestrator>) -> Gi
         orchestrator: orchestrator.map(|orchestrator| match orchestrator {
             Orchestrator::Process => manifest::Orchestrator::Process,
             Orchestrator::Container => manifest::Orchestrator::Container,
+            Orchestrator::Kubernetes => manifest::Orchestrator::Kubernetes,
         }),
     }
 }

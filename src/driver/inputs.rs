@@ -162,6 +162,8 @@ impl Inputs {
                     let value = patiently(path, given_up, &tell).await;
                     value.map_err(|error| of_file(secret, path, error))?
                 }
+                // The cluster hands it over itself.
+                SecretSource::Cluster(_) => continue,
             };
             inputs.secrets.insert(secret.name.clone(), value);
         }
@@ -267,6 +269,8 @@ pub fn check_secret(secret: &SecretSpec) -> Result<(), InputError> {
             Ok(Looked::Whole(_) | Looked::Pipe) => Ok(()),
             Err(error) => Err(of_file(secret, path, error)),
         },
+        // It is its cluster's to tell.
+        SecretSource::Cluster(_) => Ok(()),
     }
 }
 

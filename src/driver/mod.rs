@@ -31,6 +31,7 @@ pub mod docker;
 #[cfg(test)]
 pub mod fake;
 mod inputs;
+pub mod kubernetes;
 pub mod logs;
 pub mod process;
 pub mod readers;

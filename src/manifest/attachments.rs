@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{DriverKind, Port, Protocol, SecretSource, SecretSpec, Volume, VolumeSource};
 
+use super::drivers::kubernetes;
 use super::fields::{Field, Fields, Text, scalar};
 use super::limits::no_effect;
 use super::problem::{Findings, Span, shown};
@@ -328,6 +329,8 @@ fn secret(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
         .first_of(findings, &["file", "host_path"], &["hostPath"])
         .and_then(|f| f.word(findings));
     let variable = fields.get("env").and_then(|f| f.word(findings));
+    let of_cluster = fields.get("kubernetes");
+    let cluster = of_cluster.and_then(|f| kubernetes::secret(f, findings));
     let container_path = fields
         .get_or_legacy(findings, "container_path", &["containerPath"])
         .and_then(|f| f.word(findings))
@@ -354,15 +357,23 @@ fn secret(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
         "a secret that cannot be read always keeps the component from starting",
     );
     fields.unused(findings, "labels", "leave it out");
-    if file.is_none() && variable.is_none() {
+    if file.is_none() && variable.is_none() && of_cluster.is_none() {
         fields.missing(
-            &["file", "host_path", "env"],
+            &["file", "host_path", "env", "kubernetes"],
             at,
             "the secret does not say where its value comes from",
             "add `file: PATH` or `env: VARIABLE`".to_owned(),
         );
     }
     fields.close(findings);
+    if let (Some(field), true) = (of_cluster, file.is_some() || variable.is_some()) {
+        findings.error(
+            field.key_at,
+            "a secret comes from the cluster or from this host, not both",
+            None,
+        );
+        return None;
+    }
     let source = match (file, variable) {
         (Some(file), None) => SecretSource::File(from_base(base, file.text)),
         (None, Some(variable)) => SecretSource::Env(variable.text.to_owned()),
@@ -374,7 +385,7 @@ fn secret(node: &Node<'_>, base: &Path, findings: &mut Findings<'_>) -> Option<(
             );
             return None;
         }
-        (None, None) => return None,
+        (None, None) => SecretSource::Cluster(cluster?),
     };
     let name = name?;
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

@@ -36,6 +36,8 @@ pub(super) struct Written {
     /// Each of `secrets` with a `mode` or a `container_path`, by name.
     pub secrets: BTreeMap<String, Span>,
     pub pull: Option<Span>,
+    /// Further fields, by name, that not every driver takes.
+    pub keys: BTreeMap<&'static str, Span>,
     /// Variables of its own or of `spec.env`, by name.
     pub env: BTreeMap<String, Span>,
     /// Whether it names an image, even if it is run as a process now.

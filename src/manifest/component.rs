@@ -114,6 +114,17 @@ impl<'t> Draft<'t> {
         let ready_after = f.get_cased(findings, "ready_after");
         let registration = f.get("registration");
         let pull_at = f.position("pull");
+        let keys = [
+            "user",
+            "inherit_env",
+            "volumes",
+            "resources",
+            "allow_new_privileges",
+        ];
+        let keys = keys
+            .into_iter()
+            .filter_map(|name| Some((name, f.position(name)?)));
+        let keys = keys.collect();
         let has_image = f.position("image").is_some();
         let (secrets, secrets_at) = attachments::secrets(f, base, findings);
         let event_types = |field: Option<Field<'t>>, findings: &mut Findings<'_>| {
@@ -203,6 +214,7 @@ impl<'t> Draft<'t> {
                 secrets: secrets_at,
                 pull: pull_at,
                 has_image,
+                keys,
                 ..Written::default()
             },
         };

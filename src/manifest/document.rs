@@ -6,6 +6,7 @@ use crate::model::{Namespace, PipelineKey, PipelineName, PipelineSpec, Role};
 
 use super::combinations;
 use super::component::{Defaults, Draft, environment};
+use super::drivers::kubernetes;
 use super::fields::{Field, Fields, scalar};
 use super::graph;
 use super::health::ProbesDraft;
@@ -314,14 +315,14 @@ fn read_spec<'t>(
         pipeline.notify =
             notifications::of_pipeline(field, &pipeline.key, ids, &options.base_dir, findings);
     }
-    let peers = peers(&names, &drafts);
+    let peers = peers(&pipeline.key, &names, &drafts);
     let mut written = BTreeMap::new();
     for draft in drafts {
         let (Some((id, _)), Some(program)) = (draft.id.clone(), &draft.program) else {
             continue;
         };
         let resolver = Resolver {
-            pipeline: &pipeline.key.name,
+            pipeline: &pipeline.key,
             component: &id,
             driver: program.driver(),
             peers: &peers,
@@ -334,18 +335,29 @@ fn read_spec<'t>(
         }
     }
     combinations::check(&pipeline.components, &written, findings);
+    for (id, at) in &written {
+        if let Some(spec) = pipeline.components.get(id) {
+            kubernetes::check(spec, at, findings);
+        }
+    }
+    kubernetes::check_shared_volumes(&pipeline.components, &written, findings);
     pipeline
 }
 
 /// What each component is to those that refer to it.
-fn peers<'i>(ids: &'i [String], drafts: &[Draft<'_>]) -> BTreeMap<&'i str, Peer> {
+fn peers<'i>(
+    pipeline: &PipelineKey,
+    ids: &'i [String],
+    drafts: &[Draft<'_>],
+) -> BTreeMap<&'i str, Peer> {
     let identified = drafts.iter().filter(|draft| draft.id.is_some());
-    let peer = |draft: &Draft<'_>| match &draft.program {
-        Some(program) => Peer::Known(Target {
+    let peer = |draft: &Draft<'_>| match (&draft.program, &draft.id) {
+        (Some(program), Some((id, _))) => Peer::Known(Target {
             driver: program.driver(),
+            name: program.name(pipeline, id),
             ports: draft.ports.iter().map(|draft| draft.port.clone()).collect(),
         }),
-        None => Peer::Faulty,
+        (None, _) | (_, None) => Peer::Faulty,
     };
     ids.iter()
         .map(String::as_str)

@@ -119,7 +119,7 @@ impl Amounts {
 }
 
 /// A quantity in the form that `read` takes.
-fn amount(
+pub(super) fn amount(
     field: Field<'_>,
     read: impl Fn(&str) -> Result<u64, QuantityError>,
     findings: &mut Findings<'_>,

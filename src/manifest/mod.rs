@@ -17,6 +17,7 @@ mod clients;
 mod combinations;
 mod component;
 mod document;
+mod drivers;
 mod exposure;
 mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -100,6 +101,8 @@ pub enum Orchestrator {
     Process,
     /// As containers of the Docker engine.
     Container,
+    /// As pods of a Kubernetes cluster.
+    Kubernetes,
 }
 
 /// A text without errors.

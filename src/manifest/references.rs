@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{ComponentId, ComponentSpec, DriverKind, PipelineName, Port};
+use crate::model::{ComponentId, ComponentSpec, DriverKind, PipelineKey, Port};
 
+use super::drivers::kubernetes::is_cut_off;
 use super::exposure::{Reached, Way};
 use super::fields::Text;
 use super::problem::{Findings, Span, shown};
@@ -36,12 +37,14 @@ pub(super) enum Peer {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub driver: DriverKind,
+    /// What its engine calls it, where that resolves names.
+    pub name: String,
     pub ports: Vec<Port>,
 }
 
 /// Resolves the references in the values of one component.
 pub(super) struct Resolver<'a> {
-    pub pipeline: &'a PipelineName,
+    pub pipeline: &'a PipelineKey,
     pub component: &'a ComponentId,
     pub driver: DriverKind,
     pub peers: &'a BTreeMap<&'a str, Peer>,
@@ -140,7 +143,7 @@ impl Resolver<'_> {
     fn reference(&self, path: &str, at: Span, findings: &mut Findings<'_>) -> Option<String> {
         let parts: Vec<&str> = path.split('.').map(str::trim).collect();
         match parts.as_slice() {
-            ["pipeline", "name"] => Some(self.pipeline.to_string()),
+            ["pipeline", "name"] => Some(self.pipeline.name.to_string()),
             ["component", "id"] => Some(self.component.to_string()),
             ["component", "replica"] => Some(ComponentSpec::REPLICA_REFERENCE.to_owned()),
             ["components", id, field @ ..] => {
@@ -208,7 +211,10 @@ impl Resolver<'_> {
                 let port = first(findings)?;
                 Some(self.reach(id, target, port, at, findings)?.1.to_string())
             }
-            ["host"] => Some(self.way(target).host(id, target.ports.first())),
+            ["host"] => {
+                self.connects(id, target, at, findings)?;
+                Some(self.way(target).host(&target.name, target.ports.first()))
+            }
             ["ports", name] => {
                 let Some(port) = target
                     .ports
@@ -247,8 +253,9 @@ impl Resolver<'_> {
         at: Span,
         findings: &mut Findings<'_>,
     ) -> Option<(String, u16)> {
+        self.connects(id, target, at, findings)?;
         let way = self.way(target);
-        let host = way.host(id, Some(port));
+        let host = way.host(&target.name, Some(port));
         let number = match way.port(port) {
             Reached::At(number) => Some(number),
             Reached::Unpublished => None,
@@ -264,6 +271,31 @@ impl Resolver<'_> {
             );
         }
         Some((host, number?))
+    }
+
+    /// `None` where no address leads from this component to `target`, which is reported.
+    fn connects(
+        &self,
+        id: &str,
+        target: &Target,
+        at: Span,
+        findings: &mut Findings<'_>,
+    ) -> Option<()> {
+        if !is_cut_off(self.driver, target.driver) {
+            return Some(());
+        }
+        findings.error(
+            at,
+            format!(
+                "`{id}` runs on {}, and {} on {}: no address leads from one to the other",
+                target.driver, self.component, self.driver
+            ),
+            Some(
+                "run both on one of them, or write an address that you have made yourself"
+                    .to_owned(),
+            ),
+        );
+        None
     }
 
     /// From this component to `target`.

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::model::image::ImageRequirement;
 use crate::model::{
-    ContainerSpec, DriverKind, ImagePullPolicy, KubernetesSpec, NomadSpec, ProcessSpec, Workload,
+    ComponentId, ContainerSpec, DriverKind, ImagePullPolicy, KubernetesOptions, KubernetesSpec,
+    NomadSpec, PipelineKey, ProcessSpec, Workload,
 };
 
 use super::Orchestrator;
 use super::attachments::from_base;
+use super::drivers::kubernetes;
 use super::fields::{Field, Fields, Text, scalar};
 use super::problem::{Findings, shown};
 use super::references::Resolver;
@@ -31,6 +33,7 @@ impl Placement<'_> {
         match self.forced {
             Some(Orchestrator::Process) => DriverKind::Process,
             Some(Orchestrator::Container) => DriverKind::Docker,
+            Some(Orchestrator::Kubernetes) => DriverKind::Kubernetes,
             None => self.driver.unwrap_or(DriverKind::Process),
         }
     }
@@ -43,6 +46,7 @@ pub(super) struct Cluster {
     datacenter: Option<String>,
     nomad_namespace: Option<String>,
     kubernetes_namespace: Option<String>,
+    pods: kubernetes::Draft,
 }
 
 impl Cluster {
@@ -67,12 +71,8 @@ impl Cluster {
             cluster.nomad_namespace = word(&mut nomad, "namespace", findings);
             nomad.close(findings);
         }
-        if let Some(mut kubernetes) = fields
-            .get("kubernetes")
-            .and_then(|f| f.fields("`kubernetes`", findings))
-        {
-            cluster.kubernetes_namespace = word(&mut kubernetes, "namespace", findings);
-            kubernetes.close(findings);
+        if let Some(field) = fields.get("kubernetes") {
+            (cluster.kubernetes_namespace, cluster.pods) = kubernetes::of_pipeline(field, findings);
         }
         cluster
     }
@@ -171,7 +171,7 @@ enum Place<'t> {
     },
     Docker(ContainerDraft<'t>),
     Nomad(ContainerDraft<'t>, Cluster),
-    Kubernetes(ContainerDraft<'t>, Cluster),
+    Kubernetes(ContainerDraft<'t>, Option<String>, KubernetesOptions),
 }
 
 struct ContainerDraft<'t> {
@@ -213,6 +213,8 @@ impl<'t> Program<'t> {
         let pull =
             fields.get_or_legacy(findings, "pull", &["image_pull_policy", "imagePullPolicy"]);
         let pull = pull.and_then(|f| pull_policy(f, findings));
+        let pods = fields.get("kubernetes");
+        let pods = pods.map(|f| kubernetes::of_component(f, findings));
         let runs = binary.is_some() || command.is_some();
         let image = match (image, kind) {
             (Some(image), _) => Some(image.text.to_owned()),
@@ -225,6 +227,7 @@ impl<'t> Program<'t> {
         let driver = match (placement.forced, asked.or(placement.driver)) {
             (Some(Orchestrator::Process), _) => DriverKind::Process,
             (Some(Orchestrator::Container), _) => DriverKind::Docker,
+            (Some(Orchestrator::Kubernetes), _) => DriverKind::Kubernetes,
             (None, Some(driver)) => driver,
             (None, None) if image.is_some() => DriverKind::Docker,
             (None, None) => DriverKind::Process,
@@ -309,7 +312,11 @@ impl<'t> Program<'t> {
         };
         let place = match driver {
             DriverKind::Nomad => Place::Nomad(container, placement.cluster.clone()),
-            DriverKind::Kubernetes => Place::Kubernetes(container, placement.cluster.clone()),
+            DriverKind::Kubernetes => Place::Kubernetes(
+                container,
+                placement.cluster.kubernetes_namespace.clone(),
+                pods.unwrap_or_default().resolve(&placement.cluster.pods),
+            ),
             DriverKind::Docker | DriverKind::Process => Place::Docker(container),
         };
         Some(Self { args, place })
@@ -322,6 +329,16 @@ impl<'t> Program<'t> {
             Place::Docker(_) => DriverKind::Docker,
             Place::Nomad(..) => DriverKind::Nomad,
             Place::Kubernetes(..) => DriverKind::Kubernetes,
+        }
+    }
+
+    /// The name by which others reach the component `id` where its engine resolves names.
+    pub(super) fn name(&self, pipeline: &PipelineKey, id: &ComponentId) -> String {
+        match &self.place {
+            Place::Process { .. } | Place::Docker(_) | Place::Nomad(..) => id.to_string(),
+            Place::Kubernetes(_, namespace, _) => {
+                kubernetes::host(pipeline, id, namespace.as_deref())
+            }
         }
     }
 
@@ -357,9 +374,10 @@ impl<'t> Program<'t> {
                 datacenter: cluster.datacenter,
                 namespace: cluster.nomad_namespace,
             }),
-            Place::Kubernetes(draft, cluster) => Workload::Kubernetes(KubernetesSpec {
+            Place::Kubernetes(draft, namespace, options) => Workload::Kubernetes(KubernetesSpec {
                 container: container(draft, args),
-                namespace: cluster.kubernetes_namespace,
+                namespace,
+                options,
             }),
             Place::Process {
                 program,

@@ -70,6 +70,7 @@ pub(crate) fn pod() -> Workload {
     Workload::Kubernetes(KubernetesSpec {
         container,
         namespace: None,
+        options: KubernetesOptions::default(),
     })
 }
 

@@ -37,6 +37,7 @@ pub(crate) mod fixtures;
 mod handle;
 mod ids;
 pub mod image;
+pub mod kubernetes;
 mod notified;
 mod partition;
 pub mod path;
@@ -73,12 +74,13 @@ pub use spec::{
     WebhookFormat,
 };
 pub use spec::{
-    Backoff, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind, Expected, HttpTarget,
-    ImagePullPolicy, KubernetesSpec, LogLimits, NoSuchSignal, NomadSpec, NotAPort, NotAUmask,
-    OnStall, PipelineSpec, Port, Probe, ProbeCheck, Probes, ProcessSpec, Progress, Protocol,
-    Registration, ReplicaPort, Resources, RestartMode, RestartPolicy, RetryLimit, Rlimits, Role,
-    SecretSource, SecretSpec, Signal, StopPolicy, StopTarget, Umask, Volume, VolumeSource, Watches,
-    Workload,
+    Backoff, ClusterSecret, ComponentSpec, Condition, ContainerSpec, Dependency, DriverKind,
+    Expected, HttpTarget, ImagePullPolicy, KubernetesOptions, KubernetesSpec, LogLimits,
+    NoSuchSignal, NomadSpec, NotAPort, NotAUmask, OnStall, PipelineSpec, Port, Probe, ProbeCheck,
+    Probes, ProcessSpec, Progress, Protocol, Registration, ReplicaPort, Resources, RestartMode,
+    RestartPolicy, RetryLimit, Rlimits, Role, SecretSource, SecretSpec, SecurityProfile, Signal,
+    StopPolicy, StopTarget, Storage, StorageAccess, TaintEffect, Toleration, Umask, Volume,
+    VolumeSource, Watches, Workload,
 };
 pub use state::{
     Boot, Charge, Counts, Disruption, DisruptionKind, EarlierEnd, EndCause, Ended, EngineHealth,

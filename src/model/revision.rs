@@ -19,8 +19,9 @@ use serde_json::Value;
 use super::ids::SpecHash;
 use super::path;
 use super::spec::{
-    ComponentSpec, ContainerSpec, ImagePullPolicy, PipelineSpec, Port, Protocol, ReplicaPort,
-    Resources, Rlimits, SecretSource, SecretSpec, Umask, Volume, VolumeSource, Workload,
+    ComponentSpec, ContainerSpec, ImagePullPolicy, KubernetesOptions, PipelineSpec, Port, Protocol,
+    ReplicaPort, Resources, Rlimits, SecretSource, SecretSpec, Umask, Volume, VolumeSource,
+    Workload,
 };
 
 /// Bits of a secret's file unless the manifest says otherwise.
@@ -167,6 +168,8 @@ enum Runs<'a> {
     Kubernetes {
         container: Container<'a>,
         namespace: Option<&'a str>,
+        #[serde(flatten)]
+        options: &'a KubernetesOptions,
     },
 }
 
@@ -190,6 +193,7 @@ impl<'a> Runs<'a> {
             Workload::Kubernetes(spec) => Self::Kubernetes {
                 container: Container::of(&spec.container),
                 namespace: spec.namespace.as_deref(),
+                options: &spec.options,
             },
         }
     }

@@ -40,7 +40,7 @@ enum Unit {
 
 /// Fields whose path in the model is not that of the manifest: (model, manifest, unit). A path
 /// stands for all below it.
-const NAMES: [(&str, &str, Unit); 18] = [
+const NAMES: [(&str, &str, Unit); 20] = [
     ("kind", "type", Unit::AsItIs),
     ("workload.process.program", "binary", Unit::AsItIs),
     ("workload.process", "", Unit::AsItIs),
@@ -48,6 +48,12 @@ const NAMES: [(&str, &str, Unit); 18] = [
     ("workload.nomad.container", "", Unit::AsItIs),
     ("workload.nomad", "nomad", Unit::AsItIs),
     ("workload.kubernetes.container", "", Unit::AsItIs),
+    (
+        "workload.kubernetes.options.storage.size_bytes",
+        "kubernetes.storage.size",
+        Unit::Bytes,
+    ),
+    ("workload.kubernetes.options", "kubernetes", Unit::AsItIs),
     ("workload.kubernetes", "kubernetes", Unit::AsItIs),
     ("progress.watches", "progress", Unit::AsItIs),
     ("restart.mode", "restart.policy", Unit::AsItIs),
@@ -274,6 +280,9 @@ fn secret(secret: &SecretSpec) -> String {
     let source = match &secret.source {
         SecretSource::File(path) => format!("file: {}", path.display()),
         SecretSource::Env(variable) => format!("env: {variable}"),
+        SecretSource::Cluster(at) => {
+            format!("kubernetes: {{secret: {}, key: {}}}", at.secret, at.key)
+        }
     };
     let mut words = vec![format!("name: {}", secret.name), source];
     let inside = secret.container_path.as_ref();

@@ -140,6 +140,7 @@ const CRATES: [(&str, &[&str]); 47] = [
     (
         "ring",
         &[
+            "model/kubernetes.rs",
             "model/revision.rs",
             "http.rs",
             "control_plane",

@@ -39,6 +39,7 @@ mod podman;
 mod policy;
 mod proxy;
 mod readme;
+mod rendered;
 mod run;
 mod servers;
 mod service;

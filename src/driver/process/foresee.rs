@@ -219,7 +219,7 @@ pub fn wanted_variables(spec: &ComponentSpec) -> Vec<&str> {
         .iter()
         .filter_map(|secret| match &secret.source {
             SecretSource::Env(variable) => Some(variable.as_str()),
-            SecretSource::File(_) => None,
+            SecretSource::File(_) | SecretSource::Cluster(_) => None,
         });
     named
         .filter(|name| !name.ends_with('*'))

@@ -3,6 +3,7 @@
 mod combinations;
 mod hashing;
 mod hostile;
+mod kubernetes;
 mod meaning;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 use super::OnEdit::{AppliesLive, Depends, Restarts, RestartsIfTold, StartsOrStops};
 use super::health::{PROBES, PROGRESS};
+use super::kubernetes::KUBERNETES_OF_COMPONENT;
 use super::parts::{
     DEPENDENCY, LOGS, OLD_POLICIES, POLICIES, PORT, RESOURCES, RESTART, RLIMITS, SECRET, STOP,
     VOLUME,
@@ -236,7 +237,7 @@ pub(super) static COMPONENT: Section = Section {
             Kind::Sections(&SECRET),
             "`[]`",
             Restarts,
-            "`{name, file: PATH}` or `{name, env: VARIABLE}`; see *Environment*",
+            "`{name, file: PATH}`, `{name, env: VARIABLE}` or `{name, kubernetes: {secret, key}}`; see *Environment*",
             "secrets: [{name: key, file: key.pem}]",
         ),
         Field::new(
@@ -246,6 +247,14 @@ pub(super) static COMPONENT: Section = Section {
             Restarts,
             "`{host_path, container_path, readonly}`, `{name, container_path}` or `{tmpfs: true, container_path}`; containers only",
             "volumes: [{name: data, container_path: /var/lib/data}]",
+        ),
+        Field::new(
+            "kubernetes",
+            Kind::Section(&KUBERNETES_OF_COMPONENT),
+            "`spec.kubernetes`",
+            Restarts,
+            "what its pods have otherwise than `spec.kubernetes` says, see *On a cluster*",
+            "kubernetes: {storage: {size: 10Gi}}",
         ),
         Field::new(
             "type",

@@ -8,6 +8,7 @@ mod beside;
 mod component;
 mod explain;
 mod health;
+mod kubernetes;
 mod parts;
 mod pipeline;
 mod schema;

@@ -1,6 +1,7 @@
 //! The fields of what a component consists of.
 
 use super::OnEdit::{AppliesLive, Depends, Nothing, Restarts};
+use super::kubernetes::KUBERNETES_OF_SECRET;
 use super::{Field, Kind, REQUIRED, Section};
 
 /// When something is started again.
@@ -235,6 +236,14 @@ pub(super) static SECRET: Section = Section {
             Restarts,
             "the daemon's variable that holds it",
             "env: API_KEY",
+        ),
+        Field::new(
+            "kubernetes",
+            Kind::Section(&KUBERNETES_OF_SECRET),
+            "",
+            Restarts,
+            "the cluster's Secret that holds it, of a component that Kubernetes runs",
+            "kubernetes: {secret: database, key: password}",
         ),
         Field::new(
             "container_path",

@@ -4,6 +4,7 @@ use super::OnEdit::{AppliesLive, Depends, Nothing, Renames, Restarts};
 use super::beside::{REQUIREMENT, TARGET};
 use super::component::{COMPONENT, RESTART_FIELD, STOP_FIELD};
 use super::health::PROBES;
+use super::kubernetes::KUBERNETES;
 use super::{Field, Kind, REQUIRED, Section};
 
 /// A pipeline: one document of a manifest.
@@ -201,7 +202,7 @@ static SPEC: Section = Section {
             Kind::Section(&KUBERNETES),
             "",
             Restarts,
-            "where components go that Kubernetes runs; no build has that driver yet",
+            "where components go that Kubernetes runs, and how they are kept there, see *On a cluster*",
             "kubernetes: {namespace: data}",
         ),
         Field::new(
@@ -266,17 +267,4 @@ static NOMAD: Section = Section {
             "namespace: data",
         ),
     ],
-};
-
-static KUBERNETES: Section = Section {
-    what: "`kubernetes`",
-    text: "Where components go that Kubernetes runs.",
-    fields: &[Field::new(
-        "namespace",
-        Kind::Word,
-        "",
-        Restarts,
-        "which namespace of the cluster's",
-        "namespace: data",
-    )],
 };

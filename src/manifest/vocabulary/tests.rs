@@ -20,7 +20,7 @@ metadata: {name: all}
 spec:
   defaults: {restart: always, stop: {to: all}, probes: {}}
   nomad: {address: a}
-  kubernetes: {namespace: a}
+  kubernetes: {namespace: a, storage: {size: 1Gi}, tolerations: [{key: a}]}
   notify: [{name: a, match: {component: a}, to: {webhook: {url: "http://a"}}}, {name: b, to: {alertmanager: {url: "http://a"}}}]
   images:
     digest: pinned
@@ -35,7 +35,8 @@ spec:
       rlimits: {nofile: 10}
       logs: {max_size: 10Mi}
       ports: [{containerPort: 80}]
-      secrets: [{name: a, file: a}]
+      secrets: [{name: a, file: a}, {name: b, kubernetes: {secret: a, key: b}}]
+      kubernetes: {}
       volumes: [{name: a, container_path: /a}]
       depends_on: [{id: b}]
       restart: {policy: always}

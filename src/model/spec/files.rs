@@ -50,4 +50,15 @@ pub enum SecretSource {
     File(#[serde(with = "crate::model::path::one")] PathBuf),
     /// A variable of the daemon.
     Env(String),
+    /// A Secret of the cluster: the daemon never sees it.
+    Cluster(ClusterSecret),
+}
+
+/// A value in a Secret of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSecret {
+    /// The Secret, in the namespace of the component's pods.
+    pub secret: String,
+    /// The key of the value in it.
+    pub key: String,
 }

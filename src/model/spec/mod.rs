@@ -6,6 +6,7 @@
 mod component;
 mod dependency;
 mod files;
+mod kubernetes;
 mod port;
 mod probe;
 mod progress;
@@ -26,7 +27,10 @@ use super::ids::{ComponentId, PipelineKey};
 
 pub use component::{ComponentSpec, Registration, Role};
 pub use dependency::{Condition, Dependency};
-pub use files::{SecretSource, SecretSpec, Volume, VolumeSource};
+pub use files::{ClusterSecret, SecretSource, SecretSpec, Volume, VolumeSource};
+pub use kubernetes::{
+    KubernetesOptions, SecurityProfile, Storage, StorageAccess, TaintEffect, Toleration,
+};
 pub use port::{Port, Protocol};
 pub use probe::{HttpTarget, Probe, ProbeCheck, Probes};
 pub use progress::{Expected, OnStall, Progress, Watches};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::kubernetes::KubernetesOptions;
 use crate::model::image::ImageRequirement;
 use crate::model::partition::Partition;
 
@@ -160,4 +161,7 @@ pub struct KubernetesSpec {
     /// Kubernetes' own namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// How its pods are placed and kept.
+    #[serde(default, skip_serializing_if = "KubernetesOptions::is_empty")]
+    pub options: KubernetesOptions,
 }
