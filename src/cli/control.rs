@@ -24,6 +24,7 @@ impl args::ControlPlane {
         };
         ControlPlaneChoice::Own(ControlPlaneOptions {
             address: self.control_plane_address,
+            advertise: self.control_plane_advertise.clone(),
             port: match self.control_plane_port {
                 None => PortChoice::Default,
                 Some(0) => PortChoice::Free,

@@ -1,12 +1,12 @@
-//! What was typed about the container engine, as the daemon takes it.
+//! What was typed about the engines that run components, as the daemon takes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::daemon::{EngineChoice, Privileged};
+use crate::daemon::{ClusterChoice, EngineChoice, Privileged};
 
-/// Options of the container engine.
+/// Options of the container engine, and of the cluster.
 #[derive(Clone, Debug, Args)]
 pub struct Engine {
     /// Where the container engine listens [default: $DOCKER_HOST, the Docker context in use, or the
@@ -40,6 +40,31 @@ pub struct Engine {
         value_name = "FILE"
     )]
     pub image_policy: Option<PathBuf>,
+    /// The kubeconfig of the cluster that components with `driver: kubernetes` run on [default: a
+    /// pod's own cluster, $KUBECONFIG, or ~/.kube/config]
+    #[arg(
+        long,
+        env = "FLOWCTL_KUBECONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in it [default: its current one, as it is when the daemon first needs it]
+    #[arg(
+        long,
+        env = "FLOWCTL_KUBE_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub kube_context: Option<String>,
+    /// The cluster's namespace of components that name none [default: the context's]
+    #[arg(
+        long,
+        env = "FLOWCTL_KUBE_NAMESPACE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub kube_namespace: Option<String>,
 }
 
 impl Engine {
@@ -49,10 +74,12 @@ impl Engine {
             host: self.docker_host.clone(),
             allowed_mounts: self.allow_mounts.clone(),
             // The daemon may work elsewhere than here.
-            image_policy: self
-                .image_policy
-                .as_ref()
-                .map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())),
+            image_policy: self.image_policy.as_deref().map(absolute),
+            cluster: ClusterChoice {
+                kubeconfig: self.kubeconfig.as_deref().map(absolute),
+                context: self.kube_context.clone(),
+                namespace: self.kube_namespace.clone(),
+            },
             privileged: if self.allow_privileged {
                 Privileged::Allowed
             } else {
@@ -60,6 +87,11 @@ impl Engine {
             },
         }
     }
+}
+
+/// A file as the daemon finds it from wherever it runs.
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
 }
 
 /// A folder as the daemon can find it from wherever it runs.

@@ -122,6 +122,9 @@ pub struct ControlPlaneOptions {
     pub address: IpAddr,
     /// The port.
     pub port: PortChoice,
+    /// Where components of other machines reach it, as `host:port`; `None` = at its address, unless that
+    /// is of this machine alone.
+    pub advertise: Option<String>,
     /// Whether a caller has to show a token.
     pub tokens: TokenPolicy,
     /// Its certificate; `None` = plain.
@@ -137,6 +140,7 @@ impl Default for ControlPlaneOptions {
         Self {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: PortChoice::Default,
+            advertise: None,
             tokens: TokenPolicy::WhenForeign,
             tls: None,
             patience: Patience::default(),

@@ -14,7 +14,7 @@ use crate::api::{
 use crate::clock::Clock;
 use crate::driver::logs::kept::{KeptLog, Retention};
 use crate::driver::process::ProcessDriver;
-use crate::driver::{LogQuery, LogStream, Scope, logs};
+use crate::driver::{Driver as _, LogQuery, LogStream, Scope, logs};
 use crate::manifest::Taken;
 use crate::metrics;
 use crate::model::{
@@ -26,8 +26,8 @@ use crate::store::{self, Store};
 use super::engine::{CleanedUp, Volumes};
 use super::sources;
 use super::{
-    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, engine, judge_recovery,
-    metering, process_config, rebuilt,
+    ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, clusters, engine,
+    judge_recovery, metering, process_config, rebuilt,
 };
 
 /// What was found in a state directory without a daemon: answers whatever only reads. It holds
@@ -84,6 +84,9 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     if engine::is_asked(&kept, &recovery, &engine) {
         let docker = engine::onlooker(state_dir, &engine, &clock)?;
         drivers.insert(DriverKind::Docker, docker);
+    }
+    if let Some(cluster) = clusters::onlooker(state_dir, &clock)? {
+        drivers.insert(cluster.kind(), cluster);
     }
     let (kept, _) = rebuilt(kept, &drivers, &recovery).await;
     let definitions = kept.pipelines.iter();

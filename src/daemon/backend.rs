@@ -1,5 +1,6 @@
 //! The daemon as the API sees it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +13,11 @@ use crate::api::{
     Exposition, Fate, Loaded, VolumesAnswer, VolumesRequest,
 };
 use crate::control_plane::Connections;
-use crate::driver::docker::{DockerDriver, Obstacle, Reachable, Renewal, Volumes};
+use crate::driver::docker::{self, DockerDriver, Reachable, Renewal, Volumes};
+use crate::driver::kubernetes::{KubernetesDriver, Obstacle};
 use crate::driver::logs::kept::{self, KeptLog};
 use crate::driver::process::{self, Inheritance};
-use crate::driver::{DriverError, LogQuery, LogStream};
+use crate::driver::{Driver as _, DriverError, LogQuery, LogStream};
 use crate::manifest::Taken;
 use crate::metrics::{Format, Metrics};
 use crate::model::{
@@ -54,6 +56,7 @@ pub(super) struct Backend {
     pub store: Store,
     pub drivers: Drivers,
     pub docker: Arc<DockerDriver>,
+    pub cluster: Arc<KubernetesDriver>,
     pub sources: Sources,
     /// Where logs lie.
     pub logs: PathBuf,
@@ -92,6 +95,7 @@ impl Backend {
         let kept = self.before_port(&specs, &running).await;
         obstacles.extend(kept.iter().flat_map(Kept::problems).map(whole));
         obstacles.extend(self.before_containers(loaded, &running).await);
+        obstacles.extend(self.before_jobs(loaded, &running).await);
         let leaving = leaving(&snapshot, loaded);
         let looked = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().chain(&leaving).collect();
@@ -362,11 +366,28 @@ impl Backend {
             };
             obstacles.push(whole(format!("{}: {found}", component.id)));
             // An engine that does not answer one does not answer the others, and each would wait.
-            if let Obstacle::NoAnswer { .. } = found {
+            if let docker::Obstacle::NoAnswer { .. } = found {
                 break;
             }
         }
         obstacles
+    }
+
+    /// What would keep components from starting on the cluster.
+    async fn before_jobs(&self, loaded: &[Loaded], running: &[Running]) -> Vec<Problem> {
+        let pipelines = loaded.iter().map(|loaded| &loaded.pipelines);
+        let to_start = pipelines.flat_map(|specs| preflight::to_start(specs, running));
+        let mut told = BTreeSet::new();
+        for component in to_start.filter(|it| it.driver() == self.cluster.kind()) {
+            if let Err(found) = self.cluster.look_ahead(component).await {
+                // All components of one namespace have the same.
+                told.insert(found.to_string());
+                if let Obstacle::NoAnswer(_) = found {
+                    break;
+                }
+            }
+        }
+        told.into_iter().map(whole).collect()
     }
 
     /// What the engine of the containers says it cannot do for them.

@@ -91,7 +91,8 @@ pub(super) struct Control {
 /// Where components find the control plane.
 #[derive(Clone)]
 enum Reached {
-    At(Doors),
+    /// Ours, and where components of other machines are told that it is.
+    At(Doors, Option<String>),
     External(String),
     Nowhere,
 }
@@ -125,6 +126,7 @@ impl Control {
             }
         };
         let asked = options.port;
+        let advertise = options.advertise.take();
         let kept = match (asked, told) {
             (PortChoice::Default, Told::Somebody) | (PortChoice::Free, _) => {
                 port_before(state_dir)?
@@ -136,7 +138,7 @@ impl Control {
         let tokens = Tokens::open(state_dir, handed, containers)?;
         let plane = ControlPlane::bind(options)?;
         keep_port(state_dir, plane.address().port())?;
-        let reach = Reached::At(plane.doors());
+        let reach = Reached::At(plane.doors(), advertise);
         let seat = Seat {
             doors: plane.doors(),
             state_dir: state_dir.to_owned(),
@@ -338,19 +340,25 @@ impl Seat {
 
 impl Reached {
     fn from(&self, driver: DriverKind) -> Option<Reach> {
-        let own = match self {
+        let (own, advertised) = match self {
             Self::Nowhere => return None,
             Self::External(address) => return Some(Reach(address.clone())),
-            Self::At(doors) => doors.address(),
+            Self::At(doors, advertised) => (doors.address(), advertised),
         };
         let ip = match (driver, own.ip()) {
+            // They are on other machines.
+            (DriverKind::Nomad | DriverKind::Kubernetes, ip) => {
+                let is_far = !ip.is_loopback() && !ip.is_unspecified();
+                let at_address = is_far.then(|| Reach::from(own));
+                return advertised.clone().map(Reach).or(at_address);
+            }
             // By name: before its network is made, nobody knows the host's address on it.
             (DriverKind::Docker, _) => {
                 return Some(Reach(format!("{HOST_FROM_CONTAINER}:{}", own.port())));
             }
             (_, IpAddr::V4(ip)) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             (_, IpAddr::V6(ip)) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            (DriverKind::Process | DriverKind::Nomad | DriverKind::Kubernetes, ip) => ip,
+            (DriverKind::Process, ip) => ip,
         };
         Some(SocketAddr::new(ip, own.port()).into())
     }

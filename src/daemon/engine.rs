@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
+use super::clusters::{self, ClusterChoice};
 use crate::clock::Clock;
 use crate::control_plane::{Containers, Doors};
 use crate::driver::docker::{Conduct, DockerConfig, DockerDriver, DockerError, Endpoint};
@@ -34,7 +35,7 @@ const KNOCK_AGAIN: Duration = Duration::from_millis(200);
 /// Which host this is, as systemd and D-Bus agree on it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// Which container engine components run on.
+/// Which engines components run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineChoice {
     /// Where it listens; `None` = it is looked for.
@@ -45,6 +46,8 @@ pub struct EngineChoice {
     pub allowed_mounts: Vec<PathBuf>,
     /// Which file says which images may run; `None` = all may.
     pub image_policy: Option<PathBuf>,
+    /// Which cluster the components run on that are for one.
+    pub cluster: ClusterChoice,
 }
 
 impl Default for EngineChoice {
@@ -55,6 +58,7 @@ impl Default for EngineChoice {
             privileged: Privileged::Refused,
             allowed_mounts: Vec::new(),
             image_policy: None,
+            cluster: ClusterChoice::default(),
         }
     }
 }
@@ -122,6 +126,7 @@ fn driver(
 pub(super) fn as_before(state_dir: &Path) -> EngineChoice {
     EngineChoice {
         host: fs::read_to_string(state_dir.join(HOST)).ok(),
+        cluster: clusters::as_before(state_dir),
         ..EngineChoice::default()
     }
 }
@@ -279,10 +284,10 @@ pub(super) fn networks_of<'p>(
     networks.collect()
 }
 
-/// The mark of this directory's containers. It is made from the host and the directory's path, so
+/// The mark of what this directory has in engines. It is made from the host and the directory's path, so
 /// that a directory that was lost finds its containers again, and then kept, so that one that is
 /// moved does too.
-fn owner(state_dir: &Path) -> Result<String, EngineError> {
+pub(super) fn owner(state_dir: &Path) -> Result<String, EngineError> {
     let path = state_dir.join(OWNER);
     let failed = |doing, source| EngineError::File {
         doing,

@@ -10,6 +10,7 @@
 mod alone;
 mod answers;
 mod backend;
+mod clusters;
 mod control;
 pub mod defect;
 mod engine;
@@ -48,6 +49,7 @@ use crate::api::{self, socket};
 use crate::clock::Clock;
 use crate::control_plane::{Certificates, Connections, Containers};
 use crate::driver::docker::DockerDriver;
+use crate::driver::kubernetes::KubernetesDriver;
 use crate::driver::logs::kept::Retention;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Scope};
@@ -60,6 +62,7 @@ use crate::store::{self, LockError, Recovery, StateLock, Store, StoreError};
 
 pub use alone::{Onlooker, down, look, volumes};
 use backend::Backend;
+pub use clusters::ClusterChoice;
 use control::{Control, Seat, Token};
 pub use control::{ControlError, ControlPlaneChoice};
 use defect::Defects;
@@ -158,6 +161,7 @@ pub struct Daemon {
     store: Store,
     drivers: Drivers,
     docker: Arc<DockerDriver>,
+    cluster: Arc<KubernetesDriver>,
     sources: Sources,
     certificates: Option<Certificates>,
     connections: Option<Connections>,
@@ -197,6 +201,7 @@ impl Daemon {
         let process = open_process_driver(&dir, &clock)?;
         let gate = images::gate(&options, &clock, &loaded.settings, &store);
         let docker = engine::open(&dir, &options.engine, &clock, Arc::clone(&gate))?;
+        let cluster = clusters::open(&dir, &options.engine.cluster, &clock, Arc::clone(&gate))?;
 
         let settings = loaded.settings.clone();
         let kept = Kept {
@@ -212,6 +217,9 @@ impl Daemon {
         if engine::is_asked(&kept, &recovery, &options.engine) {
             drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         }
+        if clusters::is_asked(&cluster, &kept, &recovery) {
+            drivers.insert(cluster.kind(), Arc::clone(&cluster) as Arc<dyn Driver>);
+        }
         let (kept, silent) = rebuilt(kept, &drivers, &recovery).await;
         note_silence(&store, &silent, &settings);
         let containing = if settings.contains_key(leftovers::CONTAINERS) {
@@ -222,6 +230,7 @@ impl Daemon {
         let pipelines = kept.pipelines.values();
         let networks = engine::networks_of(pipelines.map(|record| record.spec.as_ref()));
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
+        drivers.insert(cluster.kind(), Arc::clone(&cluster) as Arc<dyn Driver>);
         let told = if kept.pipelines.is_empty() && kept.registrations.is_empty() {
             control::Told::Nobody
         } else {
@@ -248,6 +257,9 @@ impl Daemon {
         let mut core = Core::new(kept, drivers.keys().copied(), daemon, clock.now());
         if containing == Containing::Nothing {
             core.spare(DriverKind::Docker);
+        }
+        if !cluster.may_have_something() {
+            core.spare(cluster.kind());
         }
         for kind in &silent {
             core.leave_strangers(*kind);
@@ -324,6 +336,7 @@ impl Daemon {
                 store.clone(),
                 containing,
             )),
+            tokio::spawn(clusters::follow(Arc::downgrade(&cluster), owner.clone())),
         ];
         if recovery != Recovery::Intact && silent.is_empty() {
             tasks.push(tokio::spawn(end_rebuilding(
@@ -386,6 +399,7 @@ impl Daemon {
             store,
             drivers,
             docker,
+            cluster,
             sources,
             certificates,
             connections,
@@ -520,6 +534,7 @@ impl Daemon {
             store: self.store.clone(),
             drivers: self.drivers.clone(),
             docker: Arc::clone(&self.docker),
+            cluster: Arc::clone(&self.cluster),
             sources: self.sources.clone(),
             logs: process_config(&self.options.state_dir).logs_dir,
             seat: self.seat.clone(),
@@ -548,6 +563,7 @@ impl Daemon {
             tracing::warn!("ended instances have left something; the next daemon removes it");
         }
         leftovers::tidy(&self.docker, &self.store).await;
+        clusters::clear(&self.cluster).await;
     }
 
     /// Records that the daemon ends and what made it, ends its tasks, hands what is undone to the

@@ -16,13 +16,14 @@ const LOCK: &str = "lock";
 const FOLDERS: [&str; 2] = ["store", "instances"];
 /// What is flowctl's in a state directory, or begins with one of these and a dot. Somebody may keep
 /// files of their own beside it.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     LOCK,
     "flowctl.sock",
     "control-plane.port",
     "tokens",
     "owner",
     "docker-host",
+    "kubernetes-cluster",
     "notify.yaml",
     "daemon.log",
     "store",

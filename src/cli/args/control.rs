@@ -152,6 +152,15 @@ pub struct ControlPlane {
         value_name = "PORT"
     )]
     pub control_plane_port: Option<u16>,
+    /// Where components of a cluster reach it [default: at its address, unless that is of this machine
+    /// alone; then they are told of none]
+    #[arg(
+        long,
+        env = "FLOWCTL_CONTROL_PLANE_ADVERTISE",
+        hide_env_values = true,
+        value_name = "HOST:PORT"
+    )]
+    pub control_plane_advertise: Option<String>,
     /// How long a component may send no heartbeat before it counts as silent
     #[arg(
         long,

@@ -1,0 +1,265 @@
+//! Copying what pods write into our own log files, while they run and after they ended, so that one
+//! reader serves all drivers and the lines outlive the pod and its node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{Entry, Main, PodSeen};
+use super::client::{Call, Failure, LIST, encoded};
+use super::places::core_path;
+use super::{Conduct, Inner, lock, objects};
+use crate::driver::OutputStream;
+use crate::driver::logs::{LogFile, Record, replica_dir};
+use crate::model::{InstanceId, LogLimits, Timestamp};
+
+/// The first pause after a failed try; doubled up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the removal of a pod waits for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
+/// How often one that writes nothing is asked whether it still runs.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Whose output is copied.
+#[derive(Clone)]
+struct Source {
+    instance: InstanceId,
+    namespace: String,
+    pod: String,
+    uid: String,
+    began: Option<Timestamp>,
+    limits: LogLimits,
+}
+
+/// The tasks that copy, by the uid of the pod.
+#[derive(Default)]
+pub(super) struct Copiers(HashMap<String, Copier>);
+
+impl Copiers {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// The task that copies the output of a pod.
+struct Copier {
+    task: JoinHandle<()>,
+    instance: InstanceId,
+    /// Cancelled once it has ended.
+    done: CancellationToken,
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Whether the cluster is asked to go on as the pod writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    Yes,
+    No,
+}
+
+/// Whether a pod may write yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Runs,
+    Over,
+    Gone,
+}
+
+impl Inner {
+    /// Copies the output of an instance's pods from now on, unless that is done already.
+    pub(super) fn copy_output(self: &Arc<Self>, instance: &InstanceId, entry: &Entry) {
+        if self.config.conduct == Conduct::OnlyLooks {
+            return;
+        }
+        let job = entry.job.as_ref();
+        let spec = job.and_then(|job| job.description.as_ref());
+        let limits = spec.map_or_else(LogLimits::default, |it| it.spec.logs);
+        let mut copiers = lock(&self.copiers);
+        for pod in entry.pods.values().filter(|pod| began(pod).is_some()) {
+            if pod.gone.is_some() || copiers.0.contains_key(&pod.uid) {
+                continue;
+            }
+            let source = Source {
+                instance: instance.clone(),
+                namespace: entry.namespace.clone(),
+                pod: pod.name.clone(),
+                uid: pod.uid.clone(),
+                began: began(pod).flatten(),
+                limits,
+            };
+            let done = CancellationToken::new();
+            let says_so = done.clone().drop_guard();
+            let copying = Arc::clone(self).copy_to_the_end(source);
+            let task = tokio::spawn(async move {
+                copying.await;
+                drop(says_so);
+            });
+            let copier = Copier {
+                task,
+                instance: instance.clone(),
+                done,
+            };
+            copiers.0.insert(pod.uid.clone(), copier);
+        }
+    }
+
+    /// Waits until the last lines of an ended instance are copied, but not for long.
+    pub(super) async fn copied(&self, instance: &InstanceId) {
+        let done: Vec<CancellationToken> = {
+            let copiers = lock(&self.copiers);
+            let own = copiers.0.values().filter(|it| it.instance == *instance);
+            own.map(|copier| copier.done.clone()).collect()
+        };
+        let all = async {
+            for done in done {
+                done.cancelled().await;
+            }
+        };
+        if timeout(LAST_LINES, all).await.is_err() {
+            tracing::warn!(%instance, "its log may lack its last lines: the cluster does not tell them");
+        }
+        lock(&self.copiers)
+            .0
+            .retain(|_, copier| copier.instance != *instance);
+    }
+
+    /// Whether a pod may still write.
+    fn state(&self, source: &Source) -> State {
+        let cache = self.cache();
+        let entry = cache.get(&source.instance);
+        match entry.and_then(|entry| entry.pods.get(&source.uid)) {
+            None => State::Gone,
+            Some(pod) if pod.gone.is_some() => State::Gone,
+            Some(pod) if pod.is_live() => State::Runs,
+            Some(_) => State::Over,
+        }
+    }
+
+    async fn copy_to_the_end(self: Arc<Self>, source: Source) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let before = self.state(&source);
+            let follow = match before {
+                State::Runs => Follow::Yes,
+                State::Over | State::Gone => Follow::No,
+            };
+            let copied = self.copy_some(&source, follow).await;
+            match (copied, before) {
+                // Nothing came after its end, which was known before this was asked for.
+                (Ok(()), State::Over | State::Gone) => return,
+                (Ok(()), State::Runs) => {
+                    pause = SHORTEST_PAUSE;
+                    self.settled(&source).await;
+                }
+                (Err(failure), _) if failure.is_not_found() => return,
+                (Err(failure), State::Gone) => {
+                    let instance = &source.instance;
+                    tracing::debug!(%instance, %failure, "the last lines of a pod went with it");
+                    return;
+                }
+                (Err(failure), State::Runs | State::Over) => {
+                    let instance = &source.instance;
+                    tracing::debug!(%instance, %failure, "output is copied later");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits a moment after a stream has ended, which is that of its pod most often.
+    async fn settled(&self, source: &Source) {
+        let mut changes = self.changes.subscribe();
+        let over = async {
+            while self.state(source) == State::Runs {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(SHORTEST_PAUSE, over).await.ok();
+    }
+
+    async fn copy_some(&self, source: &Source, follow: Follow) -> Result<(), Failure> {
+        let InstanceId {
+            pipeline,
+            replica,
+            incarnation,
+        } = &source.instance;
+        let dir = replica_dir(&self.logs_dir(), pipeline, replica);
+        let (incarnation, limits) = (*incarnation, source.limits);
+        let open = move || LogFile::open(&dir, incarnation, limits);
+        let mut log = blocking(open).await?;
+        let mut path = format!(
+            "{}/{}/log?container={}&timestamps=true",
+            core_path(&source.namespace, "pods"),
+            source.pod,
+            objects::MAIN,
+        );
+        if follow == Follow::Yes {
+            path.push_str("&follow=true");
+        }
+        let since = log.since();
+        if since > 0 {
+            let since = Timestamp::from_millis((since - 1) * 1_000).to_string();
+            path.push_str(&format!("&sinceTime={}", encoded(&since)));
+        }
+        let api = self.api().await?;
+        let mut stream = api.begin(Call::get(path).within(LIST)).await?;
+        loop {
+            let lines = match timeout(QUIET, stream.lines()).await {
+                Ok(lines) => lines?,
+                // The stream may have died with a connection; a pod that is over writes no more.
+                Err(_) if self.state(source) == State::Runs => continue,
+                Err(_) => return Ok(()),
+            };
+            if lines.is_empty() {
+                return Ok(());
+            }
+            let records = lines.iter().filter_map(|line| {
+                // Lines of the two streams come as one.
+                Record::read(OutputStream::Stdout, line, source.began)
+            });
+            let records: Vec<Record> = records.collect();
+            let appended = blocking(move || {
+                let appended = log.append(&records);
+                Ok((log, appended))
+            });
+            let (written, appended) = appended.await?;
+            log = written;
+            if let Err(unwritten) = appended {
+                let why = format!("cannot write its log: {}", unwritten.error);
+                return Err(Failure::Silent(why));
+            }
+        }
+    }
+}
+
+/// When the program of a pod began; `None` = it has not.
+fn began(pod: &PodSeen) -> Option<Option<Timestamp>> {
+    match &pod.main {
+        Main::Unknown | Main::Waiting { .. } => None,
+        Main::Running { since } => Some(*since),
+        Main::Terminated(terminated) => Some(super::wire::time(terminated.started_at.as_deref())),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Failure::Silent(format!("cannot write its log: {error}"))),
+        Err(error) => Err(Failure::Silent(error.to_string())),
+    }
+}
