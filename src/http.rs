@@ -6,7 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,7 +22,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Room for the status line and all headers of an answer.
@@ -65,6 +66,53 @@ impl Trust {
         Ok(Self(Arc::new(config)))
     }
 
+    /// Trusts whoever's certificates lie in the files `roots`, or whom this host trusts where there are
+    /// none, and shows the certificate of `shown` to servers that ask for one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why.
+    pub fn of_files(roots: &[PathBuf], shown: Option<&Shown>) -> Result<Self, String> {
+        if roots.is_empty() && shown.is_none() {
+            return Self::read(None);
+        }
+        let mut trusted = RootCertStore::empty();
+        let found = match roots {
+            [] => rustls_native_certs::load_native_certs().certs,
+            files => {
+                let read = files.iter().map(|file| certificates(file));
+                read.collect::<Result<Vec<_>, _>>()?.concat()
+            }
+        };
+        if trusted.add_parsable_certificates(found).0 == 0 {
+            let files: Vec<_> = roots
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect();
+            return Err(format!(
+                "{} vouches for nobody: no certificate of an authority is in it",
+                files.join(", ")
+            ));
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS cannot be used: {error}"))?
+            .with_root_certificates(trusted);
+        let config = match shown {
+            None => config.with_no_client_auth(),
+            Some(Shown { certificate, key }) => {
+                let chain = certificates(certificate)?;
+                let read = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+                    format!("the key {} cannot be read: {error}", key.display())
+                })?;
+                config.with_client_auth_cert(chain, read).map_err(|error| {
+                    let (of, key) = (certificate.display(), key.display());
+                    format!("the certificate {of} and the key {key} do not go together: {error}")
+                })?
+            }
+        };
+        Ok(Self(Arc::new(config)))
+    }
+
     /// Begins TLS with the server `host`: a name, or an address without brackets.
     ///
     /// # Errors
@@ -76,6 +124,26 @@ impl Trust {
             .connect(name, stream)
             .await
     }
+}
+
+/// What is shown to a server that asks who one is: files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The certificate, and those between it and the authority.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let failed = |error| {
+        format!(
+            "the certificates in {} cannot be read: {error}",
+            file.display()
+        )
+    };
+    let read = CertificateDer::pem_file_iter(file).map_err(failed)?;
+    read.collect::<Result<Vec<_>, _>>().map_err(failed)
 }
 
 /// The headers of every request: whom it is for, who asks, and that it is the only one.

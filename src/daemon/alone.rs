@@ -27,7 +27,7 @@ use super::engine::{CleanedUp, Volumes};
 use super::sources;
 use super::{
     ControlPlaneChoice, Daemon, DaemonError, LOOKING, Options, Purpose, clusters, engine,
-    judge_recovery, metering, process_config, rebuilt,
+    judge_recovery, metering, nomad, process_config, rebuilt,
 };
 
 /// What was found in a state directory without a daemon: answers whatever only reads. It holds
@@ -87,6 +87,9 @@ pub async fn look(state_dir: &Path) -> Result<Option<Onlooker>, DaemonError> {
     }
     if let Some(cluster) = clusters::onlooker(state_dir, &clock)? {
         drivers.insert(cluster.kind(), cluster);
+    }
+    if let Some(nomad) = nomad::onlooker(state_dir, &clock)? {
+        drivers.insert(nomad.kind(), nomad);
     }
     let (kept, _) = rebuilt(kept, &drivers, &recovery).await;
     let definitions = kept.pipelines.iter();

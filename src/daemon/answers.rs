@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use crate::driver::docker::{DockerDriver, Reached};
+use crate::driver::nomad::NomadDriver;
 use crate::driver::process::ProcessDriver;
 use crate::model::{DriverKind, InstanceId};
 use crate::preflight::{self, Answerer, Proof};
@@ -16,12 +17,14 @@ use crate::probe::{Host, Located, PortSite, Ports, Whose};
 pub(super) fn ports(
     process: &Arc<ProcessDriver>,
     docker: &Arc<DockerDriver>,
+    nomad: &Arc<NomadDriver>,
     instance: &InstanceId,
     driver: DriverKind,
 ) -> PortSite {
     let ports: Arc<dyn Ports> = match driver {
         DriverKind::Docker => Arc::new(OfContainer(Arc::clone(docker))),
-        DriverKind::Process | DriverKind::Nomad | DriverKind::Kubernetes => {
+        DriverKind::Nomad => Arc::new(OfJob(Arc::clone(nomad))),
+        DriverKind::Process | DriverKind::Kubernetes => {
             Arc::new(OfProcess::new(Arc::clone(process)))
         }
     };
@@ -133,5 +136,27 @@ impl Ports for OfContainer {
         let program = self.0.program_on_host(instance)?;
         let looked = tokio::task::spawn_blocking(move || preflight::taker(ours, theirs, program));
         looked.await.ok().flatten().map(whose)
+    }
+}
+
+/// The ports of a job of Nomad's, on the node that it was placed on.
+struct OfJob(Arc<NomadDriver>);
+
+#[async_trait]
+impl Ports for OfJob {
+    fn locate(&self, instance: &InstanceId, port: u16) -> Located {
+        match self.0.reach(instance, port) {
+            Some(address) => Located::At(Host::Ip(address.ip()), address.port()),
+            None => Located::NotSeen,
+        }
+    }
+
+    /// Nomad has given it to this job alone.
+    async fn whose(&self, _: &InstanceId, _: SocketAddr) -> Whose {
+        Whose::Own
+    }
+
+    async fn taker(&self, _: &InstanceId, _: SocketAddr, _: SocketAddr) -> Option<Whose> {
+        None
     }
 }

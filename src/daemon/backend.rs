@@ -16,6 +16,7 @@ use crate::control_plane::Connections;
 use crate::driver::docker::{self, DockerDriver, Reachable, Renewal, Volumes};
 use crate::driver::kubernetes::{KubernetesDriver, Obstacle};
 use crate::driver::logs::kept::{self, KeptLog};
+use crate::driver::nomad::{self, NomadDriver};
 use crate::driver::process::{self, Inheritance};
 use crate::driver::{Driver as _, DriverError, LogQuery, LogStream};
 use crate::manifest::Taken;
@@ -57,6 +58,7 @@ pub(super) struct Backend {
     pub drivers: Drivers,
     pub docker: Arc<DockerDriver>,
     pub cluster: Arc<KubernetesDriver>,
+    pub nomad: Arc<NomadDriver>,
     pub sources: Sources,
     /// Where logs lie.
     pub logs: PathBuf,
@@ -96,6 +98,7 @@ impl Backend {
         obstacles.extend(kept.iter().flat_map(Kept::problems).map(whole));
         obstacles.extend(self.before_containers(loaded, &running).await);
         obstacles.extend(self.before_jobs(loaded, &running).await);
+        obstacles.extend(self.before_nomad(loaded, &running).await);
         let leaving = leaving(&snapshot, loaded);
         let looked = tokio::task::spawn_blocking(move || {
             let specs: Vec<&PipelineSpec> = specs.iter().chain(&leaving).collect();
@@ -383,6 +386,27 @@ impl Backend {
                 // All components of one namespace have the same.
                 told.insert(found.to_string());
                 if let Obstacle::NoAnswer(_) = found {
+                    break;
+                }
+            }
+        }
+        told.into_iter().map(whole).collect()
+    }
+
+    /// What would keep components from starting on Nomad.
+    async fn before_nomad(&self, loaded: &[Loaded], running: &[Running]) -> Vec<Problem> {
+        let pipelines = loaded.iter().map(|loaded| &loaded.pipelines);
+        let to_start = pipelines.flat_map(|specs| preflight::to_start(specs, running));
+        let mut told = BTreeSet::new();
+        for component in to_start.filter(|it| it.driver() == self.nomad.kind()) {
+            match self.nomad.look_ahead(component).await {
+                Ok(()) => {}
+                Err(nomad::Obstacle::Component(why)) => {
+                    told.insert(format!("{}: {why}", component.id));
+                }
+                // All components of one cluster have the same, and each would wait.
+                Err(nomad::Obstacle::Cluster(why)) => {
+                    told.insert(format!("{}: {why}", component.id));
                     break;
                 }
             }

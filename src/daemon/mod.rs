@@ -19,6 +19,7 @@ mod images;
 mod leftovers;
 mod losses;
 mod metering;
+mod nomad;
 mod otel;
 mod overrides;
 mod probing;
@@ -51,6 +52,7 @@ use crate::control_plane::{Certificates, Connections, Containers};
 use crate::driver::docker::DockerDriver;
 use crate::driver::kubernetes::KubernetesDriver;
 use crate::driver::logs::kept::Retention;
+use crate::driver::nomad::NomadDriver;
 use crate::driver::process::{self, ForkServer, ProcessConfig, ProcessDriver};
 use crate::driver::{Driver, DriverError, Scope};
 use crate::metrics::Metrics;
@@ -162,6 +164,7 @@ pub struct Daemon {
     drivers: Drivers,
     docker: Arc<DockerDriver>,
     cluster: Arc<KubernetesDriver>,
+    nomad: Arc<NomadDriver>,
     sources: Sources,
     certificates: Option<Certificates>,
     connections: Option<Connections>,
@@ -203,6 +206,8 @@ impl Daemon {
         let docker = engine::open(&dir, &options.engine, &clock, Arc::clone(&gate))?;
         let cluster = clusters::open(&dir, &options.engine.cluster, &clock, Arc::clone(&gate))?;
 
+        let nomad = nomad::open(&dir, &clock, Arc::clone(&gate))?;
+
         let settings = loaded.settings.clone();
         let kept = Kept {
             pipelines: loaded.pipelines,
@@ -220,6 +225,9 @@ impl Daemon {
         if clusters::is_asked(&cluster, &kept, &recovery) {
             drivers.insert(cluster.kind(), Arc::clone(&cluster) as Arc<dyn Driver>);
         }
+        if nomad::is_asked(&nomad, &kept, &recovery) {
+            drivers.insert(nomad.kind(), Arc::clone(&nomad) as Arc<dyn Driver>);
+        }
         let (kept, silent) = rebuilt(kept, &drivers, &recovery).await;
         note_silence(&store, &silent, &settings);
         let containing = if settings.contains_key(leftovers::CONTAINERS) {
@@ -231,6 +239,7 @@ impl Daemon {
         let networks = engine::networks_of(pipelines.map(|record| record.spec.as_ref()));
         drivers.insert(DriverKind::Docker, Arc::clone(&docker) as Arc<dyn Driver>);
         drivers.insert(cluster.kind(), Arc::clone(&cluster) as Arc<dyn Driver>);
+        drivers.insert(nomad.kind(), Arc::clone(&nomad) as Arc<dyn Driver>);
         let told = if kept.pipelines.is_empty() && kept.registrations.is_empty() {
             control::Told::Nobody
         } else {
@@ -260,6 +269,9 @@ impl Daemon {
         }
         if !cluster.may_have_something() {
             core.spare(cluster.kind());
+        }
+        if !nomad.may_have_some() {
+            core.spare(nomad.kind());
         }
         for kind in &silent {
             core.leave_strangers(*kind);
@@ -294,7 +306,7 @@ impl Daemon {
         let probes = probing::probes(
             prober_handle,
             answers,
-            (&process, &docker),
+            (&process, &docker, &nomad),
             &injection,
             logs,
         );
@@ -400,6 +412,7 @@ impl Daemon {
             drivers,
             docker,
             cluster,
+            nomad,
             sources,
             certificates,
             connections,
@@ -535,6 +548,7 @@ impl Daemon {
             drivers: self.drivers.clone(),
             docker: Arc::clone(&self.docker),
             cluster: Arc::clone(&self.cluster),
+            nomad: Arc::clone(&self.nomad),
             sources: self.sources.clone(),
             logs: process_config(&self.options.state_dir).logs_dir,
             seat: self.seat.clone(),

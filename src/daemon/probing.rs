@@ -11,6 +11,7 @@ use super::engine::Contained;
 use crate::driver::Launch;
 use crate::driver::docker::DockerDriver;
 use crate::driver::logs::last_written;
+use crate::driver::nomad::NomadDriver;
 use crate::driver::process::{self, ProcessDriver};
 use crate::model::{DriverKind, InstanceId};
 use crate::probe::{Ended, Ending, ExecSite, Inside, NotBegun, ProberHandle, Report, Target};
@@ -23,17 +24,17 @@ pub(super) type Injection = Arc<OnceLock<Environment>>;
 pub(super) fn probes(
     prober: ProberHandle,
     reports: mpsc::Receiver<Report>,
-    (process, docker): (&Arc<ProcessDriver>, &Arc<DockerDriver>),
+    (process, docker, nomad): (&Arc<ProcessDriver>, &Arc<DockerDriver>, &Arc<NomadDriver>),
     injection: &Injection,
     logs: PathBuf,
 ) -> Probes {
     let (process, injection) = (Arc::clone(process), Arc::clone(injection));
-    let docker = Arc::clone(docker);
+    let (docker, nomad) = (Arc::clone(docker), Arc::clone(nomad));
     Probes {
         prober,
         reports,
         target: Box::new(move |instance, spec| Target {
-            ports: answers::ports(&process, &docker, instance, spec.driver()),
+            ports: answers::ports(&process, &docker, &nomad, instance, spec.driver()),
             exec: match spec.driver() {
                 DriverKind::Process => {
                     let beside = Beside {

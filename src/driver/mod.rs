@@ -33,6 +33,7 @@ pub mod fake;
 mod inputs;
 pub mod kubernetes;
 pub mod logs;
+pub mod nomad;
 pub mod process;
 pub mod readers;
 pub mod usage;

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::drivers::kubernetes;
 use crate::model::{DriverKind, Port};
 
 /// The name by which a container reaches a program on its host. The Docker driver makes it known
@@ -53,6 +54,18 @@ impl Way {
     fn is_by_name(self) -> bool {
         let (from, to) = (Exposure::of(self.from), Exposure::of(self.to));
         to == Exposure::ByName || (to == Exposure::InNetwork && from == to)
+    }
+
+    /// Whether no address leads from one to the other: what a cluster runs has an address that only the
+    /// cluster knows.
+    pub(super) fn is_cut_off(self) -> bool {
+        let is_nomad = |driver| driver == DriverKind::Nomad;
+        kubernetes::is_cut_off(self.from, self.to) || is_nomad(self.from) != is_nomad(self.to)
+    }
+
+    /// Whether both run where nobody knows an address before a cluster has placed what has it.
+    pub(super) fn is_known_once_placed(self) -> bool {
+        (self.from, self.to) == (DriverKind::Nomad, DriverKind::Nomad)
     }
 
     /// The host by which `id` is reached.

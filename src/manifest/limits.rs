@@ -40,6 +40,7 @@ pub(super) fn resources(
         pids_limit: limits.pids,
         cpu_request_millis: requests.cpu,
         memory_request_bytes: requests.memory,
+        cpu_mhz: None,
     };
     if driver == DriverKind::Nomad {
         let cpu = fields
@@ -48,7 +49,7 @@ pub(super) fn resources(
         let memory = fields
             .get("memory")
             .and_then(|f| f.integer(findings, 1..=1 << 30));
-        resources.cpu_request_millis = resources.cpu_request_millis.or(cpu);
+        resources.cpu_mhz = cpu;
         resources.memory_limit_bytes = resources.memory_limit_bytes.or(memory.map(|mb| mb << 20));
     } else {
         let fix = "write it under `limits` or `requests`, as in `limits: {memory: 64Mi}`";

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use crate::model::{ComponentId, ComponentSpec, DriverKind, PipelineKey, Port};
 
-use super::drivers::kubernetes::is_cut_off;
 use super::exposure::{Reached, Way};
 use super::fields::Text;
 use super::problem::{Findings, Span, shown};
@@ -190,17 +189,37 @@ impl Resolver<'_> {
         at: Span,
         findings: &mut Findings<'_>,
     ) -> Option<String> {
-        let first = |findings: &mut Findings<'_>| {
-            let port = target.ports.first();
-            if port.is_none() {
-                findings.error(
-                    at,
-                    format!("component `{id}` has no port to connect to"),
-                    Some(format!("add `ports: [{{containerPort: PORT}}]` to `{id}`")),
-                );
-            }
-            port
-        };
+        let first = |findings: &mut Findings<'_>| first_port(id, target, at, findings);
+        if self.way(target).is_known_once_placed() {
+            return match field {
+                ["address" | "host" | "port"] => {
+                    first(findings)?;
+                    Some(ComponentSpec::placed_reference(id, field))
+                }
+                ["ports", name]
+                    if target
+                        .ports
+                        .iter()
+                        .any(|it| it.name.as_deref() == Some(name)) =>
+                {
+                    Some(ComponentSpec::placed_reference(id, field))
+                }
+                _ => self.address_of(id, target, field, at, findings),
+            };
+        }
+        self.address_of(id, target, field, at, findings)
+    }
+
+    /// The same where it is known before anything runs.
+    fn address_of(
+        &self,
+        id: &str,
+        target: &Target,
+        field: &[&str],
+        at: Span,
+        findings: &mut Findings<'_>,
+    ) -> Option<String> {
+        let first = |findings: &mut Findings<'_>| first_port(id, target, at, findings);
         match field {
             ["address"] => {
                 let port = first(findings)?;
@@ -281,7 +300,7 @@ impl Resolver<'_> {
         at: Span,
         findings: &mut Findings<'_>,
     ) -> Option<()> {
-        if !is_cut_off(self.driver, target.driver) {
+        if !self.way(target).is_cut_off() {
             return Some(());
         }
         findings.error(
@@ -305,6 +324,24 @@ impl Resolver<'_> {
             to: target.driver,
         }
     }
+}
+
+/// The port of `target` that is meant where none is named; that it has none is reported.
+fn first_port<'t>(
+    id: &str,
+    target: &'t Target,
+    at: Span,
+    findings: &mut Findings<'_>,
+) -> Option<&'t Port> {
+    let port = target.ports.first();
+    if port.is_none() {
+        findings.error(
+            at,
+            format!("component `{id}` has no port to connect to"),
+            Some(format!("add `ports: [{{containerPort: PORT}}]` to `{id}`")),
+        );
+    }
+    port
 }
 
 /// Warns of what the kernel would not hand to a program.

@@ -40,7 +40,7 @@ enum Unit {
 
 /// Fields whose path in the model is not that of the manifest: (model, manifest, unit). A path
 /// stands for all below it.
-const NAMES: [(&str, &str, Unit); 20] = [
+const NAMES: [(&str, &str, Unit); 21] = [
     ("kind", "type", Unit::AsItIs),
     ("workload.process.program", "binary", Unit::AsItIs),
     ("workload.process", "", Unit::AsItIs),
@@ -78,6 +78,7 @@ const NAMES: [(&str, &str, Unit); 20] = [
         "resources.requests.cpu",
         Unit::Millis,
     ),
+    ("resources.cpu_mhz", "resources.cpu", Unit::AsItIs),
     (
         "resources.memory_request_bytes",
         "resources.requests.memory",

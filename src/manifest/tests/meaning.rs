@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{HEAD, component, pipeline, read};
-use crate::manifest::{HOST_FROM_CONTAINER, Options, Orchestrator, parse};
+use crate::manifest::{Colour, HOST_FROM_CONTAINER, Options, Orchestrator, parse};
 use crate::model::{
     Backoff, ComponentSpec, Condition, DriverKind, HttpTarget, HumanDuration, Probe, ProbeCheck,
     ProcessSpec, ReplicaPort, RestartMode, RestartPolicy, RetryLimit, Role, SecretSource, Signal,
@@ -46,7 +46,7 @@ fn values_of_variables_stay_as_they_were_written() {
 
 #[test]
 fn an_address_is_right_for_who_asks_and_who_answers() {
-    let drivers = ["process", "docker", "nomad"];
+    let drivers = ["process", "docker"];
     let mut body = "  sources:\n".to_owned();
     for driver in drivers {
         let port = 9000 + driver.len();
@@ -73,10 +73,24 @@ fn an_address_is_right_for_who_asks_and_who_answers() {
     assert_eq!(reached("process", "docker"), way("localhost", 19006));
     assert_eq!(reached("docker", "docker"), way("to-docker", 9006));
     assert_eq!(reached("docker", "process"), way(HOST_FROM_CONTAINER, 9007));
-    assert_eq!(reached("nomad", "docker"), way(HOST_FROM_CONTAINER, 19006));
-    for from in drivers {
-        assert_eq!(reached(from, "nomad"), way("to-nomad", 9005));
-    }
+}
+
+#[test]
+fn what_nomad_places_is_asked_for_once_it_runs_and_only_by_what_nomad_runs() {
+    let body = |from: &str| {
+        format!(
+            "  sources: [{{id: to, driver: nomad, image: i, ports: [{{containerPort: 9005, name: api}}]}}]\n  sinks:\n    - id: from\n      driver: {from}\n      image: i\n      env: {{A: \"at ${{{{components.to.address}}}} ${{{{ components.to.ports.api }}}}\"}}\n"
+        )
+    };
+    let from = &pipeline(&body("nomad")).components["from"];
+    let kept = "at ${{ components.to.address }} ${{ components.to.ports.api }}";
+    assert_eq!(from.env["A"], kept);
+    let refused = read(&format!("{HEAD}{}", body("docker"))).unwrap_err();
+    let said = refused.render(Colour::Off);
+    assert!(
+        said.contains("no address leads from one to the other"),
+        "{said}"
+    );
 }
 
 #[test]

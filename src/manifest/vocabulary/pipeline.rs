@@ -194,7 +194,7 @@ static SPEC: Section = Section {
             Kind::Section(&NOMAD),
             "",
             Restarts,
-            "where Nomad is, for components that it runs; no build has that driver yet",
+            "where Nomad is, for components that it runs; see *On Nomad*",
             "nomad: {address: \"http://nomad:4646\"}",
         ),
         Field::new(
@@ -247,7 +247,7 @@ static NOMAD: Section = Section {
             Kind::Word,
             "",
             Restarts,
-            "its API",
+            "its API; without it $NOMAD_ADDR of the daemon, else http://127.0.0.1:4646",
             "address: \"http://nomad:4646\"",
         ),
         Field::new(
@@ -255,7 +255,7 @@ static NOMAD: Section = Section {
             Kind::Word,
             "",
             Restarts,
-            "which datacenter",
+            "which datacenter; without it any",
             "datacenter: dc1",
         ),
         Field::new(
@@ -263,7 +263,7 @@ static NOMAD: Section = Section {
             Kind::Word,
             "",
             Restarts,
-            "which namespace of Nomad's",
+            "which namespace of Nomad's; without it $NOMAD_NAMESPACE of the daemon, else `default`",
             "namespace: data",
         ),
     ],

@@ -142,6 +142,12 @@ impl ComponentSpec {
         replica::filled(text, replica)
     }
 
+    /// The literal that stands for what is known of the component `id` once its cluster has placed it,
+    /// until an instance that asks for it starts.
+    pub fn placed_reference(id: &str, field: &[&str]) -> String {
+        format!("${{{{ components.{id}.{} }}}}", field.join("."))
+    }
+
     /// The driver that runs it.
     pub fn driver(&self) -> DriverKind {
         self.workload.driver()

@@ -8,6 +8,9 @@ pub struct Resources {
     /// CPU limit in thousandths of a core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit_millis: Option<u64>,
+    /// CPU share asked for in MHz, which Nomad counts in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_mhz: Option<u64>,
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_bytes: Option<u64>,
