@@ -48,7 +48,7 @@ pub use source::{Loaded, load};
 use crate::model::image::Digest;
 
 /// The digest of these bytes.
-fn sha256(bytes: &[u8]) -> Digest {
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     let digest = digest::digest(&digest::SHA256, bytes);
     let mut own = [0; 32];
     own.copy_from_slice(digest.as_ref());

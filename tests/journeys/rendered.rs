@@ -262,3 +262,148 @@ fn a_real_cluster_runs_what_is_rendered() {
         cluster.json(&["get", "job", job])["status"]["succeeded"] == 1
     });
 }
+
+/// The image of this program in the cluster, for as long as a test needs it.
+struct Image<'a> {
+    cluster: &'a Cluster,
+    name: String,
+}
+
+impl<'a> Image<'a> {
+    fn import(cluster: &'a Cluster, archive: &std::path::Path, name: &str) -> Self {
+        let image = Self {
+            cluster,
+            name: name.to_owned(),
+        };
+        image.ctr(&["images", "import", archive.to_str().unwrap()]);
+        image
+    }
+
+    fn ctr(&self, words: &[&str]) {
+        let socket = self.cluster.kubeconfig.with_file_name("containerd.sock");
+        let output = Command::new("ctr")
+            .args([
+                "--address",
+                socket.to_str().unwrap(),
+                "--namespace",
+                "k8s.io",
+            ])
+            .args(words)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ctr {words:?}: {said}");
+    }
+}
+
+impl Drop for Image<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let name = format!("docker.io/library/{}", self.name);
+            self.ctr(&["images", "remove", &name]);
+        }
+    }
+}
+
+const INSIDE: &str = r#"
+apiVersion: flowctl/v1
+kind: Pipeline
+metadata: {name: shop}
+spec:
+  driver: kubernetes
+  kubernetes: {security: restricted}
+  sources:
+    - id: orders
+      image: docker.io/flowctl-test/busybox:1
+      pull: if-not-present
+      user: "1000"
+      command: [sh, -c, "trap exit TERM; mkdir /tmp/w; echo hi > /tmp/w/ready; httpd -f -p 8080 -h /tmp/w & wait"]
+      ports: [{containerPort: 8080}]
+      probes: {readiness: {http: {path: /ready, port: 8080}}}
+  sinks:
+    - id: reader
+      image: docker.io/flowctl-test/busybox:1
+      pull: if-not-present
+      user: "1000"
+      inputs: [orders]
+      restart: on-failure
+      command: [sh, -c, "test -s $COMPONENT_TOKEN_FILE && echo told $FLOWCTL_ENDPOINT && wget -qO- http://${{ components.orders.address }}/ready"]
+"#;
+
+#[test]
+fn a_daemon_in_a_restricted_namespace_runs_a_pipeline_and_dies_without_anybody_noticing() {
+    let Some(cluster) = Cluster::new("within") else {
+        return;
+    };
+    let enforce = "pod-security.kubernetes.io/enforce=restricted";
+    cluster.ok(&["label", "namespace", &cluster.namespace, enforce], "");
+    let world = World::new();
+    let name = format!("flowctl:test-{}", std::process::id());
+    world.ok(&["kubernetes", "image", "-o", "flowctl.tar", "--image", &name]);
+    let _image = Image::import(&cluster, &world.path("flowctl.tar"), &name);
+    let manifest = [
+        "kubernetes",
+        "manifest",
+        "--namespace",
+        &cluster.namespace,
+        "--image",
+        &name,
+    ];
+    cluster.ok(&["apply", "-f", "-"], &world.ok(&manifest));
+    let flowctl = |words: &[&str], input: &str| {
+        let all: Vec<&str> = ["exec", "-i", "flowctl-0", "--", "flowctl"]
+            .into_iter()
+            .chain(words.iter().copied())
+            .collect();
+        let output = cluster.kubectl(&all, input);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+            said,
+        )
+    };
+    let answers = || {
+        let pod = cluster.kubectl(&["get", "pod", "flowctl-0", "-o", "json"], "");
+        let pod: Value = serde_json::from_slice(&pod.stdout).unwrap_or_default();
+        pod["metadata"]["deletionTimestamp"].is_null() && flowctl(&["status"], "").0
+    };
+    cluster.until("the daemon answers", answers);
+    let (done, _, said) = flowctl(&["apply", "-f", "-", "--wait", "--timeout", "110s"], INSIDE);
+    assert!(done, "{said}");
+    cluster.until("the sink has read from the source and is done", || {
+        let of = ["status", "-o", "json"];
+        let status: Value = serde_json::from_str(&flowctl(&of, "").1).unwrap_or_default();
+        let components = status["pipelines"][0]["components"].as_array().cloned();
+        let reader = components
+            .unwrap_or_default()
+            .into_iter()
+            .find(|it| it["id"] == "reader");
+        reader.is_some_and(|it| it["replicas"][0]["phase"] == "completed")
+    });
+    let (_, log, _) = flowctl(&["logs", "reader"], "");
+    let told = format!("told flowctl.{}.svc:8080", cluster.namespace);
+    assert!(log.contains(&told) && log.contains("hi"), "{log}");
+    let pod = || {
+        let of = "flowctl.dev/component=orders";
+        let pods = cluster.json(&["get", "pods", "--selector", of]);
+        pods["items"][0]["metadata"]["uid"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let before = pod();
+    assert!(before.is_some());
+    cluster.ok(&["delete", "pod", "flowctl-0", "--grace-period=1"], "");
+    cluster.until("the next daemon answers", answers);
+    cluster.until("the next daemon has found what runs", || {
+        flowctl(&["status", "--check"], "").0
+    });
+    assert_eq!(pod(), before, "it ran on");
+    let (done, _, said) = flowctl(&["delete", "shop"], "");
+    assert!(done, "{said}");
+    cluster.until("nothing is left", || {
+        let kinds = "jobs,pods,services,secrets,configmaps";
+        let left = cluster.json(&["get", kinds, "--selector", "flowctl.dev/pipeline=shop"]);
+        left["items"].as_array().unwrap().is_empty()
+    });
+}
