@@ -37,6 +37,8 @@
 //! | 6 | [`notify`] | tells people and programs what is wrong, without being asked |
 //! | 6 | [`telemetry`] | the daemon's log |
 //! | 7 | [`daemon`] | wires all of the above |
+//! | 7 | [`dashboard`] | all of it at a glance, in a terminal |
+//! | 7 | [`web`] | the same in a browser |
 //! | 8 | [`cli`] | what people type, and what they read |
 //!
 //! # Five ideas
@@ -89,6 +91,7 @@ pub mod clock;
 pub mod conditions;
 pub mod control_plane;
 pub mod daemon;
+pub mod dashboard;
 pub mod driver;
 pub mod failpoint;
 pub mod files;
@@ -111,3 +114,4 @@ pub mod telemetry;
 pub mod text;
 pub mod usage;
 pub mod watch;
+pub mod web;

@@ -16,9 +16,11 @@ mod client;
 mod error;
 #[cfg(test)]
 mod field_effects;
+mod following;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod lines;
+mod newest;
 mod places;
 mod routes;
 mod scrapers;
@@ -34,8 +36,11 @@ mod tests;
 pub use backend::{Backend, Checked, Exposition, Loaded, nobody_is_told};
 pub use client::{Client, ClientError, DaemonProcess};
 pub use error::{ApiError, ErrorBody, ErrorCode};
+pub use following::{Heard, Link, follow};
 pub use lines::Lines;
+pub use newest::{LogBatch, NewestLines};
 pub use scrapers::serve_scrapers;
+pub use stall::{Impatient, Streaming};
 pub use wire::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, CallerHas, CallerVariables,
     ChangeWord, DiffAnswer, EventQuery, Fate, HostMount, KeptEntry, KeptLogs, LogEntry, LogParams,

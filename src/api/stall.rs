@@ -13,11 +13,11 @@ use tokio::time::Sleep;
 /// Whether a connection carries a stream, whose reader may pause as long as it likes (a pager
 /// does). Shared between a connection and the handler of its request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Streaming(Arc<AtomicBool>);
+pub struct Streaming(Arc<AtomicBool>);
 
 impl Streaming {
     /// Says that the answer is a stream.
-    pub(super) fn begin(&self) {
+    pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -28,7 +28,7 @@ impl Streaming {
 
 /// `inner`, on which a write that makes no progress for `patience` fails, so that a peer that never
 /// reads cannot hold a connection and its answer for ever.
-pub(super) struct Impatient<S> {
+pub struct Impatient<S> {
     inner: S,
     patience: Duration,
     streaming: Streaming,
@@ -36,7 +36,8 @@ pub(super) struct Impatient<S> {
 }
 
 impl<S> Impatient<S> {
-    pub(super) fn new(inner: S, patience: Duration, streaming: Streaming) -> Self {
+    /// `inner`, whose peer reads something within `patience` as long as this is no stream.
+    pub fn new(inner: S, patience: Duration, streaming: Streaming) -> Self {
         Self {
             inner,
             patience,

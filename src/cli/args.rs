@@ -6,6 +6,7 @@ mod kubernetes;
 mod manifest;
 mod moment;
 mod notifications;
+mod screen;
 mod setup;
 mod status;
 mod steer;
@@ -25,6 +26,7 @@ pub use kubernetes::{Kubernetes, KubernetesVerb};
 pub use manifest::{Explain, Graph, GraphFormat, Render, RenderFormat};
 pub use moment::{Moment, NoSuchMoment};
 pub use notifications::{Notify, NotifyVerb};
+pub use screen::{Ui, Web};
 pub use setup::{Completion, Init, Install, Uninstall, Version};
 pub use status::{CheckHow, Status};
 pub use steer::{Delete, Restart, Steer, Wait, WaitFor};
@@ -149,6 +151,11 @@ pub enum Verb {
     Logs(Logs),
     /// Show what components use: processor, memory, processes, open files
     Top(Top),
+    /// Show all of it at a glance, and steer it, in the terminal
+    #[command(alias = "dashboard")]
+    Ui(Ui),
+    /// Show the same in a browser; the daemon has no door for that, this is one
+    Web(Web),
     /// Print what scrapers read, once
     Metrics(Metrics),
     /// Start a component that was stopped, failed or waits
@@ -698,6 +705,9 @@ mod tests {
             "install --print",
             "uninstall --user",
             "status --state-dir /tmp/x --color never",
+            "ui --read-only",
+            "web --listen 127.0.0.1:4000 --allow-control --host flow.example",
+            "dashboard",
         ] {
             let words = std::iter::once("flowctl").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

@@ -9,14 +9,14 @@ use super::args::{Describe, TextOrJson, Why};
 use super::components::age;
 use super::events;
 use super::exit::{Exit, Failure};
-use super::last_lines::last_lines;
+use super::last_lines::{last_lines, last_lines_quietly};
 use super::reader;
 use super::render::{
     Columns, NONE_WANTED, ended, heading, notes_of, push, replica_name, status, why as reason,
 };
 use super::target::{Named, Target, component, either, find, narrowed};
 use super::text::{Look, Style, Tone, clean, paint, short, tone};
-use crate::api::{ClientError, EventQuery, HostMount, LogEntry, LogParams};
+use crate::api::{Client, ClientError, EventQuery, HostMount, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ProgressStatus,
     ReplicaStatus, Snapshot, StatusCondition, StopTarget, Timestamp, Volume, VolumeSource,
@@ -31,7 +31,7 @@ const LINES: u64 = 10;
 pub(super) async fn why(cx: &mut Context<'_>, args: Why) -> Result<Exit, Failure> {
     let snapshot = reader::status(cx).await?;
     let target = component(&snapshot, cx.global.namespace.as_ref(), &args.component)?;
-    let account = account(cx, &snapshot, target).await?;
+    let account = account(&cx.client, &snapshot, target, Remarks::Told).await?;
     if args.output == TextOrJson::Json {
         cx.out.line(account.json().to_string().as_bytes())?;
         return Ok(Exit::Done);
@@ -46,7 +46,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Fa
     let (look, now) = (cx.out.look(), cx.clock.now());
     let text = match either(&snapshot, cx.global.namespace.as_ref(), &args.name)? {
         Named::Pipeline(key) => {
-            let events = recent(cx, &key, None).await?;
+            let events = recent(&cx.client, &key, None).await?;
             let only = narrowed(snapshot, Some(&key.namespace), &[key.name.to_string()])?;
             if args.output == TextOrJson::Json {
                 let answer = json!({"pipeline": only.pipelines.first(), "events": events});
@@ -71,7 +71,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Fa
                     | ClientError::Broken { .. }),
                 ) => return Err(error.into()),
             };
-            let account = account(cx, &snapshot, target).await?;
+            let account = account(&cx.client, &snapshot, target, Remarks::Told).await?;
             if args.output == TextOrJson::Json {
                 // Without the definition: its values may be secrets.
                 cx.out.line(account.json().to_string().as_bytes())?;
@@ -92,10 +92,34 @@ struct Account<'a> {
     lines: Vec<LogEntry>,
 }
 
+/// Why a component is in its state, as `flowctl why` tells it, for those who draw it themselves.
+///
+/// # Errors
+/// When there is no such component, or the daemon does not answer.
+pub(super) async fn why_text(
+    client: &Client,
+    snapshot: &Snapshot,
+    target: Target,
+    now: Timestamp,
+) -> Result<String, Failure> {
+    let account = account(client, snapshot, target, Remarks::Dropped).await?;
+    Ok(account.why(Style::Plain, now))
+}
+
+/// What becomes of remarks about logs that cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Remarks {
+    /// They go to standard error.
+    Told,
+    /// That is drawn on.
+    Dropped,
+}
+
 async fn account<'a>(
-    cx: &Context<'_>,
+    client: &Client,
     snapshot: &'a Snapshot,
     target: Target,
+    remarks: Remarks,
 ) -> Result<Account<'a>, Failure> {
     let (pipeline, component) = find(snapshot, &target)
         .ok_or_else(|| Failure::NotFound(format!("there is no component `{target}`")))?;
@@ -111,17 +135,20 @@ async fn account<'a>(
         defined: true,
         follow: false,
     };
-    let lines = last_lines(&cx.client, &params).await?;
+    let lines = match remarks {
+        Remarks::Told => last_lines(client, &params).await?,
+        Remarks::Dropped => last_lines_quietly(client, &params).await?,
+    };
     Ok(Account {
         pipeline,
         component,
-        events: recent(cx, &target.pipeline, Some(&target)).await?,
+        events: recent(client, &target.pipeline, Some(&target)).await?,
         lines,
     })
 }
 
 async fn recent(
-    cx: &Context<'_>,
+    client: &Client,
     pipeline: &PipelineKey,
     target: Option<&Target>,
 ) -> Result<Vec<Event>, Failure> {
@@ -132,7 +159,7 @@ async fn recent(
         tail: Some(EVENTS),
         ..EventQuery::default()
     };
-    Ok(cx.client.kept_events(query).await?)
+    Ok(client.kept_events(query).await?)
 }
 
 impl Account<'_> {

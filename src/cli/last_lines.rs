@@ -1,6 +1,6 @@
 //! The last lines of components, for those who want to see them beside something else.
 
-use crate::api::{Client, ClientError, Lines, LogEntry, LogParams};
+use crate::api::{ApiError, Client, ClientError, Lines, LogEntry, LogParams};
 
 use super::out::tell;
 
@@ -13,12 +13,36 @@ pub(super) async fn last_lines(
     client: &Client,
     params: &LogParams,
 ) -> Result<Vec<LogEntry>, ClientError> {
+    lines_of(client, params, tell_trouble).await
+}
+
+/// The same without a word about drivers that cannot read their logs, for those whose standard
+/// error is what they draw on.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub(super) async fn last_lines_quietly(
+    client: &Client,
+    params: &LogParams,
+) -> Result<Vec<LogEntry>, ClientError> {
+    lines_of(client, params, |_| {}).await
+}
+
+async fn lines_of(
+    client: &Client,
+    params: &LogParams,
+    trouble: impl Fn(&ApiError),
+) -> Result<Vec<LogEntry>, ClientError> {
     let mut lines: Vec<LogEntry> = Vec::new();
     let mut feed = client.logs(params).await?;
-    while let Some(entry) = next_entry(&mut feed).await? {
+    while let Some(entry) = entry_of(&mut feed, &trouble).await? {
         add(&mut lines, entry);
     }
     Ok(lines)
+}
+
+fn tell_trouble(error: &ApiError) {
+    tell(&format!("warning: {error}"));
 }
 
 /// The next entry of `feed`; a driver that cannot read its logs says so, and the others go on.
@@ -27,10 +51,17 @@ pub(super) async fn last_lines(
 /// # Errors
 /// When the daemon does not answer.
 pub(super) async fn next_entry(feed: &mut Lines) -> Result<Option<LogEntry>, ClientError> {
+    entry_of(feed, &tell_trouble).await
+}
+
+async fn entry_of(
+    feed: &mut Lines,
+    trouble: &impl Fn(&ApiError),
+) -> Result<Option<LogEntry>, ClientError> {
     loop {
         match feed.decoded().await {
             Ok(entry) => return Ok(entry),
-            Err(ClientError::Answer(error)) => tell(&format!("warning: {error}")),
+            Err(ClientError::Answer(error)) => trouble(&error),
             Err(
                 error @ (ClientError::NoDaemon { .. }
                 | ClientError::NotOurs { .. }

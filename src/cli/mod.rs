@@ -46,11 +46,13 @@ mod status;
 mod steer;
 mod target;
 mod top;
+mod ui;
 mod unit;
 mod validate;
 mod version;
 mod wait;
 mod wait_for;
+mod web;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -262,6 +264,8 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Describe(args) => cx.with_state(|cx| asking(describe::run(cx, args))),
         Verb::Why(args) => cx.with_state(|cx| asking(describe::why(cx, args))),
         Verb::Events(args) => cx.with_state(|cx| asking(events::run(cx, args))),
+        Verb::Ui(args) => cx.with_state(|cx| asking(ui::run(cx, args))),
+        Verb::Web(args) => cx.with_state(|cx| asking(web::run(cx, args))),
         Verb::Top(args) => cx.with_state(|cx| asking(top::run(cx, args))),
         Verb::Metrics(args) => cx.with_state(|cx| asking(metrics::run(cx, args))),
         Verb::Notify(args) => cx.with_state(|cx| asking(notifications::run(cx, args))),

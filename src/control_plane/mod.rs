@@ -54,7 +54,7 @@ pub use environment::{Given, Reach, injected};
 pub use listen::Limits;
 pub use places::Connections;
 pub use remote::{Elsewhere, RemoteError, components_at};
-pub use tls::{AuthorityError, ClientTls, Tls as Certificates, TlsError, TlsFiles};
+pub use tls::{AuthorityError, ClientTls, Speaks, Tls as Certificates, TlsError, TlsFiles};
 pub use token::{Bearer, KeyError, Keyring, Refreshed, TOKEN_LIFE, TokenError};
 
 use crate::clock::Clock;
@@ -194,7 +194,9 @@ impl ControlPlane {
     /// # Errors
     /// When the address cannot be listened on, or the certificate cannot be served.
     pub fn bind(options: ControlPlaneOptions) -> Result<Self, ControlPlaneError> {
-        let tls = options.tls.clone().map(Tls::load).transpose()?;
+        let tls = options.tls.clone();
+        let tls = tls.map(|files| Tls::load(files, Speaks::Http2));
+        let tls = tls.transpose()?;
         let (wanted, otherwise) = match options.port {
             PortChoice::Default => (DEFAULT_PORT, Some(0)),
             PortChoice::Exactly(port) => (port, None),

@@ -111,11 +111,36 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Larger than any chain of certificates.
 const LARGEST: u64 = 4 * 1024 * 1024;
 
+/// What is spoken inside of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// gRPC, over HTTP/2.
+    Http2,
+    /// What browsers are answered with.
+    Http1,
+}
+
+impl Speaks {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http2 => b"h2",
+            Self::Http1 => b"http/1.1",
+        }
+    }
+}
+
 /// A server's identity, read anew when its files change. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Tls {
     files: Arc<TlsFiles>,
+    speaks: Speaks,
     current: Arc<Mutex<Current>>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({})", self.files.certificate.display())
+    }
 }
 
 struct Current {
@@ -145,15 +170,16 @@ impl Tls {
     ///
     /// # Errors
     /// When one of them cannot be used; it is named.
-    pub(super) fn load(files: TlsFiles) -> Result<Self, TlsError> {
+    pub fn load(files: TlsFiles, speaks: Speaks) -> Result<Self, TlsError> {
         let texts = Texts::read(&files)?;
         let current = Current {
-            config: Arc::new(config(&files, &texts)?),
+            config: Arc::new(config(&files, &texts, speaks)?),
             texts,
             looked: Instant::now(),
         };
         Ok(Self {
             files: Arc::new(files),
+            speaks,
             current: Arc::new(Mutex::new(current)),
         })
     }
@@ -162,7 +188,7 @@ impl Tls {
     ///
     /// # Errors
     /// When it does not speak TLS, or shows no certificate that is asked for.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.config().await;
         TlsAcceptor::from(config).accept(stream).await
     }
@@ -198,16 +224,16 @@ impl Tls {
         if which == Take::Changed && texts.as_ref().is_ok_and(|it| *it == self.current().texts) {
             return;
         }
-        let read = texts.and_then(|texts| Ok((config(&self.files, &texts)?, texts)));
+        let read = texts.and_then(|texts| Ok((config(&self.files, &texts, self.speaks)?, texts)));
         match read {
             Ok((config, texts)) => {
-                tracing::info!("the control plane serves a new certificate");
+                tracing::info!("a new certificate is served");
                 let mut current = self.current();
                 current.config = Arc::new(config);
                 current.texts = texts;
             }
             Err(error) => {
-                tracing::error!(%error, "the control plane keeps its old certificate");
+                tracing::error!(%error, "the old certificate is served on");
             }
         }
     }
@@ -246,7 +272,7 @@ fn text(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     }
 }
 
-fn config(files: &TlsFiles, texts: &Texts) -> Result<ServerConfig, TlsError> {
+fn config(files: &TlsFiles, texts: &Texts, speaks: Speaks) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates("certificate", &files.certificate, &texts.certificate)?;
     let key = private_key(&files.key, &texts.key)?;
@@ -279,7 +305,7 @@ fn config(files: &TlsFiles, texts: &Texts) -> Result<ServerConfig, TlsError> {
             key: files.key.clone(),
             source,
         })?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![speaks.name().to_vec()];
     Ok(config)
 }
 
@@ -393,7 +419,10 @@ mod tests {
                 key: file.clone(),
                 client_authority: client_authority.map(Path::to_owned),
             };
-            Tls::load(files).map(drop).unwrap_err().to_string()
+            Tls::load(files, Speaks::Http2)
+                .map(drop)
+                .unwrap_err()
+                .to_string()
         };
         let said = refused(&pipe, None);
         assert!(said.contains("is a named pipe"), "{said}");

@@ -162,6 +162,11 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
+/// How many columns `c` takes on a terminal.
+pub fn columns_of(c: char) -> usize {
+    c.width().unwrap_or(0)
+}
+
 /// `text` in at most `columns`, its end replaced by `…` where it is longer.
 pub fn truncated(text: &str, columns: usize) -> Cow<'_, str> {
     if width(text) <= columns {

@@ -17,7 +17,7 @@ mod fence;
 use code::{Code, is_word};
 
 /// Every room with its level. A room may import rooms of lower levels.
-const ROOMS: [(&str, u8); 27] = [
+const ROOMS: [(&str, u8); 28] = [
     ("fuzzing", 0),
     ("model", 0),
     ("manifest", 1),
@@ -45,6 +45,7 @@ const ROOMS: [(&str, u8); 27] = [
     ("telemetry", 6),
     ("daemon", 7),
     ("dashboard", 7),
+    ("web", 7),
 ];
 
 /// The room on top of them all: it may import every other.
@@ -54,7 +55,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 47] = [
+const CRATES: [(&str, &[&str]); 48] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),
@@ -121,9 +122,13 @@ const CRATES: [(&str, &[&str]); 47] = [
             "driver/nomad",
             "images",
             "notify",
+            "web",
         ],
     ),
-    ("hyper_util", &["api", "http.rs", "probe", "control_plane"]),
+    (
+        "hyper_util",
+        &["api", "http.rs", "probe", "control_plane", "web"],
+    ),
     (
         "http_body_util",
         &[
@@ -137,8 +142,8 @@ const CRATES: [(&str, &[&str]); 47] = [
             "notify",
         ],
     ),
-    ("axum", &["api", "probe/tests", "control_plane"]),
-    ("tower", &["api", "control_plane"]),
+    ("axum", &["api", "probe/tests", "control_plane", "web"]),
+    ("tower", &["api", "control_plane", "web"]),
     (
         "ring",
         &[
@@ -149,6 +154,7 @@ const CRATES: [(&str, &[&str]); 47] = [
             "driver/kubernetes",
             "images",
             "notify",
+            "web",
         ],
     ),
     ("tracing_subscriber", &["telemetry"]),
@@ -156,6 +162,7 @@ const CRATES: [(&str, &[&str]); 47] = [
     ("clap_complete", &["cli"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),
+    ("ratatui", &["dashboard"]),
     ("tokio", IMPURE),
     ("tokio_stream", IMPURE),
     ("tokio_util", IMPURE),
@@ -182,6 +189,7 @@ const IMPURE: &[&str] = &[
     "notify",
     "telemetry",
     "daemon",
+    "web",
     "cli",
     "main.rs",
 ];
@@ -201,6 +209,7 @@ const LOGGING: &[&str] = &[
     "notify",
     "telemetry",
     "daemon",
+    "web",
     "cli",
     "main.rs",
 ];

@@ -49,4 +49,6 @@ mod stalled;
 mod support;
 mod told;
 mod trees;
+mod ui;
 mod upgrade;
+mod web;
