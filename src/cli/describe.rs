@@ -272,17 +272,21 @@ fn identity(replica: &ReplicaStatus, text: &mut String) {
     let pid = replica.pid.map(|pid| pid.to_string());
     let instance = replica.instance.as_ref().map(ToString::to_string);
     let spec = replica.spec.as_ref().map(ToString::to_string);
-    let container = replica
+    // One that a cluster runs has a name there.
+    let own = replica
         .container
         .as_ref()
-        .map(|id| match &replica.instance {
-            // By that name it is known to its engine.
-            Some(instance) => format!("{} ({id})", instance.replica.container_name()),
-            None => id.clone(),
-        });
+        .filter(|_| replica.name.is_none());
+    let container = own.map(|id| match &replica.instance {
+        // By that name it is known to its engine.
+        Some(instance) => format!("{} ({id})", instance.replica.container_name()),
+        None => id.clone(),
+    });
     for (name, value) in [
         ("pid", pid.as_ref()),
         ("container", container.as_ref()),
+        ("name", replica.name.as_ref()),
+        ("node", replica.node.as_ref()),
         ("instance", instance.as_ref()),
         ("spec", spec.as_ref()),
     ] {

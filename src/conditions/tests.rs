@@ -30,6 +30,8 @@ fn replica(phase: PhaseName, since: Timestamp) -> ReplicaStatus {
         restarts: 0,
         pid: None,
         container: None,
+        name: None,
+        node: None,
         image: None,
         exit: None,
         spec: None,

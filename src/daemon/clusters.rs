@@ -1,6 +1,6 @@
 //! The cluster of this daemon: which one it is, and what is left there of pipelines that are gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use super::engine::{self, EngineError};
 use crate::clock::Clock;
+use crate::control_plane::{Bearer, Keyring};
 use crate::driver::Driver as _;
 use crate::driver::kubernetes::{
     Component, Conduct, KubernetesConfig, KubernetesDriver, Tidied, remembered,
 };
 use crate::images::Gate;
-use crate::model::{DriverKind, Snapshot};
+use crate::model::{DriverKind, InstanceId, Snapshot};
 use crate::reconciler::{Kept, ReconcilerHandle};
 use crate::store::Recovery;
 
@@ -22,6 +23,8 @@ pub use crate::driver::kubernetes::ClusterChoice;
 
 /// How soon the cluster is asked again where something was left.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often tokens are looked through.
+const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -123,6 +126,51 @@ pub(super) async fn follow(cluster: Weak<KubernetesDriver>, owner: ReconcilerHan
         again_at = Instant::now() + pause;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Writes the tokens of instances anew at half of their life, and once by each daemon, which does not know
+/// how old they are.
+pub(super) async fn renew(
+    cluster: Weak<KubernetesDriver>,
+    keys: Arc<Keyring>,
+    owner: ReconcilerHandle,
+    clock: Clock,
+) {
+    let mut known: HashMap<InstanceId, String> = HashMap::new();
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        let Some(cluster) = cluster.upgrade() else {
+            return;
+        };
+        let snapshot = owner.snapshots().borrow().clone();
+        let running = running(&snapshot, cluster.kind());
+        known.retain(|instance, _| running.contains(instance));
+        for instance in running {
+            let now = clock.now();
+            let is_good = |token: &String| {
+                let bearer = Bearer::Instance(instance.clone());
+                keys.verify(token, now).is_ok_and(|by| by == bearer) && !keys.is_stale(token, now)
+            };
+            if known.get(&instance).is_some_and(is_good) {
+                continue;
+            }
+            let token = keys.issue(&instance, now);
+            match cluster.renew_token(&instance, &token).await {
+                Ok(()) => drop(known.insert(instance, token)),
+                Err(error) => tracing::warn!(%instance, %error, "its token could not be renewed"),
+            }
+        }
+    }
+}
+
+/// The instances that run, or are to, by this driver.
+fn running(snapshot: &Snapshot, kind: DriverKind) -> BTreeSet<InstanceId> {
+    let pipelines = snapshot.pipelines.iter();
+    let components = pipelines.flat_map(|pipeline| &pipeline.components);
+    let own = components.filter(|component| component.driver == kind);
+    let replicas = own.flat_map(|component| &component.replicas);
+    let instances = replicas.filter_map(|replica| replica.instance.clone());
+    instances.filter(|one| snapshot.is_live(one)).collect()
 }
 
 /// Removes what is left of all pipelines, which are down.

@@ -16,7 +16,7 @@ use super::tokens::{self, Tokens};
 use crate::clock::Clock;
 use crate::control_plane::{
     self, Behind, Certificates, Connections, Containers, ControlPlane, ControlPlaneError,
-    ControlPlaneOptions, Doors, Given, KeyError, PortChoice, Reach,
+    ControlPlaneOptions, Doors, Given, KeyError, Keyring, PortChoice, Reach,
 };
 use crate::driver::Launch;
 use crate::driver::process::Handed;
@@ -165,6 +165,11 @@ impl Control {
     /// What `status` shows: where this daemon's own listens.
     pub fn address(&self) -> Option<SocketAddr> {
         self.plane.as_ref().map(ControlPlane::address)
+    }
+
+    /// What tokens are signed with; `None` = it is not ours.
+    pub fn keys(&self) -> Option<Arc<Keyring>> {
+        self.tokens.as_ref().map(Tokens::keys)
     }
 
     /// How many connections it has, while it serves too; `None` = it is not ours.

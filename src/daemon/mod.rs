@@ -335,9 +335,10 @@ impl Daemon {
         let seat = control.seat();
         let containers = Some(Arc::new(Contained(Arc::clone(&docker))) as Arc<dyn Containers>);
         let certificates = control.certificates();
+        let keys = control.keys();
         let connections = control.connections();
         let stop = CancellationToken::new();
-        let clock_of_notifier = clock.clone();
+        let (clock_of_notifier, clock_of_tokens) = (clock.clone(), clock.clone());
         let mut tasks = vec![
             tokio::spawn(control.serve(owner.clone(), clock, containers, stop.clone())),
             tokio::spawn(reconciler.run(stop.clone())),
@@ -355,6 +356,11 @@ impl Daemon {
                 store.clone(),
                 owner.snapshots(),
             )));
+        }
+        if let Some(keys) = keys {
+            let cluster = Arc::downgrade(&cluster);
+            let renewing = clusters::renew(cluster, keys, owner.clone(), clock_of_tokens);
+            tasks.push(tokio::spawn(renewing));
         }
         let overrides = Overrides::new(owner.clone(), store.clone(), &settings);
         tasks.push(tokio::spawn(overrides.clone().follow()));

@@ -396,6 +396,8 @@ mod tests {
             restarts: 0,
             pid: None,
             container: None,
+            name: None,
+            node: None,
             image: None,
             exit: None,
             spec: None,

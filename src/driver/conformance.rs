@@ -219,8 +219,9 @@ async fn a_second_start_answers_what_the_first_did(stage: &mut impl Stage) {
 }
 
 async fn an_exit_code_is_exact_and_kept_until_forgotten(stage: &mut impl Stage) {
-    for code in [0, 1, 42] {
-        let launch = launch(stage.component("exits", Behaviour::Exits(code)), 1);
+    // No instance has the number of an earlier one.
+    for (run, code) in [(1, 0), (2, 1), (3, 42)] {
+        let launch = launch(stage.component("exits", Behaviour::Exits(code)), run);
         stage.driver().start(&launch).await.unwrap();
         for _ in 0..2 {
             let status = eventually_exits(stage.driver(), &launch.instance).await;

@@ -292,6 +292,12 @@ pub struct ReplicaStatus {
     pub pid: Option<u32>,
     /// Id of the container.
     pub container: Option<String>,
+    /// What its cluster calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The machine of its cluster that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The image that the container runs.
     #[serde(default)]
     pub image: Option<ImageStatus>,

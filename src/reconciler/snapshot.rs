@@ -158,6 +158,8 @@ fn replica(pipeline: &Pipeline, key: &ReplicaKey, now: Timestamp) -> ReplicaStat
         restarts: record.history.restarts,
         pid: facts.and_then(Facts::pid),
         container: facts.and_then(|facts| facts.container.clone()),
+        name: facts.and_then(|facts| facts.name.clone()),
+        node: facts.and_then(|facts| facts.node.clone()),
         image,
         exit: last.and_then(|last| exit(last, driver(spec, pipeline, &key.component))),
         spec: instance

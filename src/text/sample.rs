@@ -34,6 +34,8 @@ pub fn replica(id: &str, number: u32, phase: PhaseName, seconds: i64, why: &str)
         restarts: 0,
         pid: None,
         container: None,
+        name: None,
+        node: None,
         image: None,
         exit: None,
         spec: Some(SpecHash::new("v1:00000000000000aa")),

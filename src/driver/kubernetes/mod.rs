@@ -297,6 +297,15 @@ impl KubernetesDriver {
         })
     }
 
+    /// Hands another token to an instance that was given one and lives.
+    ///
+    /// # Errors
+    /// When the cluster does not let it, or does not answer.
+    pub async fn renew_token(&self, instance: &InstanceId, token: &str) -> Result<(), DriverError> {
+        let _turn = self.turn(instance).await;
+        self.inner.renew_token(instance, token).await
+    }
+
     /// Waits until no other call works on this instance.
     async fn turn(&self, instance: &InstanceId) -> OwnedMutexGuard<()> {
         let turn = {

@@ -63,8 +63,8 @@ impl Inner {
                 let ready = condition(&node.status.conditions, "Ready");
                 let unknown = ready.filter(|it| it.status == "Unknown");
                 unknown.map(|ready| {
-                    let since = wire::time(ready.last_transition_time.as_deref());
-                    why::of_node(name, since, self.clock.now())
+                    let last = wire::time(ready.last_heartbeat_time.as_deref());
+                    why::of_node(name, last)
                 })
             }
             Err(failure) if failure.is_not_found() => Some(format!(

@@ -1,11 +1,12 @@
 //! Starting an instance: what its Job needs, the Job, and what comes of it at first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::client::{Api, Call, Failure, unreachable};
 use super::failure::{self, START, refused};
@@ -14,9 +15,13 @@ use super::places::{core_path, jobs_path};
 use super::wire::{Any, Job, Meta};
 use super::{Inner, Verdict, config, look_ahead};
 use crate::driver::inputs::Inputs;
-use crate::driver::{Began, DriverError, Launch, Started};
-use crate::model::{Handle, InstanceId, Life, Pending, Sighting, StartFailure, Workload};
+use crate::driver::{Began, Description, DriverError, Launch, Started};
+use crate::model::{
+    Handle, ImageChoice, InstanceId, Life, Pending, Sighting, StartFailure, Workload,
+};
 
+/// What a renewal is called in errors.
+const RENEW: &str = "renew a token";
 /// How long a start waits for an earlier run of its replica to be over for good.
 const GATE: Duration = Duration::from_secs(10);
 /// How long a start waits for what comes of its Job.
@@ -225,6 +230,59 @@ impl Inner {
         }
     }
 
+    /// Writes another token for an instance that was given one, where its pod finds it.
+    pub(super) async fn renew_token(
+        self: &Arc<Self>,
+        instance: &InstanceId,
+        token: &str,
+    ) -> Result<(), DriverError> {
+        let api = self.api().await;
+        let api = api.map_err(|failure| failure.unreachable(RENEW))?;
+        let known = self.cache().get(instance).cloned();
+        let Some(entry) = known.filter(|entry| !entry.live().is_empty()) else {
+            return Ok(());
+        };
+        let job = entry.job.as_ref();
+        let Some(description) = job.and_then(|job| job.description.as_deref()) else {
+            return Ok(());
+        };
+        let namespace = &entry.namespace;
+        let Description {
+            instance,
+            spec,
+            generation,
+            file,
+        } = description.clone();
+        let parent = objects::names::parent(&instance.pipeline);
+        let parent = format!("{}/{parent}", path_of(Kind::ConfigMap, namespace));
+        let parent: Result<Any, Failure> = api.call(Call::get(parent)).await;
+        let parent = parent.map_err(|failure| failure.unreachable(RENEW))?;
+        let launch = Launch {
+            instance,
+            spec,
+            generation,
+            file,
+            injected: BTreeMap::new(),
+            image: ImageChoice::ByPolicy,
+            given_up: CancellationToken::new(),
+        };
+        let order = Order {
+            owner: &self.owner,
+            namespace,
+            launch: &launch,
+            values: Values::Withheld(&[]),
+            parent: Some(&parent.metadata.uid),
+        };
+        let secret = objects::token(&order, token);
+        let path = format!("{}/{}", path_of(secret.kind, namespace), secret.name);
+        match api.tell(Call::get(path)).await {
+            Ok(()) => self.write(api, &secret, namespace).await.map(drop),
+            // It was given none.
+            Err(failure) if failure.is_not_found() => Ok(()),
+            Err(failure) => Err(failure.unreachable(RENEW)),
+        }
+    }
+
     /// Waits for what comes of a Job: that its program runs, that it cannot, or what it waits for.
     async fn first_news(&self, launch: &Launch, home: &str) -> Result<Started, DriverError> {
         let instance = &launch.instance;
@@ -329,9 +387,20 @@ fn given_up(instance: &InstanceId) -> DriverError {
 fn conflict(object: &Object, namespace: &str, found: &Meta) -> DriverError {
     let whose = match found.labels.get(identity::OWNER) {
         Some(owner) => {
-            let label = |key| found.labels.get(key).map_or("?", String::as_str);
-            let (pipeline, component) = (label(identity::PIPELINE), label(identity::COMPONENT));
-            format!("belongs to component {component} of pipeline {pipeline} of flowctl's {owner}")
+            let label = |key| found.labels.get(key).map(String::as_str);
+            let pipeline = label(identity::PIPELINE).unwrap_or("?");
+            let whose = match label(identity::COMPONENT) {
+                Some(component) => format!("component {component} of pipeline {pipeline}"),
+                None => format!("pipeline {pipeline}"),
+            };
+            let wanted = &object.body["metadata"]["labels"][identity::OWNER];
+            match wanted.as_str() == Some(owner) {
+                true => format!("belongs to {whose}"),
+                false => format!(
+                    "belongs to {whose} of another flowctl daemon ({}={owner})",
+                    identity::OWNER
+                ),
+            }
         }
         None => match found.labels.get("app.kubernetes.io/managed-by") {
             Some(manager) => format!("belongs to {manager}"),

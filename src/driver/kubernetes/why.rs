@@ -100,12 +100,9 @@ pub(super) fn of_silence() -> String {
 }
 
 /// What to say of a node that does not report.
-pub(super) fn of_node(node: &str, since: Option<Timestamp>, now: Timestamp) -> String {
-    match since {
-        Some(since) => {
-            let seconds = now.since(since).as_secs();
-            format!("node {node} has not reported for {seconds} s")
-        }
+pub(super) fn of_node(node: &str, last: Option<Timestamp>) -> String {
+    match last {
+        Some(last) => format!("node {node} has not reported since {last}"),
         None => format!("node {node} does not report"),
     }
 }

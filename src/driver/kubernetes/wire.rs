@@ -77,7 +77,8 @@ pub(super) struct Condition {
     pub(super) reason: String,
     #[serde(deserialize_with = "lenient")]
     pub(super) message: String,
-    pub(super) last_transition_time: Option<String>,
+    /// When its node last reported, of a condition of one.
+    pub(super) last_heartbeat_time: Option<String>,
 }
 
 /// The condition of this kind.
