@@ -19,6 +19,9 @@ enum Exposure {
     InNetwork,
     /// By its name wherever one asks: its engine resolves that.
     ByName,
+    /// At an address that its engine knows once it has placed it, and that only those get to know who
+    /// are placed there too.
+    OncePlaced,
 }
 
 impl Exposure {
@@ -26,7 +29,8 @@ impl Exposure {
         match driver {
             DriverKind::Process => Self::OnHost,
             DriverKind::Docker => Self::InNetwork,
-            DriverKind::Nomad | DriverKind::Kubernetes => Self::ByName,
+            DriverKind::Kubernetes => Self::ByName,
+            DriverKind::Nomad => Self::OncePlaced,
         }
     }
 }
@@ -53,19 +57,23 @@ impl Way {
     /// Whether the two share a network in which names are known.
     fn is_by_name(self) -> bool {
         let (from, to) = (Exposure::of(self.from), Exposure::of(self.to));
-        to == Exposure::ByName || (to == Exposure::InNetwork && from == to)
+        match to {
+            Exposure::ByName | Exposure::OncePlaced => true,
+            Exposure::InNetwork => from == to,
+            Exposure::OnHost => false,
+        }
     }
 
     /// Whether no address leads from one to the other: what a cluster runs has an address that only the
     /// cluster knows.
     pub(super) fn is_cut_off(self) -> bool {
-        let is_nomad = |driver| driver == DriverKind::Nomad;
-        kubernetes::is_cut_off(self.from, self.to) || is_nomad(self.from) != is_nomad(self.to)
+        let is_placed = |driver| Exposure::of(driver) == Exposure::OncePlaced;
+        kubernetes::is_cut_off(self.from, self.to) || is_placed(self.from) != is_placed(self.to)
     }
 
     /// Whether both run where nobody knows an address before a cluster has placed what has it.
     pub(super) fn is_known_once_placed(self) -> bool {
-        (self.from, self.to) == (DriverKind::Nomad, DriverKind::Nomad)
+        [self.from, self.to].map(Exposure::of) == [Exposure::OncePlaced; 2]
     }
 
     /// The host by which `id` is reached.
@@ -75,14 +83,16 @@ impl Way {
         }
         match Exposure::of(self.from) {
             Exposure::OnHost => self.on_this_host(port),
-            Exposure::InNetwork | Exposure::ByName => HOST_FROM_CONTAINER.to_owned(),
+            Exposure::InNetwork | Exposure::ByName | Exposure::OncePlaced => {
+                HOST_FROM_CONTAINER.to_owned()
+            }
         }
     }
 
     fn on_this_host(self, port: Option<&Port>) -> String {
         let published = match Exposure::of(self.to) {
             Exposure::InNetwork => port.and_then(|port| port.host_ip),
-            Exposure::OnHost | Exposure::ByName => None,
+            Exposure::OnHost | Exposure::ByName | Exposure::OncePlaced => None,
         };
         match published.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) {
             Some(IpAddr::V4(ip)) => ip.to_string(),
