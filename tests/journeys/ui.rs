@@ -46,6 +46,8 @@ impl Terminal {
             .env("FLOWCTL", env!("CARGO_BIN_EXE_flowctl"))
             .env("TERM", "xterm-256color")
             .env_remove("NO_COLOR")
+            // A long one would move what is waited for off the screen.
+            .env("RUST_BACKTRACE", "0")
             .current_dir(flowctl.get_current_dir().unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
