@@ -153,6 +153,8 @@ pub enum Orchestrator {
     Container,
     /// As pods of a Kubernetes cluster.
     Kubernetes,
+    /// As jobs of a Nomad cluster.
+    Nomad,
 }
 
 /// What is worth telling about manifests that were accepted.

@@ -8,6 +8,7 @@ use super::sources::{PATIENCE, gather};
 use super::{Stateless, asking};
 use crate::api::{ApiError, ErrorCode, SourceInput};
 use crate::driver::kubernetes::{Rendering, rendered};
+use crate::driver::nomad;
 use crate::model::PipelineSpec;
 
 pub(super) fn run(cx: &mut Stateless<'_>, args: Render) -> Result<Exit, Failure> {
@@ -21,7 +22,7 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Render) -> Result<Exit, Failure>
     if !approved.remarks.rendered.is_empty() {
         tell(approved.remarks.rendered.trim_end());
     }
-    let mut all = Vec::new();
+    let (mut all, mut jobs) = (Vec::new(), Vec::new());
     for (source, pipeline) in &approved.pipelines {
         let file = match sources.get(*source) {
             Some(SourceInput::File(path)) => Some(path.as_path()),
@@ -35,6 +36,20 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Render) -> Result<Exit, Failure>
         all.extend(objects.map_err(|error| {
             Failure::Told(ApiError::new(ErrorCode::Refused, error.to_string()))
         })?);
+        let registrations = nomad::rendered(pipeline, file);
+        jobs.extend(registrations.map_err(|error| {
+            Failure::Told(ApiError::new(ErrorCode::Refused, error.to_string()))
+        })?);
+    }
+    if !jobs.is_empty() {
+        if !all.is_empty() {
+            let message = "a part of it runs on Kubernetes and a part on Nomad, which take different forms: \
+                           render one of them by `--driver kubernetes` or `--driver nomad`";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        cx.out
+            .put(&format!("{:#}\n", serde_json::Value::from(jobs)))?;
+        return Ok(Exit::Done);
     }
     if all.is_empty() {
         let names: Vec<String> = approved.pipelines.iter().map(|(_, it)| named(it)).collect();

@@ -53,6 +53,7 @@ fn given(namespace: Option<Namespace>, orchestrator: Option<Orchestrator>) -> Gi
             Orchestrator::Process => manifest::Orchestrator::Process,
             Orchestrator::Container => manifest::Orchestrator::Container,
             Orchestrator::Kubernetes => manifest::Orchestrator::Kubernetes,
+            Orchestrator::Nomad => manifest::Orchestrator::Nomad,
         }),
     }
 }

@@ -103,6 +103,8 @@ pub enum Orchestrator {
     Container,
     /// As pods of a Kubernetes cluster.
     Kubernetes,
+    /// As jobs of a Nomad cluster.
+    Nomad,
 }
 
 /// A text without errors.

@@ -34,6 +34,7 @@ impl Placement<'_> {
             Some(Orchestrator::Process) => DriverKind::Process,
             Some(Orchestrator::Container) => DriverKind::Docker,
             Some(Orchestrator::Kubernetes) => DriverKind::Kubernetes,
+            Some(Orchestrator::Nomad) => DriverKind::Nomad,
             None => self.driver.unwrap_or(DriverKind::Process),
         }
     }
@@ -228,6 +229,7 @@ impl<'t> Program<'t> {
             (Some(Orchestrator::Process), _) => DriverKind::Process,
             (Some(Orchestrator::Container), _) => DriverKind::Docker,
             (Some(Orchestrator::Kubernetes), _) => DriverKind::Kubernetes,
+            (Some(Orchestrator::Nomad), _) => DriverKind::Nomad,
             (None, Some(driver)) => driver,
             (None, None) if image.is_some() => DriverKind::Docker,
             (None, None) => DriverKind::Process,

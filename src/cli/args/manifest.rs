@@ -55,12 +55,15 @@ pub enum Renderer {
     /// Objects of a Kubernetes cluster.
     #[value(alias = "k8s")]
     Kubernetes,
+    /// Jobs of a Nomad cluster, always as JSON.
+    Nomad,
 }
 
 impl From<Renderer> for Orchestrator {
     fn from(renderer: Renderer) -> Self {
         match renderer {
             Renderer::Kubernetes => Self::Kubernetes,
+            Renderer::Nomad => Self::Nomad,
         }
     }
 }

@@ -11,12 +11,12 @@ use super::names::{self, MAIN};
 use super::text;
 use crate::driver::Launch;
 use crate::model::{
-    ComponentSpec, ContainerSpec, NomadSpec, Port, ProbeCheck, Protocol, Resources, StartFailure,
-    VolumeSource,
+    ComponentSpec, ContainerSpec, ImagePullPolicy, NomadSpec, Port, ProbeCheck, Protocol,
+    Resources, StartFailure, VolumeSource,
 };
 
 /// Where a container finds what is its own, and what Nomad calls that folder.
-pub(super) const SECRETS: &str = "/secrets/files";
+const SECRETS: &str = "/secrets/files";
 const SECRETS_DIR: &str = "secrets/files";
 /// The variable of a token, and of the file that holds it.
 pub(super) const TOKEN: &str = "COMPONENT_TOKEN";
@@ -69,6 +69,33 @@ pub(super) enum Pull {
     Always,
     /// Where it has none of that name.
     IfMissing,
+}
+
+impl Pull {
+    /// What `policy` comes to.
+    pub(super) fn of(policy: Option<ImagePullPolicy>) -> Self {
+        match policy {
+            Some(ImagePullPolicy::Always) => Self::Always,
+            // A node looks for a tag of `latest` each time by itself.
+            Some(ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never) | None => Self::IfMissing,
+        }
+    }
+}
+
+/// What a program is told: `given`, then what its file says, then what it is.
+pub(super) fn variables(
+    mut given: BTreeMap<String, String>,
+    launch: &Launch,
+) -> BTreeMap<String, String> {
+    for (name, value) in &launch.spec.env {
+        let value = ComponentSpec::for_replica(value, launch.instance.replica.replica);
+        given.insert(name.clone(), value);
+    }
+    given.insert("FLOWCTL_INSTANCE".to_owned(), launch.instance.to_string());
+    if !launch.spec.secrets.is_empty() {
+        given.insert("FLOWCTL_SECRETS_DIR".to_owned(), SECRETS.to_owned());
+    }
+    given
 }
 
 /// A job, and the variable that has to be there before.

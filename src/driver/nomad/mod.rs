@@ -39,6 +39,7 @@ mod observe;
 mod peers;
 mod placement;
 mod position;
+mod render;
 mod settings;
 mod sight;
 mod start;
@@ -56,6 +57,7 @@ use settings::Address;
 use sight::Seen;
 
 pub use ahead::Obstacle;
+pub use render::{RenderError, rendered};
 pub use settings::{Settings, SettingsError};
 
 /// Where in a state directory it is kept what was registered.

@@ -20,8 +20,7 @@ use crate::driver::inputs::Inputs;
 use crate::driver::{Began, DriverError, Launch, Started, variables};
 use crate::images::{Question, Runs, Standing};
 use crate::model::{
-    ComponentSpec, DriverKind, Exit, ImageChoice, ImagePullPolicy, Life, NomadSpec, PipelineKey,
-    Prober, StartFailure, Workload,
+    DriverKind, Exit, ImageChoice, Life, NomadSpec, PipelineKey, Prober, StartFailure, Workload,
 };
 
 const START: &str = "start a job";
@@ -135,7 +134,9 @@ impl Inner {
         };
         let admitted = admitted.map_err(|no| refused(no.reason.word(), no.to_string()))?;
         let (image, pull) = match admitted.runs() {
-            Runs::AsWritten(image) | Runs::Local(image) => (image.to_owned(), pull(container.pull)),
+            Runs::AsWritten(image) | Runs::Local(image) => {
+                (image.to_owned(), Pull::of(container.pull))
+            }
             Runs::Exactly(repository, digest) => {
                 (format!("{repository}@{digest}"), Pull::IfMissing)
             }
@@ -148,14 +149,7 @@ impl Inner {
         injected.remove(job::TOKEN_FILE);
         let given = variables::given(&launch.spec, &inputs.variables);
         injected.extend(given.map_err(|error| DriverError::Refused(error.into()))?);
-        for (name, value) in &launch.spec.env {
-            let value = ComponentSpec::for_replica(value, launch.instance.replica.replica);
-            injected.insert(name.clone(), value);
-        }
-        injected.insert("FLOWCTL_INSTANCE".to_owned(), launch.instance.to_string());
-        if !launch.spec.secrets.is_empty() {
-            injected.insert("FLOWCTL_SECRETS_DIR".to_owned(), job::SECRETS.to_owned());
-        }
+        let mut injected = job::variables(injected, launch);
         let nomad = &self.with_peers(launch, nomad, &mut injected)?;
         let order = Order {
             owner: &self.config.owner,
@@ -375,14 +369,6 @@ fn running(since: crate::model::Timestamp) -> Began {
     Began::Running {
         since,
         health: None,
-    }
-}
-
-fn pull(policy: Option<ImagePullPolicy>) -> Pull {
-    match policy {
-        Some(ImagePullPolicy::Always) => Pull::Always,
-        // A node looks for a tag of `latest` each time by itself.
-        Some(ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never) | None => Pull::IfMissing,
     }
 }
 
