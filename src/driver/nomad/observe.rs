@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::client::Ask;
 use super::failure::Failure;
@@ -16,6 +17,9 @@ use crate::model::{
 };
 
 const LOOK: &str = "look at its jobs";
+/// How often, and how soon after each other, it is looked for what a program has written that ended.
+const WORDS: usize = 3;
+const WORDS_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a look at one job has found.
 pub(super) enum Found {
@@ -265,6 +269,10 @@ impl Inner {
             };
             *why = Some(placement::why(&evaluations, now));
         }
+        if let (Asked::No, Some(placement)) = (asked, seen.may_not_have_begun()) {
+            let said = place.first_words(&placement).await;
+            seen.without_program(&said);
+        }
         Ok(Some(seen))
     }
 
@@ -390,6 +398,24 @@ impl Entry {
 }
 
 impl Place {
+    /// What a program has written first to its standard error, as far as its node has it soon.
+    async fn first_words(&self, placement: &str) -> String {
+        for _ in 0..WORDS {
+            let ask = Ask::read(&["client", "fs", "readat", placement])
+                .with("namespace", self.namespace.as_str())
+                .with("path", format!("alloc/logs/{}.stderr.0", names::MAIN))
+                .with("offset", "0")
+                .with("limit", "1024");
+            match self.client.bytes(ask).await {
+                Ok(answer) if !answer.body.is_empty() => {
+                    return String::from_utf8_lossy(&answer.body).into_owned();
+                }
+                Ok(_) | Err(_) => tokio::time::sleep(WORDS_AGAIN).await,
+            }
+        }
+        String::new()
+    }
+
     /// The placements that `filter` finds.
     pub(super) async fn placements(&self, filter: String) -> Result<Vec<Allocation>, Failure> {
         let ask = Ask::read(&["allocations"])

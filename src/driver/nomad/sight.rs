@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,9 @@ use crate::model::{
     Handle, InstanceId, Life, Partition, Pending, Port, Prober, Sighting, Signal, SpecHash,
     StartFailure, StopPolicy, Timestamp, Workload,
 };
+
+/// A container whose init could not begin its program ends sooner than this.
+const BRIEF: Duration = Duration::from_secs(10);
 
 /// One instance as its cluster has it.
 #[derive(Clone, Debug)]
@@ -78,6 +82,31 @@ impl Seen {
             life,
             hidden,
         })
+    }
+
+    /// The placement of one that ended so soon, and so, that its program may not have begun.
+    pub(super) fn may_not_have_begun(&self) -> Option<String> {
+        let Life::Exited(exit) = &self.life else {
+            return None;
+        };
+        let is_such = matches!(exit.status, ExitStatus::Code(126 | 127));
+        let is_brief = exit
+            .started_at
+            .is_some_and(|began| exit.at.since(began) < BRIEF);
+        (is_such && is_brief).then(|| self.latest().map(|it| it.id.clone()))?
+    }
+
+    /// Takes in what it has `said`: whether it was the init of the container, which could not begin its
+    /// program.
+    pub(super) fn without_program(&mut self, said: &str) {
+        let Life::Exited(exit) = &self.life else {
+            return;
+        };
+        let Some(failure) = not_executed(said, self.spec()) else {
+            return;
+        };
+        let at = exit.at;
+        self.life = Life::NotStarted { failure, at };
     }
 
     pub(super) fn latest(&self) -> Option<&Allocation> {
@@ -437,6 +466,38 @@ fn not_started(
     }
 }
 
+/// Why the init of a container could not begin its program, if it says so.
+fn not_executed(said: &str, spec: Option<&ComponentSpec>) -> Option<StartFailure> {
+    let told = said
+        .lines()
+        .find_map(|line| line.strip_prefix("[FATAL tini (")?.split_once("exec "))?
+        .1;
+    let (program, why) = told.rsplit_once(" failed: ")?;
+    let image = spec
+        .and_then(|spec| spec.workload.image())
+        .unwrap_or("its image");
+    let (reason, message) = match why.trim() {
+        "No such file or directory" => (
+            "ExecNotFound",
+            format!(
+                "program `{program}` was not found in {image}: correct `command`, or the image"
+            ),
+        ),
+        "Permission denied" => (
+            "NotExecutable",
+            format!("program `{program}` of {image} is not an executable file"),
+        ),
+        why => (
+            "ExecFormat",
+            format!("program `{program}` of {image} cannot be run there: {why}"),
+        ),
+    };
+    Some(StartFailure {
+        reason: reason.to_owned(),
+        message,
+    })
+}
+
 /// One word for what a node says, and what to do about it.
 fn reason(kind: &str, said: &str) -> (&'static str, &'static str) {
     let low = said.to_lowercase();
@@ -490,5 +551,127 @@ fn reason(kind: &str, said: &str) -> (&'static str, &'static str) {
         "Failed Validation" => ("JobInvalid", "correct what it names"),
         "Setup Failure" | "Task hook failed" => ("SetupFailed", "see the node's log"),
         _ => ("StartFailed", "see the node's log"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is seen of a job with one placement, as a node tells of it.
+    fn look(placement: &str, asked: Asked) -> Seen {
+        let job = r#"{"ID":"j","Meta":{"flowctl_instance":"default.p.a.0.1"},"Status":"running"}"#;
+        let job: Job = serde_json::from_str(job).unwrap();
+        let placement: Allocation = serde_json::from_str(placement).unwrap();
+        let now = Timestamp::from_millis(60_000);
+        Seen::of(job, None, vec![placement], asked, now).unwrap()
+    }
+
+    /// A placement whose program has begun at second 1 and ended at second 3, after these events.
+    fn ended(fields: &str, events: &str) -> String {
+        format!(
+            r#"{{"ID":"x","NodeName":"n1","ClientStatus":"failed","DesiredStatus":"run",{fields}
+            "TaskStates":{{"main":{{"State":"dead","Failed":true,"StartedAt":"1970-01-01T00:00:01Z",
+            "FinishedAt":"1970-01-01T00:00:03Z","Events":[{{"Type":"Started"}},{events}]}}}}}}"#
+        )
+    }
+
+    const KILLING: &str = r#"{"Type":"Killing","DisplayMessage":"Sent interrupt","Details":{}}"#;
+    const KILLED: &str = r#"{"Type":"Terminated","Details":{"exit_code":"143","signal":"0",
+        "oom_killed":"false","exit_message":"Docker container exited with non-zero exit code: 143"}}"#;
+
+    fn code(code: i32) -> Exit {
+        Exit {
+            status: ExitStatus::Code(code),
+            oom: false,
+            started_at: Some(Timestamp::from_millis(1_000)),
+            at: Timestamp::from_millis(3_000),
+            killed: 0,
+        }
+    }
+
+    #[test]
+    fn what_ends_by_itself_has_its_code_and_its_times() {
+        let seen = look(&ended("", &KILLED.replace("143", "3")), Asked::No);
+        assert_eq!(seen.life, Life::Exited(code(3)));
+    }
+
+    #[test]
+    fn a_code_that_a_lost_engine_made_up_is_no_success() {
+        let events = r#"{"Type":"Terminated","Details":{"exit_code":"0","exit_message":"connection refused"}}"#;
+        let seen = look(&ended("", events), Asked::No);
+        let Life::RuntimeRestarted(exit) = seen.life else {
+            panic!("{:?}", seen.life);
+        };
+        assert_eq!(exit.status, ExitStatus::Unknown);
+    }
+
+    #[test]
+    fn who_has_ended_it_is_told() {
+        let events = format!("{KILLING},{KILLED}");
+        let stopped = look(&ended("", &events), Asked::Yes);
+        assert_eq!(stopped.life, Life::Exited(code(143)), "we have");
+        for (fields, kind) in [
+            (
+                r#""DesiredTransition":{"Migrate":true},"#,
+                DisruptionKind::Drained,
+            ),
+            (r#""PreemptedByAllocation":"y","#, DisruptionKind::Preempted),
+            ("", DisruptionKind::Evicted),
+        ] {
+            let seen = look(&ended(fields, &events), Asked::No);
+            let Life::Disrupted { exit, disruption } = seen.life else {
+                panic!("{:?}", seen.life);
+            };
+            assert_eq!((exit, disruption.kind), (code(143), kind));
+        }
+    }
+
+    #[test]
+    fn what_a_node_could_not_start_says_why() {
+        let placement = r#"{"ID":"x","NodeName":"n1","ClientStatus":"failed","DesiredStatus":"run",
+            "TaskStates":{"main":{"State":"dead","Failed":true,"FinishedAt":"1970-01-01T00:00:03Z","Events":[
+            {"Type":"Driver Failure","DisplayMessage":"Failed to pull `a:1`: no such host"}]}}}"#;
+        let Life::NotStarted { failure, .. } = look(placement, Asked::No).life else {
+            panic!("it has not started");
+        };
+        assert_eq!(failure.reason, "ImagePullFailed");
+        assert!(failure.is_image(), "it is no failure of the component");
+        assert!(
+            failure.message.contains("no such host"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn what_is_out_of_contact_is_unknown_and_what_is_lost_is_lost() {
+        let running = r#"{"ID":"x","NodeName":"n1","ClientStatus":"unknown","DesiredStatus":"run",
+            "TaskStates":{"main":{"State":"running","StartedAt":"1970-01-01T00:00:01Z"}}}"#;
+        let away = look(running, Asked::No);
+        assert!(away.hidden.unwrap().contains("n1"));
+        let lost = look(&running.replace("unknown", "lost"), Asked::No);
+        let Life::Disrupted { disruption, .. } = lost.life else {
+            panic!("{:?}", lost.life);
+        };
+        assert_eq!(disruption.kind, DisruptionKind::NodeLost);
+    }
+
+    #[test]
+    fn an_init_that_finds_no_program_is_no_program_that_ended() {
+        let mut seen = look(&ended("", &KILLED.replace("143", "127")), Asked::No);
+        assert_eq!(seen.may_not_have_begun().as_deref(), Some("x"));
+        seen.without_program("nope: 1\n");
+        assert_eq!(
+            seen.life,
+            Life::Exited(code(127)),
+            "its own words say nothing"
+        );
+        seen.without_program("[FATAL tini (7)] exec nope failed: No such file or directory\n");
+        let Life::NotStarted { failure, .. } = seen.life else {
+            panic!("it never began");
+        };
+        assert_eq!(failure.reason, "ExecNotFound");
+        assert!(failure.message.contains("`nope`"), "{}", failure.message);
     }
 }

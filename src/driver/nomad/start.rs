@@ -29,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The pauses between two looks at one that starts.
 const FIRST_PAUSE: Duration = Duration::from_millis(40);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// For how long a program is seen to run before it counts as started.
+const STEADY: Duration = Duration::from_millis(400);
+/// One that runs for so long has started.
+const OLD: Duration = Duration::from_secs(10);
 /// What was sent and not answered may come through until then.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
 /// Where components are told that the control plane is.
@@ -291,7 +295,7 @@ impl Inner {
     ) -> Result<Started, DriverError> {
         let until = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
-        let mut said = None;
+        let (mut said, mut runs_since) = (None, None);
         loop {
             // Without a placement there is no room, once that was found out.
             let is_blocked = seen.placements.is_empty() && seen.job.status == "pending";
@@ -307,8 +311,13 @@ impl Inner {
                     });
                     !(is_blocked && looked_for)
                 }
+                // One whose program is not there runs for a moment, and its node tells of its end a
+                // moment after that.
+                Life::Running { since } => {
+                    let first = *runs_since.get_or_insert_with(Instant::now);
+                    first.elapsed() < STEADY && self.clock.now().since(*since) < OLD
+                }
                 Life::Created
-                | Life::Running { .. }
                 | Life::Exited(_)
                 | Life::NotStarted { .. }
                 | Life::Lost { .. }
@@ -402,11 +411,12 @@ fn leave_out_loopback(injected: &mut BTreeMap<String, String>) {
         .filter_map(|name| injected.get(*name))
         .any(is_loopback)
     {
-        for name in
-            CONTROL_PLANE
-                .into_iter()
-                .chain([job::TOKEN, job::TOKEN_FILE, "FLOWCTL_ENABLED"])
-        {
+        for name in CONTROL_PLANE.into_iter().chain([
+            job::TOKEN,
+            job::TOKEN_FILE,
+            "FLOWCTL_ENABLED",
+            "ENABLE_FLOWCTL",
+        ]) {
             injected.remove(name);
         }
     }
