@@ -47,8 +47,8 @@ fn sentence(metric: &Metric) -> String {
         return format!("the quota is used up: {quota}");
     }
     if metric.nodes_available.is_empty() && metric.nodes_evaluated == 0 {
-        return "no node is in its datacenter; `nomad node status` shows which there are, and \
-                `nomad: {datacenter: NAME}` says which one is meant"
+        return "no node of its datacenter takes work: it has none, or they are down, draining or not \
+                eligible; see `nomad node status`"
             .to_owned();
     }
     if metric.nodes_evaluated == 0 {
@@ -142,7 +142,7 @@ mod tests {
         ] {
             assert_eq!(told(metric), words);
         }
-        assert!(told("{}").starts_with("no node is in its datacenter"));
+        assert!(told("{}").starts_with("no node of its datacenter takes work"));
         let elsewhere = told(r#"{"NodesAvailable":{"dc1":3}}"#);
         assert!(
             elsewhere.contains("nodes by datacenter: dc1 3"),
