@@ -209,13 +209,16 @@ impl Inner {
         if follow == Follow::Yes {
             path.push_str("&follow=true");
         }
-        let since = log.since();
-        if since > 0 {
-            let since = Timestamp::from_millis((since - 1) * 1_000).to_string();
+        // All of it comes as one stream, so its latest line is how far it was copied.
+        if let Some(latest) = log.latest() {
+            let since = Timestamp::from_millis(latest.div_euclid(1_000_000_000) * 1_000);
+            let since = since.shifted(-1_000).to_string();
             path.push_str(&format!("&sinceTime={}", encoded(&since)));
         }
         let api = self.api().await?;
         let mut stream = api.begin(Call::get(path).within(LIST)).await?;
+        // A node keeps the newest file of a log at hand alone.
+        let mut copied_before = log.latest();
         loop {
             let lines = match timeout(QUIET, stream.lines()).await {
                 Ok(lines) => lines?,
@@ -231,7 +234,13 @@ impl Inner {
                 Record::read(OutputStream::Stdout, line, source.began)
             });
             let records: Vec<Record> = records.collect();
+            let first = records.first().map(|record| record.at_nanos);
+            let gap = first.filter(|first| copied_before.is_some_and(|last| last < *first));
+            copied_before = copied_before.filter(|_| first.is_none());
             let appended = blocking(move || {
+                if let Some(at_nanos) = gap {
+                    log.append_gap(at_nanos)?;
+                }
                 let appended = log.append(&records);
                 Ok((log, appended))
             });

@@ -195,6 +195,28 @@ impl LogFile {
         })
     }
 
+    /// The time of the latest record; `None` = there is none.
+    pub(in crate::driver) fn latest(&self) -> Option<i64> {
+        let times = self.marks.iter().map(|mark| mark.at_nanos);
+        times.max().filter(|at_nanos| *at_nanos > i64::MIN)
+    }
+
+    /// Says in the log that lines before those of `at_nanos` may be missing.
+    pub(in crate::driver) fn append_gap(&mut self, at_nanos: i64) -> io::Result<()> {
+        let record = Record {
+            at_nanos,
+            stream: OutputStream::Stderr,
+            ends: true,
+            text: b"flowctl: the copy of this log was interrupted; lines may be missing here"
+                .to_vec(),
+        };
+        let mut marker = Vec::new();
+        record.write(&mut marker);
+        let appended = self.log.append(&marker);
+        self.log.close();
+        appended.refused.map_or(Ok(()), |error| Err(error.into()))
+    }
+
     /// Says, in the log and beside it, that lines were lost for good: `at` is when that was found.
     pub(in crate::driver) fn append_loss(
         &mut self,
@@ -476,6 +498,25 @@ mod tests {
         open().append(&all).unwrap();
         open().append(&all).unwrap();
         assert_eq!(lines(dir.path()).len(), all.len());
+    }
+
+    #[test]
+    fn an_interruption_is_told_where_it_was_and_moves_no_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || LogFile::open(dir.path(), 1, LogLimits::default()).unwrap();
+        assert_eq!(open().latest(), None);
+        let all = [
+            record(0, OutputStream::Stdout),
+            record(8, OutputStream::Stdout),
+        ];
+        open().append(&all[..1]).unwrap();
+        let mut log = open();
+        assert_eq!(log.latest(), Some(all[0].at_nanos));
+        log.append_gap(all[1].at_nanos).unwrap();
+        log.append(&all[1..]).unwrap();
+        let lines = lines(dir.path());
+        assert!(lines[1].contains("lines may be missing here"), "{lines:?}");
+        assert!(lines[2].ends_with("line 8"), "{lines:?}");
     }
 
     #[test]

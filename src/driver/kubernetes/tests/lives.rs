@@ -82,20 +82,17 @@ async fn what_a_drain_or_a_hand_takes_away_is_no_failure_of_its_own() {
         stage.prepared(&launch.spec).await;
         let pod = pod_of(&stage, &objects::names::job(&launch.instance)).await;
         let path = format!("{}/{pod}", places::core_path(&stage.namespace, "pods"));
-        match kind {
-            DisruptionKind::Drained => {
-                let body = json!({
-                    "apiVersion": "policy/v1",
-                    "kind": "Eviction",
-                    "metadata": {"name": pod, "namespace": stage.namespace},
-                });
-                let call = Call::create(format!("{path}/eviction"), &body);
-                api.tell(call).await.unwrap();
-            }
-            _ => {
-                let options = json!({});
-                api.tell(Call::delete(path, &options)).await.unwrap();
-            }
+        if kind == DisruptionKind::Drained {
+            let body = json!({
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": pod, "namespace": stage.namespace},
+            });
+            let call = Call::create(format!("{path}/eviction"), &body);
+            api.tell(call).await.unwrap();
+        } else {
+            let options = json!({});
+            api.tell(Call::delete(path, &options)).await.unwrap();
         }
         let seen = eventually(&*stage.driver, &launch.instance, |life| !life.is_alive()).await;
         let Life::Disrupted { disruption, .. } = seen.life else {
