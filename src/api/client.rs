@@ -618,6 +618,19 @@ fn joined(pairs: &[(&str, Option<String>)]) -> String {
     words.join("&")
 }
 
+/// `value` as a query may carry it.
+fn escaped(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
 fn text<T: ToString>(value: Option<&T>) -> Option<String> {
     value.map(ToString::to_string)
 }
@@ -642,6 +655,13 @@ fn log_query(params: &LogParams) -> String {
         ("since", text(params.since.as_ref())),
         ("until", text(params.until.as_ref())),
         ("tail", text(params.tail.as_ref())),
+        ("grep", params.grep.as_deref().map(escaped)),
+        ("ignore_case", Some(params.ignore_case.to_string())),
+        ("invert", Some(params.invert.to_string())),
+        ("before", Some(params.before.to_string())),
+        ("after_each", Some(params.after_each.to_string())),
+        ("level", params.level.map(|level| level.to_string())),
+        ("fields", Some(escaped(&params.fields))),
         ("previous", Some(params.previous.to_string())),
         ("defined", Some(params.defined.to_string())),
         ("follow", Some(params.follow.to_string())),

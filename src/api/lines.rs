@@ -9,6 +9,16 @@ use serde::de::DeserializeOwned;
 
 use super::client::{ClientError, broken, decode};
 use super::error::ErrorBody;
+use super::wire::{LeftOut, LogEntry};
+
+/// An item of a stream of log lines.
+#[derive(Debug)]
+pub enum LogItem {
+    /// What a component wrote.
+    Line(Box<LogEntry>),
+    /// How many lines were left out so far since they have no level.
+    LeftOut(LeftOut),
+}
 
 /// The lines of a stream.
 #[derive(Debug)]
@@ -71,6 +81,22 @@ impl Lines {
             Some(line) => Ok(Some(decode(&self.state_dir, &self.question, &line)?)),
             None => Ok(None),
         }
+    }
+
+    /// The next item of a stream of log lines.
+    ///
+    /// # Errors
+    /// As [`Lines::decoded`].
+    pub async fn log_item(&mut self) -> Result<Option<LogItem>, ClientError> {
+        let Some(line) = self.next().await? else {
+            return Ok(None);
+        };
+        let item = if line.starts_with(br#"{"without_level":"#) {
+            LogItem::LeftOut(decode(&self.state_dir, &self.question, &line)?)
+        } else {
+            LogItem::Line(decode(&self.state_dir, &self.question, &line)?)
+        };
+        Ok(Some(item))
     }
 
     fn take_line(&mut self) -> Option<Bytes> {

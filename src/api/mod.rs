@@ -37,13 +37,13 @@ pub use backend::{Backend, Checked, Exposition, Loaded, nobody_is_told};
 pub use client::{Client, ClientError, DaemonProcess};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use following::{Heard, Link, follow};
-pub use lines::Lines;
+pub use lines::{Lines, LogItem};
 pub use newest::{LogBatch, NewestLines};
 pub use scrapers::serve_scrapers;
 pub use stall::{Impatient, Streaming};
 pub use wire::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, AskAnswer, Asked, CallerHas, CallerVariables,
-    ChangeWord, DiffAnswer, EventQuery, Fate, HostMount, KeptEntry, KeptLogs, LogEntry, LogParams,
-    LogsOf, MetricsForm, Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName,
+    ChangeWord, DiffAnswer, EventQuery, Fate, HostMount, KeptEntry, KeptLogs, LeftOut, LogEntry,
+    LogParams, LogsOf, MetricsForm, Orchestrator, Remarks, RemovedLogs, SourceInput, StreamName,
     VersionAnswer, VolumesAnswer, VolumesRequest, Watching, WhenUnready,
 };

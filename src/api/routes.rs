@@ -26,6 +26,7 @@ use super::wire::{
     VolumesRequest, WhenUnready,
 };
 use crate::conditions::{Health, health};
+use crate::driver::logs::filter::Filter;
 use crate::driver::{Follow, LogQuery, Runs};
 use crate::model::{
     ComponentId, ComponentList, Namespace, Notifications, PipelineKey, PipelineName, Problem,
@@ -349,6 +350,7 @@ async fn logs(
     query: Result<Query<LogParams>, QueryRejection>,
 ) -> Answer<Response> {
     let Query(params) = understood(query)?;
+    let filter = understood(Filter::new(&understood(params.asked())?))?;
     let pipeline = PipelineKey {
         namespace: params.namespace,
         name: params.pipeline,
@@ -366,6 +368,7 @@ async fn logs(
         since: params.since,
         until: params.until,
         tail: params.tail,
+        filter: filter.map(Arc::new),
         runs: if params.previous {
             Runs::Previous
         } else {

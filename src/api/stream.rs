@@ -18,15 +18,18 @@ use tokio::sync::{broadcast, watch};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::server::{Shared, json_line};
 use super::stall::Streaming;
-use super::wire::{EventQuery, LogEntry};
+use super::wire::{EventQuery, LeftOut, LogEntry};
+use crate::driver::logs::filter::Filter;
 use crate::driver::logs::kept::KeptLog;
-use crate::driver::{DriverError, LogLine, LogQuery};
+use crate::driver::{DriverError, LogLine, LogQuery, LogStream};
 use crate::model::{Event, PipelineKey, Snapshot};
 
 /// A watcher gets at most one snapshot in this time, the latest.
 const SNAPSHOT_DISTANCE: Duration = Duration::from_millis(50);
 /// Log lines put into one chunk, at most.
 const LINES_AT_ONCE: usize = 512;
+/// How often a reader is told how many lines were left out since they have no level.
+const TELL_LEFT_OUT: Duration = Duration::from_secs(10);
 
 /// The latest snapshot now, and again whenever it changes.
 pub(super) fn snapshots(shared: Arc<Shared>, streaming: &Streaming) -> Result<Response, ApiError> {
@@ -176,17 +179,58 @@ pub(super) async fn logs(
             }
         }
     }
-    let pipeline = query.pipeline.clone();
-    let lines = shared.backend.logs(query).await?;
-    let state = (lines, pipeline, Vec::with_capacity(LINES_AT_ONCE));
-    let chunks = stream::unfold(state, |(mut lines, pipeline, mut batch)| async move {
-        if lines.recv_many(&mut batch, LINES_AT_ONCE).await == 0 {
-            return None;
-        }
-        let chunk = log_chunk(&mut batch, &pipeline);
-        Some((chunk, (lines, pipeline, batch)))
+    let feed = LogFeed {
+        pipeline: query.pipeline.clone(),
+        filter: query.filter.clone(),
+        lines: shared.backend.logs(query).await?,
+        batch: Vec::with_capacity(LINES_AT_ONCE),
+        told: 0,
+    };
+    let chunks = stream::unfold(feed, |mut feed| async move {
+        let chunk = feed.next().await?;
+        Some((chunk, feed))
     });
     respond(&shared, streaming, chunks)
+}
+
+struct LogFeed {
+    pipeline: PipelineKey,
+    filter: Option<Arc<Filter>>,
+    lines: LogStream,
+    batch: Vec<Result<LogLine, DriverError>>,
+    /// How many lines were told to be left out.
+    told: u64,
+}
+
+impl LogFeed {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let received = self.lines.recv_many(&mut self.batch, LINES_AT_ONCE);
+            // Cancel-safe: what was received is in the batch.
+            match tokio::time::timeout(TELL_LEFT_OUT, received).await {
+                Ok(0) => return self.left_out(),
+                Ok(_) => return Some(log_chunk(&mut self.batch, &self.pipeline)),
+                Err(_) => {
+                    if let Some(line) = self.left_out() {
+                        return Some(line);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was left out since it was told last; `None` = nothing.
+    fn left_out(&mut self) -> Option<Bytes> {
+        let without_level = self.filter.as_ref()?.without_level();
+        if without_level == self.told {
+            return None;
+        }
+        self.told = without_level;
+        Some(json_line(&LeftOut {
+            without_level,
+            pipeline: self.pipeline.clone(),
+        }))
+    }
 }
 
 fn log_chunk(batch: &mut Vec<Result<LogLine, DriverError>>, pipeline: &PipelineKey) -> Bytes {

@@ -453,15 +453,8 @@ async fn logs_stream_lines_and_refuse_unknown_names() {
     let daemon = Daemon::start();
     let client = daemon.client();
     let mut params = LogParams {
-        namespace: Default::default(),
-        pipeline: "known".parse().unwrap(),
-        components: "a".to_owned(),
-        since: None,
-        until: None,
         tail: Some(2_000),
-        previous: false,
-        defined: false,
-        follow: false,
+        ..LogParams::of(&key("known").unwrap(), "a".to_owned())
     };
     let mut lines = client.logs(&params).await.unwrap();
     let mut count = 0;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::logs::filter::{self, Level};
 use crate::driver::logs::kept::KeptLog;
 use crate::driver::{LogLine, OutputStream};
 use crate::model::{
@@ -437,9 +438,30 @@ pub struct LogParams {
     /// Only lines before this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// Only the last so many per component.
+    /// Only the last so many per component, of those that the rest asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
+    /// Only lines that match this regular expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grep: Option<String>,
+    /// Whether it tells upper and lower case apart no more.
+    #[serde(default, deserialize_with = "flag")]
+    pub ignore_case: bool,
+    /// Whether the lines are wanted that do not match.
+    #[serde(default, deserialize_with = "flag")]
+    pub invert: bool,
+    /// So many lines before each wanted one.
+    #[serde(default)]
+    pub before: usize,
+    /// So many lines after each wanted one.
+    #[serde(default)]
+    pub after_each: usize,
+    /// Only lines of this level or a higher one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// Only lines with these fields, as `NAME=VALUE`, one a line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fields: String,
     /// Only the instance before the latest, of each replica.
     #[serde(default, deserialize_with = "flag")]
     pub previous: bool,
@@ -449,6 +471,68 @@ pub struct LogParams {
     /// Whether the stream goes on.
     #[serde(default, deserialize_with = "flag")]
     pub follow: bool,
+}
+
+impl LogParams {
+    /// All that `components` of a pipeline wrote and that is kept; none = all of them.
+    pub fn of(pipeline: &PipelineKey, components: String) -> Self {
+        Self {
+            namespace: pipeline.namespace.clone(),
+            pipeline: pipeline.name.clone(),
+            components,
+            since: None,
+            until: None,
+            tail: None,
+            grep: None,
+            ignore_case: false,
+            invert: false,
+            before: 0,
+            after_each: 0,
+            level: None,
+            fields: String::new(),
+            previous: false,
+            defined: false,
+            follow: false,
+        }
+    }
+
+    /// What is asked of the lines themselves.
+    ///
+    /// # Errors
+    /// With a field that has no value.
+    pub fn asked(&self) -> Result<filter::Asked, String> {
+        let fields = self.fields.lines().map(|field| {
+            let pair = field.split_once('=');
+            let (name, value) = pair.ok_or_else(|| format!("`{field}` is not NAME=VALUE"))?;
+            Ok((name.to_owned(), value.to_owned()))
+        });
+        Ok(filter::Asked {
+            pattern: self.grep.clone(),
+            case: if self.ignore_case {
+                filter::Case::Ignored
+            } else {
+                filter::Case::Told
+            },
+            sense: if self.invert {
+                filter::Sense::Others
+            } else {
+                filter::Sense::Matching
+            },
+            before: self.before,
+            after: self.after_each,
+            level: self.level,
+            fields: fields.collect::<Result<_, String>>()?,
+        })
+    }
+}
+
+/// A line of `GET /v1/logs` that is none of a component: what `level` has left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// So many lines have no level, since the stream began.
+    pub without_level: u64,
+    /// Of which pipeline.
+    pub pipeline: PipelineKey,
 }
 
 /// A switch of a query: `follow`, `follow=true` and `follow=1` are on.

@@ -125,15 +125,9 @@ async fn account<'a>(
         .ok_or_else(|| Failure::NotFound(format!("there is no component `{target}`")))?;
     let replicas = u64::try_from(component.replicas.len()).unwrap_or(1);
     let params = LogParams {
-        namespace: target.pipeline.namespace.clone(),
-        pipeline: target.pipeline.name.clone(),
-        components: target.component.to_string(),
-        since: None,
-        until: None,
         tail: Some(LINES * replicas.max(1)),
-        previous: false,
         defined: true,
-        follow: false,
+        ..LogParams::of(&target.pipeline, target.component.to_string())
     };
     let lines = match remarks {
         Remarks::Told => last_lines(client, &params).await?,

@@ -1,6 +1,7 @@
 //! The last lines of components, for those who want to see them beside something else.
 
-use crate::api::{ApiError, Client, ClientError, Lines, LogEntry, LogParams};
+use crate::api::{ApiError, Client, ClientError, LeftOut, Lines, LogEntry, LogItem, LogParams};
+use crate::model::{Namespace, PipelineKey};
 
 use super::out::tell;
 
@@ -59,8 +60,10 @@ async fn entry_of(
     trouble: &impl Fn(&ApiError),
 ) -> Result<Option<LogEntry>, ClientError> {
     loop {
-        match feed.decoded().await {
-            Ok(entry) => return Ok(entry),
+        match feed.log_item().await {
+            Ok(Some(LogItem::Line(entry))) => return Ok(Some(*entry)),
+            Ok(Some(LogItem::LeftOut(left_out))) => tell_left_out(&left_out),
+            Ok(None) => return Ok(None),
             Err(ClientError::Answer(error)) => trouble(&error),
             Err(
                 error @ (ClientError::NoDaemon { .. }
@@ -71,6 +74,26 @@ async fn entry_of(
             ) => return Err(error),
         }
     }
+}
+
+/// Says which lines `--level` does not show although nobody knows their level.
+fn tell_left_out(left_out: &LeftOut) {
+    let PipelineKey { namespace, name } = &left_out.pipeline;
+    let of = if *namespace == Namespace::default() {
+        name.to_string()
+    } else {
+        left_out.pipeline.to_string()
+    };
+    let count = left_out.without_level;
+    let (lines, have) = if count == 1 {
+        ("line", "has")
+    } else {
+        ("lines", "have")
+    };
+    tell(&format!(
+        "note: {count} {lines} of {of} {have} no level and {} not shown",
+        if count == 1 { "is" } else { "are" }
+    ));
 }
 
 /// Adds an entry, or its text to the line of which it is a part.

@@ -1,18 +1,23 @@
 //! `flowctl logs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::select_all;
 
 use super::Context;
-use super::args::{Logs, TextOrJson};
+use super::args::{Logs, Sieve, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::last_lines::next_entry;
+use super::out::tell;
 use super::reader;
 use super::status::ended;
-use super::target::{Target, component, deleted, labelled, pipeline};
+use super::target::{Target, component, components_named, deleted, labelled, pipeline};
 use super::text::{Style, Tone, clean, paint, short, size};
 use crate::api::{KeptEntry, Lines, LogEntry, LogParams, StreamName};
+use crate::driver::logs::filter::{Asked, Filter, Level};
 use crate::model::{
     ComponentId, ComponentStatus, InstanceId, Namespace, PipelineKey, ReplicaKey, Snapshot,
     Timestamp,
@@ -25,28 +30,41 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
     if args.deleted {
         return list_deleted(cx, args.output).await;
     }
+    check(&args.sieve)?;
     let wanted = wanted(cx, &args).await?;
+    if args.path {
+        return list_files(cx, &wanted);
+    }
+    let tail = args.tail.or_else(|| of_a_terminal(cx, &args));
     let now = cx.clock.now();
     let mut feeds = Vec::new();
     for (pipeline, components) in &wanted {
         let ids: Vec<&str> = components.iter().map(ComponentId::as_str).collect();
         let params = LogParams {
-            namespace: pipeline.namespace.clone(),
-            pipeline: pipeline.name.clone(),
-            components: ids.join(","),
             since: args.since.map(|moment| moment.from(now)),
             until: args.until.map(|moment| moment.from(now)),
-            tail: args.tail,
+            tail,
+            grep: args.sieve.grep.clone(),
+            ignore_case: args.sieve.ignore_case,
+            invert: args.sieve.invert,
+            before: args.sieve.before,
+            after_each: args.sieve.after,
+            level: args.sieve.level.map(Level::from),
+            fields: fields(&args.sieve),
             previous: args.previous,
             defined: args.components.is_empty(),
             follow: args.follow,
+            ..LogParams::of(pipeline, ids.join(","))
         };
         feeds.push(Feed {
             lines: cx.client.logs(&params).await?,
             head: None,
         });
     }
-    let prefixes = Prefixes::new(&wanted, cx.out.look().style);
+    let mut prefixes = Prefixes::new(&wanted, cx.out.look().style);
+    if args.no_prefix {
+        prefixes.is_shown = Shown::Never;
+    }
     let mut page = Page::new(prefixes, &args);
     let ended = if args.follow {
         follow(cx, feeds, &mut page).await
@@ -55,6 +73,102 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Logs) -> Result<Exit, Failur
     };
     cx.out.put(page.end())?;
     ended
+}
+
+/// So many lines of each component are shown on a terminal, unless something says which.
+const ON_A_TERMINAL: u64 = 200;
+
+fn of_a_terminal(cx: &Context<'_>, args: &Logs) -> Option<u64> {
+    let sieve = &args.sieve;
+    let says_which = args.all
+        || args.previous
+        || args.since.is_some()
+        || args.until.is_some()
+        || sieve.grep.is_some()
+        || sieve.level.is_some()
+        || !sieve.field.is_empty();
+    if says_which || !cx.out.is_terminal() || args.output == TextOrJson::Json {
+        return None;
+    }
+    tell(&format!(
+        "note: the last {ON_A_TERMINAL} lines of each component; --all shows what else is kept"
+    ));
+    Some(ON_A_TERMINAL)
+}
+
+fn fields(sieve: &Sieve) -> String {
+    let fields = sieve.field.iter();
+    let fields: Vec<String> = fields
+        .map(|pair| format!("{}={}", pair.key, pair.value))
+        .collect();
+    fields.join("\n")
+}
+
+/// Refuses what no daemon understands before one is asked.
+fn check(sieve: &Sieve) -> Result<(), Failure> {
+    if sieve
+        .field
+        .iter()
+        .any(|pair| pair.value.contains('\n') || pair.key.contains('\n'))
+    {
+        let why = "--field: a line has no newline in it".to_owned();
+        return Err(Failure::Usage(why));
+    }
+    let asked = Asked {
+        pattern: sieve.grep.clone(),
+        ..Asked::default()
+    };
+    match Filter::new(&asked) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Usage(format!("--grep: {error}"))),
+    }
+}
+
+/// Lists the files that hold the lines of what is wanted, oldest first.
+fn list_files(cx: &mut Context<'_>, wanted: &Wanted) -> Result<Exit, Failure> {
+    let logs = cx.state_dir.join("logs");
+    for (pipeline, components) in wanted {
+        for component in components {
+            let folder = logs
+                .join(pipeline.namespace.as_str())
+                .join(pipeline.name.as_str())
+                .join(component.as_str());
+            for file in log_files(&folder).map_err(|source| Failure::File {
+                operation: "list",
+                path: folder.clone(),
+                source,
+            })? {
+                cx.out.line(file.as_os_str().as_bytes())?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The log files of all replicas of a component, whose folder this is.
+fn log_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for replica in entries(folder)? {
+        files.extend(entries(&replica)?);
+    }
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "log"));
+    Ok(files)
+}
+
+/// What is in a folder, in order; nothing when it is not there.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
@@ -93,6 +207,16 @@ async fn wanted(cx: &mut Context<'_>, args: &Logs) -> Result<Wanted, Failure> {
             }
         }
     }
+    for text in &args.exclude {
+        // One name in several pipelines means all of them, as all of them would be shown.
+        for target in components_named(&snapshot, namespace, text)? {
+            if let Some(components) = wanted.get_mut(&target.pipeline) {
+                components.remove(&target.component);
+            }
+        }
+    }
+    // No component at all would mean all of them.
+    wanted.retain(|_, components| args.exclude.is_empty() || !components.is_empty());
     Ok(wanted)
 }
 
@@ -304,6 +428,8 @@ struct Prefixes {
 /// What of a name is needed to tell components apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
+    /// Nothing, whoever writes.
+    Never,
     Nothing,
     Component,
     PipelineToo,
@@ -339,7 +465,8 @@ impl Prefixes {
     }
 
     fn of(&mut self, entry: &LogEntry) -> String {
-        if self.is_shown == Shown::Nothing && entry.replica == 0 {
+        let is_alone = self.is_shown == Shown::Nothing && entry.replica == 0;
+        if is_alone || self.is_shown == Shown::Never {
             return String::new();
         }
         let pipeline = PipelineKey {
@@ -364,7 +491,7 @@ impl Prefixes {
 
 fn prefix(shown: Shown, pipeline: &PipelineKey, id: &str) -> String {
     match shown {
-        Shown::Nothing | Shown::Component => id.to_owned(),
+        Shown::Never | Shown::Nothing | Shown::Component => id.to_owned(),
         Shown::PipelineToo if pipeline.namespace == Namespace::default() => {
             format!("{}/{id}", pipeline.name)
         }

@@ -47,6 +47,24 @@ pub fn component(
     only(candidates, text, "component")
 }
 
+/// All components that `text` may mean.
+///
+/// # Errors
+/// When there is none.
+pub fn components_named(
+    snapshot: &Snapshot,
+    namespace: Option<&Namespace>,
+    text: &str,
+) -> Result<Vec<Target>, Failure> {
+    let named: Vec<Target> = targets(snapshot, namespace)
+        .filter(|target| matches_component(target, text))
+        .collect();
+    if named.is_empty() {
+        return Err(Failure::NotFound(format!("there is no component `{text}`")));
+    }
+    Ok(named)
+}
+
 /// Those of `kept`, which are deleted, that `text` means: a component as in [`component`], or all of
 /// a pipeline.
 ///

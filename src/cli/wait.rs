@@ -90,15 +90,9 @@ pub async fn until(
 async fn tell_last_lines(client: &Client, ailing: &BTreeSet<Target>) {
     for target in ailing {
         let params = LogParams {
-            namespace: target.pipeline.namespace.clone(),
-            pipeline: target.pipeline.name.clone(),
-            components: target.component.to_string(),
-            since: None,
-            until: None,
             tail: Some(LINES),
-            previous: false,
             defined: true,
-            follow: false,
+            ..LogParams::of(&target.pipeline, target.component.to_string())
         };
         match last_lines(client, &params).await {
             Ok(lines) if lines.is_empty() => tell(&format!("{target} wrote nothing")),

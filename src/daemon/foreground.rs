@@ -584,6 +584,7 @@ impl Logs {
             since,
             until: None,
             tail: None,
+            filter: None,
             runs: Runs::All,
             follow: Follow::Until(self.over.clone()),
         };

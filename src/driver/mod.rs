@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::logs::filter::Filter;
 use crate::model::{
     Boot, ComponentId, ComponentSpec, DriverKind, EngineHealth, Facts, Generation, Handle, Hidden,
     ImageChoice, InstanceId, Limit, Partition, Pending, PipelineKey, Prober, ReplicaKey, Sighting,
@@ -377,8 +378,10 @@ pub struct LogQuery {
     pub since: Option<Timestamp>,
     /// Only lines before this.
     pub until: Option<Timestamp>,
-    /// Only the last so many per component.
+    /// Only the last so many per component, of those that `filter` wants.
     pub tail: Option<u64>,
+    /// Which lines, by what stands in them; `None` = all.
+    pub filter: Option<Arc<Filter>>,
     /// Which instances.
     pub runs: Runs,
     /// Whether the stream ends.

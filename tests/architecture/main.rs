@@ -69,6 +69,7 @@ const CRATES: [(&str, &[&str]); 48] = [
     ("bollard", &["driver/docker"]),
     ("kube", &["driver/kubernetes"]),
     ("k8s_openapi", &["driver/kubernetes"]),
+    ("regex", &["driver/logs"]),
     ("terminal_size", &["cli"]),
     ("unicode_width", &["text"]),
     ("jsonwebtoken", &["control_plane"]),

@@ -66,6 +66,7 @@ fn read(folder: &Folder, tail: Option<u64>, since: Option<Timestamp>) -> usize {
         since,
         until: None,
         tail,
+        filter: None,
         runs: Runs::All,
         follow: Follow::No,
     };

@@ -29,6 +29,7 @@ use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey, Timestamp};
 
 mod copied;
+pub mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod kept;
@@ -183,9 +184,10 @@ impl Reading {
 
     fn run(mut self) -> Result<(), Stopped> {
         let start = match (self.query.tail, self.query.since) {
-            (Some(lines), _) => Start::Tail(lines),
-            (None, Some(since)) => Start::At(since),
-            (None, None) => Start::Beginning,
+            // The last lines that are wanted may lie far before the last lines.
+            (Some(lines), _) if self.query.filter.is_none() => Start::Tail(lines),
+            (_, Some(since)) => Start::At(since),
+            (_, None) => Start::Beginning,
         };
         let over = match &self.query.follow {
             Follow::No => None,
@@ -245,6 +247,7 @@ impl Reading {
                 let mut reader = Replica::new(dir, key.clone(), run);
                 reader.until(self.query.until);
                 reader.since(self.query.since);
+                reader.filter(self.query.filter.clone());
                 reader.seek(start)?;
                 self.replicas.insert(key, reader);
             }

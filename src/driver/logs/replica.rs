@@ -5,8 +5,10 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::filter::Filter;
 use super::name::{FileName, Name};
 use super::runs::{Part, Runs, marker};
 use super::tail;
@@ -55,6 +57,7 @@ pub(super) struct Replica {
     run: Option<u64>,
     since_nanos: Option<i64>,
     until_nanos: Option<i64>,
+    sieve: Option<Sieve>,
     /// The files that were there at the last look.
     known: BTreeMap<Name, FileId>,
     /// The last of all that were ever there.
@@ -138,6 +141,7 @@ impl Replica {
             run,
             since_nanos: None,
             until_nanos: None,
+            sieve: None,
             known: BTreeMap::new(),
             newest: None,
             current: None,
@@ -163,6 +167,11 @@ impl Replica {
     /// Ends before the first line that is not before `until`.
     pub(super) fn until(&mut self, until: Option<Timestamp>) {
         self.until_nanos = until.map(nanos);
+    }
+
+    /// Leaves out lines that `filter` does not want.
+    pub(super) fn filter(&mut self, filter: Option<Arc<Filter>>) {
+        self.sieve = filter.map(Sieve::new);
     }
 
     /// Goes to where reading begins.
@@ -295,7 +304,8 @@ impl Replica {
 
     /// Beginnings of lines that have not ended for a while: whoever waits for an answer wrote one.
     pub(super) fn overdue(&mut self) -> Vec<LogLine> {
-        if self.finished {
+        // What is wanted is judged by whole lines.
+        if self.finished || self.sieve.is_some() {
             return Vec::new();
         }
         for stream in 0..self.pieces.len() {
@@ -316,6 +326,13 @@ impl Replica {
             self.read_again()?;
             return Ok(true);
         }
+        while self.pass_over()? {}
+        if self.finished {
+            return Ok(true);
+        }
+        let Some(current) = &mut self.current else {
+            return Ok(true);
+        };
         current.read += current.file.read_until(b'\n', &mut self.record)? as u64;
         if self.record.last() == Some(&b'\n') {
             let record = std::mem::take(&mut self.record);
@@ -335,6 +352,40 @@ impl Replica {
         self.open_newer()?;
         self.complete = !self.later.is_empty();
         Ok(self.complete)
+    }
+
+    /// Passes over the records that were read ahead and of which no line is wanted, without making
+    /// lines of them; false when there is none.
+    fn pass_over(&mut self) -> io::Result<bool> {
+        let (Some(sieve), Some(current)) = (&self.sieve, &mut self.current) else {
+            return Ok(false);
+        };
+        let is_between_lines = self.record.is_empty() && self.pieces.iter().all(Option::is_none);
+        if !is_between_lines || self.read_before.is_some() || sieve.filter.has_context() {
+            return Ok(false);
+        }
+        let is_of_run = self.run.is_none_or(|run| current.run == run);
+        let since = self.since_nanos;
+        let judged = |record: &[u8]| {
+            is_of_run && since.is_none_or(|since| time(record).is_none_or(|at| at >= since))
+        };
+        let Some(passed) = sieve.filter.passes_over(current.file.fill_buf()?, judged) else {
+            return Ok(false);
+        };
+        let (bytes, count, last) = (passed.bytes, passed.of_its_time, time(passed.last));
+        current.file.consume(bytes);
+        current.read += bytes as u64;
+        if let Some(at_nanos) = last {
+            let before = self.last;
+            let count = if before.at_nanos == at_nanos {
+                before.count + count
+            } else {
+                count
+            };
+            self.last = Mark { at_nanos, count };
+            self.finished = self.until_nanos.is_some_and(|until| at_nanos >= until);
+        }
+        Ok(!self.finished)
     }
 
     /// Goes on with the next file; false when there is none.
@@ -494,7 +545,51 @@ impl Replica {
         } else if self.since_nanos.is_none_or(|since| line.at_nanos >= since)
             && self.run.is_none_or(|run| line.incarnation == run)
         {
-            self.ready.push_back(line);
+            match &mut self.sieve {
+                Some(sieve) => sieve.sift(line, &mut self.ready),
+                None => self.ready.push_back(line),
+            }
+        }
+    }
+}
+
+/// Keeps the lines that are wanted, and those around them.
+struct Sieve {
+    filter: Arc<Filter>,
+    /// The last lines that were not wanted, which a wanted one takes along.
+    before: VecDeque<LogLine>,
+    /// Lines that the last wanted one takes along, still to come.
+    after: usize,
+    /// Whether a part of the line that a stream is in was wanted: the rest is, then.
+    goes_on: [bool; 2],
+}
+
+impl Sieve {
+    fn new(filter: Arc<Filter>) -> Self {
+        Self {
+            filter,
+            before: VecDeque::new(),
+            after: 0,
+            goes_on: [false; 2],
+        }
+    }
+
+    fn sift(&mut self, line: LogLine, ready: &mut VecDeque<LogLine>) {
+        let stream = line.stream as usize;
+        let is_wanted = self.goes_on[stream] || self.filter.wants(&line.text);
+        self.goes_on[stream] = is_wanted && !line.ends;
+        if is_wanted {
+            ready.append(&mut self.before);
+            self.after = self.filter.after;
+            ready.push_back(line);
+        } else if self.after > 0 {
+            self.after -= usize::from(line.ends);
+            ready.push_back(line);
+        } else if self.filter.before > 0 {
+            if self.before.len() == self.filter.before {
+                self.before.pop_front();
+            }
+            self.before.push_back(line);
         }
     }
 }

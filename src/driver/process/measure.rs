@@ -223,6 +223,7 @@ fn tail_of_a_gigabyte() {
                     since: None,
                     until: None,
                     tail: Some(100),
+                    filter: None,
                     runs: Runs::All,
                     follow: Follow::No,
                 })

@@ -22,6 +22,7 @@ async fn lines(stage: &DockerStage, id: &str, count: usize) -> Vec<LogLine> {
         since: None,
         until: None,
         tail: None,
+        filter: None,
         runs: Runs::All,
         follow: Follow::No,
     };

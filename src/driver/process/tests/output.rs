@@ -17,6 +17,7 @@ fn query(component: &ComponentId) -> LogQuery {
         since: None,
         until: None,
         tail: None,
+        filter: None,
         runs: Runs::All,
         follow: Follow::No,
     }
