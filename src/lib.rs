@@ -2,8 +2,8 @@
 //!
 //! A pipeline is a YAML file of sources, processors and sinks. `flowctl apply` hands it to a daemon
 //! that compares, for ever, what is wanted with what runs, and takes the smallest set of start,
-//! stop and restart actions that makes them equal. What users rely on is told in the README; this
-//! page is the tour for those who read or change the code.
+//! stop and restart actions that makes them equal. What users rely on is told in the README and
+//! in the help topics (`src/cli/topics`); this page is the tour for those who read or change the code.
 //!
 //! # The house
 //!
@@ -84,6 +84,19 @@
 //!   thing that does, not by sleeping. It has free ports and folders of its own, and asserts no speed.
 //!   A journey is run on the real program, engine or cluster; only the reconciler has a driver that
 //!   is scripted, so that thousands of faults can be tried in a second.
+//!
+//! # Adding to it
+//!
+//! **To add a driver:** a variant of `Workload` and `DriverKind` in `model/spec/workload.rs`; its fields in
+//! `manifest/workload.rs` and how it is reached in `manifest/exposure.rs`, with a good and a broken file in
+//! `tests/data/manifests`; a folder in `driver/` that implements the contract of `driver/mod.rs` and passes the conformance
+//! suite (its handle is its own: nobody else reads it); one line in `daemon`; its crates in the table of `tests/architecture`,
+//! which also counts the places outside that still name a driver and lets them only become fewer; its rows in the help topics and in
+//! the changelog.
+//!
+//! **To add a command:** its arguments in `cli/args.rs`, a file of the verb's name in `cli/`, a route in `api` if the daemon
+//! has to answer something new; its exit codes from the help topic `exit-codes`; `-o json` if it prints results; a journey in
+//! `tests/journeys` named for what a person wants; the table of commands in the README, its task in `cli/help.rs`, and the changelog.
 
 pub mod api;
 pub mod cli;

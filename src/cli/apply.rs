@@ -15,7 +15,7 @@ use super::text::shown;
 use super::{Context, spawn, wait};
 use crate::api::{
     AppliedPipeline, ApplyAnswer, ApplyRequest, CallerVariables, ChangeWord, ClientError,
-    ErrorCode, Watching, WhenUnready,
+    ErrorCode, SourceInput, Watching, WhenUnready,
 };
 
 pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit, Failure> {
@@ -54,6 +54,10 @@ pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit,
         other => other?,
     };
     report(cx, &answer, args.output)?;
+    if cx.out.is_terminal() && args.output == TextOrJson::Text {
+        cx.out.flush()?;
+        tell_what_follows(&request, &args);
+    }
     if args.wait {
         // What is known so far is worth seeing while one waits.
         cx.out.flush()?;
@@ -66,6 +70,27 @@ pub(super) async fn run(cx: &mut Context<'_>, args: args::Apply) -> Result<Exit,
         }
     }
     Ok(Exit::Done)
+}
+
+/// Says what a person may not expect: that each save is applied from now on.
+fn tell_what_follows(request: &ApplyRequest, args: &args::Apply) {
+    let files: Vec<String> = request
+        .sources
+        .iter()
+        .filter_map(|source| match source {
+            SourceInput::File(path) => Some(shown(path)),
+            SourceInput::Text { .. } => None,
+        })
+        .collect();
+    if request.watch == Watching::Yes && !files.is_empty() {
+        tell(&format!(
+            "watching {}: each save is applied (`--no-watch` leaves it at this)",
+            files.join(", ")
+        ));
+    }
+    if !args.wait {
+        tell("see it with `flowctl status -w`");
+    }
 }
 
 /// Applies. A daemon that has taken everything down applies nothing more: its end is waited for,

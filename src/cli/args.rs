@@ -1,8 +1,10 @@
 //! What can be typed. Nothing but clap, and the words that only clap needs.
 
+mod beside;
 mod control;
 mod image;
 mod kubernetes;
+mod logs;
 mod manifest;
 mod moment;
 mod notifications;
@@ -18,17 +20,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::engine::Engine;
 use crate::api::{MetricsForm, Orchestrator};
 use crate::daemon::OtlpEndpoint;
-use crate::driver::logs::filter::Level;
 use crate::model::{HumanDuration, Namespace};
 use crate::telemetry::LogFormat;
+pub use beside::{Bundle, Doctor, Env, Exec, Shell};
 pub use control::{Components, ComponentsVerb, ControlPlane, Pair, Remote, Seek};
 pub use image::{Image, ImageVerb};
 pub use kubernetes::{Kubernetes, KubernetesVerb};
+pub use logs::{LeastLevel, Logs, Sieve};
 pub use manifest::{Explain, Graph, GraphFormat, Render, RenderFormat};
 pub use moment::{Moment, NoSuchMoment};
 pub use notifications::{Notify, NotifyVerb};
 pub use screen::{Ui, Web};
-pub use setup::{Completion, Init, Install, Uninstall, Version};
+pub use setup::{Complete, Completion, Help, Init, Install, Man, Uninstall, Version};
 pub use status::{CheckHow, Status};
 pub use steer::{Delete, Restart, Steer, Wait, WaitFor};
 
@@ -43,6 +46,7 @@ pub use steer::{Delete, Restart, Steer, Wait, WaitFor};
     version,
     propagate_version = true,
     subcommand_required = true,
+    disable_help_subcommand = true,
     arg_required_else_help = true,
     max_term_width = 100,
     after_help = "Start with:\n  \
@@ -136,7 +140,8 @@ pub enum Verb {
     Run(Run),
     /// Show what is running, since when, and why
     Status(Status),
-    /// Show which components have registered, and what they told
+    /// Show which components have registered with the control plane, and what they told
+    #[command(name = "registry", alias = "components")]
     Components(Components),
     /// Show everything about a pipeline or a component on one screen
     Describe(Describe),
@@ -150,6 +155,12 @@ pub enum Verb {
     Image(Image),
     /// Show what components wrote
     Logs(Logs),
+    /// Run a program with what a component has around it: variables, folder, user
+    Exec(Exec),
+    /// The same with a shell
+    Shell(Shell),
+    /// Show the variables that a component was given
+    Env(Env),
     /// Show what components use: processor, memory, processes, open files
     Top(Top),
     /// Show all of it at a glance, and steer it, in the terminal
@@ -186,10 +197,22 @@ pub enum Verb {
     Explain(Explain),
     /// Print the JSON Schema of the manifest, for editors
     Schema,
+    /// Tell what of this host, its daemon and its state makes trouble, and what to do
+    Doctor(Doctor),
+    /// Write an archive for whoever is asked for help, without secrets
+    Bundle(Bundle),
     /// Tell the versions of this program and of the daemon
     Version(Version),
+    /// Show this, a command, or a topic
+    Help(Help),
     /// Print a completion script for a shell
     Completion(Completion),
+    /// Write manual pages into a folder, for packages
+    #[command(hide = true)]
+    Man(Man),
+    /// Tell what the last word of a command line may become, for completion scripts
+    #[command(name = "__complete", hide = true)]
+    Complete(Complete),
 }
 
 /// Which files.
@@ -396,146 +419,15 @@ pub struct Events {
     /// Only what happened since: a time ago (`10m`) or a moment (`2026-11-21T02:00:00Z`)
     #[arg(long, value_name = "WHEN")]
     pub since: Option<Moment>,
-    /// Only the last so many
+    /// Only the last so many [default: all; 50 on a terminal, where nothing else says which]
     #[arg(long, value_name = "N")]
     pub tail: Option<usize>,
-    /// How to print the answer
-    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
-    pub output: TextOrJson,
-}
-
-/// `flowctl logs`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    flowctl logs                        all components, merged by time\n  \
-    flowctl logs ledger-source -f       follow one, over restarts and rotations\n  \
-    flowctl logs --since 10m --tail 100 at most 100 lines of each, of the last ten minutes\n  \
-    flowctl logs sink --previous        what the instance before this one wrote\n  \
-    flowctl logs --grep 'time.?out' -i  only lines that match, of all components\n  \
-    flowctl logs --level warn --tail 20 the last 20 warnings and errors of each\n  \
-    flowctl logs --field status=500     of JSON and logfmt lines\n  \
-    flowctl logs old-job                what a pipeline wrote that is deleted, as long as it is kept")]
-pub struct Logs {
-    /// Which components or pipelines, deleted ones too; none = all that are there
-    #[arg(value_name = "[PIPELINE/]COMPONENT")]
-    pub components: Vec<String>,
-    /// Only of pipelines that bear this label; may be repeated
-    #[arg(
-        long = "label",
-        short = 'l',
-        value_name = "KEY=VALUE",
-        conflicts_with = "components"
-    )]
-    pub labels: Vec<Pair>,
-    /// All but these components; may be repeated
-    #[arg(long, value_name = "[PIPELINE/]COMPONENT")]
-    pub exclude: Vec<String>,
-    /// List the logs that are kept of what is deleted
-    #[arg(long, conflicts_with_all = ["path", "exclude", "grep", "level", "field", "labels", "components", "follow", "previous", "since", "until", "tail"])]
-    pub deleted: bool,
-    /// Go on with what is written from now on
-    #[arg(long, short)]
-    pub follow: bool,
-    /// Only what was written since: a time ago (`10m`) or a moment (`2026-11-21T02:00:00Z`)
-    #[arg(long, value_name = "WHEN")]
-    pub since: Option<Moment>,
-    /// Only what was written before
-    #[arg(long, value_name = "WHEN")]
-    pub until: Option<Moment>,
-    /// Only the last so many lines of each component, of those that are asked for [default: all;
-    /// 200 on a terminal, where nothing else says which]
-    #[arg(long, value_name = "N")]
-    pub tail: Option<u64>,
     /// All that is kept, on a terminal too
     #[arg(long, conflicts_with = "tail")]
     pub all: bool,
-    /// What is asked of the lines.
-    #[command(flatten)]
-    pub sieve: Sieve,
-    /// Begin each line with its time
-    #[arg(long, short)]
-    pub timestamps: bool,
-    /// Do not begin lines with the component's name
-    #[arg(long)]
-    pub no_prefix: bool,
-    /// Print where the files lie that hold the lines, and not the lines
-    #[arg(long, conflicts_with_all = ["follow", "previous", "since", "until", "tail", "grep", "level", "field", "timestamps"])]
-    pub path: bool,
-    /// Only the instance before the latest, of each replica
-    #[arg(long, short, conflicts_with = "follow")]
-    pub previous: bool,
-    /// Print what components wrote as it is, terminal escapes included
-    #[arg(long)]
-    pub raw: bool,
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     pub output: TextOrJson,
-}
-
-/// What is asked of log lines.
-#[derive(Clone, Debug, Args)]
-pub struct Sieve {
-    /// Only lines that match this regular expression
-    #[arg(long, short, value_name = "PATTERN")]
-    pub grep: Option<String>,
-    /// Let the pattern match upper and lower case alike
-    #[arg(long, short, requires = "grep")]
-    pub ignore_case: bool,
-    /// Only lines that do not match the pattern
-    #[arg(long = "invert-match", short = 'v', requires = "grep")]
-    pub invert: bool,
-    /// So many lines after each that is wanted, too
-    #[arg(
-        long = "after-context",
-        short = 'A',
-        value_name = "N",
-        default_value_t = 0
-    )]
-    pub after: usize,
-    /// So many lines before each that is wanted, too
-    #[arg(
-        long = "before-context",
-        short = 'B',
-        value_name = "N",
-        default_value_t = 0
-    )]
-    pub before: usize,
-    /// Only lines of this level or a higher one: of JSON, of logfmt, and such as begin with it. How
-    /// many have none is told at the end
-    #[arg(long, value_name = "LEVEL")]
-    pub level: Option<LeastLevel>,
-    /// Only JSON and logfmt lines with this field; `.` leads into objects; may be repeated
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub field: Vec<Pair>,
-}
-
-/// How much a line says that it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LeastLevel {
-    /// Every step.
-    Trace,
-    /// What helps to find a defect.
-    Debug,
-    /// What happens.
-    Info,
-    /// What may go wrong.
-    #[value(alias = "warning")]
-    Warn,
-    /// What went wrong; fatal, critical and panic too.
-    #[value(aliases = ["err", "fatal", "critical"])]
-    Error,
-}
-
-impl From<LeastLevel> for Level {
-    fn from(level: LeastLevel) -> Self {
-        match level {
-            LeastLevel::Trace => Self::Trace,
-            LeastLevel::Debug => Self::Debug,
-            LeastLevel::Info => Self::Info,
-            LeastLevel::Warn => Self::Warn,
-            LeastLevel::Error => Self::Error,
-        }
-    }
 }
 
 /// `flowctl top`.
@@ -609,6 +501,12 @@ impl From<MetricsFormat> for MetricsForm {
     repeated."
 )]
 pub struct Down {
+    /// Only these pipelines, as `delete` takes them down; the daemon goes on
+    #[arg(value_name = "PIPELINE")]
+    pub pipelines: Vec<String>,
+    /// Do not ask, although more than one pipeline ends
+    #[arg(long, short)]
+    pub yes: bool,
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     pub output: TextOrJson,
@@ -627,6 +525,9 @@ pub struct Down {
     takes them over. `flowctl down` ends both. There is one daemon per state directory."
 )]
 pub struct Daemon {
+    /// What to do with the one that runs.
+    #[command(subcommand)]
+    pub verb: Option<DaemonVerb>,
     /// How the log is written
     #[arg(
         long,
@@ -683,6 +584,17 @@ pub struct Daemon {
     /// Leave the session of whoever started it
     #[arg(long, hide = true)]
     pub detached: bool,
+}
+
+/// What can be done with a daemon that runs.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum DaemonVerb {
+    /// Have it go on as the program that is installed now, in its process; components run on
+    Restart {
+        /// How long it may take until it answers again
+        #[arg(long, value_name = "TIME", default_value = "1m")]
+        timeout: HumanDuration,
+    },
 }
 
 /// Where components run whose file leaves that open.
@@ -777,10 +689,29 @@ mod tests {
             "logs --grep x -i -v -A 1 -B 2 --level warning --field a.b=1 --exclude p/a --no-prefix",
             "logs --path a",
             "logs a --all",
+            "events --all",
+            "delete -f p.yaml",
+            "down ttp",
+            "down --yes",
+            "status ttp/sink --phase running --phase crashloop",
+            "components list --output json",
+            "components find --output T",
+            "registry find --writes T --reads U",
+            "status --server h:1",
             "logs a --previous --raw --until 2026-11-21T02:00:00Z",
             "restart ttp/a --no-wait",
             "delete ttp --timeout 10s",
             "server --control-plane-port 0",
+            "exec ttp/sink.2 -e A=1 -- ls -l",
+            "exec sink ls -l",
+            "shell sink",
+            "env sink --show-values -o json",
+            "doctor --strict",
+            "bundle -o x.tar --force",
+            "daemon restart",
+            "help",
+            "help status-json",
+            "help components list",
             "completion zsh",
             "install --user --now",
             "explain component.probes --recursive",

@@ -1,4 +1,4 @@
-//! `flowctl components`: who is registered with a control plane.
+//! `flowctl registry`: who is registered with a control plane.
 
 use std::fmt::Write as _;
 
@@ -23,6 +23,7 @@ pub(super) fn is_about_another(args: &Components) -> bool {
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, Failure> {
     let now = cx.clock.now();
+    let format = args.verb.output().unwrap_or(args.format);
     let sought = match sought(args.verb) {
         Ok(sought) => sought,
         Err(Keys::Issue { name, life }) => {
@@ -33,7 +34,7 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Components) -> Result<Exit, 
         Err(Keys::Rotate) => return rotate(cx),
     };
     let entries = cx.client.components().await?.components;
-    tell_of(&mut cx.out, sought, args.format, entries, now)
+    tell_of(&mut cx.out, sought, format, entries, now)
 }
 
 /// The same of another control plane.
@@ -41,6 +42,7 @@ pub(super) async fn run_elsewhere(
     cx: &mut Stateless<'_>,
     args: Components,
 ) -> Result<Exit, Failure> {
+    let format = args.verb.output().unwrap_or(args.format);
     let sought = sought(args.verb).map_err(|_| {
         Failure::Usage(
             "the keys of another control plane are not here; do it on its host".to_owned(),
@@ -51,7 +53,7 @@ pub(super) async fn run_elsewhere(
     };
     let entries = elsewhere(&place).await?;
     let now = cx.clock.now();
-    tell_of(&mut cx.out, sought, args.format, entries, now)
+    tell_of(&mut cx.out, sought, format, entries, now)
 }
 
 /// Who is asked for.
@@ -77,9 +79,10 @@ fn sought(verb: ComponentsVerb) -> Result<Sought, Keys> {
         // What is ill has to be seen, so there is nothing to leave out.
         ComponentsVerb::List {
             include_unhealthy: _,
+            output: _,
         } => Ok(Sought::All),
         ComponentsVerb::Find(seek) => Ok(Sought::Having(seek)),
-        ComponentsVerb::Show { name } => Ok(Sought::Named(name)),
+        ComponentsVerb::Show { name, output: _ } => Ok(Sought::Named(name)),
     }
 }
 

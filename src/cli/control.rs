@@ -62,7 +62,10 @@ impl args::Remote {
                 source,
             })
         };
-        let token = self.token_file.as_ref().map(read).transpose()?;
+        // What it was called before, which components are told of theirs by.
+        let older = || std::env::var_os("COMPONENT_TOKEN_FILE").map(std::path::PathBuf::from);
+        let file = self.token_file.clone().or_else(older);
+        let token = file.as_ref().map(read).transpose()?;
         Ok(Some(Elsewhere {
             address,
             token: token.map(|token| token.trim().to_owned()),

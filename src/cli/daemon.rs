@@ -3,19 +3,70 @@
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
 
 use super::args::Daemon;
 use super::exit::{Exit, Failure};
 use super::host::DaemonOptions;
 use super::spawn;
 use super::{Context, Global, Stateless};
+use crate::api::{ApiError, ErrorCode};
 use crate::driver::process;
+use crate::model::HumanDuration;
 use crate::notify::{FILE, Source};
 
 pub(super) fn run(cx: &mut Context<'_>, args: Daemon) -> Result<Exit, Failure> {
     begin(&args)?;
     cx.host
         .serve(&options(&cx.global, cx.state_dir.clone(), args))
+}
+
+/// Between two looks whether the daemon has begun again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Has the daemon that runs go on as the program that is installed now.
+pub(super) async fn restart(cx: &mut Context<'_>, timeout: HumanDuration) -> Result<Exit, Failure> {
+    let before = cx.client.status().await?;
+    let before = before.daemon.ok_or_else(|| Failure::NoState {
+        state_dir: cx.state_dir.clone(),
+    })?;
+    let pid = i32::try_from(before.pid).ok().and_then(Pid::from_raw);
+    let asked = pid.map(|pid| kill_process(pid, Signal::USR2));
+    if let Some(Err(error)) = asked {
+        let why = format!("the daemon (pid {}) cannot be told: {error}", before.pid);
+        let hint = "it takes the user that it runs as, or root";
+        return Err(Failure::Told(
+            ApiError::new(ErrorCode::NotPermitted, why).with_hint(hint),
+        ));
+    }
+    let deadline = Instant::now() + timeout.get();
+    while Instant::now() < deadline {
+        sleep(LOOK_AGAIN).await;
+        // It is away for a moment.
+        let Ok(snapshot) = cx.client.status().await else {
+            continue;
+        };
+        if let Some(daemon) = snapshot.daemon
+            && (daemon.started_at, daemon.pid) != (before.started_at, before.pid)
+        {
+            cx.out.put(&format!(
+                "the daemon is flowctl {} (pid {}); components ran on\n",
+                daemon.version, daemon.pid
+            ))?;
+            return Ok(Exit::Done);
+        }
+    }
+    Err(Failure::TimedOut {
+        after: timeout,
+        waiting: vec![format!(
+            "the daemon (pid {}, flowctl {}) to begin again; one that is too old for it is \
+             ended by SIGTERM",
+            before.pid, before.version
+        )],
+    })
 }
 
 /// The same with a state directory that is made for it.

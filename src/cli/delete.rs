@@ -1,19 +1,38 @@
 //! `flowctl delete`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::args::{Delete, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
+use super::host::Question;
 use super::logs::kept_targets;
 use super::out::tell;
+use super::sources::{PATIENCE, gather};
 use super::target::{deleted_pipeline, in_namespace, pipeline};
 use super::text::size;
 use super::{Context, wait};
 use crate::api::{ClientError, ErrorCode, Fate, VolumesRequest};
 use crate::model::{ComponentSpec, PipelineKey};
+
+/// The pipelines that files define.
+async fn defined_in(cx: &Context<'_>, files: Vec<PathBuf>) -> Result<Vec<PipelineKey>, Failure> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sources = gather(files, PATIENCE).await?;
+    let approved = cx.host.check(&Question {
+        sources: &sources,
+        namespace: cx.global.namespace.as_ref(),
+        orchestrator: None,
+        style: cx.out.look().style,
+    })?;
+    let keys = approved.pipelines.into_iter().map(|(_, spec)| spec.key);
+    Ok(keys.collect())
+}
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Failure> {
     let snapshot = cx.client.status().await?;
@@ -33,6 +52,16 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Delete) -> Result<Exit, Fail
             found => keys.push(found?),
         }
     }
+    for key in defined_in(cx, args.file.clone()).await? {
+        // As `apply` would find it: what is not there is gone already.
+        if snapshot.pipelines.iter().any(|status| status.key() == key) {
+            keys.push(key);
+        } else {
+            tell(&format!("{key} is not there"));
+        }
+    }
+    keys.sort();
+    keys.dedup();
     // What still stops may use its volumes.
     let names = if args.patience.no_wait {
         Vec::new()

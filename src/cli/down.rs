@@ -1,20 +1,39 @@
 //! `flowctl down`.
 
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Instant;
 
 use serde_json::json;
 
-use super::args::{Down, TextOrJson};
+use super::args::{Delete, Down, Patience, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::goal::Goal;
 use super::out::tell;
 use super::reader::{COMING_UP, GOING, LOOK_AGAIN};
-use super::{Context, asking, wait};
+use super::{Context, asking, delete, wait};
 use crate::api::{ClientError, ErrorCode};
 use crate::daemon::Volumes;
 use crate::model::HumanDuration;
 
 pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
+    if !args.pipelines.is_empty() {
+        let args = Delete {
+            pipelines: args.pipelines,
+            file: Vec::new(),
+            output: args.output,
+            volumes: args.volumes,
+            logs: false,
+            patience: Patience {
+                no_wait: false,
+                timeout: args.timeout,
+            },
+        };
+        return asking(delete::run(cx, args));
+    }
+    if !args.yes && !is_meant(cx, &args)? {
+        tell("nothing was ended");
+        return Ok(Exit::Refused);
+    }
     let deadline = Instant::now() + COMING_UP;
     loop {
         match attempt(cx, &args) {
@@ -31,6 +50,32 @@ pub(super) fn run(cx: &mut Context<'_>, args: Down) -> Result<Exit, Failure> {
             }
         }
     }
+}
+
+/// Whether whoever typed it means it: asked on a terminal, where more than one pipeline ends or data
+/// goes.
+fn is_meant(cx: &mut Context<'_>, args: &Down) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    let known = asking(async { Ok(cx.client.status().await.ok()) })?;
+    let pipelines = known.map_or(0, |snapshot| snapshot.pipelines.len());
+    if pipelines < 2 && !args.volumes {
+        return Ok(true);
+    }
+    let data = if args.volumes {
+        " and removes named volumes with their data"
+    } else {
+        ""
+    };
+    let question = format!(
+        "this ends {pipelines} pipelines and the daemon of {}{data}; go on? [y/N] ",
+        cx.state_dir.display()
+    );
+    io::stderr().lock().write_all(question.as_bytes())?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Removes named volumes if so asked, and says what becomes of them. Those of what the next daemon

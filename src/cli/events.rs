@@ -3,12 +3,16 @@
 use super::Context;
 use super::args::{Events, TextOrJson};
 use super::exit::{Exit, Failure};
+use super::out::tell;
 use super::reader;
 use super::status::ended;
 use super::target::{Named, either, labelled};
 use super::text::{Style, Tone, clean, event_place, event_tone, paint};
 use crate::api::{ClientError, EventQuery};
 use crate::model::{Event, Snapshot};
+
+/// So many events are shown on a terminal, unless something says which.
+const ON_A_TERMINAL: usize = 50;
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Failure> {
     // What goes on needs a daemon; what happened is kept.
@@ -19,6 +23,13 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Events) -> Result<Exit, Fail
     };
     let snapshot = labelled(snapshot, &args.labels)?;
     let mut query = query(cx, &args, &snapshot)?;
+    let says_which = args.tail.is_some() || args.since.is_some() || args.all;
+    if !says_which && cx.out.is_terminal() && args.output == TextOrJson::Text {
+        tell(&format!(
+            "note: the last {ON_A_TERMINAL} events; --all shows what else is kept"
+        ));
+        query.tail = Some(ON_A_TERMINAL);
+    }
     // The newest of those that are meant are picked here.
     let is_picked = !args.labels.is_empty() && !args.follow;
     if let Some(tail) = query.tail.take_if(|_| is_picked) {

@@ -26,7 +26,13 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Install) -> Result<Exit, Failure
     let scope = scope(args.user);
     let state = state_dir(scope, cx.global.state_dir.as_deref())?;
     let program = program(scope)?;
-    let text = format!("{MARK}\n{}", unit::text(scope, &program, &state));
+    let text = unit::text(scope, &program, &state).map_err(|path| {
+        refused(
+            format!("no unit can name {}, which is not UTF-8", shown(path)),
+            "install it under another path".to_owned(),
+        )
+    })?;
+    let text = format!("{MARK}\n{text}");
     if args.print {
         cx.out.put(&text)?;
         return Ok(Exit::Done);

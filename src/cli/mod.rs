@@ -9,6 +9,7 @@
 
 mod apply;
 pub mod args;
+mod bundle;
 mod completion;
 mod components;
 mod control;
@@ -16,14 +17,17 @@ mod daemon;
 mod delete;
 mod describe;
 mod diff;
+mod doctor;
 mod down;
 mod engine;
 mod events;
+mod exec;
 pub mod exit;
 mod explain;
 mod foreground;
 mod goal;
 mod graph;
+mod help;
 mod host;
 mod image;
 mod init;
@@ -31,6 +35,7 @@ mod install;
 mod kubernetes;
 mod last_lines;
 mod logs;
+mod man;
 mod metrics;
 mod notifications;
 mod objects;
@@ -67,7 +72,7 @@ use crate::clock::Clock;
 use crate::text;
 #[cfg(test)]
 use crate::text::sample;
-use args::{Cli, Global, Verb};
+use args::{Cli, DaemonVerb, Global, Verb};
 use out::{Out, tell};
 
 pub use exit::{Exit, Failure};
@@ -98,7 +103,7 @@ pub fn main(host: &dyn Host, words: impl IntoIterator<Item = OsString>) -> Exit 
 }
 
 fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = without_empty_variables(Cli::command());
+    let mut command = help::by_task(without_empty_variables(Cli::command()));
     let mut matches = command.try_get_matches_from_mut(words)?;
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
@@ -247,13 +252,20 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
         Verb::Schema => cx.alone(explain::print_schema),
         Verb::Install(args) => cx.alone(|cx| install::run(cx, args)),
         Verb::Uninstall(args) => cx.alone(|cx| install::undo(cx, args)),
+        Verb::Help(args) => cx.alone(|cx| help::run(cx, args)),
         Verb::Completion(args) => cx.alone(|cx| completion::run(cx, args)),
+        Verb::Man(args) => cx.alone(|cx| man::run(cx, args)),
+        Verb::Complete(args) => cx.alone(|cx| completion::complete(cx, args)),
         Verb::Status(args) if status::is_about_another(&args) => {
             cx.alone(|cx| asking(status::run_elsewhere(cx, args)))
         }
         Verb::Components(args) if components::is_about_another(&args) => {
             cx.alone(|cx| asking(components::run_elsewhere(cx, args)))
         }
+        Verb::Daemon(args::Daemon {
+            verb: Some(DaemonVerb::Restart { timeout }),
+            ..
+        }) => cx.with_state(|cx| asking(daemon::restart(cx, timeout))),
         Verb::Daemon(args) if args.no_persistence => {
             cx.alone(|cx| daemon::run_in_passing(cx, args))
         }
@@ -280,6 +292,11 @@ fn carry_out(host: &dyn Host, cli: Cli) -> Result<Exit, Failure> {
             };
             cx.with_state(|cx| asking(steer::run(cx, args.steer, asked)))
         }
+        Verb::Exec(args) => cx.with_state(|cx| exec::run(cx, args)),
+        Verb::Shell(args) => cx.with_state(|cx| exec::shell(cx, args)),
+        Verb::Env(args) => cx.with_state(|cx| exec::env(cx, args)),
+        Verb::Doctor(args) => cx.with_state(|cx| asking(doctor::run(cx, args))),
+        Verb::Bundle(args) => cx.with_state(|cx| asking(bundle::run(cx, args))),
         Verb::Wait(args) => cx.with_state(|cx| asking(wait_for::run(cx, args))),
         Verb::Version(args) => cx.with_state(|cx| asking(version::run(cx, args))),
         Verb::Delete(args) => cx.with_state(|cx| asking(delete::run(cx, args))),

@@ -14,7 +14,7 @@ use super::text::Style;
 use crate::api::{ApiError, Backend, ErrorCode, Watching};
 use crate::clock::Clock;
 use crate::daemon::defect::{self, Beginnings};
-use crate::daemon::{self, CleanedUp, Daemon, DaemonError, Reading, Volumes};
+use crate::daemon::{self, CleanedUp, Daemon, DaemonError, Ended, Reading, Volumes};
 use crate::driver::logs::kept::Retention;
 use crate::manifest::{self, Colour};
 use crate::model::HumanDuration;
@@ -62,7 +62,8 @@ impl Host for Program {
             let control_plane = known.and_then(|daemon| daemon.control_plane);
             let ready = || tracing::info!(control_plane, "ready");
             match opened.serve(&mut signals, &log, &mut defects, ready).await {
-                Ok(()) => Ok(After::End),
+                Ok(Ended::ForGood) => Ok(After::End),
+                Ok(Ended::ToBeginAgain) => Ok(After::Renew),
                 Err(DaemonError::Defect) => Ok(After::BeginAgain),
                 Err(error @ DaemonError::Ended) => {
                     let pause = Beginnings::of_this_process().pause(Clock::new().now().as_millis());
@@ -78,6 +79,13 @@ impl Host for Program {
         });
         match served? {
             After::End => Ok(Exit::Done),
+            After::Renew => {
+                let error = spawn::renewed();
+                Err(Failure::DaemonDied {
+                    why: format!("the program that is installed cannot be executed: {error}"),
+                    code: Some(i32::from(Exit::Bug as u8)),
+                })
+            }
             After::BeginAgain => {
                 // What is broken in this program is whole in the next, which adopts what runs.
                 let left = Beginnings::of_this_process().next(Clock::new().now().as_millis());
@@ -154,6 +162,8 @@ impl Host for Program {
 enum After {
     /// Nothing: somebody wanted it to end.
     End,
+    /// The daemon of the program that is installed now.
+    Renew,
     /// The same daemon again, since something in this one is broken.
     BeginAgain,
 }

@@ -77,10 +77,13 @@ async fn in_time(
 }
 
 fn collect(named: &[PathBuf], folders: Folders) -> Result<Vec<SourceInput>, Failure> {
-    if named.is_empty() {
-        let message = "which file? write `-f FILE`, `-f FOLDER`, or `-f -` for standard input";
-        return Err(Failure::Usage(message.to_owned()));
-    }
+    let usual;
+    let named = if named.is_empty() {
+        usual = [usual_file()?];
+        &usual[..]
+    } else {
+        named
+    };
     let mut sources = Vec::new();
     for path in named {
         if path.as_os_str() == "-" {
@@ -102,6 +105,21 @@ fn collect(named: &[PathBuf], folders: Folders) -> Result<Vec<SourceInput>, Fail
         }
     }
     Ok(sources)
+}
+
+/// Looked for in this order when no file is named.
+const USUAL: [&str; 4] = ["flow.yml", "pipeline.yaml", "flowctl.yaml", "flowctl.yml"];
+
+/// The file that is meant where none is named.
+fn usual_file() -> Result<PathBuf, Failure> {
+    let mut found = USUAL.iter().map(PathBuf::from);
+    found.find(|file| file.exists()).ok_or_else(|| {
+        Failure::Usage(format!(
+            "which file? there is none of {} here: write `-f FILE`, `-f FOLDER`, or `-f -` for \
+             standard input; `flowctl init` writes a first one",
+            USUAL.join(", ")
+        ))
+    })
 }
 
 /// The file of this name as a source. One that is not there stays a name: whoever reads it says so.
@@ -226,7 +244,8 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let empty = vec![empty.path().to_path_buf()];
         assert!(gather(empty, PATIENCE).await.is_err());
-        assert!(gather(Vec::new(), PATIENCE).await.is_err());
+        let none = gather(Vec::new(), PATIENCE).await.unwrap_err().to_string();
+        assert!(none.contains("none of flow.yml, pipeline.yaml"), "{none}");
     }
 
     #[tokio::test]

@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -115,15 +117,33 @@ pub(super) fn save_memory() {
     }
 }
 
+/// Becomes the program that lies where this one lay, also when another version has taken its place.
+/// The pid stays. Answers why it did not.
+pub(super) fn renewed() -> io::Error {
+    let own = std::env::current_exe().unwrap_or_default();
+    // What the kernel says of a file that was removed or replaced.
+    let place = own.as_os_str().as_bytes();
+    let place = place.strip_suffix(b" (deleted)").unwrap_or(place);
+    let place = Path::new(OsStr::from_bytes(place));
+    if place.exists() {
+        become_program(place, &[])
+    } else {
+        again(&[])
+    }
+}
+
 /// Becomes the same program anew, with these variables beside those that it has. The pid stays.
 /// Answers why it did not.
 pub(super) fn again(variables: &[(&str, &OsStr)]) -> io::Error {
-    use std::os::unix::process::CommandExt;
     // The file that runs, also where another version has taken its place.
     let program = std::env::current_exe()
         .ok()
         .filter(|program| program.exists())
         .unwrap_or_else(|| "/proc/self/exe".into());
+    become_program(&program, variables)
+}
+
+fn become_program(program: &Path, variables: &[(&str, &OsStr)]) -> io::Error {
     let mut arguments = std::env::args_os();
     let mut again = Command::new(program);
     if let Some(own) = arguments.next() {

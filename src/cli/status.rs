@@ -10,12 +10,12 @@ use super::exit::{Exit, Failure};
 use super::out::tell;
 use super::reader::{self, understood};
 use super::render::{Columns, status, unsettled};
-use super::target::{labelled, narrowed};
+use super::target::{in_phases, labelled, narrowed_to};
 use super::text::clean;
 use super::{Context, Stateless, version};
 use crate::api::ClientError;
 use crate::conditions::{Health, HealthColour, health};
-use crate::model::{ComponentList, Snapshot};
+use crate::model::{ComponentList, PhaseName, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Failure> {
     if args.watch {
@@ -30,8 +30,8 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Status) -> Result<Exit, Fail
     } else {
         reader::status_text(cx).await?
     };
-    let is_whole =
-        args.pipelines.is_empty() && args.labels.is_empty() && cx.global.namespace.is_none();
+    let is_whole = args.names.is_empty() && args.phase.is_empty() && args.labels.is_empty();
+    let is_whole = is_whole && cx.global.namespace.is_none();
     if is_whole && args.output == StatusFormat::Json && args.check.is_none() {
         // The line as it came, which need not be understood to be passed on.
         cx.out.put(&String::from_utf8_lossy(&written))?;
@@ -99,7 +99,9 @@ fn show(cx: &mut Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Exit,
 /// What of a snapshot is asked for.
 fn meant(cx: &Context<'_>, args: &Status, snapshot: Snapshot) -> Result<Snapshot, Failure> {
     let snapshot = labelled(snapshot, &args.labels)?;
-    narrowed(snapshot, cx.global.namespace.as_ref(), &args.pipelines)
+    let snapshot = narrowed_to(snapshot, cx.global.namespace.as_ref(), &args.names)?;
+    let phases: Vec<PhaseName> = args.phase.iter().map(|state| (*state).into()).collect();
+    Ok(in_phases(snapshot, &phases))
 }
 
 /// The status with the verdict on it.

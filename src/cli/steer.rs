@@ -6,25 +6,26 @@ use super::args::{Steer, TextOrJson};
 use super::exit::{Exit, Failure};
 use super::goal::{Before, Goal};
 use super::out::tell;
-use super::target::{Target, all, component, labelled};
+use super::target::{Target, all, component, labelled, pipeline};
 use super::{Context, wait};
 use crate::api::Asked;
+use crate::model::{Namespace, Snapshot};
 
 pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Result<Exit, Failure> {
     let snapshot = cx.client.status().await?;
     let namespace = cx.global.namespace.clone();
     // All names are understood before anything is asked for.
     let mut targets = if args.labels.is_empty() {
-        args.components
-            .iter()
-            .map(|text| component(&snapshot, namespace.as_ref(), text))
-            .collect::<Result<Vec<Target>, _>>()?
+        let mut targets = Vec::new();
+        for text in &args.components {
+            targets.extend(named(&snapshot, namespace.as_ref(), text)?);
+        }
+        targets
     } else {
         let bearing = labelled(snapshot.clone(), &args.labels)?;
         all(&bearing, namespace.as_ref()).collect()
     };
-    targets.sort();
-    targets.dedup();
+    in_order(&mut targets, &snapshot, asked);
     let before: Vec<Before> = targets
         .iter()
         .map(|target| Before::of(&snapshot, target.clone()))
@@ -62,6 +63,37 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Steer, asked: Asked) -> Resu
         return Ok(Exit::NotDurable);
     }
     Ok(Exit::Done)
+}
+
+/// The component that `text` means, or all of the pipeline that it means.
+fn named(
+    snapshot: &Snapshot,
+    namespace: Option<&Namespace>,
+    text: &str,
+) -> Result<Vec<Target>, Failure> {
+    let found = match component(snapshot, namespace, text) {
+        Err(Failure::NotFound(why)) => match pipeline(snapshot, namespace, text) {
+            Ok(key) => key,
+            Err(Failure::NotFound(_)) => return Err(Failure::NotFound(why)),
+            Err(failure) => return Err(failure),
+        },
+        one => return Ok(vec![one?]),
+    };
+    Ok(all(snapshot, namespace)
+        .filter(|target| target.pipeline == found)
+        .collect())
+}
+
+/// Each once, after those that it depends on; to be stopped, before them.
+fn in_order(targets: &mut Vec<Target>, snapshot: &Snapshot, asked: Asked) {
+    let listed: Vec<Target> = all(snapshot, None).collect();
+    let place = |target: &Target| listed.iter().position(|one| one == target);
+    targets.sort_by_key(place);
+    targets.dedup();
+    match asked {
+        Asked::Stop => targets.reverse(),
+        Asked::Start | Asked::Restart | Asked::Pull => {}
+    }
 }
 
 fn tell_all(

@@ -1,7 +1,9 @@
 //! Which pipeline or component a typed name means. Pure.
 
+use std::sync::Arc;
+
 use crate::model::{
-    ComponentId, ComponentStatus, Namespace, PipelineKey, PipelineStatus, Snapshot,
+    ComponentId, ComponentStatus, Namespace, PhaseName, PipelineKey, PipelineStatus, Snapshot,
 };
 
 use super::args::Pair;
@@ -187,6 +189,66 @@ pub fn narrowed(
             && (wanted.is_empty() || wanted.contains(&status.key()))
     });
     Ok(snapshot)
+}
+
+/// `snapshot` with only the pipelines and components of `namespace` that are named; no names = all.
+///
+/// # Errors
+/// When a name means nothing, or several.
+pub fn narrowed_to(
+    mut snapshot: Snapshot,
+    namespace: Option<&Namespace>,
+    names: &[String],
+) -> Result<Snapshot, Failure> {
+    let (mut whole, mut parts) = (Vec::new(), Vec::new());
+    for name in names {
+        match either(&snapshot, namespace, name)? {
+            Named::Pipeline(key) => whole.push(key),
+            Named::Component(target) => parts.push(target),
+        }
+    }
+    snapshot.pipelines.retain_mut(|status| {
+        let key = status.key();
+        if namespace.is_some_and(|wanted| *wanted != status.namespace) {
+            return false;
+        }
+        if names.is_empty() || whole.contains(&key) {
+            return true;
+        }
+        let wanted: Vec<&ComponentId> = parts
+            .iter()
+            .filter(|target| target.pipeline == key)
+            .map(|target| &target.component)
+            .collect();
+        if wanted.is_empty() {
+            return false;
+        }
+        let status = Arc::make_mut(status);
+        status.components.retain(|one| wanted.contains(&&one.id));
+        status
+            .conditions
+            .retain(|one| one.component.as_ref().is_none_or(|id| wanted.contains(&id)));
+        true
+    });
+    Ok(snapshot)
+}
+
+/// `snapshot` with only the components of which a replica is in one of `phases`; none = all.
+pub fn in_phases(mut snapshot: Snapshot, phases: &[PhaseName]) -> Snapshot {
+    if phases.is_empty() {
+        return snapshot;
+    }
+    for status in &mut snapshot.pipelines {
+        let status = Arc::make_mut(status);
+        status.components.retain(|component| {
+            let mut replicas = component.replicas.iter();
+            replicas.any(|replica| phases.contains(&replica.phase))
+        });
+    }
+    snapshot
+        .pipelines
+        .retain(|status| !status.components.is_empty());
+    snapshot
 }
 
 /// `snapshot` with only the pipelines that bear all of `labels`; none = all.

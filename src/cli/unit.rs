@@ -1,4 +1,4 @@
-//! The unit by which systemd runs the daemon. The README shows the one of a whole host.
+//! The unit by which systemd runs the daemon. The help topic `systemd` shows the one of a whole host.
 
 use std::path::{Path, PathBuf};
 
@@ -38,8 +38,11 @@ impl Scope {
 }
 
 /// The unit's text, for this program and state directory.
-pub fn text(scope: Scope, program: &Path, state: &Path) -> String {
-    let (command, folder) = (quoted(program), quoted(state));
+///
+/// # Errors
+/// With a path that is not UTF-8, which no unit can name.
+pub fn text<'a>(scope: Scope, program: &'a Path, state: &'a Path) -> Result<String, &'a Path> {
+    let (command, folder) = (quoted(program)?, quoted(state)?);
     let after = match scope {
         Scope::Host => "After=network-online.target\nWants=network-online.target\n",
         Scope::User => "",
@@ -62,7 +65,7 @@ pub fn text(scope: Scope, program: &Path, state: &Path) -> String {
         Scope::Host => "multi-user.target",
         Scope::User => "default.target",
     };
-    format!(
+    Ok(format!(
         "\
 [Unit]
 Description=flowctl, a controller for data pipelines
@@ -97,12 +100,12 @@ LimitNOFILE=1024:524288
 [Install]
 WantedBy={wanted_by}
 "
-    )
+    ))
 }
 
 /// A word of a command line as systemd reads it: `%` and `$` mean something to it.
-fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
+fn quoted(path: &Path) -> Result<String, &Path> {
+    let text = path.to_str().ok_or(path)?;
     let mut word = String::new();
     for character in text.chars() {
         match character {
@@ -114,26 +117,28 @@ fn quoted(path: &Path) -> String {
         }
     }
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@,=%$".contains(c);
-    if word.chars().all(is_plain) {
+    Ok(if word.chars().all(is_plain) {
         word
     } else {
         format!("\"{word}\"")
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
 
     #[test]
-    fn the_unit_of_the_readme_is_the_one_that_is_installed() {
-        let readme = include_str!("../../README.md");
+    fn the_unit_of_the_help_topic_is_the_one_that_is_installed() {
+        let topic = include_str!("topics/systemd.md");
         let unit = text(
             Scope::Host,
             Path::new("/usr/local/bin/flowctl"),
             Path::new(STATE),
-        );
-        assert!(readme.contains(&format!("```ini\n{unit}```")), "{unit}");
+        )
+        .unwrap();
+        assert!(topic.contains(&format!("```ini\n{unit}```")), "{unit}");
     }
 
     #[test]
@@ -142,7 +147,8 @@ mod tests {
             Scope::User,
             Path::new("/home/u/bin/flowctl"),
             Path::new("/home/u/.local/state/flowctl"),
-        );
+        )
+        .unwrap();
         for word in [
             "OOMScoreAdjust",
             "StateDirectory",
@@ -163,7 +169,9 @@ mod tests {
             ("/srv/a\"b\\c", "\"/srv/a\\\"b\\\\c\""),
             ("/srv/a;b", "\"/srv/a;b\""),
         ] {
-            assert_eq!(quoted(Path::new(path)), word);
+            assert_eq!(quoted(Path::new(path)).unwrap(), word);
         }
+        let latin = Path::new(std::ffi::OsStr::from_bytes(b"/opt/caf\xe9/flowctl"));
+        assert_eq!(text(Scope::Host, latin, Path::new(STATE)), Err(latin));
     }
 }

@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::host::{Approved, Question};
 use super::out::tell;
 use super::sources::{PATIENCE, gather};
-use super::text::Style;
+use super::text::{Style, shown};
 use super::{Stateless, asking};
 use crate::api::{ApiError, HostMount, SourceInput};
 use crate::driver::process;
@@ -50,6 +50,7 @@ pub(super) fn run(cx: &mut Stateless<'_>, args: Validate) -> Result<Exit, Failur
         style: cx.out.look().style,
     });
     let checked = checked.and_then(|approved| refuse_files(&sources, approved));
+    let checked = checked.map(|approved| warn_of_notify(&sources, approved));
     let checked = match (checked, &args.image_policy) {
         (Ok(mut approved), Some(file)) => {
             warn_of_images(file, &sources, &mut approved);
@@ -265,6 +266,32 @@ fn warn_of_images(file: &Path, sources: &[SourceInput], approved: &mut Approved)
             message,
         });
     }
+}
+
+/// Tells which files of `spec.notify` cannot be read here: a message would find that out, too late.
+fn warn_of_notify(sources: &[SourceInput], mut approved: Approved) -> Approved {
+    let mut found = Vec::new();
+    for (index, spec) in &approved.pipelines {
+        for target in &spec.notify {
+            for path in target.files() {
+                if let Err(why) = look(path) {
+                    let message = format!("spec.notify `{}`: {} {why}", target.name, shown(path));
+                    found.push((file_of(sources, *index), message));
+                }
+            }
+        }
+    }
+    for (file, message) in found {
+        let rendered = &mut approved.remarks.rendered;
+        rendered.push_str(&format!("warning: {message}\n"));
+        approved.remarks.warnings.push(Problem {
+            file,
+            line: None,
+            column: None,
+            message,
+        });
+    }
+    approved
 }
 
 /// `pipeline.yaml: valid; pipeline ttp with 3 components`, a line per pipeline, and what each mounts of

@@ -122,6 +122,14 @@ fn driver(
     Ok(DockerDriver::new(config, clock.clone()))
 }
 
+/// The way to the engine of a state directory, for somebody who only looks into its containers.
+///
+/// # Errors
+/// When it cannot be understood where that is.
+pub fn of(state_dir: &Path, clock: &Clock) -> Result<Arc<DockerDriver>, super::DaemonError> {
+    Ok(onlooker(state_dir, &as_before(state_dir), clock)?)
+}
+
 /// The engine that the last daemon of this directory was told of.
 pub(super) fn as_before(state_dir: &Path) -> EngineChoice {
     EngineChoice {

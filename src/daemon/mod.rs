@@ -68,6 +68,7 @@ pub use clusters::ClusterChoice;
 use control::{Control, Seat, Token};
 pub use control::{ControlError, ControlPlaneChoice};
 use defect::Defects;
+pub use engine::of as engine_of;
 pub use engine::{CleanedUp, EngineChoice, EngineError, Privileged, Volumes};
 use engine::{Contained, Containing};
 pub use foreground::{AfterRun, RunEnd, RunError, RunOptions, run};
@@ -452,7 +453,7 @@ impl Daemon {
         log: &LogFile,
         defects: &mut Defects,
         ready: impl FnOnce(),
-    ) -> Result<(), DaemonError> {
+    ) -> Result<Ended, DaemonError> {
         let answering = self.answer()?;
         self.take_over_from_run();
         if self.knows_all {
@@ -474,14 +475,21 @@ impl Daemon {
                 .push(tokio::spawn(async move { manager.follow(owner).await }));
         }
         ready();
-        let mut outcome = Ok(());
+        let mut outcome = Ok(Ended::ForGood);
         let mut why = DOWN.to_owned();
         tokio::select! {
             // Cancel-safe: a signal that was not taken stays pending.
-            signal = self.until_told(signals, log) => {
-                why = signal.to_string();
-                tracing::info!(%signal, "ending; components run on");
-            }
+            told = self.until_told(signals, log) => match told {
+                Some(signal) => {
+                    why = signal.to_string();
+                    tracing::info!(%signal, "ending; components run on");
+                }
+                None => {
+                    why = "it begins again as the program that is installed".to_owned();
+                    tracing::info!("beginning again as the program that is installed");
+                    outcome = Ok(Ended::ToBeginAgain);
+                }
+            },
             // Cancel-safe: what is under way is begun again by the next program.
             () = defects.outlived() => {
                 why = "a part of it has panicked".to_owned();
@@ -500,7 +508,8 @@ impl Daemon {
             // Cancel-safe: it only waits.
             () = self.owner.ended() => outcome = Err(DaemonError::Ended),
         }
-        if let Some(manager) = &manager {
+        let is_over = !matches!(outcome, Ok(Ended::ToBeginAgain));
+        if let Some(manager) = manager.as_ref().filter(|_| is_over) {
             manager.stopping(&why);
         }
         // Whoever finds no socket from here on waits for the lock rather than give up.
@@ -519,11 +528,12 @@ impl Daemon {
         outcome
     }
 
-    /// Does what signals ask for until one says to end.
-    async fn until_told(&self, signals: &mut Signals, log: &LogFile) -> Signal {
+    /// Does what signals ask for until one says to end, or (`None`) to begin again.
+    async fn until_told(&self, signals: &mut Signals, log: &LogFile) -> Option<Signal> {
         loop {
             match signals.asked().await {
-                signals::Asked::End(signal) => return signal,
+                signals::Asked::End(signal) => return Some(signal),
+                signals::Asked::BeginAgain => return None,
                 signals::Asked::LookAgain => {
                     tracing::info!("looking again at every file and certificate");
                     self.sources.look_again();
@@ -607,6 +617,15 @@ impl Daemon {
             Err(error) => tracing::error!(%error, "the store did not close"),
         }
     }
+}
+
+/// How a daemon has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nobody wants one.
+    ForGood,
+    /// The program that is installed is to go on in its place.
+    ToBeginAgain,
 }
 
 /// Listens for signals, for a daemon of `state_dir`.

@@ -5,8 +5,9 @@
 //! | TERM, INT, QUIT | ends in order, components run on | stops everything in order |
 //! | HUP | looks again at every file and certificate | is the end of its terminal: stops everything |
 //! | USR1 | begins its log anew | ignored, and noted |
+//! | USR2 | begins again as the program that is installed now; components run on | ignored, and noted |
 //! | TSTP | ignored, and noted | is stopped until CONT, as a shell wants it |
-//! | ALRM, IO, PROF, PWR, STKFLT, USR2, VTALRM, XCPU, XFSZ, real-time ones | ignored, and noted | likewise |
+//! | ALRM, IO, PROF, PWR, STKFLT, VTALRM, XCPU, XFSZ, real-time ones | ignored, and noted | likewise |
 //! | CHLD, CONT, PIPE, TTIN, TTOU, URG, WINCH | ignored | likewise |
 //! | ABRT, BUS, FPE, ILL, SEGV, SYS, TRAP | a crash: components run on | a crash: the next run ends what is left |
 //! | KILL, STOP | cannot be caught | likewise |
@@ -23,9 +24,10 @@ use crate::model::Signal;
 const ENDS: [i32; 3] = [2, 3, 15];
 const HUP: i32 = 1;
 const USR1: i32 = 10;
+const USR2: i32 = 12;
 const TSTP: i32 = 20;
-/// USR2, ALRM, STKFLT, XCPU, XFSZ, VTALRM, PROF, IO, PWR.
-const NOTED: [i32; 9] = [12, 14, 16, 24, 25, 26, 27, 29, 30];
+/// ALRM, STKFLT, XCPU, XFSZ, VTALRM, PROF, IO, PWR.
+const NOTED: [i32; 8] = [14, 16, 24, 25, 26, 27, 29, 30];
 /// The real-time signals that the C library leaves to programs.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
@@ -41,6 +43,8 @@ enum Meaning {
     LookAgain,
     /// To begin the log anew.
     LogAnew,
+    /// To begin again as the program that is installed.
+    BeginAgain,
     /// Nothing, and that is noted.
     Nothing,
 }
@@ -51,6 +55,7 @@ enum Told {
     EndOfTerminal(Signal),
     LookAgain,
     LogAnew,
+    BeginAgain,
 }
 
 /// What somebody asks of a daemon by a signal.
@@ -62,6 +67,8 @@ pub enum Asked {
     LookAgain,
     /// To begin its log anew.
     LogAnew,
+    /// To begin again as the program that is installed.
+    BeginAgain,
 }
 
 /// The signals that reach this process. While there is one of these, none of them does anything by
@@ -87,6 +94,7 @@ impl Signals {
         Self::listen(&[
             (HUP, Meaning::LookAgain),
             (USR1, Meaning::LogAnew),
+            (USR2, Meaning::BeginAgain),
             (TSTP, Meaning::Nothing),
         ])
     }
@@ -102,7 +110,11 @@ impl Signals {
         } else {
             Meaning::EndOfTerminal
         };
-        Self::listen(&[(HUP, hangup), (USR1, Meaning::Nothing)])
+        Self::listen(&[
+            (HUP, hangup),
+            (USR1, Meaning::Nothing),
+            (USR2, Meaning::Nothing),
+        ])
     }
 
     fn listen(special: &[(i32, Meaning)]) -> io::Result<Self> {
@@ -144,6 +156,7 @@ impl Signals {
                 Meaning::EndOfTerminal => return Told::EndOfTerminal(signal),
                 Meaning::LookAgain => return Told::LookAgain,
                 Meaning::LogAnew => return Told::LogAnew,
+                Meaning::BeginAgain => return Told::BeginAgain,
                 Meaning::Nothing => {
                     tracing::warn!(%signal, "it means nothing here and is ignored");
                 }
@@ -157,6 +170,7 @@ impl Signals {
             Told::End(signal) | Told::EndOfTerminal(signal) => Asked::End(signal),
             Told::LookAgain => Asked::LookAgain,
             Told::LogAnew => Asked::LogAnew,
+            Told::BeginAgain => Asked::BeginAgain,
         }
     }
 

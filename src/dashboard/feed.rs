@@ -163,16 +163,13 @@ async fn logs(
     } else {
         MERGED_TAIL
     };
+    let components = component.as_ref().map(ToString::to_string);
+    let components = components.unwrap_or_default();
     let params = LogParams {
-        namespace: pipeline.namespace,
-        pipeline: pipeline.name,
         defined: component.is_none(),
-        components: component.map_or_else(String::new, |id| id.to_string()),
-        since: None,
-        until: None,
         tail: Some(tail),
-        previous: false,
         follow: true,
+        ..LogParams::of(&pipeline, components)
     };
     let (client, clock) = (sources.client.clone(), sources.clock.clone());
     let opened = NewestLines::open(client, params, AT_ONCE, clock).await;

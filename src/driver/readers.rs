@@ -2,6 +2,39 @@
 
 use crate::model::{DriverKind, Port, Signal};
 
+/// How a program is run where an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// Beside its process.
+    Process,
+    /// By the engine of its container.
+    Engine,
+    /// By a program of another kind.
+    Elsewhere {
+        /// How that is called.
+        with: &'static str,
+    },
+}
+
+/// How a program is run where the instances of a driver are.
+pub fn inside(driver: DriverKind) -> Inside {
+    match driver {
+        DriverKind::Process => Inside::Process,
+        DriverKind::Docker => Inside::Engine,
+        DriverKind::Nomad => Inside::Elsewhere {
+            with: "nomad alloc exec",
+        },
+        DriverKind::Kubernetes => Inside::Elsewhere {
+            with: "kubectl exec",
+        },
+    }
+}
+
+/// Whether instances are containers of an engine of this host.
+pub fn is_container(driver: DriverKind) -> bool {
+    inside(driver) == Inside::Engine
+}
+
 /// The signal that an exit code stands for: an engine tells of signals as a shell does, by 128 and their
 /// number. `None` = it is a code like any other.
 pub fn signal_of(driver: DriverKind, code: i32) -> Option<Signal> {

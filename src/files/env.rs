@@ -1,6 +1,6 @@
 //! The dialect of env files: that of docker compose, but that nothing is expanded.
 //!
-//! Pure. The README has its table. Whatever two tools of the field read in two ways, and what none
+//! Pure. The help topic `environment` has its table. Whatever two tools of the field read in two ways, and what none
 //! reads, is a mistake with its line, never a guess. Texts of the file are in no message: they are
 //! secrets.
 

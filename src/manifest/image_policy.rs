@@ -594,9 +594,9 @@ mod tests {
     }
 
     #[test]
-    fn the_signers_of_the_readme_are_read_as_they_stand() {
-        let readme = include_str!("../../README.md");
-        let (_, begun) = readme.split_once("```yaml\nkeys:\n").unwrap();
+    fn the_signers_of_the_help_topic_are_read_as_they_stand() {
+        let topic = include_str!("../cli/topics/images.md");
+        let (_, begun) = topic.split_once("```yaml\nkeys:\n").unwrap();
         let (text, _) = begun.split_once("```").unwrap();
         let parsed = parse(&format!("default: deny\nkeys:\n{text}")).unwrap();
         assert_eq!(parsed.policy.rules.len(), 3);

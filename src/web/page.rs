@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::hub::{News, event};
 use crate::api::{Client, EventQuery, LogBatch, LogParams, NewestLines};
 use crate::clock::Clock;
-use crate::model::{ComponentId, Event, Namespace, PipelineName};
+use crate::model::{ComponentId, Event, Namespace, PipelineKey, PipelineName};
 
 /// Parts of the stream that wait for the page, at most.
 const AHEAD: usize = 4;
@@ -141,18 +141,17 @@ async fn logs(sources: &Sources, shown: Shown, tell: &Tell) -> Result<(), String
     let Some(pipeline) = shown.pipeline else {
         return Err("whose logs? the request names no pipeline".to_owned());
     };
-    let params = LogParams {
+    let key = PipelineKey {
         namespace: shown.namespace.unwrap_or_default(),
-        pipeline,
-        defined: shown.component.is_none(),
-        components: shown
-            .component
-            .map_or_else(String::new, |id| id.to_string()),
-        since: None,
-        until: None,
+        name: pipeline,
+    };
+    let is_whole = shown.component.is_none();
+    let components = shown.component.map(|id| id.to_string());
+    let params = LogParams {
+        defined: is_whole,
         tail: Some(TAIL),
-        previous: false,
         follow: true,
+        ..LogParams::of(&key, components.unwrap_or_default())
     };
     let (client, clock) = (sources.client.clone(), sources.clock.clone());
     let opened = NewestLines::open(client, params, AT_ONCE, clock).await;

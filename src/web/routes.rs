@@ -312,16 +312,14 @@ async fn why(
         Ok(events) => events,
         Err(error) => return failed(&error),
     };
-    let params = LogParams {
+    let key = PipelineKey {
         namespace,
-        pipeline,
-        components: component.to_string(),
-        since: None,
-        until: None,
+        name: pipeline,
+    };
+    let params = LogParams {
         tail: Some(LINES),
-        previous: false,
         defined: true,
-        follow: false,
+        ..LogParams::of(&key, component.to_string())
     };
     match last_lines(&shared, &params).await {
         Ok(lines) => json_of(&json!({"events": events, "lines": lines})),

@@ -157,7 +157,7 @@ fn a_crash_loop_reaches_its_receiver_over_a_kill_of_the_daemon() {
     let condition = &arrived["data"]["conditions"][0];
     assert_eq!(condition["blocks"][0], "default/p/audit");
     assert_eq!(arrived["data"]["conditions"].as_array().unwrap().len(), 1);
-    // It is what the README shows, but for numbers and times.
+    // It is what the help topic shows, but for numbers and times.
     let (asked, shown) = shown();
     assert_eq!(told(&asked), told(&pending));
     let summary = &arrived["data"]["summary"];
@@ -175,10 +175,10 @@ fn a_crash_loop_reaches_its_receiver_over_a_kill_of_the_daemon() {
     assert!(!world.ok(&["notify", "list"]).contains("secret-path"));
 }
 
-/// What the README shows of a message that waits, and of the same once it has arrived.
+/// What the help topic shows of a message that waits, and of the same once it has arrived.
 fn shown() -> (String, String) {
-    let readme = include_str!("../../README.md");
-    let (_, pending) = readme.split_once("$ flowctl notify pending\n").unwrap();
+    let topic = include_str!("../../src/cli/topics/notify.md");
+    let (_, pending) = topic.split_once("$ flowctl notify pending\n").unwrap();
     let (pending, rest) = pending.split_once("$ kill -9").unwrap();
     let (_, arrived) = rest.split_once(".data.summary'\n").unwrap();
     let (arrived, _) = arrived.split_once("```").unwrap();

@@ -21,10 +21,10 @@ fn limits_hold_for_root_and_for_users_where_groups_are_of_version_2() {
     stage.boot("limits", &[]).finish();
 }
 
-/// The unit of the README, with this test's binary and folder.
+/// The unit of the help topic, with this test's binary and folder.
 fn unit() -> String {
-    let readme = include_str!("../../README.md");
-    let (_, unit) = readme.split_once("```ini\n").unwrap();
+    let topic = include_str!("../../src/cli/topics/systemd.md");
+    let (_, unit) = topic.split_once("```ini\n").unwrap();
     let (unit, _) = unit.split_once("```").unwrap();
     assert!(unit.contains("ExecStart="), "{unit}");
     unit.replace("/usr/local/bin/flowctl", "/stage/flowctl")

@@ -8,16 +8,16 @@ use clap::{Args, Subcommand};
 use super::TextOrJson;
 use crate::model::{HumanDuration, ServiceId};
 
-/// `flowctl components`.
+/// `flowctl registry`, which was `components` once.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    flowctl components list\n  \
-    flowctl components show ttp-processor\n  \
-    flowctl components find --output stellar.token.transfer.v1 --metadata network=testnet\n  \
-    flowctl components list --control-plane-address other-host:8080\n  \
-    flowctl components issue-token far-away >token\n  \
-    flowctl components list --control-plane-address other-host:8080 --token-file token --tls-ca ca.pem\n  \
-    flowctl components rotate-keys    a second time makes tokens from before the first invalid")]
+    flowctl registry list\n  \
+    flowctl registry show ttp-processor\n  \
+    flowctl registry find --writes stellar.token.transfer.v1 --metadata network=testnet\n  \
+    flowctl registry list --server other-host:8080\n  \
+    flowctl registry issue-token far-away >token\n  \
+    flowctl registry list --server other-host:8080 --token-file token --tls-ca ca.pem\n  \
+    flowctl registry rotate-keys    a second time makes tokens from before the first invalid")]
 pub struct Components {
     /// What to do.
     #[command(subcommand)]
@@ -44,12 +44,18 @@ pub enum ComponentsVerb {
         /// The unhealthy ones too, which is what it always does
         #[arg(long, hide = true)]
         include_unhealthy: bool,
+        /// The same as `-o`
+        #[arg(long, value_name = "FORMAT")]
+        output: Option<TextOrJson>,
     },
     /// One of them, with its metadata and figures
     Show {
         /// Its service id, or the component that it is
         #[arg(value_name = "NAME")]
         name: String,
+        /// The same as `-o`
+        #[arg(long, value_name = "FORMAT")]
+        output: Option<TextOrJson>,
     },
     /// Those that read, write or carry something
     Find(Seek),
@@ -66,17 +72,33 @@ pub enum ComponentsVerb {
     },
 }
 
+impl ComponentsVerb {
+    /// The format that was asked for behind the verb.
+    pub fn output(&self) -> Option<TextOrJson> {
+        match self {
+            Self::List { output, .. } | Self::Show { output, .. } => *output,
+            Self::Find(_) | Self::RotateKeys | Self::IssueToken { .. } => None,
+        }
+    }
+}
+
 /// How another control plane is reached.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
     /// Ask this control plane, upstream's or another daemon's
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    #[arg(
+        id = "control_plane_address",
+        long = "server",
+        alias = "control-plane-address",
+        global = true,
+        value_name = "HOST:PORT"
+    )]
     pub control_plane_address: Option<String>,
     /// The token to show there, in a file
     #[arg(
         long,
         global = true,
-        env = "COMPONENT_TOKEN_FILE",
+        env = "FLOWCTL_TOKEN_FILE",
         hide_env_values = true,
         value_name = "FILE"
     )]
@@ -96,10 +118,10 @@ pub struct Remote {
 #[derive(Clone, Debug, Args)]
 pub struct Seek {
     /// An event type that it reads
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long = "reads", alias = "input", value_name = "TYPE")]
     pub input: Option<String>,
     /// An event type that it writes
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long = "writes", alias = "output", value_name = "TYPE")]
     pub output: Option<String>,
     /// Metadata that it carries; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]

@@ -39,6 +39,18 @@ pub struct Uninstall {
     pub user: bool,
 }
 
+/// `flowctl help`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowctl help                  the commands by what they are for, and the topics\n  \
+    flowctl help apply            one command\n  \
+    flowctl help exit-codes       one topic")]
+pub struct Help {
+    /// A command, or a topic; `topics` lists those
+    #[arg(value_name = "COMMAND|TOPIC")]
+    pub what: Vec<String>,
+}
+
 /// `flowctl init`.
 #[derive(Debug, Args)]
 pub struct Init {
@@ -60,6 +72,22 @@ pub struct Init {
 pub struct Completion {
     /// For which shell
     pub shell: clap_complete::Shell,
+}
+
+/// `flowctl man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where to
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+}
+
+/// `flowctl __complete`.
+#[derive(Debug, Args)]
+pub struct Complete {
+    /// The words behind the program's name, the last of which is not complete
+    #[arg(last = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
 }
 
 /// `flowctl version`.

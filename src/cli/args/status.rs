@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::{Pair, Remote, StatusFormat};
+use crate::model::PhaseName;
 
 /// `flowctl status`.
 #[derive(Debug, Args)]
@@ -12,12 +13,17 @@ use super::{Pair, Remote, StatusFormat};
     flowctl status --check || page    exit 1 unless all is settled and nothing has failed\n  \
     flowctl status --check=nagios     one line, and 0 ok, 1 warning, 2 critical, 3 unknown\n  \
     flowctl status -l team=data       only pipelines with that label\n  \
+    flowctl status ttp/sink           only one component\n  \
+    flowctl status --phase crashloop  only what is in a state\n  \
     flowctl status -o json | jq '.pipelines[].components[].replicas[].phase'\n\n\
     Without a daemon it looks for itself and says so.")]
 pub struct Status {
-    /// Only these pipelines
-    #[arg(value_name = "PIPELINE", conflicts_with = "control_plane_address")]
-    pub pipelines: Vec<String>,
+    /// Only these pipelines or components
+    #[arg(value_name = "NAME", conflicts_with = "control_plane_address")]
+    pub names: Vec<String>,
+    /// Only components with a replica in this state; may be repeated
+    #[arg(long, value_name = "STATE", conflicts_with = "control_plane_address")]
+    pub phase: Vec<InState>,
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     pub output: StatusFormat,
@@ -49,6 +55,40 @@ pub struct Status {
         conflicts_with = "control_plane_address"
     )]
     pub labels: Vec<Pair>,
+}
+
+/// A state of a replica, as the column STATE has it; `flowctl help states` tells what each means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InState {
+    Pending,
+    Starting,
+    Running,
+    Unhealthy,
+    Backoff,
+    Crashloop,
+    Stopping,
+    Stopped,
+    Completed,
+    Failed,
+    Unknown,
+}
+
+impl From<InState> for PhaseName {
+    fn from(state: InState) -> Self {
+        match state {
+            InState::Pending => Self::Pending,
+            InState::Starting => Self::Starting,
+            InState::Running => Self::Running,
+            InState::Unhealthy => Self::Unhealthy,
+            InState::Backoff => Self::Backoff,
+            InState::Crashloop => Self::Crashloop,
+            InState::Stopping => Self::Stopping,
+            InState::Stopped => Self::Stopped,
+            InState::Completed => Self::Completed,
+            InState::Failed => Self::Failed,
+            InState::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// How `status --check` tells.

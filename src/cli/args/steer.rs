@@ -1,5 +1,7 @@
 //! What can be typed to steer components and to take pipelines down.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use super::{Pair, Patience, TextOrJson};
@@ -9,13 +11,11 @@ use crate::model::HumanDuration;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     flowctl restart ledger-source\n  \
-    flowctl stop ttp/ledger-source --no-wait")]
+    flowctl stop ttp/ledger-source --no-wait\n  \
+    flowctl stop ttp                        all of a pipeline, for maintenance")]
 pub struct Steer {
-    /// Which components
-    #[arg(
-        value_name = "[PIPELINE/]COMPONENT",
-        required_unless_present = "labels"
-    )]
+    /// Which components, or pipelines, all of which is meant then
+    #[arg(value_name = "NAME", required_unless_present = "labels")]
     pub components: Vec<String>,
     /// All components of pipelines that bear this label; may be repeated
     #[arg(
@@ -47,13 +47,17 @@ pub struct Restart {
 
 /// `flowctl delete`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    flowctl delete ttp\n\n\
+#[command(after_help = "Examples:\n  \
+    flowctl delete ttp\n  \
+    flowctl delete -f pipeline.yaml\n\n\
     Its components are stopped in reverse order. The file is left alone.")]
 pub struct Delete {
     /// Which pipelines, as [NAMESPACE/]NAME
-    #[arg(value_name = "PIPELINE", required = true)]
+    #[arg(value_name = "PIPELINE", required_unless_present = "file")]
     pub pipelines: Vec<String>,
+    /// All pipelines of this file or folder; may be repeated
+    #[arg(long, short = 'f', value_name = "FILE|DIR|-")]
+    pub file: Vec<PathBuf>,
     /// How to print the answer
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     pub output: TextOrJson,

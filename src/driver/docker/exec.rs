@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures_util::StreamExt as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::engine::{CHANGE, Failure, LOOK};
+use super::engine::{CHANGE, Engine, Failure, LOOK};
 use super::{DockerDriver, Inner, evidence};
 use crate::driver::DriverError;
 use crate::model::InstanceId;
@@ -42,18 +42,23 @@ impl DockerDriver {
             let gone = Failure::Silent("its container is gone".to_owned());
             return Err(lost(gone));
         };
-        let running = self.begin(container, command).await.map_err(lost)?;
-        Ok(async move { running.ended().await.map_err(lost) })
-    }
-
-    async fn begin(&self, container: String, command: &[String]) -> Result<Running, Failure> {
-        let engine = &self.inner.engine;
         let wanted = CreateExecOptions {
             cmd: Some(command.to_vec()),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             ..CreateExecOptions::default()
         };
+        let running = self.begin(container, wanted, None).await.map_err(lost)?;
+        Ok(async move { running.ended().await.map_err(lost) })
+    }
+
+    pub(super) async fn begin(
+        &self,
+        container: String,
+        wanted: CreateExecOptions<String>,
+        start: Option<StartExecOptions>,
+    ) -> Result<Running, Failure> {
+        let engine = &self.inner.engine;
         let place = container.as_str();
         let made = engine
             .call(CHANGE, |client| async move {
@@ -70,17 +75,16 @@ impl DockerDriver {
         };
         let id = made.id.as_str();
         running.output = engine
-            .call(
-                CHANGE,
-                |client| async move { client.start_exec(id, None).await },
-            )
+            .call(CHANGE, |client| async move {
+                client.start_exec(id, start).await
+            })
             .await?;
         Ok(running)
     }
 }
 
 /// A program that runs. Dropped while it does, it is killed: no engine has a call for that.
-struct Running {
+pub(super) struct Running {
     inner: Arc<Inner>,
     container: String,
     id: String,
@@ -90,6 +94,26 @@ struct Running {
 }
 
 impl Running {
+    /// What it writes and reads, once.
+    pub(super) fn take_output(&mut self) -> StartExecResults {
+        std::mem::replace(&mut self.output, StartExecResults::Detached)
+    }
+
+    /// What the engine calls it.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whose it is.
+    pub(super) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// It has ended: nothing is to be killed.
+    pub(super) fn is_over(&mut self) {
+        self.over = true;
+    }
+
     /// Reads what it writes until it ends.
     async fn ended(mut self) -> Result<Ran, Failure> {
         let mut output = Vec::new();

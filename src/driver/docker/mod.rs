@@ -32,6 +32,7 @@ use crate::model::{DriverKind, InstanceId, Limit, StopPolicy};
 
 mod about;
 mod ahead;
+mod attach;
 mod binds;
 mod callers;
 mod copies;
@@ -70,6 +71,7 @@ use outage::Outages;
 use sight::Seen;
 
 pub use ahead::Obstacle;
+pub use attach::{Session, Size, Wish};
 pub use endpoint::{DockerError, Endpoint};
 pub use exec::Ran;
 pub use images::Renewal;

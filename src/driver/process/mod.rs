@@ -32,6 +32,7 @@ use crate::model::{Boot, ComponentSpec, DriverKind, InstanceId, Limit, StartFail
 
 mod account;
 mod address;
+mod around;
 mod attendant;
 mod binary;
 mod cgroup;
@@ -74,6 +75,7 @@ use context::{Context, OpenFiles};
 use sentry::Sentry;
 use sight::{Album, Finding};
 
+pub use around::{Around, Unknown, around};
 pub use cgroup::{unenforced, why_unenforced};
 pub use environment::Inheritance;
 pub use exec::{NotBegun, Ran};

@@ -2,7 +2,7 @@
 //! what an edit of it costs.
 //!
 //! **Guarantees.** The parser asks for exactly these names; a test of this room holds the two to each
-//! other. `flowctl explain`, the JSON Schema and the README's tables are made of nothing else.
+//! other. `flowctl explain`, the JSON Schema and the tables of the help topics are made of nothing else.
 
 mod beside;
 mod component;
@@ -201,7 +201,7 @@ impl OnEdit {
     }
 }
 
-/// The README's table of a mapping.
+/// The table of a mapping in the help topics.
 #[cfg(test)]
 fn markdown(section: &Section) -> String {
     let mut text = String::from("| field | default | meaning |\n|---|---|---|\n");

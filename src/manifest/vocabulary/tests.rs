@@ -1,4 +1,4 @@
-//! The vocabulary is that of the parser, of the schema and of the README.
+//! The vocabulary is that of the parser, of the schema and of the help topics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -289,11 +289,12 @@ fn a_field_is_explained_by_its_path_from_the_pipeline_or_from_a_component() {
 }
 
 #[test]
-fn the_tables_of_the_readme_are_those_of_the_vocabulary() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
+fn the_tables_of_the_help_topics_are_those_of_the_vocabulary() {
+    let topics = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/topics");
+    let topic = |name: &str| std::fs::read_to_string(topics.join(name)).unwrap();
+    let told = topic("manifest.md") + &topic("behaviour.md");
     for section in [&COMPONENT, &RESTART, &PROBE, &PROGRESS] {
         let table = markdown(section);
-        assert!(readme.contains(&table), "the README lacks\n{table}");
+        assert!(told.contains(&table), "the topics lack\n{table}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,24 @@ impl NotifyTarget {
                 .all(|(name, value)| labels.get(name) == Some(value))
     }
 
+    /// The files that it is read from at each message.
+    pub fn files(&self) -> Vec<&Path> {
+        match &self.to {
+            Destination::Webhook {
+                address,
+                format: _,
+                headers_file,
+                secret_file,
+            } => {
+                let further = headers_file.iter().chain(secret_file);
+                let further = further.map(PathBuf::as_path);
+                address.file().into_iter().chain(further).collect()
+            }
+            Destination::Alertmanager { address } => address.file().into_iter().collect(),
+            Destination::Exec { command: _ } => Vec::new(),
+        }
+    }
+
     /// How long `kind` has to last before it is told.
     pub fn patience(&self, kind: ConditionKind) -> Duration {
         self.lasting
@@ -179,6 +197,16 @@ pub enum Address {
     Url(String),
     /// What this file holds.
     UrlFile(PathBuf),
+}
+
+impl Address {
+    /// The file that holds it.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Url(_) => None,
+            Self::UrlFile(path) => Some(path),
+        }
+    }
 }
 
 impl fmt::Debug for Address {
