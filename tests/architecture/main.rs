@@ -55,7 +55,7 @@ const TOP: &str = "cli";
 const SIDEWAYS: [(&str, &str); 0] = [];
 
 /// Where each dependency may be used: prefixes of paths under `src`.
-const CRATES: [(&str, &[&str]); 48] = [
+const CRATES: [(&str, &[&str]); 49] = [
     ("serde_yaml", &["manifest"]),
     ("saphyr_parser", &["manifest"]),
     ("annotate_snippets", &["manifest"]),

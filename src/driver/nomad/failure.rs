@@ -13,9 +13,7 @@ pub(super) enum Failure {
     #[error("Nomad has no leader now: {0}")]
     NoLeader(String),
     /// Whoever asks may not.
-    #[error(
-        "Nomad refuses: {0}; give the daemon a token that may (see the ACL policy in the README)"
-    )]
+    #[error("Nomad refuses: {0}; give the daemon a token that may (see `flowctl help nomad`)")]
     Denied(String),
     /// There is no such thing.
     #[error("Nomad has no such thing: {0}")]
