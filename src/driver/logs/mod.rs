@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
@@ -55,6 +55,10 @@ use replica::{Replica, Start};
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Lines sent before the other replicas are asked again whether they have older ones.
 const ROUND: usize = 4_096;
+/// Rounds after which others than those who write all the time have their turn.
+const ROUNDS: usize = 16;
+/// So long a writer that is faster than this is tried to be caught up with.
+const CATCHING_UP: Duration = Duration::from_secs(1);
 /// Lines under way to a slow reader.
 const BUFFER: usize = 1_024;
 
@@ -321,12 +325,22 @@ impl Reading {
                 .push(replica);
         }
         let may_end = self.query.follows();
+        let (begun, now) = (Instant::now(), SystemTime::now());
+        let begun_nanos = now.duration_since(UNIX_EPOCH).map_or(0, |since| {
+            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        });
         for replicas in by_component.into_values() {
             let mut lines = Vec::new();
             for replica in replicas {
                 let mut last = LastLines::new(count);
-                while let Some(line) = replica.take()? {
-                    last.push(line);
+                while let Some(line) = replica.peek()? {
+                    // Who writes faster than this reads would never be caught up with.
+                    if line.at_nanos > begun_nanos && begun.elapsed() > CATCHING_UP {
+                        break;
+                    }
+                    if let Some(line) = replica.take()? {
+                        last.push(line);
+                    }
                 }
                 if !may_end {
                     replica.rests().into_iter().for_each(|line| last.push(line));
@@ -355,8 +369,17 @@ impl Reading {
     /// Sends what is written, until nobody reads any more or it is over.
     fn follow(mut self, over: &CancellationToken, mut watch: Watch) -> Result<(), Stopped> {
         let mut looked = Instant::now();
+        // Who has written more than was read of it yet.
+        let mut behind: Vec<ReplicaKey> = Vec::new();
         loop {
-            let mut changed = watch.wait(LOOK_AGAIN)?;
+            let patience = if behind.is_empty() {
+                LOOK_AGAIN
+            } else {
+                Duration::ZERO
+            };
+            let mut changed = watch.wait(patience)?;
+            behind.retain(|key| !changed.contains(key));
+            changed.append(&mut behind);
             if self.lines.is_closed() {
                 return Err(Stopped::Unwanted);
             }
@@ -367,7 +390,14 @@ impl Reading {
                 self.discover(Start::Beginning, Some(&mut watch))?;
                 changed = self.replicas.keys().cloned().collect();
             }
-            while self.round(&changed)? {}
+            let mut rounds = 0;
+            while self.round(&changed)? {
+                rounds += 1;
+                if rounds >= ROUNDS && !is_over {
+                    behind = changed;
+                    break;
+                }
+            }
             if is_over {
                 return self.send_rests();
             }
