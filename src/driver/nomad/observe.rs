@@ -268,6 +268,7 @@ impl Inner {
                 Err(failure) => return Err(failure),
             };
             *why = Some(placement::why(&evaluations, now));
+            seen.room = placement::room(&evaluations);
         }
         if let (Asked::No, Some(placement)) = (asked, seen.may_not_have_begun()) {
             let said = place.first_words(&placement).await;

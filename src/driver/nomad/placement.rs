@@ -6,6 +6,23 @@ use crate::model::Timestamp;
 /// An evaluation that nobody has looked at after so many seconds stands still.
 const STANDS_STILL: i64 = 10_000;
 
+/// Whether Nomad has found that there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It has: the job waits until there is one.
+    None,
+    /// It has a place, or is at finding one.
+    Unknown,
+}
+
+/// Whether a job that has no placement is known to have no place, by its evaluations.
+pub(super) fn room(evaluations: &[Evaluation]) -> Room {
+    match evaluations.iter().any(|it| !it.failed.is_empty()) {
+        true => Room::None,
+        false => Room::Unknown,
+    }
+}
+
 /// What a job waits for that has no placement, by its evaluations in any order; `wants_port` names the
 /// ports that it asks for by number.
 pub(super) fn why(evaluations: &[Evaluation], now: Timestamp) -> String {
@@ -164,5 +181,10 @@ mod tests {
         );
         assert!(why(&[pending(1_000_000_000)], now).contains("paused"));
         assert!(why(&[], now).contains("not looked"));
+        assert_eq!(
+            room(&[pending(1)]),
+            Room::Unknown,
+            "it may be given a place at this moment"
+        );
     }
 }

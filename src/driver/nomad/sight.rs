@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::names::{self, MAIN};
+use super::placement::Room;
 use super::wire::{Allocation, Job, TaskState, at};
 use crate::driver::Description;
 use crate::model::{
@@ -28,6 +29,8 @@ pub(super) struct Seen {
     /// Its placements, the latest last.
     pub(super) placements: Vec<Allocation>,
     pub(super) life: Life,
+    /// Whether it is known that it has no place.
+    pub(super) room: Room,
     /// Why nothing is known of it: its node does not report.
     pub(super) hidden: Option<String>,
 }
@@ -80,6 +83,7 @@ impl Seen {
             description,
             placements,
             life,
+            room: Room::Unknown,
             hidden,
         })
     }

@@ -13,6 +13,7 @@ use super::failure::{Failure, refused};
 use super::job::{self, Made, Order, Pull};
 use super::ledger::{Entry, Holds, Keeps, Ordered};
 use super::observe::Found;
+use super::placement::Room;
 use super::sight::Seen;
 use super::wire::Registered;
 use super::{Inner, Named, Place, lock, names, peers};
@@ -297,8 +298,6 @@ impl Inner {
         let mut pause = FIRST_PAUSE;
         let (mut said, mut runs_since) = (None, None);
         loop {
-            // Without a placement there is no room, once that was found out.
-            let is_blocked = seen.placements.is_empty() && seen.job.status == "pending";
             let waits = match &seen.life {
                 Life::Pending(pending) => {
                     if pending.why != said {
@@ -306,10 +305,7 @@ impl Inner {
                         let what = said.clone().unwrap_or_default();
                         self.hints.say(launch.instance.clone(), what);
                     }
-                    let looked_for = pending.why.as_deref().is_some_and(|why| {
-                        !why.contains("looking for a node") && !why.contains("not looked")
-                    });
-                    !(is_blocked && looked_for)
+                    seen.room == Room::Unknown
                 }
                 // One whose program is not there runs for a moment, and its node tells of its end a
                 // moment after that.
