@@ -233,6 +233,7 @@ fn config(
     }
     config.insert("init".to_owned(), true.into());
     config.insert("force_pull".to_owned(), (order.pull == Pull::Always).into());
+    config.insert("logging".to_owned(), engine_log());
     config.insert("cap_drop".to_owned(), json!(["all"]));
     config.insert("cap_add".to_owned(), json!(CAPABILITIES));
     let pids = spec.resources.pids_limit.unwrap_or(PIDS);
@@ -284,6 +285,12 @@ fn config(
         config.insert("mount".to_owned(), mounts.into());
     }
     Ok(config.into())
+}
+
+/// The engine's own copy of the output, which Nomad follows. Where it is replaced by the next file while
+/// much is written, as with Nomad's own 2 MB, the lines of whole files are lost on the way.
+fn engine_log() -> Value {
+    json!([{"type": "json-file", "config": [{"max-size": "64m", "max-file": "2"}]}])
 }
 
 /// What of a component Nomad cannot be asked for, as far as its definition tells.
