@@ -1,5 +1,10 @@
 //! What a key does: another [`Ui`], and what is to be done. Pure.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "keys are a foreign enum, and those without a meaning here do nothing"
+)]
+
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use crate::api::Asked;

@@ -193,7 +193,8 @@ fn cut(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(LONGEST);
+    let is_boundary = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=LONGEST).rev().find(is_boundary).unwrap_or(0);
     format!("{}…", &text[..end])
 }
 

@@ -101,13 +101,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Whether a request is answered at all; what every answer says to the browser is in
-/// [`hardened`].
-///
-/// # Errors
-/// With the answer, when not.
-pub fn admit(shared: &Shared, method: &Method, headers: &HeaderMap) -> Result<(), Response> {
-    shared.doors.check(method, headers).map_err(refusal)
+/// The answer to a request that is not let in; `None` = it is. What every answer says to the browser is
+/// in [`hardened`].
+pub fn turned_away(shared: &Shared, method: &Method, headers: &HeaderMap) -> Option<Response> {
+    shared.doors.check(method, headers).err().map(refusal)
 }
 
 /// `answer` with what keeps a browser from doing more with it than showing it.

@@ -212,10 +212,10 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Share
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, shared) = (router.clone(), Arc::clone(&shared));
         async move {
-            let admitted = routes::admit(&shared, request.method(), request.headers());
-            let answer: Response = match admitted {
-                Err(refusal) => refusal,
-                Ok(()) => match timeout(ANSWER, router.oneshot(request)).await {
+            let turned_away = routes::turned_away(&shared, request.method(), request.headers());
+            let answer: Response = match turned_away {
+                Some(refusal) => refusal,
+                None => match timeout(ANSWER, router.oneshot(request)).await {
                     Ok(answer) => answer.unwrap_or_else(|never| match never {}),
                     Err(_) => routes::too_slow(),
                 },

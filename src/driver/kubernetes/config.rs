@@ -334,6 +334,7 @@ fn read_file(file: &Path) -> Result<Kubeconfig, ConfigError> {
         files: file.display().to_string(),
         why: match error {
             KubeconfigError::ReadConfig(source, _) => source.to_string(),
+            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum")]
             error => error.to_string(),
         },
     })

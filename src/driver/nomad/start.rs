@@ -264,13 +264,14 @@ impl Inner {
                 }
                 // Whose it is tells the look that follows.
                 Err(Failure::Conflict(_)) => return Ok(()),
-                Err(failure @ (Failure::Refused { .. } | Failure::Denied(_))) => {
-                    // Nothing was registered, so that nothing is left to be looked for.
+                // Nothing was registered, so that nothing is left to be looked for.
+                Err(failure @ Failure::Denied(_)) => {
                     self.forgotten(place, &launch.instance).await?;
-                    return Err(match failure {
-                        Failure::Denied(_) => lost(&failure),
-                        failure => failure.of_start(START),
-                    });
+                    return Err(lost(&failure));
+                }
+                Err(failure @ Failure::Refused { .. }) => {
+                    self.forgotten(place, &launch.instance).await?;
+                    return Err(failure.of_start(START));
                 }
                 Err(failure) => failure,
             };

@@ -22,7 +22,7 @@ pub(super) fn of(probes: &Probes) -> Map<String, Value> {
             asked.insert(name.to_owned(), probe);
         }
     };
-    let begins = startup.as_ref().and_then(|probe| asked_once(probe));
+    let begins = startup.as_ref().and_then(asked_once);
     // The kubelet asks whether a pod is ready once a period. Its first success is found within a second
     // all the same where a startup probe asks the same until then. Not where there is a liveness probe,
     // which would wait for it: what hangs before it is ready could not be told.

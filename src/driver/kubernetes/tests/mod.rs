@@ -5,7 +5,7 @@ mod lives;
 mod verdicts;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -53,10 +53,10 @@ struct ClusterStage {
     driver: Arc<KubernetesDriver>,
 }
 
-fn open(root: &tempfile::TempDir, namespace: &str, kubeconfig: &PathBuf) -> Arc<KubernetesDriver> {
+fn open(root: &tempfile::TempDir, namespace: &str, kubeconfig: &Path) -> Arc<KubernetesDriver> {
     let config = KubernetesConfig {
         cluster: ClusterChoice {
-            kubeconfig: Some(kubeconfig.clone()),
+            kubeconfig: Some(kubeconfig.to_path_buf()),
             context: None,
             namespace: Some(namespace.to_owned()),
         },

@@ -112,7 +112,7 @@ impl Scene {
     fn seen(&self) -> Sighting {
         match self.verdict(&[]) {
             Verdict::Is(sighting) => *sighting,
-            other => panic!("{other:?}"),
+            verdict @ (Verdict::Absent | Verdict::Unknown(_)) => panic!("{verdict:?}"),
         }
     }
 
