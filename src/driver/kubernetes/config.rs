@@ -329,12 +329,12 @@ async fn read(
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum")]
 fn read_file(file: &Path) -> Result<Kubeconfig, ConfigError> {
     Kubeconfig::read_from(file).map_err(|error| ConfigError::Unreadable {
         files: file.display().to_string(),
         why: match error {
             KubeconfigError::ReadConfig(source, _) => source.to_string(),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum")]
             error => error.to_string(),
         },
     })

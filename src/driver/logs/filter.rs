@@ -351,7 +351,8 @@ fn is_value(found: &Value, wanted: &str) -> bool {
     match found {
         Value::String(text) => text == wanted,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            found.to_string() == wanted
+            let written = found.to_string();
+            written == wanted
         }
     }
 }
