@@ -89,6 +89,8 @@ pub(super) struct PodSeen {
     pub(super) unready_since: Option<Instant>,
     pub(super) image: String,
     pub(super) container: String,
+    /// Whether it was ever seen to live.
+    seen_live: bool,
     /// Whether the cluster has it no more.
     pub(super) gone: Option<Instant>,
     noticed: Instant,
@@ -270,8 +272,15 @@ impl Cache {
         if is_stale {
             return None;
         }
-        let seen = PodSeen::new(pod, job, before, (now, gone));
-        entry.pods.insert(uid, seen);
+        let mut seen = PodSeen::new(pod, job, before, (now, gone));
+        seen.seen_live = seen.is_live() || before.is_some_and(|before| before.seen_live);
+        // What had ended before it was first seen, and whose Job is gone, was only being removed.
+        if gone.is_some() && entry.job.is_none() && !seen.seen_live {
+            entry.pods.remove(&uid);
+            self.tidy(&instance);
+        } else {
+            entry.pods.insert(uid, seen);
+        }
         Some(instance)
     }
 
@@ -311,6 +320,11 @@ impl Cache {
             if entry.namespace != namespace {
                 continue;
             }
+            let has_job = entry.job.is_some();
+            entry.pods.retain(|uid, pod| {
+                let is_gone = !listed.contains(uid) && pod.noticed < begun;
+                has_job || pod.seen_live || !is_gone
+            });
             for pod in entry.pods.values_mut() {
                 if !listed.contains(&pod.uid) && pod.noticed < begun && pod.gone.is_none() {
                     pod.gone = Some(now);
@@ -479,6 +493,7 @@ impl PodSeen {
             unready_since: (was_ready && !ready).then(|| since.unwrap_or(now)),
             image: main.map_or_else(String::new, |it| it.image_id.clone()),
             container: main.map_or_else(String::new, |it| it.container_id.clone()),
+            seen_live: false,
             phase: status.phase,
             reason: status.reason,
             message: status.message,

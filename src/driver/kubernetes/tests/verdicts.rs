@@ -364,6 +364,19 @@ fn a_late_word_of_what_is_forgotten_brings_nothing_back() {
 }
 
 #[test]
+fn a_pod_that_was_only_being_removed_is_no_more_once_it_is_gone() {
+    let mut scene = Scene::new();
+    scene.pod("a", json!({}), terminated(1, "Error"));
+    assert!(matches!(scene.life(), Life::Exited(_)));
+    scene.gone("a", json!({}), terminated(1, "Error"));
+    assert_eq!(scene.verdict(&[]), Verdict::Absent);
+    // One that lived when its Job was deleted by hand is remembered.
+    scene.pod("b", json!({}), running());
+    scene.gone("b", json!({}), terminated(143, "Error"));
+    assert!(matches!(scene.verdict(&[]), Verdict::Is(_)));
+}
+
+#[test]
 fn an_older_version_takes_nothing_back_and_a_copy_made_by_hand_is_nobodys() {
     let mut scene = Scene::new();
     scene.job(json!({}), json!({}), json!({}));
