@@ -759,7 +759,9 @@ mod tests {
             let quoted = text.split("`flowctl ").skip(1);
             let commands = quoted.filter_map(|rest| rest.split_once('`'));
             for (command, _) in commands.filter(|(command, _)| !command.contains('\n')) {
-                let words = std::iter::once("flowctl").chain(command.split_whitespace());
+                // What a shell hands on is not flowctl's.
+                let own = command.split(" | ").next().unwrap_or(command);
+                let words = std::iter::once("flowctl").chain(own.split_whitespace());
                 let kind = Cli::try_parse_from(words).err().map(|error| error.kind());
                 let unknown = [ErrorKind::InvalidSubcommand, ErrorKind::UnknownArgument];
                 assert!(

@@ -67,7 +67,7 @@ fn start_stop_and_restart_take_a_pipeline() {
     // Whoever reads goes before what it reads from.
     assert_eq!(said, "p/b stopped\np/a stopped\n");
     let status = world.ok(&["status"]);
-    assert_eq!(status.matches(" stopped ").count(), 2, "{status}");
+    assert_eq!(status.matches("stopped by request").count(), 2, "{status}");
     world.ok(&["start", "p"]);
     world.ok(&["restart", "p", "q"]);
     world.ok(&["status", "--check"]);
