@@ -30,12 +30,19 @@ pub(super) struct Placement<'p> {
 impl Placement<'_> {
     /// Where a component that says nothing usable would run.
     pub(super) fn fallback(&self) -> DriverKind {
-        match self.forced {
-            Some(Orchestrator::Process) => DriverKind::Process,
-            Some(Orchestrator::Container) => DriverKind::Docker,
-            Some(Orchestrator::Kubernetes) => DriverKind::Kubernetes,
-            Some(Orchestrator::Nomad) => DriverKind::Nomad,
-            None => self.driver.unwrap_or(DriverKind::Process),
+        let said = self.forced.map(Orchestrator::driver).or(self.driver);
+        said.unwrap_or(DriverKind::Process)
+    }
+}
+
+impl Orchestrator {
+    /// Who runs components there.
+    fn driver(self) -> DriverKind {
+        match self {
+            Self::Process => DriverKind::Process,
+            Self::Container => DriverKind::Docker,
+            Self::Kubernetes => DriverKind::Kubernetes,
+            Self::Nomad => DriverKind::Nomad,
         }
     }
 }
@@ -226,10 +233,7 @@ impl<'t> Program<'t> {
             return None;
         }
         let driver = match (placement.forced, asked.or(placement.driver)) {
-            (Some(Orchestrator::Process), _) => DriverKind::Process,
-            (Some(Orchestrator::Container), _) => DriverKind::Docker,
-            (Some(Orchestrator::Kubernetes), _) => DriverKind::Kubernetes,
-            (Some(Orchestrator::Nomad), _) => DriverKind::Nomad,
+            (Some(forced), _) => forced.driver(),
             (None, Some(driver)) => driver,
             (None, None) if image.is_some() => DriverKind::Docker,
             (None, None) => DriverKind::Process,

@@ -38,7 +38,7 @@ pub const NAMERS: [(&str, usize); 29] = [
     ("manifest/exposure.rs", 4),
     ("manifest/graph.rs", 6),
     ("manifest/limits.rs", 5),
-    ("manifest/workload.rs", 31),
+    ("manifest/workload.rs", 27),
     ("model/claim.rs", 8),
     ("model/revision.rs", 4),
     ("model/spec/component.rs", 4),
