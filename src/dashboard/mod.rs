@@ -1,8 +1,8 @@
 //! `flowctl ui`: all of it at a glance, in a terminal.
 //!
-//! **Expected flow.** The command line calls [`run`] with a client of the daemon. [`follow`](crate::api::follow)
-//! follows the daemon's snapshots; [`keys`](keys::key) turns keys into another [`Ui`] and into
-//! effects; [`frame::draw`] turns a snapshot and a [`Ui`] into a picture; only what differs from
+//! **Expected flow.** The command line calls `run` with a client of the daemon. [`follow`](crate::api::follow)
+//! follows the daemon's snapshots; `keys::key` turns keys into another `Ui` and into
+//! effects; `frame::draw` turns a snapshot and a `Ui` into a picture; only what differs from
 //! the picture before is written.
 //!
 //! **Guarantees.** Nothing is written while nothing that is shown changes: ages of what is well are

@@ -1,8 +1,8 @@
 //! Which lines a reader wants by what stands in them: a pattern, a level, fields.
 //!
 //! **Expected flow.** [`Filter::new`] takes what was asked apart once. The reader of a replica asks
-//! [`Filter::passes_over`] about what it has read ahead, which takes whole records that nobody wants
-//! without making lines of them, and [`Filter::wants`] about each line that is left.
+//! `passes_over` about what it has read ahead, which takes whole records that nobody wants
+//! without making lines of them, and `wants` about each line that is left.
 //!
 //! **Guarantees.** A line without a level that is left out for that is counted
 //! ([`Filter::without_level`]). A line that goes on over several records is never judged by a part.
