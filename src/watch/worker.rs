@@ -354,13 +354,18 @@ struct Directory {
     users: usize,
     sight: Sight,
     noise: Noise,
+    /// The last time that it was not listened to.
+    calm: Option<Calm>,
 }
 
 /// Of so many changes a second that concern no source, a directory is too loud to listen to.
 const LOUD: u32 = 300;
-/// How long it is looked at from time to time instead, before it is listened to again. So what others
-/// write costs [`LOUD`] events in this time at most, and an edit is found within [`POLL`].
-const CALM: Duration = Duration::from_secs(30);
+/// How long it is looked at from time to time instead, before it is listened to again: at first, as
+/// after the start of hundreds of components that write there, and at most, where it is loud again and
+/// again. So what others write for ever costs [`LOUD`] events in the longest time at most. Meanwhile
+/// an edit is found within [`POLL`].
+const FIRST_CALM: Duration = Duration::from_secs(1);
+const LONGEST_CALM: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The changes in a directory that concern no source.
@@ -379,6 +384,25 @@ impl Noise {
         }
         self.count += 1;
         self.count > LOUD
+    }
+}
+
+/// A time in which a directory is not listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Calm {
+    length: Duration,
+    until: Instant,
+}
+
+impl Calm {
+    /// The one that begins `now`: twice as long as the last where that is not long over.
+    fn after(last: Option<Self>, now: Instant) -> Self {
+        let length = match last {
+            Some(last) if now < last.until + LONGEST_CALM => (last.length * 2).min(LONGEST_CALM),
+            Some(_) | None => FIRST_CALM,
+        };
+        let until = now + length;
+        Self { length, until }
     }
 }
 
@@ -462,6 +486,7 @@ impl Directories {
             users: 0,
             sight: Sight::Doubtful,
             noise: Noise::default(),
+            calm: None,
         });
         directory.users += users;
         if matches!(directory.sight, Sight::Loud(until) if Instant::now() < until) {
@@ -520,7 +545,9 @@ impl Directories {
             return;
         }
         directory.noise = Noise::default();
-        directory.sight = Sight::Loud(now + CALM);
+        let calm = Calm::after(directory.calm, now);
+        directory.calm = Some(calm);
+        directory.sight = Sight::Loud(calm.until);
         if let Some(watcher) = &mut self.watcher {
             unwatch(watcher, dir);
         }
@@ -570,5 +597,21 @@ mod tests {
         assert!(heard(LOUD + 1, Duration::ZERO));
         assert!(heard(10_000, Duration::from_millis(1)));
         assert!(!heard(10_000, Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn a_directory_that_is_loud_again_and_again_is_listened_to_ever_less() {
+        let mut now = Instant::now();
+        let mut calm = None;
+        let mut next = |quiet: u64| {
+            let one = Calm::after(calm, now);
+            calm = Some(one);
+            now = one.until + Duration::from_secs(quiet);
+            one.length.as_secs()
+        };
+        let at_once = [0; 7].map(&mut next);
+        assert_eq!(at_once, [1, 2, 4, 8, 16, 30, 30]);
+        // A burst, and nothing for a while, is forgotten.
+        assert_eq!([30, 0].map(&mut next), [30, 1]);
     }
 }
