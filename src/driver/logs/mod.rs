@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
@@ -25,6 +25,7 @@ use rustix::time::Timespec;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey, Timestamp};
 
@@ -325,10 +326,8 @@ impl Reading {
                 .push(replica);
         }
         let may_end = self.query.follows();
-        let (begun, now) = (Instant::now(), SystemTime::now());
-        let begun_nanos = now.duration_since(UNIX_EPOCH).map_or(0, |since| {
-            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-        });
+        let (begun, now) = (Instant::now(), Clock::new().now());
+        let begun_nanos = now.as_millis().saturating_mul(1_000_000);
         for replicas in by_component.into_values() {
             let mut lines = Vec::new();
             for replica in replicas {
