@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::engine::{self, EngineError};
 use crate::clock::Clock;
 use crate::control_plane::{Bearer, Keyring};
-use crate::driver::Driver as _;
 use crate::driver::kubernetes::{
-    Component, Conduct, KubernetesConfig, KubernetesDriver, Tidied, remembered,
+    Component, KubernetesConfig, KubernetesDriver, Tidied, remembered,
 };
+use crate::driver::{Conduct, Driver as _};
 use crate::images::Gate;
 use crate::model::{DriverKind, InstanceId, Snapshot};
 use crate::reconciler::{Kept, ReconcilerHandle};

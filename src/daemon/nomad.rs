@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::engine::{self, EngineError};
 use crate::clock::Clock;
+use crate::driver::Conduct;
 use crate::driver::Driver as _;
-use crate::driver::nomad::{Conduct, NomadConfig, NomadDriver, Settings};
+use crate::driver::nomad::{NomadConfig, NomadDriver, Settings};
 use crate::images::Gate;
 use crate::reconciler::Kept;
 use crate::store::Recovery;

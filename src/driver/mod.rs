@@ -37,8 +37,31 @@ pub mod logs;
 pub mod nomad;
 pub mod process;
 pub mod readers;
+mod rendering;
 pub mod usage;
 pub mod variables;
+
+/// What a driver may do to what it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// What has to be done beside the calls of the daemon: output is copied, ends are recorded, what
+    /// somebody has paused runs on.
+    Tends,
+    /// Nothing: another daemon may own it, or none.
+    OnlyLooks,
+}
+
+/// The capabilities that a program in a container keeps: what one that begins as root commonly needs.
+/// All others are taken away.
+pub(crate) const CAPABILITIES: [&str; 7] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "SETUID",
+    "SETGID",
+    "KILL",
+    "NET_BIND_SERVICE",
+];
 
 /// One place where components run.
 #[async_trait]

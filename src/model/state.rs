@@ -11,7 +11,7 @@ use super::claim::Claim;
 use super::handle::{Facts, Handle};
 use super::ids::{ComponentId, InstanceId, SpecHash};
 use super::partition::Partition;
-use super::spec::{DriverKind, Signal, StopPolicy};
+use super::spec::{ComponentSpec, DriverKind, Signal, StopPolicy};
 use super::time::Timestamp;
 
 /// All that is remembered of one replica.
@@ -432,6 +432,19 @@ pub struct Exit {
     pub killed: u32,
 }
 
+impl Exit {
+    /// An end of which nobody knows more than when it was.
+    pub fn unknown(started_at: Option<Timestamp>, at: Timestamp) -> Self {
+        Self {
+            status: ExitStatus::Unknown,
+            oom: false,
+            started_at,
+            at,
+            killed: 0,
+        }
+    }
+}
+
 /// Whether there is nothing to say of that.
 fn is_none_killed(killed: &u32) -> bool {
     *killed == 0
@@ -672,6 +685,34 @@ pub struct Sighting {
     pub prober: Prober,
     /// What its engine says of its health, where that runs a check of its own, or all of its probes.
     pub health: Option<EngineHealth>,
+}
+
+impl Sighting {
+    /// One of `instance` as `spec`, which it was started from, says it; what cannot be known from that is
+    /// left out. Without a spec, as its description is damaged, with what is safe to assume.
+    pub fn of(
+        instance: InstanceId,
+        driver: DriverKind,
+        spec: Option<&ComponentSpec>,
+        life: Life,
+    ) -> Self {
+        let after = spec.iter().flat_map(|spec| &spec.dependencies);
+        Self {
+            instance,
+            spec: spec.map_or_else(|| SpecHash::new("unknown"), |spec| spec.hash.clone()),
+            handle: None,
+            facts: Facts::default(),
+            stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
+            after: after.map(|dependency| dependency.id.clone()).collect(),
+            driver,
+            partition: None,
+            life,
+            earlier: Vec::new(),
+            outdated: false,
+            prober: Prober::Flowctl,
+            health: None,
+        }
+    }
 }
 
 /// Alive or not.

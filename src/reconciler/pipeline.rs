@@ -437,13 +437,7 @@ pub(super) fn started_at(phase: &Phase) -> Option<Timestamp> {
 
 /// An exit of which only the moment is known.
 pub(super) fn unknown_exit(phase: &Phase, at: Timestamp) -> Exit {
-    Exit {
-        status: crate::model::ExitStatus::Unknown,
-        oom: false,
-        started_at: started_at(phase),
-        at,
-        killed: 0,
-    }
+    Exit::unknown(started_at(phase), at)
 }
 
 fn describe_end(ended: &Ended) -> (String, String) {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{Began, DriverError, Scope, Started, Stopped};
 use crate::model::{
-    Action, EndCause, Ended, EngineHealth, EventKind, Exit, ExitStatus, Facts, Handle, Health,
-    Hold, InFlight, Instance, InstanceId, Pending, Phase, Prober, Reason, Record, Registration,
-    ReplicaKey, Step, StopCause, StopFailure, Timestamp,
+    Action, EndCause, Ended, EngineHealth, EventKind, Exit, Facts, Handle, Health, Hold, InFlight,
+    Instance, InstanceId, Pending, Phase, Prober, Reason, Record, Registration, ReplicaKey, Step,
+    StopCause, StopFailure, Timestamp,
 };
 use crate::planner::{self, Observed, health, restart};
 
@@ -366,13 +366,7 @@ impl Core {
                 let spec = pipeline.records.get(&key).and_then(|r| r.instance.as_ref());
                 let spec = spec.map(|instance| instance.spec.clone());
                 let Some(spec) = spec else { return };
-                let exit = Exit {
-                    status: ExitStatus::Unknown,
-                    oom: false,
-                    started_at: None,
-                    at,
-                    killed: 0,
-                };
+                let exit = Exit::unknown(None, at);
                 let cause = EndCause::NotStarted(failure);
                 let ended = Ended {
                     instance: id.clone(),

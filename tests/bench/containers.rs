@@ -18,7 +18,8 @@ use bollard::query_parameters::{
     RemoveContainerOptions, StartContainerOptions, WaitContainerOptions,
 };
 use flowctl::clock::Clock;
-use flowctl::driver::docker::{Conduct, DockerConfig, DockerDriver, Endpoint, Privileged};
+use flowctl::driver::Conduct;
+use flowctl::driver::docker::{DockerConfig, DockerDriver, Endpoint, Privileged};
 use flowctl::driver::{Driver, Scope};
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};

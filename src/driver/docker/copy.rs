@@ -7,13 +7,11 @@ use std::time::Duration;
 use bollard::container::LogOutput;
 use bollard::query_parameters::LogsOptions;
 use futures_util::StreamExt;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::engine::{Failure, Quiet};
 use super::sight::Seen;
 use super::{Conduct, Inner};
-use crate::driver::logs::{LogFile, Record, Unwritten};
+use crate::driver::logs::{Copier, LogFile, Record, Unwritten, blocking};
 use crate::driver::{OutputStream, logs};
 use crate::model::{InstanceId, Life, LogLimits, Timestamp};
 
@@ -63,26 +61,17 @@ impl Inner {
                 began,
                 limits: spec.map_or_else(LogLimits::default, |spec| spec.logs),
             };
-            let done = CancellationToken::new();
-            let says_so = done.clone().drop_guard();
-            let copying = self.clone().copy_to_the_end(source);
-            let task = tokio::spawn(async move {
-                copying.await;
-                drop(says_so);
-            });
-            Copier { task, done }
+            Copier::spawn(self.clone().copy_to_the_end(source))
         });
     }
 
     /// Waits until the last lines of an ended container are copied; false when they are not yet.
-    /// Its copier stays known meanwhile: a second one would copy the same lines.
     pub(super) async fn copied(&self, id: &str) -> bool {
-        let Some(done) = self.copiers().get(id).map(|copier| copier.done.clone()) else {
-            return true;
-        };
-        tokio::time::timeout(LAST_LINES, done.cancelled())
-            .await
-            .is_ok()
+        let done = self.copiers().get(id).map(|it| it.done_within(LAST_LINES));
+        match done {
+            Some(done) => done.await,
+            None => true,
+        }
     }
 
     async fn copy_to_the_end(self: Arc<Self>, source: Source) {
@@ -178,7 +167,8 @@ impl Inner {
         follow: Follow,
         behind: &mut Option<Unwritten>,
     ) -> Result<(), Failure> {
-        let mut log = blocking(self.log_of(source)).await?;
+        let log = blocking(self.log_of(source)).await;
+        let mut log = log.map_err(Failure::Silent)?;
         let options = LogsOptions {
             follow: follow == Follow::Yes,
             stdout: true,
@@ -220,7 +210,7 @@ impl Inner {
                 let appended = log.append(&records);
                 Ok((log, appended))
             });
-            let (written, appended) = appended.await?;
+            let (written, appended) = appended.await.map_err(Failure::Silent)?;
             log = written;
             match appended {
                 // The answer that there is no such container is no piece of output.
@@ -239,35 +229,5 @@ impl Inner {
     }
 }
 
-/// The task that copies the output of a container.
-pub(super) struct Copier {
-    task: JoinHandle<()>,
-    /// Cancelled once it has ended, for those who wait for that.
-    done: CancellationToken,
-}
-
-impl Copier {
-    /// Whether all is copied that will be.
-    pub(super) fn is_done(&self) -> bool {
-        self.done.is_cancelled()
-    }
-}
-
-impl Drop for Copier {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// The tasks that copy, by container.
 pub(super) type Copiers = std::collections::HashMap<String, Copier>;
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::Silent(format!("cannot write its log: {error}"))),
-        Err(error) => Err(Failure::Silent(error.to_string())),
-    }
-}

@@ -12,7 +12,7 @@ use bollard::models::{
 
 use super::binds::Binds;
 use super::network;
-use crate::driver::Launch;
+use crate::driver::{CAPABILITIES, Launch};
 use crate::manifest::HOST_FROM_CONTAINER;
 use crate::model::{
     ComponentSpec, ContainerSpec, LogLimits, Port, Protocol, Resources, Volume, VolumeSource,
@@ -27,16 +27,6 @@ pub const TOKEN_FILE: &str = "/run/flowctl/token/token";
 const TOKEN_DIR: &str = "/run/flowctl/token";
 /// Processes and threads of a container that asks for no limit of its own.
 const PIDS: u64 = 1_024;
-/// What a program that begins as root commonly needs; all else is taken away.
-const CAPABILITIES: [&str; 7] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "SETUID",
-    "SETGID",
-    "KILL",
-    "NET_BIND_SERVICE",
-];
 
 /// What a container is made of.
 pub(super) struct Parts<'a> {

@@ -24,8 +24,8 @@ use crate::clock::Clock;
 use crate::driver::logs;
 use crate::driver::process::{leave_secrets_place, secrets_place};
 use crate::driver::{
-    Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope, Started,
-    Stopped,
+    Conduct, Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope,
+    Started, Stopped,
 };
 use crate::images::Gate;
 use crate::model::{DriverKind, InstanceId, Limit, StopPolicy};
@@ -64,7 +64,7 @@ use about::About;
 pub use about::Reachable;
 use callers::Callers;
 use copies::Copies;
-use copy::{Copier, Copiers};
+use copy::Copiers;
 use engine::{Engine, Failure};
 use observe::Album;
 use outage::Outages;
@@ -108,15 +108,6 @@ pub struct DockerConfig {
     pub conduct: Conduct,
     /// Decides which images may run.
     pub gate: Arc<Gate>,
-}
-
-/// What may be done to containers that are seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conduct {
-    /// Their output is copied, and one that somebody has paused runs on.
-    Tends,
-    /// Nothing: another daemon may own them, or none.
-    OnlyLooks,
 }
 
 /// Whether components may have what gives them power over the host.
@@ -243,7 +234,7 @@ impl Inner {
         self.album().drop_instance(instance);
         let mut copiers = self.copiers();
         // One that is behind says what is lost, and ends by itself.
-        if copiers.get(container).is_some_and(Copier::is_done) {
+        if copiers.get(container).is_some_and(logs::Copier::is_done) {
             copiers.remove(container);
         }
     }

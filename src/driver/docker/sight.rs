@@ -17,7 +17,7 @@ use super::{identity, network};
 use crate::driver::Description;
 use crate::model::{
     ComponentSpec, DriverKind, EngineHealth, Exit, ExitStatus, Facts, Handle, InstanceId, Life,
-    Prober, Sighting, Signal, SpecHash, StartFailure, StopPolicy, Timestamp, Workload,
+    Sighting, Signal, StartFailure, StopPolicy, Timestamp, Workload,
 };
 
 use super::failure::Refusal;
@@ -244,25 +244,18 @@ impl Seen {
     /// What is told of it, where `images` says what each name means now.
     pub(super) fn sighting(&self, images: &HashMap<String, String>) -> Sighting {
         let means = self.image_name().and_then(|name| images.get(name));
-        let spec = self.description.as_ref().map(|it| &it.spec);
+        let spec = self.description.as_ref().map(|it| &*it.spec);
         Sighting {
-            instance: self.instance.clone(),
-            spec: spec.map_or_else(|| SpecHash::new(""), |spec| spec.hash.clone()),
             handle: Some(self.handle()),
             facts: self.facts(),
-            stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
-            after: spec
-                .iter()
-                .flat_map(|spec| &spec.dependencies)
-                .map(|dependency| dependency.id.clone())
-                .collect(),
-            driver: DriverKind::Docker,
-            partition: None,
-            life: self.life.clone(),
-            earlier: Vec::new(),
             outdated: means.is_some() && means != self.image_id.as_ref(),
-            prober: Prober::Flowctl,
             health: self.health.clone(),
+            ..Sighting::of(
+                self.instance.clone(),
+                DriverKind::Docker,
+                spec,
+                self.life.clone(),
+            )
         }
     }
 }

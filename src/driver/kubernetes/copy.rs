@@ -5,16 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::cache::{Entry, Main, PodSeen};
 use super::client::{Call, Failure, LIST, encoded};
 use super::places::core_path;
 use super::{Conduct, Inner, lock, objects};
 use crate::driver::OutputStream;
-use crate::driver::logs::{LogFile, Record, replica_dir};
+use crate::driver::logs::{Copier, LogFile, Record, blocking, replica_dir};
 use crate::model::{InstanceId, LogLimits, Timestamp};
 
 /// The first pause after a failed try; doubled up to the longest.
@@ -36,29 +35,8 @@ struct Source {
     limits: LogLimits,
 }
 
-/// The tasks that copy, by the uid of the pod.
-#[derive(Default)]
-pub(super) struct Copiers(HashMap<String, Copier>);
-
-impl Copiers {
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-}
-
-/// The task that copies the output of a pod.
-struct Copier {
-    task: JoinHandle<()>,
-    instance: InstanceId,
-    /// Cancelled once it has ended.
-    done: CancellationToken,
-}
-
-impl Drop for Copier {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// The tasks that copy, by the uid of the pod, each with whose output that is.
+pub(super) type Copiers = HashMap<String, (InstanceId, Copier)>;
 
 /// Whether the cluster is asked to go on as the pod writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,7 +64,7 @@ impl Inner {
         let limits = spec.map_or_else(LogLimits::default, |it| it.spec.logs);
         let mut copiers = lock(&self.copiers);
         for pod in entry.pods.values().filter(|pod| began(pod).is_some()) {
-            if pod.gone.is_some() || copiers.0.contains_key(&pod.uid) {
+            if pod.gone.is_some() || copiers.contains_key(&pod.uid) {
                 continue;
             }
             let source = Source {
@@ -97,40 +75,23 @@ impl Inner {
                 began: began(pod).flatten(),
                 limits,
             };
-            let done = CancellationToken::new();
-            let says_so = done.clone().drop_guard();
-            let copying = Arc::clone(self).copy_to_the_end(source);
-            let task = tokio::spawn(async move {
-                copying.await;
-                drop(says_so);
-            });
-            let copier = Copier {
-                task,
-                instance: instance.clone(),
-                done,
-            };
-            copiers.0.insert(pod.uid.clone(), copier);
+            let copier = Copier::spawn(Arc::clone(self).copy_to_the_end(source));
+            copiers.insert(pod.uid.clone(), (instance.clone(), copier));
         }
     }
 
     /// Waits until the last lines of an ended instance are copied, but not for long.
     pub(super) async fn copied(&self, instance: &InstanceId) {
-        let done: Vec<CancellationToken> = {
+        let done: Vec<_> = {
             let copiers = lock(&self.copiers);
-            let own = copiers.0.values().filter(|it| it.instance == *instance);
-            own.map(|copier| copier.done.clone()).collect()
+            let own = copiers.values().filter(|(whose, _)| whose == instance);
+            own.map(|(_, copier)| copier.done_within(LAST_LINES))
+                .collect()
         };
-        let all = async {
-            for done in done {
-                done.cancelled().await;
-            }
-        };
-        if timeout(LAST_LINES, all).await.is_err() {
+        if join_all(done).await.contains(&false) {
             tracing::warn!(%instance, "its log may lack its last lines: the cluster does not tell them");
         }
-        lock(&self.copiers)
-            .0
-            .retain(|_, copier| copier.instance != *instance);
+        lock(&self.copiers).retain(|_, (whose, _)| whose != instance);
     }
 
     /// Whether a pod may still write.
@@ -199,7 +160,7 @@ impl Inner {
         let dir = replica_dir(&self.logs_dir(), pipeline, replica);
         let (incarnation, limits) = (*incarnation, source.limits);
         let open = move || LogFile::open(&dir, incarnation, limits);
-        let mut log = blocking(open).await?;
+        let mut log = blocking(open).await.map_err(Failure::Silent)?;
         let mut path = format!(
             "{}/{}/log?container={}&timestamps=true",
             core_path(&source.namespace, "pods"),
@@ -244,7 +205,7 @@ impl Inner {
                 let appended = log.append(&records);
                 Ok((log, appended))
             });
-            let (written, appended) = appended.await?;
+            let (written, appended) = appended.await.map_err(Failure::Silent)?;
             log = written;
             if let Err(unwritten) = appended {
                 let why = format!("cannot write its log: {}", unwritten.error);
@@ -260,15 +221,5 @@ fn began(pod: &PodSeen) -> Option<Option<Timestamp>> {
         Main::Unknown | Main::Waiting { .. } => None,
         Main::Running { since } => Some(*since),
         Main::Terminated(terminated) => Some(super::wire::time(terminated.started_at.as_deref())),
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::Silent(format!("cannot write its log: {error}"))),
-        Err(error) => Err(Failure::Silent(error.to_string())),
     }
 }

@@ -56,8 +56,8 @@ pub(super) fn of(pod: &PodSeen, asked: Asked, image: &str, now: Timestamp) -> Re
             exit_of(terminated, pod, now)
         }
         // Nobody has seen it end.
-        Main::Running { since } => unknown(*since, now),
-        Main::Unknown | Main::Waiting { .. } => unknown(None, now),
+        Main::Running { since } => Exit::unknown(*since, now),
+        Main::Unknown | Main::Waiting { .. } => Exit::unknown(None, now),
     };
     if asked == Asked::ByUs {
         return Recorded::Exited(exit);
@@ -73,22 +73,12 @@ pub(super) fn earlier(pod: &PodSeen, image: &str, now: Timestamp) -> EarlierEnd 
     let (exit, disruption) = match of(pod, Asked::Otherwise, image, now) {
         Recorded::Exited(exit) => (exit, None),
         Recorded::Disrupted { exit, disruption } => (exit, Some(disruption)),
-        Recorded::Refused { at, .. } => (unknown(None, at), None),
+        Recorded::Refused { at, .. } => (Exit::unknown(None, at), None),
     };
     EarlierEnd {
         id: pod.uid.clone(),
         exit,
         disruption,
-    }
-}
-
-fn unknown(started_at: Option<Timestamp>, at: Timestamp) -> Exit {
-    Exit {
-        status: ExitStatus::Unknown,
-        oom: false,
-        started_at,
-        at,
-        killed: 0,
     }
 }
 

@@ -27,8 +27,8 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::driver::logs;
 use crate::driver::{
-    Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope, Started,
-    Stopped,
+    Conduct, Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope,
+    Started, Stopped,
 };
 use crate::images::Gate;
 use crate::model::{DriverKind, Hidden, InstanceId, Limit, Partition, StopPolicy};
@@ -68,21 +68,12 @@ use sight::{Moment, Verdict};
 pub use config::ClusterChoice;
 pub use look_ahead::Obstacle;
 pub use memory::remembered;
-pub use render::{RenderError, Rendering, rendered};
+pub use render::{Rendering, rendered};
 pub use rights::{RIGHTS, Right};
 pub use tidy::{Component, Tidied};
 
 /// What a look is called in errors.
 const LOOK: &str = "look at its Jobs";
-
-/// What may be done to what is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conduct {
-    /// Ends are recorded, and output is copied.
-    Tends,
-    /// Nothing: another daemon may own it, or none.
-    OnlyLooks,
-}
 
 /// Which cluster a driver uses, and as whose.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use super::end::{self, Asked, Recorded};
 use super::{objects, why};
 use crate::model::{
     ComponentSpec, DriverKind, EngineHealth, Facts, Handle, InstanceId, Life, Partition, Pending,
-    Prober, Sighting, SpecHash, StopPolicy, Timestamp, Workload,
+    Prober, Sighting, Timestamp, Workload,
 };
 
 /// The moment of a look.
@@ -71,23 +71,13 @@ pub(super) fn judge(
     let asked = shown(entry).filter(|_| is_running && prober == Prober::Engine);
     let health = asked.map(|pod| health(pod, entry.why.as_deref(), moment.instant));
     Verdict::Is(Box::new(Sighting {
-        instance: instance.clone(),
-        spec: spec.map_or_else(|| SpecHash::new(""), |spec| spec.hash.clone()),
         handle: job.map(|job| handle(&entry.namespace, job)),
         facts: facts(instance, entry, spec),
-        stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
-        after: spec
-            .iter()
-            .flat_map(|spec| &spec.dependencies)
-            .map(|dependency| dependency.id.clone())
-            .collect(),
-        driver: DriverKind::Kubernetes,
         partition: (entry.namespace != home).then(|| Partition::new(entry.namespace.clone())),
-        life,
         earlier: earlier.collect(),
-        outdated: false,
         prober,
         health,
+        ..Sighting::of(instance.clone(), DriverKind::Kubernetes, spec, life)
     }))
 }
 

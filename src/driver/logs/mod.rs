@@ -30,6 +30,7 @@ use crate::driver::{DriverError, Follow, LogLine, LogQuery, LogStream, Runs};
 use crate::model::{ComponentId, DriverKind, InstanceId, PipelineKey, ReplicaKey, Timestamp};
 
 mod copied;
+mod copier;
 pub mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -44,6 +45,7 @@ mod tests;
 mod writer;
 
 pub(super) use copied::{LogFile, Record, Unwritten};
+pub(super) use copier::{Copier, blocking};
 pub(super) use name::FileName;
 pub use output::{Output, Outputs};
 pub(super) use replica::parse;

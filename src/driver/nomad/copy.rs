@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Ask;
@@ -16,8 +15,8 @@ use super::position::{self, Position, Positions};
 use super::sight::Seen;
 use super::wire::FileInfo;
 use super::{Conduct, Inner, Place, lock};
-use crate::driver::logs::{self, LogFile, Record};
-use crate::driver::{OutputStream, logs::Unwritten};
+use crate::driver::OutputStream;
+use crate::driver::logs::{self, Copier, LogFile, Record, Unwritten, blocking};
 use crate::model::{InstanceId, Life, LogLimits};
 
 /// Between two looks at files that grow, and the longest pause while nothing is written.
@@ -33,23 +32,15 @@ const PIECE: u64 = 256 << 10;
 const LONGEST_LINE: usize = 16 << 10;
 
 /// The tasks that copy, by instance.
-pub(super) type Copiers = BTreeMap<InstanceId, Copier>;
+pub(super) type Copiers = BTreeMap<InstanceId, Copying>;
 
-/// The task that copies the output of one instance.
-pub(super) struct Copier {
-    task: JoinHandle<()>,
+/// The copying of the output of one instance.
+pub(super) struct Copying {
+    copier: Copier,
     /// Of which placement.
     placement: String,
     /// Cancelled once its program has ended: what is there then is all.
     ended: CancellationToken,
-    /// Cancelled once all is copied.
-    done: CancellationToken,
-}
-
-impl Drop for Copier {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// Whose output is copied.
@@ -84,9 +75,9 @@ impl Inner {
         let mut copiers = lock(&self.copiers);
         let is_new = copiers
             .get(&seen.instance)
-            .is_none_or(|copier| copier.placement != placement.id);
+            .is_none_or(|copying| copying.placement != placement.id);
         if is_new {
-            let (ended, done) = (CancellationToken::new(), CancellationToken::new());
+            let ended = CancellationToken::new();
             let source = Source {
                 place: Arc::clone(place),
                 instance: seen.instance.clone(),
@@ -96,37 +87,27 @@ impl Inner {
                     .map_or_else(LogLimits::default, |spec| spec.logs),
                 ended: ended.clone(),
             };
-            let says_so = done.clone().drop_guard();
-            let inner = Arc::clone(self);
-            let task = tokio::spawn(async move {
-                inner.copy_to_the_end(source).await;
-                drop(says_so);
-            });
-            let placement = placement.id.clone();
-            let copier = Copier {
-                task,
-                placement,
+            let copying = Copying {
+                copier: Copier::spawn(Arc::clone(self).copy_to_the_end(source)),
+                placement: placement.id.clone(),
                 ended,
-                done,
             };
-            copiers.insert(seen.instance.clone(), copier);
+            copiers.insert(seen.instance.clone(), copying);
         }
-        if let (false, Some(copier)) = (runs, copiers.get(&seen.instance)) {
-            copier.ended.cancel();
+        if let (false, Some(copying)) = (runs, copiers.get(&seen.instance)) {
+            copying.ended.cancel();
         }
     }
 
     /// Waits until the last lines of an ended instance are copied; false when they are not yet.
     pub(super) async fn copied(&self, instance: &InstanceId) -> bool {
-        let Some(done) = lock(&self.copiers)
+        let done = lock(&self.copiers)
             .get(instance)
-            .map(|copier| copier.done.clone())
-        else {
-            return true;
-        };
-        tokio::time::timeout(LAST_LINES, done.cancelled())
-            .await
-            .is_ok()
+            .map(|copying| copying.copier.done_within(LAST_LINES));
+        match done {
+            Some(done) => done.await,
+            None => true,
+        }
     }
 
     async fn copy_to_the_end(self: Arc<Self>, source: Source) {
@@ -168,7 +149,8 @@ impl Inner {
     async fn copy_some(&self, source: &Source) -> Result<u64, Failure> {
         let dir = self.kept_dir();
         let (of, kept) = (source.instance.clone(), dir.clone());
-        let mut positions = blocking(move || Ok(position::read(&kept, &of))).await?;
+        let positions = blocking(move || Ok(position::read(&kept, &of))).await;
+        let mut positions = positions.map_err(Failure::Silent)?;
         if positions.placement != source.placement {
             positions = Positions {
                 placement: source.placement.clone(),
@@ -249,7 +231,8 @@ impl Inner {
                     OutputStream::Stderr => positions.stderr = at,
                 }
                 let (dir, of, kept) = (self.kept_dir(), source.instance.clone(), positions.clone());
-                blocking(move || position::write(&dir, &of, &kept)).await?;
+                let written = blocking(move || position::write(&dir, &of, &kept)).await;
+                written.map_err(Failure::Silent)?;
             }
         }
         Ok(copied)
@@ -263,12 +246,12 @@ impl Inner {
         } = &source.instance;
         let dir = logs::replica_dir(&self.logs_dir(), pipeline, replica);
         let (incarnation, limits) = (*incarnation, source.limits);
-        blocking(move || {
+        let appended = blocking(move || {
             let mut log = LogFile::open(&dir, incarnation, limits)?;
             let written = log.append(&records);
             written.map(drop).map_err(|Unwritten { error, .. }| error)
-        })
-        .await
+        });
+        appended.await.map_err(Failure::Silent)
     }
 }
 
@@ -296,16 +279,6 @@ fn records(stream: OutputStream, bytes: &[u8], now: i64, is_end: bool) -> (Vec<R
         taken += used;
     }
     (records, taken as u64)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::Silent(format!("cannot write its log: {error}"))),
-        Err(error) => Err(Failure::Silent(error.to_string())),
-    }
 }
 
 #[cfg(test)]

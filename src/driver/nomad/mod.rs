@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::driver::logs;
 use crate::driver::{
-    Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope, Started,
-    Stopped,
+    Conduct, Description, Driver, DriverError, Hints, Launch, LogQuery, LogStream, Look, Scope,
+    Started, Stopped,
 };
 use crate::images::Gate;
 use crate::model::{DriverKind, InstanceId, Limit, NomadSpec, Partition, StopPolicy};
@@ -57,7 +57,7 @@ use settings::Address;
 use sight::Seen;
 
 pub use ahead::Obstacle;
-pub use render::{RenderError, rendered};
+pub use render::rendered;
 pub use settings::{Settings, SettingsError};
 
 /// Where in a state directory it is kept what was registered.
@@ -75,15 +75,6 @@ pub struct NomadConfig {
     pub conduct: Conduct,
     /// Decides which images may run.
     pub gate: Arc<Gate>,
-}
-
-/// What may be done to jobs that are seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conduct {
-    /// Their output is copied.
-    Tends,
-    /// Nothing: another daemon may own them, or none.
-    OnlyLooks,
 }
 
 /// Runs components as jobs.

@@ -12,8 +12,7 @@ use super::wire::{Allocation, Evaluation, Job};
 use super::{Inner, Named, Place, lock, names, placement};
 use crate::driver::{Description, DriverError, Look};
 use crate::model::{
-    Disruption, DisruptionKind, DriverKind, Exit, ExitStatus, Hidden, InstanceId, Life, Pending,
-    Sighting,
+    Disruption, DisruptionKind, DriverKind, Exit, Hidden, InstanceId, Life, Pending, Sighting,
 };
 
 const LOOK: &str = "look at its jobs";
@@ -333,13 +332,7 @@ impl Inner {
         let Some(mut seen) = Seen::of(job, description, placements, asked, now) else {
             return Ok(None);
         };
-        let exit = Exit {
-            status: ExitStatus::Unknown,
-            oom: false,
-            started_at: None,
-            at: now,
-            killed: 0,
-        };
+        let exit = Exit::unknown(None, now);
         let by_hand = |exit| Life::Disrupted {
             exit,
             disruption: Disruption {

@@ -2,42 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::job::{self, Order, Pull};
-use crate::driver::inputs::{Glance, InputError};
-use crate::driver::{Launch, variables};
-use crate::model::{
-    ComponentId, ComponentSpec, Generation, ImageChoice, InstanceId, PipelineSpec, ReplicaKey,
-    StartFailure, Workload,
-};
-
-/// Stands for the daemon, which is not asked.
-const NOBODY: &str = "nobody";
-
-/// Why there is no job of a component.
-#[derive(Debug, thiserror::Error)]
-pub enum RenderError {
-    /// An env file of it.
-    #[error("{component}: {error}")]
-    Input {
-        /// Which component.
-        component: ComponentId,
-        /// What is wrong.
-        error: InputError,
-    },
-    /// What it says.
-    #[error("{component}: {}", failure.message)]
-    Refused {
-        /// Which component.
-        component: ComponentId,
-        /// What is wrong.
-        failure: StartFailure,
-    },
-}
+use crate::driver::rendering::{self, NOBODY, RenderError, first_run};
+use crate::driver::variables;
+use crate::model::{PipelineSpec, Workload};
 
 /// The registration of the first run of every replica that Nomad runs; each is a body of `PUT /v1/jobs`. Values
 /// of secrets are not in them, nor what a daemon gives: its address, and tokens. What is known once another
@@ -51,18 +22,11 @@ pub fn rendered(pipeline: &PipelineSpec, file: Option<&Path>) -> Result<Vec<Valu
         let Workload::Nomad(nomad) = &spec.workload else {
             continue;
         };
-        let refused = |failure| RenderError::Refused {
-            component: spec.id.clone(),
-            failure,
-        };
-        let files = Glance::at_env_files(spec).complete();
-        let files = files.map_err(|error| RenderError::Input {
-            component: spec.id.clone(),
-            error,
-        })?;
+        let refused = |failure| RenderError::refused(spec, failure);
+        let files = rendering::variables(spec)?;
         let given = variables::given(spec, &files).map_err(|error| refused(error.into()))?;
         for replica in 0..spec.replicas {
-            let launch = first(pipeline, spec, replica, file);
+            let launch = first_run(pipeline, spec, replica, file);
             let order = Order {
                 owner: NOBODY,
                 launch: &launch,
@@ -80,31 +44,6 @@ pub fn rendered(pipeline: &PipelineSpec, file: Option<&Path>) -> Result<Vec<Valu
         }
     }
     Ok(jobs)
-}
-
-/// The first run of a replica.
-fn first(
-    pipeline: &PipelineSpec,
-    spec: &ComponentSpec,
-    replica: u32,
-    file: Option<&Path>,
-) -> Launch {
-    Launch {
-        instance: InstanceId {
-            pipeline: pipeline.key.clone(),
-            replica: ReplicaKey {
-                component: spec.id.clone(),
-                replica,
-            },
-            incarnation: 1,
-        },
-        spec: Arc::new(spec.clone()),
-        generation: Generation(1),
-        file: file.map(Path::to_path_buf),
-        injected: BTreeMap::new(),
-        image: ImageChoice::ByPolicy,
-        given_up: CancellationToken::new(),
-    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use super::wire::{Allocation, Job, TaskState, at};
 use crate::driver::Description;
 use crate::model::{
     ComponentSpec, Disruption, DisruptionKind, DriverKind, EarlierEnd, Exit, ExitStatus, Facts,
-    Handle, InstanceId, Life, Partition, Pending, Port, Prober, Sighting, Signal, SpecHash,
-    StartFailure, StopPolicy, Timestamp, Workload,
+    Handle, InstanceId, Life, Partition, Pending, Port, Sighting, Signal, StartFailure, StopPolicy,
+    Timestamp, Workload,
 };
 
 /// A container whose init could not begin its program ends sooner than this.
@@ -193,21 +193,18 @@ impl Seen {
 
     pub(super) fn sighting(&self, address: &str, namespace: &str, now: Timestamp) -> Sighting {
         let spec = self.spec();
-        let dependencies = spec.map_or(&[][..], |spec| &spec.dependencies);
         Sighting {
-            instance: self.instance.clone(),
-            spec: spec.map_or_else(|| SpecHash::new(""), |spec| spec.hash.clone()),
             handle: Some(self.handle(address, namespace)),
             facts: self.facts(),
             stop: self.stop(),
-            after: dependencies.iter().map(|it| it.id.clone()).collect(),
-            driver: DriverKind::Nomad,
             partition: spec.and_then(|spec| partition(&spec.workload)),
-            life: self.life.clone(),
             earlier: self.earlier(now),
-            outdated: false,
-            prober: Prober::Flowctl,
-            health: None,
+            ..Sighting::of(
+                self.instance.clone(),
+                DriverKind::Nomad,
+                spec,
+                self.life.clone(),
+            )
         }
     }
 }
@@ -245,7 +242,7 @@ fn life(
     let Some(latest) = latest else {
         return match job.stop {
             true => Life::Disrupted {
-                exit: unknown(None, now),
+                exit: Exit::unknown(None, now),
                 disruption: Disruption {
                     kind: DisruptionKind::DeletedByHand,
                     message: Some("its job was stopped before it had a place".to_owned()),
@@ -388,21 +385,11 @@ fn disruption(job: &Job, placement: &Allocation) -> Option<Disruption> {
     None
 }
 
-fn unknown(started_at: Option<Timestamp>, at: Timestamp) -> Exit {
-    Exit {
-        status: ExitStatus::Unknown,
-        oom: false,
-        started_at,
-        at,
-        killed: 0,
-    }
-}
-
 /// How the program of a placement ended.
 fn exit(placement: &Allocation, now: Timestamp) -> Exit {
     let changed = at(placement.modify_time).unwrap_or(now);
     let Some(task) = placement.task_states.get(MAIN) else {
-        return unknown(None, changed.min(now));
+        return Exit::unknown(None, changed.min(now));
     };
     let told = task.last("Terminated");
     let ended = task

@@ -14,8 +14,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::driver::Scope;
 use crate::model::{
-    ComponentId, ComponentSpec, DriverKind, Exit, ExitStatus, InstanceId, Life, Limit, Prober,
-    ProcessIdentity, Sighting, SpecHash, StopPolicy,
+    ComponentSpec, DriverKind, Exit, InstanceId, Life, Limit, ProcessIdentity, Sighting,
 };
 
 use super::address::Address;
@@ -175,11 +174,8 @@ fn classify(
         (Some(End::Gone { killed }), None, Some(Start::Running { .. } | Start::Failed { .. })) => {
             // It could not record the exit, but left in good order.
             let exit = Exit {
-                status: ExitStatus::Unknown,
-                oom: false,
-                started_at: None,
-                at: site.clock.now(),
                 killed,
+                ..Exit::unknown(None, site.clock.now())
             };
             over(handle, Life::Exited(exit))
         }
@@ -489,25 +485,9 @@ pub(super) fn sighting_of(
     handle: Option<Address>,
     life: Life,
 ) -> Sighting {
-    let after: Vec<ComponentId> = spec.map_or_else(Vec::new, |spec| {
-        spec.dependencies
-            .iter()
-            .map(|dependency| dependency.id.clone())
-            .collect()
-    });
     Sighting {
-        instance: instance.clone(),
-        spec: spec.map_or_else(|| SpecHash::new("unknown"), |spec| spec.hash.clone()),
         handle: handle.as_ref().map(Address::handle),
         facts: handle.as_ref().map(Address::facts).unwrap_or_default(),
-        stop: spec.map_or_else(StopPolicy::default, |spec| spec.stop),
-        after,
-        driver: DriverKind::Process,
-        partition: None,
-        life,
-        earlier: Vec::new(),
-        outdated: false,
-        prober: Prober::Flowctl,
-        health: None,
+        ..Sighting::of(instance.clone(), DriverKind::Process, spec, life)
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::probes::{self, seconds};
 use super::shared::{self, TOKEN_KEY};
 use super::{MAIN, Order, Values, failure, identity, names};
+use crate::driver::CAPABILITIES;
 use crate::driver::variables::given;
 use crate::model::{
     ComponentSpec, ContainerSpec, ImageChoice, ImagePullPolicy, KubernetesOptions, KubernetesSpec,
@@ -22,17 +23,6 @@ const TOKEN_FILE: &str = "COMPONENT_TOKEN_FILE";
 const TOKEN_DIR: &str = "/run/flowctl/token";
 /// Where a pod finds its secrets.
 const SECRETS: &str = "/run/flowctl/secrets";
-
-/// What a program that begins as root commonly needs; all else is taken away, as the Docker driver does.
-const CAPABILITIES: [&str; 7] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "SETUID",
-    "SETGID",
-    "KILL",
-    "NET_BIND_SERVICE",
-];
 
 /// The pod of the instance of `order`, as a Job has it.
 pub(super) fn template(
