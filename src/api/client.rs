@@ -119,6 +119,23 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// What the daemon answered, for those who go on after that.
+    ///
+    /// # Errors
+    /// Itself, where the daemon did not answer.
+    pub fn answered(self) -> Result<ApiError, Self> {
+        match self {
+            Self::Answer(error) => Ok(error),
+            Self::NoDaemon { .. }
+            | Self::NotOurs { .. }
+            | Self::Unwritten { .. }
+            | Self::Silent { .. }
+            | Self::Broken { .. } => Err(self),
+        }
+    }
+}
+
 impl Client {
     /// The way to the daemon of `state_dir`; nothing is connected yet.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {

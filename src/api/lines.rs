@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use axum::body::Bytes;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
@@ -70,6 +71,28 @@ impl Lines {
                 }
             }
         }
+    }
+
+    /// The next line as a value, once there is one, and those that are there with it: `most` at the most.
+    /// None at all at the end.
+    ///
+    /// # Errors
+    /// As [`Lines::decoded`].
+    pub async fn several<T: DeserializeOwned>(
+        &mut self,
+        most: usize,
+    ) -> Result<Vec<T>, ClientError> {
+        let mut all = Vec::from_iter(self.decoded().await?);
+        while !all.is_empty()
+            && all.len() < most
+            && let Some(more) = self.decoded().now_or_never()
+        {
+            match more? {
+                Some(one) => all.push(one),
+                None => break,
+            }
+        }
+        Ok(all)
     }
 
     /// The next line as a value.

@@ -81,14 +81,7 @@ impl NewestLines {
                     return Ok(None);
                 }
                 Ok(None) => break,
-                Err(ClientError::Answer(error)) => batch.troubles.push(error),
-                Err(
-                    error @ (ClientError::NoDaemon { .. }
-                    | ClientError::NotOurs { .. }
-                    | ClientError::Unwritten { .. }
-                    | ClientError::Silent { .. }
-                    | ClientError::Broken { .. }),
-                ) => return Err(error),
+                Err(error) => batch.troubles.push(error.answered()?),
             }
             if batch.entries.len() + batch.troubles.len() >= self.most {
                 self.leave_out(&mut batch).await?;

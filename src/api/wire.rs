@@ -167,6 +167,19 @@ pub struct Remarks {
     pub warnings: Vec<Problem>,
 }
 
+impl Remarks {
+    /// Adds a warning about `file`, or about all of it.
+    pub fn warn(&mut self, file: Option<PathBuf>, message: String) {
+        self.rendered += &format!("warning: {message}\n");
+        self.warnings.push(Problem {
+            file,
+            line: None,
+            column: None,
+            message,
+        });
+    }
+}
+
 /// Answer of `POST /v1/apply`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyAnswer {

@@ -16,7 +16,7 @@ use super::render::{
 };
 use super::target::{Named, Target, component, either, find, narrowed};
 use super::text::{Look, Style, Tone, clean, paint, short, tone};
-use crate::api::{Client, ClientError, EventQuery, HostMount, LogEntry, LogParams};
+use crate::api::{Client, EventQuery, HostMount, LogEntry, LogParams};
 use crate::model::{
     ComponentSpec, ComponentStatus, Event, PipelineKey, PipelineStatus, ProgressStatus,
     ReplicaStatus, Snapshot, StatusCondition, StopTarget, Timestamp, Volume, VolumeSource,
@@ -62,14 +62,10 @@ pub(super) async fn run(cx: &mut Context<'_>, args: Describe) -> Result<Exit, Fa
             let spec = match definition {
                 Ok(mut pipeline) => pipeline.components.remove(&target.component),
                 // It is being deleted: nothing is wanted of it any more.
-                Err(ClientError::Answer(_)) => None,
-                Err(
-                    error @ (ClientError::NoDaemon { .. }
-                    | ClientError::NotOurs { .. }
-                    | ClientError::Unwritten { .. }
-                    | ClientError::Silent { .. }
-                    | ClientError::Broken { .. }),
-                ) => return Err(error.into()),
+                Err(error) => {
+                    error.answered()?;
+                    None
+                }
             };
             let account = account(&cx.client, &snapshot, target, Remarks::Told).await?;
             if args.output == TextOrJson::Json {

@@ -1,6 +1,6 @@
 //! The last lines of components, for those who want to see them beside something else.
 
-use crate::api::{ApiError, Client, ClientError, LeftOut, Lines, LogEntry, LogItem, LogParams};
+use crate::api::{Client, ClientError, LeftOut, Lines, LogEntry, LogItem, LogParams};
 use crate::model::{Namespace, PipelineKey};
 
 use super::out::tell;
@@ -14,7 +14,7 @@ pub(super) async fn last_lines(
     client: &Client,
     params: &LogParams,
 ) -> Result<Vec<LogEntry>, ClientError> {
-    lines_of(client, params, tell_trouble).await
+    lines_of(client, params, tell).await
 }
 
 /// The same without a word about drivers that cannot read their logs, for those whose standard
@@ -32,18 +32,14 @@ pub(super) async fn last_lines_quietly(
 async fn lines_of(
     client: &Client,
     params: &LogParams,
-    trouble: impl Fn(&ApiError),
+    say: impl Fn(&str),
 ) -> Result<Vec<LogEntry>, ClientError> {
     let mut lines: Vec<LogEntry> = Vec::new();
     let mut feed = client.logs(params).await?;
-    while let Some(entry) = entry_of(&mut feed, &trouble).await? {
+    while let Some(entry) = entry_of(&mut feed, &say).await? {
         add(&mut lines, entry);
     }
     Ok(lines)
-}
-
-fn tell_trouble(error: &ApiError) {
-    tell(&format!("warning: {error}"));
 }
 
 /// The next entry of `feed`; a driver that cannot read its logs says so, and the others go on.
@@ -52,32 +48,22 @@ fn tell_trouble(error: &ApiError) {
 /// # Errors
 /// When the daemon does not answer.
 pub(super) async fn next_entry(feed: &mut Lines) -> Result<Option<LogEntry>, ClientError> {
-    entry_of(feed, &tell_trouble).await
+    entry_of(feed, &tell).await
 }
 
-async fn entry_of(
-    feed: &mut Lines,
-    trouble: &impl Fn(&ApiError),
-) -> Result<Option<LogEntry>, ClientError> {
+async fn entry_of(feed: &mut Lines, say: &impl Fn(&str)) -> Result<Option<LogEntry>, ClientError> {
     loop {
         match feed.log_item().await {
             Ok(Some(LogItem::Line(entry))) => return Ok(Some(*entry)),
-            Ok(Some(LogItem::LeftOut(left_out))) => tell_left_out(&left_out),
+            Ok(Some(LogItem::LeftOut(left_out))) => say(&left_out_in_words(&left_out)),
             Ok(None) => return Ok(None),
-            Err(ClientError::Answer(error)) => trouble(&error),
-            Err(
-                error @ (ClientError::NoDaemon { .. }
-                | ClientError::NotOurs { .. }
-                | ClientError::Unwritten { .. }
-                | ClientError::Silent { .. }
-                | ClientError::Broken { .. }),
-            ) => return Err(error),
+            Err(error) => say(&format!("warning: {}", error.answered()?)),
         }
     }
 }
 
-/// Says which lines `--level` does not show although nobody knows their level.
-fn tell_left_out(left_out: &LeftOut) {
+/// Which lines `--level` does not show although nobody knows their level.
+fn left_out_in_words(left_out: &LeftOut) -> String {
     let PipelineKey { namespace, name } = &left_out.pipeline;
     let of = if *namespace == Namespace::default() {
         name.to_string()
@@ -90,10 +76,8 @@ fn tell_left_out(left_out: &LeftOut) {
     } else {
         ("lines", "have")
     };
-    tell(&format!(
-        "note: {count} {lines} of {of} {have} no level and {} not shown",
-        if count == 1 { "is" } else { "are" }
-    ));
+    let are = if count == 1 { "is" } else { "are" };
+    format!("note: {count} {lines} of {of} {have} no level and {are} not shown")
 }
 
 /// Adds an entry, or its text to the line of which it is a part.

@@ -257,14 +257,7 @@ fn warn_of_images(file: &Path, sources: &[SourceInput], approved: &mut Approved)
         }
     }
     for (file, message) in found {
-        let rendered = &mut approved.remarks.rendered;
-        rendered.push_str(&format!("warning: {message}\n"));
-        approved.remarks.warnings.push(Problem {
-            file,
-            line: None,
-            column: None,
-            message,
-        });
+        approved.remarks.warn(file, message);
     }
 }
 
@@ -282,14 +275,7 @@ fn warn_of_notify(sources: &[SourceInput], mut approved: Approved) -> Approved {
         }
     }
     for (file, message) in found {
-        let rendered = &mut approved.remarks.rendered;
-        rendered.push_str(&format!("warning: {message}\n"));
-        approved.remarks.warnings.push(Problem {
-            file,
-            line: None,
-            column: None,
-            message,
-        });
+        approved.remarks.warn(file, message);
     }
     approved
 }

@@ -158,13 +158,7 @@ fn follows(file: &Path, source: &SourceInput, remarks: &mut Remarks) -> bool {
         file.display(),
         stranger.advice()
     );
-    remarks.rendered += &format!("warning: {message}\n");
-    remarks.warnings.push(Problem {
-        file: Some(file.to_owned()),
-        line: None,
-        column: None,
-        message,
-    });
+    remarks.warn(Some(file.to_owned()), message);
     false
 }
 
@@ -200,13 +194,7 @@ fn in_vain(remarks: &mut Remarks, pipelines: &[PipelineSpec], file: Option<&Path
         };
         let id = &component.id;
         let message = format!("{id}: {words}: {}", process::why_unenforced());
-        remarks.rendered += &format!("warning: {message}\n");
-        remarks.warnings.push(Problem {
-            file: file.map(Path::to_owned),
-            line: None,
-            column: None,
-            message,
-        });
+        remarks.warn(file.map(Path::to_owned), message);
     }
 }
 

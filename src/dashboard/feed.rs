@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -207,22 +206,16 @@ async fn events(
     if tell.send(empty).await.is_err() {
         return Ok(());
     }
-    while let Some(first) = lines.decoded::<Event>().await.map_err(in_words)? {
-        let mut events = vec![first];
-        while events.len() < EVENTS
-            && let Some(more) = lines.decoded::<Event>().now_or_never()
-        {
-            match more.map_err(in_words)? {
-                Some(event) => events.push(event),
-                None => break,
-            }
+    loop {
+        let events: Vec<Event> = lines.several(EVENTS).await.map_err(in_words)?;
+        if events.is_empty() {
+            return Ok(());
         }
         if tell.send(Told::Events(events)).await.is_err() {
             return Ok(());
         }
         sleep(SPACING).await;
     }
-    Ok(())
 }
 
 async fn usage(sources: &Sources, tell: &Tell) -> Result<(), String> {

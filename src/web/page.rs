@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use futures_util::FutureExt;
 use futures_util::stream::{self, Stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -209,15 +208,10 @@ async fn events(sources: &Sources, shown: Shown, tell: &Tell) -> Result<(), Stri
     };
     let in_words = |error: crate::api::ClientError| error.to_string();
     let mut lines = sources.client.events(&query).await.map_err(in_words)?;
-    while let Some(first) = lines.decoded::<Event>().await.map_err(in_words)? {
-        let mut events = vec![first];
-        while events.len() < EVENTS
-            && let Some(more) = lines.decoded::<Event>().now_or_never()
-        {
-            match more.map_err(in_words)? {
-                Some(event) => events.push(event),
-                None => break,
-            }
+    loop {
+        let events: Vec<Event> = lines.several(EVENTS).await.map_err(in_words)?;
+        if events.is_empty() {
+            return Ok(());
         }
         let json = serde_json::to_vec(&events).expect("events have string keys only");
         if tell.send(event("events", &json)).await.is_err() {
@@ -225,5 +219,4 @@ async fn events(sources: &Sources, shown: Shown, tell: &Tell) -> Result<(), Stri
         }
         sleep(SPACING).await;
     }
-    Ok(())
 }

@@ -336,16 +336,10 @@ async fn last_lines(shared: &Shared, params: &LogParams) -> Result<Vec<Value>, C
             })),
             Ok(None) => return Ok(told),
             // One driver cannot read its logs, and the others go on.
-            Err(ClientError::Answer(error)) => {
-                told.push(json!({"at": null, "name": "", "text": error.to_string()}));
+            Err(error) => {
+                let trouble = error.answered()?;
+                told.push(json!({"at": null, "name": "", "text": trouble.to_string()}));
             }
-            Err(
-                error @ (ClientError::NoDaemon { .. }
-                | ClientError::NotOurs { .. }
-                | ClientError::Unwritten { .. }
-                | ClientError::Silent { .. }
-                | ClientError::Broken { .. }),
-            ) => return Err(error),
         }
     }
 }
